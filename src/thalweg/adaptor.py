@@ -1,0 +1,309 @@
+r"""E, the adaptor: explore or exploit the valleys of the loss landscape with any optimizer.
+
+.. math:: g'_k = g_k + α a_k, \qquad a_k = β_1 a_{k-1} + (1-β_1)(g_k - g_{k-1})
+
+computed with one buffer instead of two (:mod:`thalweg.equations`). The original optimizer sees :math:`g'` in place of
+the gradient and is otherwise untouched. Source: arXiv 2510.27153.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import defaultdict
+from contextlib import contextmanager
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, ClassVar, overload
+
+import torch
+from torch.optim import Optimizer
+
+from thalweg import equations as eq
+from thalweg.backends import compute_dtype
+from thalweg.hyperparameters import check_beta, check_exploration, reject
+from thalweg.state import load_keeping_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+    from torch.optim.optimizer import ParamsT
+
+ALPHA, BETA, EMA = "explore_alpha", "explore_beta", "explore_ema"
+
+
+class E(Optimizer):
+    """The adaptor E around an optimizer.
+
+    E shares ``param_groups``, ``state`` and ``defaults`` with the optimizer it wraps. Its hyperparameters are the group
+    entries ``explore_alpha`` and ``explore_beta``, to be scheduled and saved like any other; its buffer, the EMA b
+    of the gradient, is ``state[p]["explore_ema"]``, in float32 at least, 4 bytes per parameter. The state dict is the base's
+    own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E passes the
+    gradient on untouched and allocates nothing.
+
+    During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged.
+
+    Args:
+        optimizer: any torch optimizer whose ``step`` needs no closure.
+        alpha: α of every group that does not bring its own ``explore_alpha``, |α| < 1/(1-β1); negative explores,
+            positive exploits. See :func:`thalweg.paper_defaults`.
+        beta: β1 in [0, 1), likewise.
+
+    Raises:
+        TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
+        ValueError: ``alpha`` or ``beta`` out of range, an optimizer that has E already, or one that evaluates the
+            closure itself, such as LBFGS.
+        RuntimeError: a sparse gradient.
+
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = E(torch.optim.Adagrad(model.parameters(), lr=0.1), alpha=0.5, beta=0.01)
+    >>> model(torch.ones(2, 4)).square().mean().backward()
+    >>> optimizer.step()
+    """
+
+    _base_class: ClassVar[type[Optimizer] | None] = None
+
+    def __init__(self, optimizer: Optimizer, alpha: float = -5.0, beta: float = 0.99) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        if ALPHA in optimizer.defaults:
+            reject("optimizer", type(optimizer).__name__, "an optimizer that E is not wrapped around already")
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            reject("optimizer", type(optimizer).__name__, "one whose step() needs no closure")
+        check_beta("beta", beta)
+        check_exploration(alpha, beta, names=("alpha", "beta"))
+        for group in optimizer.param_groups:
+            _check_group({ALPHA: alpha, BETA: beta, **group})
+        optimizer.defaults.update({ALPHA: alpha, BETA: beta})
+        for group in optimizer.param_groups:
+            group.setdefault(ALPHA, alpha)
+            group.setdefault(BETA, beta)
+        self.__setstate__({"base": optimizer})
+
+    @staticmethod
+    def of(base: type[Optimizer]) -> type[ClassForm]:
+        """The class of ``base`` with E around it, for frameworks that build the optimizer themselves.
+
+        Its constructor takes what ``base`` takes, and ``alpha`` and ``beta`` by keyword; where ``base`` has an argument
+        of one of these names already (RMSprop and ASGD have an ``alpha``), ``explore_alpha`` and ``explore_beta``.
+
+        Raises:
+            TypeError: ``base`` is not an optimizer class.
+
+        >>> E.of(torch.optim.SGD)([torch.nn.Parameter(torch.ones(1))], lr=0.1, alpha=0.5, beta=0.01).defaults["lr"]
+        0.1
+        """
+        if not (isinstance(base, type) and issubclass(base, Optimizer)) or issubclass(base, E):
+            raise TypeError(f"base must be a subclass of torch.optim.Optimizer without E, got {base!r}")
+        return _class_form(base)
+
+    # What the base has, E shows: schedulers and Accelerate read and replace these.
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base's parameter groups."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """The base's state."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: defaultdict[Tensor, Any]) -> None:
+        self.base.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The base's defaults."""
+        return self.base.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.base.defaults = defaults
+
+    base: Optimizer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"base": self.base}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.base = state["base"]
+        super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
+        for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
+            name = f"_optimizer_{hooks}_hooks"  # the base runs them, since it saves and loads
+            setattr(self, name, getattr(self.base, name))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if type(self) is E or self._base_class is None:
+            return object.__reduce_ex__(self, 2)  # type: ignore[return-value]
+        return _blank, (self._base_class,), self.__getstate__()  # a class made by E.of has no importable name
+
+    def __repr__(self) -> str:
+        return f"E({self.base!r})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's state dict, in which E's entries are two keys of each group and one of each parameter's state."""
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of E, or of the base alone: α and β1 then stay as they are, and E starts afresh.
+
+        Raises:
+            ValueError: the groups do not match, or a loaded α or β1 is out of range.
+        """
+        before = [{name: group[name] for name in (ALPHA, BETA)} for group in self.param_groups]
+        for own, loaded in zip(before, state_dict["param_groups"]):  # noqa: B905 (the base reports a mismatch)
+            _check_group({**own, **loaded})
+        load_keeping_dtype(self.base, self.base.load_state_dict, state_dict, (EMA,))
+        for own, group in zip(before, self.param_groups, strict=True):
+            for name, value in own.items():
+                group.setdefault(name, value)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base, α and β1 filled in from the defaults.
+
+        Raises:
+            ValueError: α or β1 is out of range; nothing is added then.
+        """
+        _check_group({**self.defaults, **param_group})
+        self.base.add_param_group(param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, as the base does."""
+        self.base.zero_grad(set_to_none)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Perform one step of the base on g'.
+
+        Args:
+            closure: recomputes the loss and the gradients; called first, once, with grad enabled.
+
+        Returns:
+            What the closure returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with self._explored():
+            self.base.step()
+        return loss
+
+    @contextmanager
+    def _explored(self) -> Iterator[None]:
+        """Inside, ``p.grad`` is g'; on a clean exit b moves on. The gradient itself is never written to."""
+        buckets = list(self._buckets())
+        grads = [(p, p.grad) for params, *_ in buckets for p in params]
+        try:
+            for params, group, foreach in buckets:
+                for p, h in zip(params, self._replacements(params, group, foreach), strict=True):
+                    p.grad = h
+            yield
+        finally:
+            for p, g in grads:
+                p.grad = g
+        for params, group, foreach in buckets:
+            self._advance(params, group[BETA], foreach)
+
+    def _buckets(self) -> Iterator[tuple[list[Tensor], dict[str, Any], bool]]:
+        """Parameters that have a gradient and an EMA or need one; in one bucket all have it, or none."""
+        for group in self.param_groups:
+            buckets: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if p.grad.layout != torch.strided:
+                    raise RuntimeError(f"E needs dense gradients, got one of layout {p.grad.layout}")
+                started = p in self.state and EMA in self.state[p]
+                if started or group[ALPHA] != 0.0:
+                    buckets[p.device, p.grad.dtype, started].append(p)
+            for (device, *_), params in buckets.items():
+                foreach = group.get("foreach")
+                yield params, group, device.type == "cuda" if foreach is None else bool(foreach)
+
+    def _replacements(self, params: list[Tensor], group: dict[str, Any], foreach: bool) -> list[Tensor]:
+        """g' = g + c (g - b) of each parameter, in the gradient's dtype; b is 0 where it does not exist yet."""
+        grads = [p.grad for p in params if p.grad is not None]
+        weight = 1.0 + eq.gain(group[ALPHA], group[BETA])
+        if EMA not in self.state.get(params[0], {}):
+            return [g * weight for g in grads]
+        emas = [self.state[p][EMA] for p in params]
+        wide = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
+        lerped = torch._foreach_lerp(emas, wide, weight) if foreach else map(torch.lerp, emas, wide, repeat(weight))
+        return [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
+
+    def _advance(self, params: list[Tensor], beta: float, foreach: bool) -> None:
+        """b ← β1 b + (1-β1) g. A missing b starts here, after the base has made its own state for the parameter."""
+        for p in params:
+            if EMA not in self.state[p]:
+                self.state[p][EMA] = torch.zeros_like(p, dtype=compute_dtype(p.dtype))
+        emas = [self.state[p][EMA] for p in params]
+        grads = [p.grad.to(b.dtype) for p, b in zip(params, emas, strict=True) if p.grad is not None]
+        if foreach:
+            torch._foreach_lerp_(emas, grads, 1.0 - beta)
+        else:
+            for b, g in zip(emas, grads, strict=True):
+                b.lerp_(g, 1.0 - beta)
+
+
+class ClassForm(E):
+    """The class form of E, for ``E.of``: builds the base itself."""
+
+    _names: ClassVar[tuple[str, str]]
+
+    def __init__(self, params: ParamsT, *args: Any, **kwargs: Any) -> None:
+        alpha, beta = self._names
+        options = {"alpha": kwargs.pop(alpha, -5.0), "beta": kwargs.pop(beta, 0.99)}
+        assert self._base_class is not None
+        super().__init__(self._base_class(params, *args, **kwargs), **options)
+
+
+@functools.cache
+def _class_form(base: Any) -> type[ClassForm]:
+    signature = inspect.signature(base)
+    names = (ALPHA, BETA) if {"alpha", "beta"} & set(signature.parameters) else ("alpha", "beta")
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in zip(names, (-5.0, 0.99), strict=True)
+    ]
+    keywords = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    others = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return type(
+        f"E{base.__name__}",
+        (ClassForm,),
+        {
+            "__doc__": f"E in front of {base.__name__}: its arguments, and ``{names[0]}`` and ``{names[1]}`` of E.",
+            "__module__": __name__,
+            "__signature__": signature.replace(parameters=[*others, *added, *keywords]),
+            "_base_class": base,
+            "_names": names,
+        },
+    )
+
+
+def _blank(base: type[Optimizer]) -> E:
+    """An instance of ``E.of(base)`` for unpickling to fill."""
+    made = E.of(base)
+    return made.__new__(made)
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    check_beta(BETA, group[BETA])
+    check_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
+
+
+EAdam = E.of(torch.optim.Adam)
+EAdamW = E.of(torch.optim.AdamW)
+ESGD = E.of(torch.optim.SGD)

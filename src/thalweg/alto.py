@@ -1,0 +1,351 @@
+r"""ALTO, and LAMB, which is ALTO without E.
+
+For layer i at step k, with :math:`h_k` the gradient as E passes it on (:func:`thalweg.equations.explore`):
+
+.. math::
+    m_k &= β_2 m_{k-1} + (1-β_2) h_k, & \hat m_k &= m_k / (1-β_2^k) \\
+    v_k &= β_3 v_{k-1} + (1-β_3) h_k^2, & \hat v_k &= v_k / (1-β_3^k) \\
+    r_k &= \hat m_k / (\sqrt{\hat v_k} + ε_1) + λ θ_k \\
+    θ^{(i)} &\leftarrow θ^{(i)} - η\, r^{(i)} \frac{φ(‖θ^{(i)}‖)}{‖r^{(i)}‖ + ε_2 φ(‖θ^{(i)}‖)}
+
+Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, cast, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from thalweg import equations as eq
+from thalweg.backends import Hyper, Layer, compute_dtype, foreach, single
+from thalweg.hyperparameters import check_betas, check_bool, check_exploration, check_nonnegative, reject
+from thalweg.state import load_keeping_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch.optim.optimizer import ParamsT
+
+BUFFERS = ("exp_avg", "exp_avg_sq", "explore_ema")
+
+
+class Lamb(Optimizer):
+    """LAMB: Adam's direction, scaled layer by layer to the norm of the layer.
+
+    Bias-corrected, with decoupled weight decay, and adapted whether or not it decays, like :func:`optax.lamb` and
+    unlike apex and timm, which stop adapting a group whose weight decay is 0. Gradients are not clipped unless asked.
+    State: ``exp_avg`` and ``exp_avg_sq``, 8 bytes per parameter in float32. The update is computed in float32 at least.
+
+    Args:
+        params: parameters, named parameters, or groups; every option below but ``max_grad_norm``'s norm is per group.
+        lr: learning rate η ≥ 0, a number or a one-element tensor.
+        betas: (β2, β3), the decay rates of the first and second moment, each in [0, 1).
+        eps: ε1 ≥ 0, added to √v̂.
+        trust_eps: ε2 ≥ 0 of the trust ratio; 0 gives the published LAMB.
+        weight_decay: λ ≥ 0.
+        trust_ratio: False drops the layerwise scaling, and what remains is AdamW.
+        trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
+        max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
+            keeps its values. None: no clipping.
+        state_dtype: dtype of the moments, torch.float32 or torch.float64. None: the parameter's dtype, but float32 for
+            float16 and bfloat16.
+        maximize: ascend instead of descend.
+        foreach: use torch's multi-tensor operations. None: where all parameters are on CUDA.
+        fused: reserved; True raises.
+        capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
+
+    Raises:
+        ValueError: an argument outside its range, named with its value.
+        RuntimeError: a sparse gradient.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = Lamb([weight], lr=0.1, trust_eps=0.0, weight_decay=0.0)
+    >>> weight.grad = torch.tensor([1.0, 1.0])
+    >>> optimizer.step()
+    >>> (torch.tensor([3.0, 4.0]) - weight).norm()  # moved by lr times its own norm
+    tensor(0.5000, grad_fn=<LinalgVectorNormBackward0>)
+    """
+
+    _beta_count = 2
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-6,
+        trust_eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        *,
+        trust_ratio: bool = True,
+        trust_clip: tuple[float, float] | None = None,
+        max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        self._start(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            trust_eps=trust_eps,
+            weight_decay=weight_decay,
+            trust_ratio=trust_ratio,
+            trust_clip=trust_clip,
+            max_grad_norm=max_grad_norm,
+            state_dtype=state_dtype,
+            maximize=maximize,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+        )
+
+    def _start(self, params: ParamsT, **defaults: Any) -> None:
+        self._check(defaults)
+        super().__init__(params, defaults)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range."""
+        for name in ("lr", "eps", "trust_eps", "weight_decay"):
+            check_nonnegative(name, group[name])
+        group["betas"] = check_betas(group["betas"], self._beta_count)
+        for name in ("trust_ratio", "maximize", "capturable"):
+            check_bool(name, group[name])
+        for name in ("foreach", "fused"):
+            check_bool(name, group[name], none=True)
+        if group["fused"]:
+            reject("fused", True, "None or False: fused kernels are not available yet")
+        if (clip := group["trust_clip"]) is not None:
+            if not isinstance(clip, tuple | list) or len(clip) != 2 or not 0.0 <= clip[0] <= clip[1]:
+                reject("trust_clip", clip, "None or (lo, hi) with 0 <= lo <= hi")
+            group["trust_clip"] = tuple(clip)
+        if (bound := group["max_grad_norm"]) is not None and not bound > 0.0:
+            reject("max_grad_norm", bound, "None or a number in (0, inf]")
+        if group["state_dtype"] not in (None, torch.float32, torch.float64):
+            reject("state_dtype", group["state_dtype"], "None, torch.float32 or torch.float64")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, its missing options filled in from the defaults.
+
+        Raises:
+            ValueError: an option is out of range; nothing is added then.
+        """
+        merged = {**self.defaults, **param_group}
+        self._check(merged)
+        super().add_param_group(merged)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict; moments keep the dtype they were saved with.
+
+        Raises:
+            ValueError: the groups do not match, or a loaded hyperparameter is out of range.
+        """
+        for group in state_dict["param_groups"]:
+            self._check({**self.defaults, **group})
+        load_keeping_dtype(self, super().load_state_dict, state_dict, BUFFERS)
+
+    def init_state(self) -> None:
+        """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.requires_grad or p.grad is not None:
+                    self._init_param(p, group)
+
+    def _init_param(self, p: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
+        names = ["exp_avg", "exp_avg_sq"]
+        if self._exploration(group)[0] != 0.0:
+            names.append("explore_ema")
+        for name in names:
+            if name not in state:
+                dtype = group["state_dtype"] or compute_dtype(p.dtype)
+                dtype = dtype.to_complex() if p.is_complex() and not dtype.is_complex else dtype
+                state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+
+    def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
+        """(α, β1) of a group."""
+        return 0.0, 0.0
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Perform one step.
+
+        Args:
+            closure: recomputes the loss and the gradients; called first, once, with grad enabled.
+
+        Returns:
+            What the closure returned.
+        """
+        self._accelerator_graph_capture_health_check()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+
+        self._refuse_sparse()
+        self.init_state()
+        total_norm = self._total_norm()
+        for group in self.param_groups:
+            alpha, beta1 = self._exploration(group)
+            beta2, beta3 = group["betas"][-2:]
+            hyper = Hyper(
+                lr=group["lr"],
+                alpha=alpha,
+                beta1=beta1,
+                beta2=beta2,
+                beta3=beta3,
+                eps=group["eps"],
+                trust_eps=group["trust_eps"],
+                weight_decay=group["weight_decay"],
+                trust_ratio=group["trust_ratio"],
+                trust_clip=group["trust_clip"],
+                maximize=group["maximize"],
+            )
+            bound = group["max_grad_norm"]
+            scale = None if bound is None else eq.clip_coefficient(cast("Tensor", total_norm), bound)
+            for layers in self._buckets(group):
+                device = layers[0].param.device
+                (foreach if _use_foreach(group, device) else single).step(
+                    layers, hyper, None if scale is None else scale.to(device)
+                )
+        return loss
+
+    def _refuse_sparse(self) -> None:
+        for p in self._with_grad():
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__} needs dense gradients, got one of layout {p.grad.layout} for a parameter "
+                    f"of shape {tuple(p.shape)}; build the layer with sparse=False"
+                )
+
+    def _with_grad(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups for p in group["params"] if p.grad is not None)
+
+    def _total_norm(self) -> Tensor | None:
+        """The global gradient norm, if a group asks for it."""
+        if all(group["max_grad_norm"] is None for group in self.param_groups):
+            return None
+        grads = [p.grad.to(compute_dtype(p.grad.dtype)) for p in self._with_grad() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(grads)
+
+    def _buckets(self, group: dict[str, Any]) -> list[list[Layer]]:
+        """The group's parameters that have a gradient, their steps counted, by device, dtype and presence of b."""
+        buckets: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            state["step"] += 1
+            count = state["step"] if group["capturable"] or torch.compiler.is_compiling() else state["step"].item()
+            tensors = [p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")]
+            param, grad, m, v, b = (torch.view_as_real(t) if t is not None and t.is_complex() else t for t in tensors)
+            buckets[p.device, param.dtype, m.dtype, b is None].append(Layer(param, grad, count, m, v, b))
+        return list(buckets.values())
+
+
+class ALTO(Lamb):
+    """ALTO: the adaptor E in front of LAMB, for large batches.
+
+    State: ``exp_avg``, ``exp_avg_sq`` and ``explore_ema`` (b), 12 bytes per parameter in float32. At ``alpha=0`` it is
+    :class:`Lamb` bit for bit, and b is not allocated. If α first becomes nonzero during training, b starts from zero
+    there, as at the first step.
+
+    Args:
+        params: as in :class:`Lamb`, like all arguments not named here.
+        lr: learning rate η ≥ 0.
+        betas: (β1, β2, β3): the decay rates of E, of the first and of the second moment. Schedulers that cycle
+            "momentum" through ``betas[0]`` (OneCycleLR, CyclicLR) would cycle E's β1: pass ``cycle_momentum=False``.
+        alpha: α of E, |α| < 1/(1-β1); negative explores (the paper's choice for batches of 1K and more, with
+            β1 = 0.99), positive exploits (α = 0.5 and β1 = 0.01 below that). See :func:`thalweg.paper_defaults`.
+        eps: ε1 ≥ 0.
+        trust_eps: ε2 ≥ 0.
+        weight_decay: λ ≥ 0.
+        trust_ratio: False gives E in front of AdamW.
+        trust_clip: range of φ.
+        max_grad_norm: global norm to clip to.
+        state_dtype: dtype of the buffers.
+        maximize: ascend instead of descend.
+        foreach: use torch's multi-tensor operations.
+        fused: reserved.
+        capturable: for CUDA graphs.
+
+    Raises:
+        ValueError: an argument outside its range, named with its value.
+        RuntimeError: a sparse gradient.
+
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = ALTO(model.parameters(), lr=0.01, alpha=0.5, betas=(0.01, 0.9, 0.99))
+    >>> model(torch.ones(2, 4)).square().mean().backward()
+    >>> optimizer.step()
+    """
+
+    _beta_count = 3
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float, float] = (0.99, 0.9, 0.99),
+        alpha: float = -5.0,
+        eps: float = 1e-6,
+        trust_eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        *,
+        trust_ratio: bool = True,
+        trust_clip: tuple[float, float] | None = None,
+        max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        self._start(
+            params,
+            lr=lr,
+            betas=betas,
+            alpha=alpha,
+            eps=eps,
+            trust_eps=trust_eps,
+            weight_decay=weight_decay,
+            trust_ratio=trust_ratio,
+            trust_clip=trust_clip,
+            max_grad_norm=max_grad_norm,
+            state_dtype=state_dtype,
+            maximize=maximize,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+        )
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        check_exploration(group["alpha"], group["betas"][0], names=("alpha", "betas[0]"))
+
+    def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
+        return group["alpha"], group["betas"][0]
+
+
+def _use_foreach(group: dict[str, Any], device: torch.device) -> bool:
+    return device.type == "cuda" if group["foreach"] is None else bool(group["foreach"])

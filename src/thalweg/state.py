@@ -1,0 +1,36 @@
+"""Optimizer state that keeps its own dtype."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from torch.optim import Optimizer
+
+
+def load_keeping_dtype(
+    optimizer: Optimizer, load: Callable[[dict[str, Any]], None], state_dict: dict[str, Any], keys: Collection[str]
+) -> None:
+    """``load(state_dict)``, then undo torch's cast of ``state[p][key]`` to the parameter's dtype.
+
+    Torch casts every floating-point state to the dtype of its parameter on load (pytorch#43706): float32 moments of a
+    bfloat16 parameter would come back rounded.
+    """
+    seen: dict[str, Any] = {}
+    # Registered last, so that it sees what the user's own hooks made of the state dict.
+    handle = optimizer.register_load_state_dict_pre_hook(lambda _, loaded: seen.update(loaded))
+    try:
+        load(state_dict)
+    finally:
+        handle.remove()
+    ids = [i for group in seen["param_groups"] for i in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, p in zip(ids, params, strict=True):
+        saved = seen["state"].get(i, {})
+        for key in keys:
+            if isinstance(saved.get(key), torch.Tensor):
+                optimizer.state[p][key] = saved[key].to(device=p.device, copy=True)
