@@ -13,7 +13,7 @@ import inspect
 from collections import defaultdict
 from contextlib import contextmanager
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
 from torch.optim import Optimizer
@@ -37,8 +37,8 @@ class E(Optimizer):
 
     E shares ``param_groups``, ``state`` and ``defaults`` with the optimizer it wraps. Its hyperparameters are the group
     entries ``explore_alpha`` and ``explore_beta``, to be scheduled and saved like any other; its buffer, the EMA b
-    of the gradient, is ``state[p]["explore_ema"]``, in float32 at least, 4 bytes per parameter. The state dict is the base's
-    own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E passes the
+    of the gradient, is ``state[p]["explore_ema"]``, in float32 at least, 4 bytes per parameter. The state dict is the
+    base's own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E passes the
     gradient on untouched and allocates nothing.
 
     During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged.
@@ -96,7 +96,7 @@ class E(Optimizer):
         """
         if not (isinstance(base, type) and issubclass(base, Optimizer)) or issubclass(base, E):
             raise TypeError(f"base must be a subclass of torch.optim.Optimizer without E, got {base!r}")
-        return _class_form(base)
+        return _class_form(cast("Any", base))
 
     # What the base has, E shows: schedulers and Accelerate read and replace these.
     @property
