@@ -8,6 +8,7 @@ the gradient and is otherwise untouched. Source: arXiv 2510.27153.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import inspect
 from collections import defaultdict
@@ -38,8 +39,8 @@ class E(Optimizer):
     E shares ``param_groups``, ``state`` and ``defaults`` with the optimizer it wraps. Its hyperparameters are the group
     entries ``explore_alpha`` and ``explore_beta``, to be scheduled and saved like any other; its buffer, the EMA b
     of the gradient, is ``state[p]["explore_ema"]``, in float32 at least, 4 bytes per parameter. The state dict is the
-    base's own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E passes the
-    gradient on untouched and allocates nothing.
+    base's own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E
+    passes the gradient on untouched and allocates nothing.
 
     During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged.
 
@@ -139,8 +140,8 @@ class E(Optimizer):
             setattr(self, name, getattr(self.base, name))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if type(self) is E or self._base_class is None:
-            return object.__reduce_ex__(self, 2)  # type: ignore[return-value]
+        if self._base_class is None:
+            return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
         return _blank, (self._base_class,), self.__getstate__()  # a class made by E.of has no importable name
 
     def __repr__(self) -> str:
@@ -302,6 +303,8 @@ def _blank(base: type[Optimizer]) -> E:
 def _check_group(group: dict[str, Any]) -> None:
     check_beta(BETA, group[BETA])
     check_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
+    if group.get("differentiable"):
+        reject("differentiable", True, "False, as E is not differentiable")
 
 
 EAdam = E.of(torch.optim.Adam)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg.backends import Hyper, Layer, compute_dtype, foreach, single
-from thalweg.hyperparameters import check_betas, check_bool, check_exploration, check_nonnegative, reject
+from thalweg.hyperparameters import check_betas, check_bool, check_exploration, check_nonnegative, is_number, reject
 from thalweg.state import load_keeping_dtype
 
 if TYPE_CHECKING:
@@ -123,10 +123,11 @@ class Lamb(Optimizer):
         if group["fused"]:
             reject("fused", True, "None or False: fused kernels are not available yet")
         if (clip := group["trust_clip"]) is not None:
-            if not isinstance(clip, tuple | list) or len(clip) != 2 or not 0.0 <= clip[0] <= clip[1]:
+            pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
+            if not pair or not 0.0 <= clip[0] <= clip[1]:
                 reject("trust_clip", clip, "None or (lo, hi) with 0 <= lo <= hi")
             group["trust_clip"] = tuple(clip)
-        if (bound := group["max_grad_norm"]) is not None and not bound > 0.0:
+        if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
             reject("max_grad_norm", bound, "None or a number in (0, inf]")
         if group["state_dtype"] not in (None, torch.float32, torch.float64):
             reject("state_dtype", group["state_dtype"], "None, torch.float32 or torch.float64")
@@ -209,8 +210,9 @@ class Lamb(Optimizer):
         for group in self.param_groups:
             alpha, beta1 = self._exploration(group)
             beta2, beta3 = group["betas"][-2:]
+            lr = group["lr"]
             hyper = Hyper(
-                lr=group["lr"],
+                lr=lr.reshape(()) if isinstance(lr, Tensor) else lr,
                 alpha=alpha,
                 beta1=beta1,
                 beta2=beta2,

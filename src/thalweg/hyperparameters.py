@@ -23,13 +23,13 @@ def check_nonnegative(argument: str, value: object) -> None:
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if not (_is_number(value) and 0.0 <= float(value) < math.inf):  # type: ignore[arg-type]
+    if not (is_number(value) and 0.0 <= float(value) < math.inf):  # type: ignore[arg-type]
         reject(argument, value, "a number in [0, inf)")
 
 
 def check_beta(argument: str, value: object) -> None:
     """Raise ``ValueError`` unless 0 <= value < 1."""
-    if not (_is_number(value) and 0.0 <= float(value) < 1.0):  # type: ignore[arg-type]
+    if not (is_number(value) and 0.0 <= float(value) < 1.0):  # type: ignore[arg-type]
         reject(argument, value, "a number in [0, 1)")
 
 
@@ -51,7 +51,7 @@ def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> 
     """
     limit = 1.0 / (1.0 - beta)
     # Compared as a gain, |α|(1-β1) < 1: the quotient rounds.
-    if not (_is_number(alpha) and abs(float(alpha)) * (1.0 - beta) < 1.0):  # type: ignore[arg-type]
+    if not (is_number(alpha) and abs(float(alpha)) * (1.0 - beta) < 1.0):  # type: ignore[arg-type]
         a, b = names
         reject(a, alpha, f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={beta:g}")
 
@@ -62,5 +62,6 @@ def check_bool(argument: str, value: object, *, none: bool = False) -> None:
         reject(argument, value, "True, False or None" if none else "True or False")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether value is a real number; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)

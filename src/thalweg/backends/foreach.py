@@ -37,20 +37,20 @@ def step(layers: Sequence[Layer], hyper: Hyper, grad_scale: Tensor | None) -> No
         gs = hs
         hs = list(torch._foreach_lerp(_to(bs, dtype), gs, 1.0 + eq.gain(hyper.alpha, hyper.beta1)))
         _lerp_(bs, gs, 1.0 - hyper.beta1)
-    _lerp_(ms, hs, 1.0 - hyper.beta2)
+    m_wide = _lerp_(ms, hs, 1.0 - hyper.beta2)
     squares = torch._foreach_mul(hs, hs)
-    wide = _to(vs, dtype)
-    torch._foreach_mul_(wide, hyper.beta3)
-    torch._foreach_add_(wide, squares, alpha=1.0 - hyper.beta3)
-    _store(vs, wide)
-    del hs, squares, wide
+    v_wide = _to(vs, dtype)
+    torch._foreach_mul_(v_wide, hyper.beta3)
+    torch._foreach_add_(v_wide, squares, alpha=1.0 - hyper.beta3)
+    _store(vs, v_wide)
+    del hs, squares
 
-    denominators = _over(_to(vs, dtype), [eq.bias_correction(hyper.beta3, layer.step) for layer in layers])
+    denominators = _over(v_wide, [eq.bias_correction(hyper.beta3, layer.step) for layer in layers])
     torch._foreach_sqrt_(denominators)
     torch._foreach_add_(denominators, hyper.eps)
-    rs = _over(_to(ms, dtype), [eq.bias_correction(hyper.beta2, layer.step) for layer in layers])
+    rs = _over(m_wide, [eq.bias_correction(hyper.beta2, layer.step) for layer in layers])
     torch._foreach_div_(rs, denominators)
-    del denominators
+    del denominators, m_wide, v_wide
     if hyper.weight_decay != 0.0:
         torch._foreach_add_(rs, thetas, alpha=hyper.weight_decay)
 
@@ -78,10 +78,12 @@ def _store(targets: list[Tensor], values: list[Tensor]) -> None:
         torch._foreach_copy_(targets, values)
 
 
-def _lerp_(targets: list[Tensor], ends: list[Tensor], weight: float) -> None:
+def _lerp_(targets: list[Tensor], ends: list[Tensor], weight: float) -> list[Tensor]:
+    """The new targets, not rounded to their dtype."""
     wide = _to(targets, ends[0].dtype)
     torch._foreach_lerp_(wide, ends, weight)
     _store(targets, wide)
+    return wide
 
 
 def _over(tensors: list[Tensor], corrections: list[eq.Scalar]) -> list[Tensor]:

@@ -1,0 +1,118 @@
+"""Running many training runs, several at a time, interruptibly."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from thalweg.lab.engine import EVALUATIONS, Stopped, train
+from thalweg.lab.errors import UserError
+from thalweg.lab.records import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+_progress: Any = None  # the worker's ends of a queue of finished examples and of an event that asks it to stop
+_stop: Any = None
+
+
+class Job(NamedTuple):
+    """A run, its folder, and what to call with its result; that may return further jobs."""
+
+    run: Run
+    folder: Path
+    done: Callable[[dict[str, Any]], Iterable[Job]]
+
+    @property
+    def cost(self) -> int:
+        """Training examples."""
+        return self.run.steps * self.run.batch_size
+
+
+def default_jobs() -> int:
+    """One process on an accelerator, else one a core: small models do not gain from threads."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+
+
+def run_all(jobs: Iterable[Job], processes: int, advance: Callable[[int], None]) -> None:
+    """Run all jobs and those that follow from them.
+
+    Args:
+        jobs: what to run, in this order.
+        processes: how many at a time.
+        advance: called with a number of training examples just finished.
+
+    Raises:
+        KeyboardInterrupt: after the runs under way have stopped; their records stay incomplete.
+    """
+    ready = deque(jobs)
+    pending: dict[Future[dict[str, Any]], Job] = {}
+    seen: dict[str, int] = {}
+    with _pool(processes) as (pool, progress), _survived():
+        while ready or pending:
+            while ready and len(pending) < processes:
+                job = ready.popleft()
+                pending[pool.submit(_work, job.run, job.folder)] = job
+            finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not progress.empty():
+                folder, examples = progress.get()
+                seen[folder] = seen.get(folder, 0) + examples
+                advance(examples)
+            for future in finished:
+                job = pending.pop(future)
+                ready.extendleft(reversed(list(job.done(future.result()))))
+                advance(job.cost - seen.get(str(job.folder), 0))  # reused, failed early, or not reported yet
+                seen[str(job.folder)] = job.cost
+
+
+@contextmanager
+def _survived() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise UserError(
+            "a training process was killed, perhaps for memory: run the same command with fewer --jobs, it continues"
+        ) from None
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
+    context = mp.get_context("spawn")
+    progress, stop = context.Queue(), context.Event()
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (progress, stop, threads))
+    try:
+        yield pool, progress
+    except BaseException:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _start_worker(progress: Any, stop: Any, threads: int) -> None:
+    global _progress, _stop
+    _progress, _stop = progress, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and asks
+    torch.set_num_threads(threads)
+
+
+def _work(run: Run, folder: Path) -> dict[str, Any]:
+    every = max(1, run.steps // EVALUATIONS)
+
+    def report(step: int) -> None:
+        if _stop.is_set():
+            raise Stopped
+        if step % every == 0:
+            _progress.put((str(folder), every * run.batch_size))
+
+    return train(run, folder, report)
