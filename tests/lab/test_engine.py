@@ -1,5 +1,6 @@
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_a_run_leaves_settings_environment_metrics_and_result(finished):
     history = records.metrics(folder)
     assert [line["step"] for line in history] == list(range(2, 41, 2))
     assert history[-1]["validation"] == result["validation"]
-    assert all(a["seconds"] < b["seconds"] for a, b in zip(history, history[1:], strict=False))
+    assert all(a["seconds"] < b["seconds"] for a, b in pairwise(history))
     assert records.read_json(folder / "result.json") == result
     assert result["status"] == "finished"
 

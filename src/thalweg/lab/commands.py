@@ -92,11 +92,14 @@ def _advance(bar: Progress, task: TaskID, examples: int) -> None:
 
 
 def _grid(table: Table, summary: Summary, console: Console) -> Grid:
-    title = f"{table.task}, batch size {table.batch_size}, {table.steps} steps, tuned with {summary.trials} trials each"
-    grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     unit = f" ({table.metric.unit})" if table.metric.unit else ""
+    title = (
+        f"{table.task}, batch size {table.batch_size}: {table.metric.name}{unit} after {table.steps} steps, "
+        f"tuned with {summary.trials} trials each"
+    )
+    grid = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("optimizer", no_wrap=True)
-    grid.add_column(f"{table.metric.name}{unit}", justify="right")
+    grid.add_column("mean ± 95 % CI", justify="right", no_wrap=True)
     for name in ("steps to target", "seconds to target", "reached", "failed seeds", "failed trials"):
         grid.add_column(name, justify="right")
     wide = console.width >= 140

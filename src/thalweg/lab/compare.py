@@ -139,7 +139,7 @@ class Comparison:
 
     def run(self, processes: int, advance: Callable[[int], None] = lambda examples: None) -> None:
         """Do whatever of the plan is not done yet; ``advance`` hears of finished training examples."""
-        run_all([job for cell in self.plan.cells() for job in self._trials(cell)], processes, advance)
+        run_all((job for cell in self.plan.cells() for job in self._trials(cell)), processes, advance)
 
     def cost(self) -> int:
         """Training examples of the whole plan."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from thalweg.lab.summary import Metric

@@ -54,11 +54,15 @@ def run_all(jobs: Iterable[Job], processes: int, advance: Callable[[int], None])
     Raises:
         KeyboardInterrupt: after the runs under way have stopped; their records stay incomplete.
     """
-    ready = deque(jobs)
     pending: dict[Future[dict[str, Any]], Job] = {}
     seen: dict[str, int] = {}
-    with _pool(processes) as (pool, progress), _survived():
+    with _interrupts() as check, _pool(processes) as (pool, progress), _survived():
+        ready: deque[Job] = deque()
+        for job in jobs:
+            check()
+            ready.append(job)
         while ready or pending:
+            check()
             while ready and len(pending) < processes:
                 job = ready.popleft()
                 pending[pool.submit(_work, job.run, job.folder)] = job
@@ -72,6 +76,22 @@ def run_all(jobs: Iterable[Job], processes: int, advance: Callable[[int], None])
                 ready.extendleft(reversed(list(job.done(future.result()))))
                 advance(job.cost - seen.get(str(job.folder), 0))  # reused, failed early, or not reported yet
                 seen[str(job.folder)] = job.cost
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], None]]:
+    """Ctrl-C is heard only where the yielded function is called: not amid a database transaction."""
+    pressed: list[int] = []
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
