@@ -5,7 +5,8 @@ PIP := $(BIN)/pip install --quiet -c constraints.txt
 .PHONY: demo test lint clean
 
 demo: .venv/lab  ## compare optimizers on two small tasks and write a report (about five minutes)
-	$(BIN)/thalweg compare sine digits --trials 8 --seeds 3 --out runs/demo
+	$(BIN)/thalweg compare sine digits --optimizers sgd,adamw,nadamw,lamb,muon,alto,e-adamw \
+		--trials 8 --seeds 5 --out runs/demo
 
 test: lint  ## lint, types, import rules, doctests and all tests
 	$(BIN)/pytest -n 2

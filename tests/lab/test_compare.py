@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from thalweg.lab import records
@@ -125,6 +126,22 @@ def test_after_ctrl_c_the_same_command_continues_and_ends_the_same(done, tmp_pat
     assert f"report: {tmp_path / 'report.html'}" in output.replace("\n", "")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert results_of(tmp_path) == results_of(done.root)
+
+
+@pytest.mark.slow
+def test_training_processes_end_with_a_killed_parent(tmp_path):
+    command = [sys.executable, "-m", "thalweg", "compare", "digits", "--optimizers", "adamw", "--jobs", "1"]
+    process = subprocess.Popen([*command, "--steps", "100000", "--out", str(tmp_path)], stdout=subprocess.DEVNULL)
+    history = tmp_path / "runs/digits/64/adamw/trial-0/settings.json"
+    deadline = time.monotonic() + 120
+    while not history.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
 
 
 def test_intervals_are_students():

@@ -50,7 +50,7 @@ def compare(options: argparse.Namespace, command: str) -> None:
     with _bar(console) as bar:
         total = comparison.cost()
         task = bar.add_task("training", total=total)
-        comparison.run(processes, lambda examples: _advance(bar, task, examples))
+        comparison.run(processes, lambda cost: _advance(bar, task, cost))
         bar.update(task, completed=total)
     _conclude(comparison, command, console)
 
@@ -82,10 +82,10 @@ def _bar(console: Console) -> Progress:
     )
 
 
-def _advance(bar: Progress, task: TaskID, examples: int) -> None:
+def _advance(bar: Progress, task: TaskID, cost: float) -> None:
     """Advance the bar; where there is no terminal to draw it on, print each tenth."""
     before = bar.tasks[task].percentage
-    bar.advance(task, examples)
+    bar.advance(task, cost)
     after = bar.tasks[task].percentage
     if not bar.console.is_terminal and int(before / 10) < int(after / 10) < 10:
         bar.console.print(f"training: {after:.0f} %")

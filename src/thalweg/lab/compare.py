@@ -17,7 +17,7 @@ from thalweg.lab import records, tasks
 from thalweg.lab.errors import UserError
 from thalweg.lab.optimizers import Settings, contender, settings
 from thalweg.lab.records import Run
-from thalweg.lab.work import Job, run_all
+from thalweg.lab.work import Job, run_all, step_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -137,14 +137,14 @@ class Comparison:
                 "choose another folder with --out"
             )
 
-    def run(self, processes: int, advance: Callable[[int], None] = lambda examples: None) -> None:
-        """Do whatever of the plan is not done yet; ``advance`` hears of finished training examples."""
+    def run(self, processes: int, advance: Callable[[float], None] = lambda cost: None) -> None:
+        """Do whatever of the plan is not done yet; ``advance`` hears how much of :meth:`cost` is done."""
         run_all((job for cell in self.plan.cells() for job in self._trials(cell)), processes, advance)
 
-    def cost(self) -> int:
-        """Training examples of the whole plan."""
+    def cost(self) -> float:
+        """The cost of the whole plan, roughly in microseconds on one core."""
         runs = self.plan.trials + self.plan.seeds
-        return sum(cell.steps * cell.batch_size * runs for cell in self.plan.cells())
+        return sum(cell.steps * step_cost(cell.trial({})) * runs for cell in self.plan.cells())
 
     def _trials(self, cell: Cell) -> Iterable[Job]:
         study = self._study(cell)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import threading
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,12 +17,13 @@ import torch
 from thalweg.lab.engine import EVALUATIONS, Stopped, train
 from thalweg.lab.errors import UserError
 from thalweg.lab.records import Run
+from thalweg.lab.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-_progress: Any = None  # the worker's ends of a queue of finished examples and of an event that asks it to stop
+_progress: Any = None  # the worker's ends of a queue of finished work and of an event that asks it to stop
 _stop: Any = None
 
 
@@ -33,9 +35,14 @@ class Job(NamedTuple):
     done: Callable[[dict[str, Any]], Iterable[Job]]
 
     @property
-    def cost(self) -> int:
-        """Training examples."""
-        return self.run.steps * self.run.batch_size
+    def cost(self) -> float:
+        """Roughly, microseconds on one core."""
+        return self.run.steps * step_cost(self.run)
+
+
+def step_cost(run: Run) -> float:
+    """Roughly, microseconds of a training step on one core."""
+    return 500.0 + run.batch_size * TASKS[run.task].example_cost
 
 
 def default_jobs() -> int:
@@ -43,19 +50,19 @@ def default_jobs() -> int:
     return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
-def run_all(jobs: Iterable[Job], processes: int, advance: Callable[[int], None]) -> None:
+def run_all(jobs: Iterable[Job], processes: int, advance: Callable[[float], None]) -> None:
     """Run all jobs and those that follow from them.
 
     Args:
         jobs: what to run, in this order.
         processes: how many at a time.
-        advance: called with a number of training examples just finished.
+        advance: called with the cost of what has just been done.
 
     Raises:
         KeyboardInterrupt: after the runs under way have stopped; their records stay incomplete.
     """
     pending: dict[Future[dict[str, Any]], Job] = {}
-    seen: dict[str, int] = {}
+    seen: dict[str, float] = {}
     with _interrupts() as check, _pool(processes) as (pool, progress), _survived():
         ready: deque[Job] = deque()
         for job in jobs:
@@ -68,30 +75,32 @@ def run_all(jobs: Iterable[Job], processes: int, advance: Callable[[int], None])
                 pending[pool.submit(_work, job.run, job.folder)] = job
             finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             while not progress.empty():
-                folder, examples = progress.get()
-                seen[folder] = seen.get(folder, 0) + examples
-                advance(examples)
+                folder, cost = progress.get()
+                seen[folder] = seen.get(folder, 0.0) + cost
+                advance(cost)
             for future in finished:
                 job = pending.pop(future)
                 ready.extendleft(reversed(list(job.done(future.result()))))
-                advance(job.cost - seen.get(str(job.folder), 0))  # reused, failed early, or not reported yet
+                advance(job.cost - seen.get(str(job.folder), 0.0))  # reused, failed early, or not reported yet
                 seen[str(job.folder)] = job.cost
 
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], None]]:
-    """Ctrl-C is heard only where the yielded function is called: not amid a database transaction."""
+    """Ctrl-C and SIGTERM are heard only where the yielded function is called: not amid a database transaction."""
     pressed: list[int] = []
 
     def check() -> None:
         if pressed:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda got, _: pressed.append(got)) for number in numbers]
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -123,7 +132,16 @@ def _start_worker(progress: Any, stop: Any, threads: int) -> None:
     global _progress, _stop
     _progress, _stop = progress, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and asks
+    threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
+
+
+def _follow_parent() -> None:
+    """End with a parent that was killed before it could ask."""
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(run: Run, folder: Path) -> dict[str, Any]:
@@ -133,6 +151,6 @@ def _work(run: Run, folder: Path) -> dict[str, Any]:
         if _stop.is_set():
             raise Stopped
         if step % every == 0:
-            _progress.put((str(folder), every * run.batch_size))
+            _progress.put((str(folder), every * step_cost(run)))
 
     return train(run, folder, report)
