@@ -1,0 +1,45 @@
+"""Names for the entries of the capability table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from capabilities import CASES, TABLE, Capability, Invalid, Option
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    if isinstance(val, Capability):
+        return val.name
+    if isinstance(val, Option):
+        return f"{val.name}={val.value}"
+    if isinstance(val, Invalid):
+        return ",".join(f"{name}={value}" for name, value in val.kwargs.items())
+    return None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "where(test): which entries, or pairs of entry and option, the test is about")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``entry`` runs a test over the table; with ``option``, over every option too, None being no option."""
+    if metafunc.definition.path.parent != Path(__file__).parent:
+        return
+    names = set(metafunc.fixturenames)
+    if {"entry", "option"} <= names:
+        cases = [case for case in CASES if available(case[1])]
+    elif {"entry", "invalid"} <= names:
+        cases = [(entry, bad) for entry in TABLE for bad in entry.invalid]
+    elif "entry" in names:
+        cases = [(entry,) for entry in TABLE]
+    else:
+        return
+    if (mark := metafunc.definition.get_closest_marker("where")) is not None:
+        cases = [case for case in cases if mark.kwargs["test"](*case)]
+    metafunc.parametrize([name for name in ("entry", "option", "invalid") if name in names], cases)
+
+
+def available(option: Option | None) -> bool:
+    return option is None or option.effect != "cuda" or torch.cuda.is_available()

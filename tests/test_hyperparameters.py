@@ -1,0 +1,115 @@
+"""Random hyperparameters either build an optimizer or raise a ValueError that names the argument."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import make_grads, make_params, take_steps
+
+from thalweg import ALTO, EAdamW, Lamb
+from thalweg.hyperparameters import check_exploration
+
+FEW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+
+numbers = st.one_of(
+    st.floats(),
+    st.floats(0.0, 1.0),
+    st.floats(-2.0, 2.0),
+    st.integers(-2, 2),
+    st.sampled_from([None, "1", True, (), 1j, torch.tensor(0.5), torch.tensor(-1.0), torch.ones(2)]),
+)
+
+
+def lists(size):
+    return st.one_of(st.lists(numbers, min_size=size, max_size=size), st.tuples(*[numbers] * size), numbers)
+
+
+flags = st.one_of(st.booleans(), st.none(), st.integers(0, 1))
+lamb = {
+    "lr": numbers,
+    "betas": lists(2),
+    "eps": numbers,
+    "trust_eps": numbers,
+    "weight_decay": numbers,
+    "trust_ratio": flags,
+    "trust_clip": st.one_of(st.none(), lists(2)),
+    "max_grad_norm": numbers,
+    "state_dtype": st.sampled_from([None, torch.float32, torch.float64, torch.bfloat16, "float32"]),
+    "maximize": flags,
+    "foreach": flags,
+    "fused": flags,
+    "capturable": flags,
+}
+alto = {**lamb, "betas": lists(3), "alpha": numbers}
+
+
+def builds_or_names_the_argument(optimizer, kwargs):
+    params = make_params(((2,),), torch.float32)
+    try:
+        return optimizer(params, **kwargs), params
+    except ValueError as error:
+        text = str(error)
+    name = text.split(" ", 1)[0].split("[")[0]
+    # alpha may be out of range because of betas
+    assert name in kwargs or (name == "alpha" and "betas[0]" in text), text
+    assert " must be " in text
+    assert ", got " in text
+    return None
+
+
+def test_the_strategies_cover_every_option_of_lamb_and_alto():
+    assert set(lamb) == set(Lamb(make_params()).defaults)
+    assert set(alto) == set(ALTO(make_params()).defaults)
+
+
+@FEW
+@given(st.fixed_dictionaries({}, optional=lamb))
+def test_lamb_builds_or_names_the_argument(kwargs):
+    builds_or_names_the_argument(Lamb, kwargs)
+
+
+@FEW
+@given(st.fixed_dictionaries({}, optional=alto))
+def test_alto_builds_or_names_the_argument(kwargs):
+    builds_or_names_the_argument(ALTO, kwargs)
+
+
+@pytest.mark.parametrize("name", alto)
+@settings(FEW, max_examples=25)
+@given(st.data())
+def test_every_option_alone_builds_an_optimizer_that_steps_or_is_named(name, data):
+    if (made := builds_or_names_the_argument(ALTO, {name: data.draw(alto[name])})) is not None:
+        optimizer, params = made
+        take_steps(optimizer, params, make_grads(params, 1))
+        assert [p.shape for p in params] == [(2,)]
+
+
+@FEW
+@given(numbers, numbers)
+@example(100.0, 0.99)
+@example(-1.0, 0.0)
+def test_e_builds_or_names_the_argument(alpha, beta):
+    builds_or_names_the_argument(EAdamW, {"alpha": alpha, "beta": beta})
+
+
+@FEW
+@given(st.floats(-200.0, 200.0), st.floats(0.0, 1.0, exclude_max=True))
+def test_alpha_is_accepted_exactly_where_the_gain_is_below_one(alpha, beta):
+    if abs(alpha) * (1.0 - beta) < 1.0:
+        check_exploration(alpha, beta, names=("alpha", "beta"))
+    else:
+        with pytest.raises(ValueError, match=r"^alpha must be a number in \(.*\), as .* with beta=.*, got "):
+            check_exploration(alpha, beta, names=("alpha", "beta"))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 0.9, 0.99, 0.999])
+def test_the_bound_itself_is_refused_and_its_neighbour_accepted(beta):
+    bound = 1.0 / (1.0 - beta)
+    for sign in (-1.0, 1.0):
+        check_exploration(sign * bound * (1 - 1e-12), beta, names=("alpha", "beta"))
+        with pytest.raises(ValueError, match=r"^alpha must be a number in "):
+            check_exploration(sign * math.nextafter(bound * (1 + 1e-15), math.inf), beta, names=("alpha", "beta"))

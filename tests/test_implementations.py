@@ -1,0 +1,88 @@
+"""However a step is computed, it is the same step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from capabilities import Capability
+from support import assert_near, clone_params, make_grads, make_params, random_tensors, take_steps
+
+from thalweg import ALTO, Lamb
+
+STEPS = 8
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
+
+
+def run(entry, dtype, **kwargs):
+    params = make_params(entry.shapes, dtype)
+    take_steps(entry.build(params, **kwargs), params, make_grads(params, STEPS))
+    return params
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.where(test=Capability.takes_foreach_with)
+def test_foreach_and_single_take_the_same_steps(entry, option, dtype):
+    kwargs = option.kwargs if option is not None else {}
+    single, foreach = (run(entry, dtype, foreach=foreach, **kwargs) for foreach in (False, True))
+    # A capturable count is a float32 tensor: two roundings of it on top.
+    tolerance = 1e-6 if "capturable" in kwargs else TOLERANCE[dtype]
+    assert_near(foreach, single, tolerance)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.where(test=lambda entry: issubclass(entry.constructor, Lamb))
+def test_capturable_takes_the_same_steps(entry, foreach):
+    plain, capturable = (run(entry, torch.float32, foreach=foreach, capturable=flag) for flag in (False, True))
+    assert_near(capturable, plain, 1e-6)
+
+
+@pytest.mark.where(test=lambda entry: any(option.kwargs == {"fused": True} for option in entry.options))
+def test_a_fused_base_takes_the_same_steps(entry):
+    plain, fused = (run(entry, torch.float32, fused=flag) for flag in (False, True))
+    assert_near(fused, plain, 1e-6)
+
+
+@pytest.mark.where(test=lambda entry: entry.foreach)
+def test_foreach_takes_groups_of_mixed_dtypes_and_sizes(entry):
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float32)
+    shapes = entry.shapes[:1] * 2 + entry.shapes[-1:] * 2
+    starts = [
+        random_tensors([shape], dtype, 7 + i)[0] for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
+    ]
+    grads = [
+        [
+            random_tensors([shape], dtype, 100 * k + i)[0]
+            for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
+        ]
+        for k in range(STEPS)
+    ]
+    single, foreach = clone_params(starts), clone_params(starts)
+    take_steps(entry.build(single, foreach=False), single, grads)
+    take_steps(entry.build(foreach, foreach=True), foreach, grads)
+    for i, dtype in enumerate(dtypes):
+        # bfloat16: one unit in the last place of the largest entry
+        assert_near(foreach[i : i + 1], single[i : i + 1], TOLERANCE.get(dtype, 2**-7))
+
+
+@pytest.mark.parametrize("optimizer", [ALTO, Lamb])
+def test_foreach_follows_only_parameters_on_cuda_when_left_open(optimizer, monkeypatch):
+    """On CPU, None means one parameter at a time."""
+    calls = []
+    monkeypatch.setattr("thalweg.alto.foreach.step", lambda *args: calls.append("foreach"))
+    monkeypatch.setattr("thalweg.alto.single.step", lambda *args: calls.append("single"))
+    params = make_params()
+    for foreach in (None, False, True):
+        take_steps(optimizer(params, foreach=foreach), params, make_grads(params, 1))
+    assert calls == ["single", "single", "foreach"]
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("beta", [0.9, 0.999, 0.99999])
+def test_a_count_in_float32_loses_nothing_to_the_bias_correction(beta, foreach):
+    """1 - β^k in float32 is 5 digits short at β = 0.999; at k = 1 the corrected moment is the gradient itself."""
+    params = make_params(dtype=torch.float32)
+    start = clone_params(params)
+    options = {"betas": (beta, beta), "eps": 0.0, "weight_decay": 0.0, "trust_ratio": False, "lr": 1.0}
+    take_steps(Lamb(params, capturable=True, foreach=foreach, **options), params, make_grads(params, 1))
+    expected = [p.detach() - g.sign() for p, g in zip(start, make_grads(params, 1)[0], strict=True)]
+    assert_near(params, expected, 1e-6)
