@@ -86,3 +86,18 @@ def test_a_count_in_float32_loses_nothing_to_the_bias_correction(beta, foreach):
     take_steps(Lamb(params, capturable=True, foreach=foreach, **options), params, make_grads(params, 1))
     expected = [p.detach() - g.sign() for p, g in zip(start, make_grads(params, 1)[0], strict=True)]
     assert_near(params, expected, 1e-6)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("optimizer", [ALTO, Lamb])
+def test_a_capturable_step_lives_on_the_parameters_device_and_reads_nothing_back(optimizer, foreach):
+    """A tensor on the meta device has no value to read: ``item`` would raise."""
+    params = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in ((2, 3), (3,))]
+    for p in params:
+        p.grad = torch.empty_like(p)
+    capturable = optimizer(params, capturable=True, foreach=foreach, max_grad_norm=1.0)
+    capturable.step()
+    assert [capturable.state[p]["step"].device.type for p in params] == ["meta", "meta"]
+    plain = optimizer(params, foreach=foreach)
+    plain.step()
+    assert [plain.state[p]["step"].device.type for p in params] == ["cpu", "cpu"]

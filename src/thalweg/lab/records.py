@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PACKAGES = ("thalweg", "torch", "accelerate", "transformers", "optuna", "pytorch_optimizer", "numpy", "scikit-learn")
 
 
+@cache
 def environment() -> dict[str, str]:
     """Where this process runs: interpreter, packages, processor and accelerators."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}

@@ -88,7 +88,7 @@ class Sine(Task):
     name = "sine"
     title = "y = sin(x), 3-layer network of width 32"
     metric = Metric("test mean squared error", "min", log=True)
-    budgets: ClassVar[Mapping[int, Budget]] = {256: Budget(400, 1e-3), 32768: Budget(40, 5e-2)}
+    budgets: ClassVar[Mapping[int, Budget]] = {256: Budget(400, 1e-3), 32768: Budget(30, 7e-2)}
     example_cost = 0.5
 
     def splits(self) -> Splits:
@@ -153,7 +153,7 @@ class Digits(Task):
     name = "digits"
     title = "scikit-learn's 8x8 handwritten digits, residual convolutional network"
     metric = Metric("test accuracy", "max", unit="%")
-    budgets: ClassVar[Mapping[int, Budget]] = {64: Budget(180, 95.0), 1024: Budget(30, 90.0)}
+    budgets: ClassVar[Mapping[int, Budget]] = {64: Budget(126, 95.0), 1024: Budget(24, 80.0)}
     example_cost = 40.0
 
     def splits(self) -> Splits:
