@@ -99,6 +99,9 @@ LAMB_OPTIONS = (
     Option("max_grad_norm", 0.5, per_group=False),
     Option("state_dtype", torch.float64, "dtype"),
     Option("state_dtype", torch.float32, "dtype"),
+    Option("nonfinite", "propagate", "how"),
+    Option("nonfinite", "raise", "how"),
+    Option("stochastic_rounding", True, "how"),  # of bfloat16 alone
     Option("maximize", True),
     *SPEED,
     Option("capturable", True, "how", tolerance=1e-6),  # counts in float32
@@ -115,7 +118,7 @@ LAMB_INVALID = (
     Invalid({"lr": True}, r"lr must be a number in \[0, inf\), got True"),
     *(
         Invalid({name: 1}, rf"{name} must be True or False, got 1")
-        for name in ("trust_ratio", "maximize", "capturable")
+        for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding")
     ),
     Invalid({"foreach": 1}, "foreach must be True, False or None, got 1"),
     Invalid({"fused": "yes"}, "fused must be True, False or None, got 'yes'"),
@@ -140,11 +143,21 @@ LAMB_INVALID = (
         for value, text in ((torch.float16, r"torch\.float16"), ("float32", "'float32'"))
     ),
     Invalid({"state_dtype": torch.int64}, r"state_dtype must be .*, got torch\.int64"),
+    Invalid({"nonfinite": "ignore"}, "nonfinite must be 'skip' or 'raise' or 'propagate', got 'ignore'"),
+    Invalid({"nonfinite": "raise", "capturable": True}, "nonfinite must be 'skip' or 'propagate' with .*, got 'raise'"),
+    Invalid({"stochastic_rounding": True, "capturable": True}, "stochastic_rounding must be False with .*, got True"),
+    *(
+        Invalid({"norm_dims": value}, f"norm_dims must be None or a tuple of different axes, got {text}")
+        for value, text in ((1, "1"), ((), r"\(\)"), ((0, 0), r"\(0, 0\)"), ((1.0,), r"\(1\.0,\)"))
+    ),
+    Invalid({"norm_dims": (0, -1)}, r"norm_dims must be different axes of every parameter of its group, .*"),
     Invalid({"betas": 0.9}, r"betas must be [23] numbers in \[0, 1\), got 0\.9"),
 )
 
 # E's own, where the instance form or E.of(base) reports them
 E_INVALID = (
+    Invalid({"nonfinite": "ignore"}, "nonfinite must be 'skip' or 'raise' or 'propagate', got 'ignore'"),
+    Invalid({"reevaluates": 1}, "reevaluates must be True, False or None, got 1"),
     Invalid(
         {"alpha": 2.0, "beta": 0.5},
         r"alpha must be a number in \(-2, 2\), as \|alpha\| < 1/\(1 - beta\) with beta=0\.5, got 2\.0",
@@ -179,10 +192,11 @@ def adam_options(weight_decay: float) -> tuple[Option, ...]:
 
 
 def e_around(base: type[Optimizer], **defaults: Any) -> Callable[..., E]:
-    """The instance form: α and β1 go to E, everything else to the base."""
+    """The instance form: E's own arguments go to E, everything else to the base."""
 
-    def make(params: Any, *, alpha: float = -5.0, beta: float = 0.99, **kwargs: Any) -> E:
-        return E(base(params, **{**defaults, **kwargs}), alpha=alpha, beta=beta)
+    def make(params: Any, **kwargs: Any) -> E:
+        own = {name: kwargs.pop(name) for name in ("alpha", "beta", "nonfinite", "reevaluates") if name in kwargs}
+        return E(base(params, **{**defaults, **kwargs}), **own)
 
     return make
 
@@ -194,7 +208,7 @@ def around(base: type[Optimizer], state: tuple[str, ...], options: tuple[Option,
         name=f"E({base.__name__})",
         make=e_around(base, **defaults),
         constructor=E,
-        arguments=("optimizer",),
+        arguments=("optimizer", "nonfinite", "reevaluates"),
         options=(*E_OPTIONS, Option("weight_decay", 0.3), *options, *speed),
         invalid=E_INVALID,
         state=(*state, "explore_ema"),
@@ -226,6 +240,7 @@ TABLE: tuple[Capability, ...] = (
         state=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
         wide=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
         init_state=True,
+        arguments=("params", "norm_dims"),
     ),
     Capability(
         name="Lamb",
@@ -241,9 +256,23 @@ TABLE: tuple[Capability, ...] = (
         state=("step", "exp_avg", "exp_avg_sq"),
         wide=("step", "exp_avg", "exp_avg_sq"),
         init_state=True,
+        arguments=("params", "norm_dims"),
+    ),
+    Capability(
+        name="ALTO over stacked layers",
+        make=functools.partial(ALTO, lr=0.01, norm_dims=(-2, -1)),
+        constructor=ALTO,
+        options=(*LAMB_OPTIONS, Option("betas", (0.9, 0.8, 0.7)), Option("alpha", 20.0), Option("norm_dims", (0,))),
+        invalid=(),
+        state=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
+        wide=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
+        shapes=((2, 3, 4), (3, 4), (2, 2), (1, 2, 3)),
+        complex=False,  # a real view has an axis more
+        init_state=True,
     ),
     Capability(
         name="EAdam",
+        arguments=("params", "nonfinite", "reevaluates"),
         make=functools.partial(EAdam, lr=0.01),
         constructor=EAdam,
         options=(*adam_options(0.3), Option("decoupled_weight_decay", True, also={"weight_decay": 0.3})),
@@ -253,6 +282,7 @@ TABLE: tuple[Capability, ...] = (
     ),
     Capability(
         name="EAdamW",
+        arguments=("params", "nonfinite", "reevaluates"),
         make=functools.partial(EAdamW, lr=0.01),
         constructor=EAdamW,
         options=adam_options(0.3),
@@ -262,6 +292,7 @@ TABLE: tuple[Capability, ...] = (
     ),
     Capability(
         name="ESGD",
+        arguments=("params", "nonfinite", "reevaluates"),
         make=functools.partial(ESGD, lr=0.01),
         constructor=ESGD,
         options=(

@@ -71,7 +71,7 @@ def test_max_grad_norm_clips_as_torch_does_to_the_norm_over_all_groups(entry, fo
     def groups(params):
         return [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.0}]
 
-    ours, theirs = make_params(), make_params()
+    ours, theirs = make_params(entry.shapes), make_params(entry.shapes)
     grads = make_grads(ours, STEPS)
     take_steps(entry.build(groups(ours), max_grad_norm=bound, foreach=foreach), ours, grads)
     optimizer = entry.build(groups(theirs), foreach=foreach)
@@ -87,7 +87,7 @@ def test_max_grad_norm_clips_as_torch_does_to_the_norm_over_all_groups(entry, fo
 @LAMBS
 @pytest.mark.parametrize("foreach", [False, True])
 def test_max_grad_norm_of_one_group_measures_all_and_clips_only_its_own(entry, foreach):
-    ours, theirs = make_params(), make_params()
+    ours, theirs = make_params(entry.shapes), make_params(entry.shapes)
     grads = make_grads(ours, STEPS)
     groups = [{"params": ours[:2], "max_grad_norm": 0.5}, {"params": ours[2:]}]
     take_steps(entry.build(groups, foreach=foreach), ours, grads)
@@ -106,7 +106,7 @@ def test_max_grad_norm_of_one_group_measures_all_and_clips_only_its_own(entry, f
 @LAMBS
 def test_nothing_is_clipped_unless_asked(entry):
     """Scaled up a million times, the moments are a million times as large."""
-    small, large = make_params(), make_params()
+    small, large = make_params(entry.shapes), make_params(entry.shapes)
     grads = make_grads(small, 3)
     optimizers = entry.build(small), entry.build(large)
     take_steps(optimizers[0], small, grads)

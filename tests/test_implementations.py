@@ -98,6 +98,6 @@ def test_a_capturable_step_lives_on_the_parameters_device_and_reads_nothing_back
     capturable = optimizer(params, capturable=True, foreach=foreach, max_grad_norm=1.0)
     capturable.step()
     assert [capturable.state[p]["step"].device.type for p in params] == ["meta", "meta"]
-    plain = optimizer(params, foreach=foreach)
+    plain = optimizer(params, foreach=foreach, nonfinite="propagate")
     plain.step()
     assert [plain.state[p]["step"].device.type for p in params] == ["cpu", "cpu"]

@@ -181,14 +181,14 @@ def test_the_signature_is_what_the_constructor_takes(cls):
     base = inspect.signature(cls._base_class)
     added = [name for name in signature.parameters if name not in base.parameters]
     clash = {"alpha", "beta"} & set(base.parameters)
-    assert added == (["explore_alpha", "explore_beta"] if clash else ["alpha", "beta"])
+    assert added == [*(("explore_alpha", "explore_beta") if clash else ("alpha", "beta")), "nonfinite", "reevaluates"]
     for name, parameter in base.parameters.items():
         assert signature.parameters[name] == parameter
-    for name, default in zip(added, (-5.0, 0.99), strict=True):
+    for name, default in zip(added, (-5.0, 0.99, "propagate", None), strict=True):
         assert signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
         assert signature.parameters[name].default == default
     optimizer = cls(make_params())
-    for name, group_name in zip(added, ("explore_alpha", "explore_beta"), strict=True):
+    for name, group_name in zip(added[:2], ("explore_alpha", "explore_beta"), strict=True):
         assert optimizer.param_groups[0][group_name] == signature.parameters[name].default
     with pytest.raises(TypeError, match="unexpected keyword argument 'explore'"):
         cls(make_params(), explore=1.0)
@@ -224,12 +224,6 @@ def test_what_is_no_optimizer_is_refused():
     for base in (torch.nn.Linear, "Adam", EAdamW, E):
         with pytest.raises(TypeError, match=text):
             E.of(base)
-
-
-def test_a_base_that_evaluates_the_closure_itself_is_refused():
-    params = make_params()
-    with pytest.raises(ValueError, match=r"^optimizer must be one whose step\(\) needs no closure, got 'LBFGS'$"):
-        E(torch.optim.LBFGS(params))
 
 
 def test_a_refused_base_is_left_as_it_was():

@@ -21,7 +21,9 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg.backends import compute_dtype
-from thalweg.hyperparameters import check_beta, check_exploration, reject
+from thalweg.hyperparameters import NONFINITE, check_beta, check_bool, check_choice, check_exploration, reject
+from thalweg.layers import all_finite, refuse_nonfinite, refuse_sparse
+from thalweg.objective import ShiftedObjective
 from thalweg.state import load_keeping_dtype
 
 if TYPE_CHECKING:
@@ -44,17 +46,28 @@ class E(Optimizer):
 
     During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged.
 
+    Public attributes and methods that E lacks are the base's (``train`` and ``eval`` of Schedule-Free, say).
+
     Args:
-        optimizer: any torch optimizer whose ``step`` needs no closure.
+        optimizer: any torch optimizer.
         alpha: α of every group that does not bring its own ``explore_alpha``, |α| < 1/(1-β1); negative explores,
             positive exploits. See :func:`thalweg.paper_defaults`.
         beta: β1 in [0, 1), likewise.
+        nonfinite: what to do when a gradient has an infinity or a NaN. "propagate": step all the same, as the base
+            alone would. "skip": nothing changes but ``skipped_steps``. "raise": a RuntimeError, before anything
+            changes. The last two wait for the device at each step.
+        reevaluates: whether the base evaluates the closure itself, as LBFGS and SAM do; ``step`` then needs a closure,
+            and within one step the base sees the loss plus a linear term (:mod:`thalweg.objective`). None: if its
+            ``step`` requires a closure. Else E evaluates it, once, and the base gets none.
+
+    Attributes:
+        base: the optimizer.
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out; not saved.
 
     Raises:
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
-        ValueError: ``alpha`` or ``beta`` out of range, an optimizer that has E already, or one that evaluates the
-            closure itself, such as LBFGS.
-        RuntimeError: a sparse gradient.
+        ValueError: ``alpha`` or ``beta`` out of range, or an optimizer that has E already.
+        RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
 
     >>> model = torch.nn.Linear(4, 1)
     >>> optimizer = E(torch.optim.Adagrad(model.parameters(), lr=0.1), alpha=0.5, beta=0.01)
@@ -64,23 +77,33 @@ class E(Optimizer):
 
     _base_class: ClassVar[type[Optimizer] | None] = None
 
-    def __init__(self, optimizer: Optimizer, alpha: float = -5.0, beta: float = 0.99) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        alpha: float = -5.0,
+        beta: float = 0.99,
+        *,
+        nonfinite: str = "propagate",
+        reevaluates: bool | None = None,
+    ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if ALPHA in optimizer.defaults:
             reject("optimizer", type(optimizer).__name__, "an optimizer that E is not wrapped around already")
-        closure = inspect.signature(optimizer.step).parameters.get("closure")
-        if closure is not None and closure.default is inspect.Parameter.empty:
-            reject("optimizer", type(optimizer).__name__, "one whose step() needs no closure")
         check_beta("beta", beta)
         check_exploration(alpha, beta, names=("alpha", "beta"))
+        check_choice("nonfinite", nonfinite, NONFINITE)
+        check_bool("reevaluates", reevaluates, none=True)
         for group in optimizer.param_groups:
             _check_group({ALPHA: alpha, BETA: beta, **group})
         optimizer.defaults.update({ALPHA: alpha, BETA: beta})
         for group in optimizer.param_groups:
             group.setdefault(ALPHA, alpha)
             group.setdefault(BETA, beta)
-        self.__setstate__({"base": optimizer})
+        if reevaluates is None:
+            closure = inspect.signature(optimizer.step).parameters.get("closure")
+            reevaluates = closure is not None and closure.default is inspect.Parameter.empty
+        self.__setstate__({"base": optimizer, "nonfinite": nonfinite, "reevaluates": reevaluates})
 
     @staticmethod
     def of(base: type[Optimizer]) -> type[ClassForm]:
@@ -128,12 +151,21 @@ class E(Optimizer):
         self.base.defaults = defaults
 
     base: Optimizer
+    nonfinite: str
+    reevaluates: bool
+
+    def __getattr__(self, name: str) -> Any:
+        # Not the private ones: torch reads flags there, such as that the base unscales gradients itself.
+        if name.startswith("_") or "base" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.base, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"base": self.base}
+        return {"base": self.base, "nonfinite": self.nonfinite, "reevaluates": self.reevaluates}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.base = state["base"]
+        self.__dict__.update(state)
+        self.skipped_steps = 0
         super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
         for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
             name = f"_optimizer_{hooks}_hooks"  # the base runs them, since it saves and loads
@@ -194,13 +226,52 @@ class E(Optimizer):
         Returns:
             What the closure returned.
         """
+        if self.reevaluates and closure is None:
+            raise ValueError(f"closure must be given, as {type(self.base).__name__} evaluates it itself, got None")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with self._explored():
-            self.base.step()
+        refuse_sparse(self._gradients(), "E")
+        if self.nonfinite != "propagate" and not all_finite(self._gradients()):
+            if self.nonfinite == "raise":
+                refuse_nonfinite(self._gradients())
+            self.skipped_steps += 1
+            return loss
+        if self.reevaluates and closure is not None:
+            self._step_on_shifted_objective(closure, loss)
+        else:
+            with self._explored():
+                self.base.step()
         return loss
+
+    def _gradients(self) -> Iterator[Tensor]:
+        return (p.grad for group in self.param_groups for p in group["params"] if p.grad is not None)
+
+    def _step_on_shifted_objective(self, closure: Callable[[], float], loss: Any) -> None:
+        """Let the base evaluate; b moves on by the gradient of the first evaluation."""
+        params: list[Tensor] = []
+        shifts: list[Tensor] = []
+        emas: list[Tensor] = []
+        for bucket, group, _ in self._buckets():
+            for p in bucket:
+                g = cast("Tensor", p.grad)
+                b = self.state.get(p, {}).get(EMA)
+                wide = g.to(compute_dtype(g.dtype)) if b is None else g.to(b.dtype)
+                h, after = eq.explore(
+                    wide, torch.zeros_like(wide) if b is None else b, alpha=group[ALPHA], beta=group[BETA]
+                )
+                params.append(p)
+                shifts.append((h - wide).to(g.dtype))
+                emas.append(after)
+        everything = [p for group in self.param_groups for p in group["params"]]
+        objective = ShiftedObjective(closure, loss, params, shifts, everything)
+        try:
+            self.base.step(objective)
+        finally:
+            objective.close()
+        for p, after in zip(params, emas, strict=True):
+            self.state[p][EMA] = after
 
     @contextmanager
     def _explored(self) -> Iterator[None]:
@@ -225,8 +296,6 @@ class E(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                if p.grad.layout != torch.strided:
-                    raise RuntimeError(f"E needs dense gradients, got one of layout {p.grad.layout}")
                 started = p in self.state and EMA in self.state[p]
                 if started or group[ALPHA] != 0.0:
                     buckets[p.device, p.grad.dtype, started].append(p)
@@ -238,12 +307,14 @@ class E(Optimizer):
         """g' = g + c (g - b) of each parameter, in the gradient's dtype; b is 0 where it does not exist yet."""
         grads = [p.grad for p in params if p.grad is not None]
         weight = 1.0 + eq.gain(group[ALPHA], group[BETA])
-        if EMA not in self.state.get(params[0], {}):
-            return [g * weight for g in grads]
-        emas = [self.state[p][EMA] for p in params]
-        wide = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
-        lerped = torch._foreach_lerp(emas, wide, weight) if foreach else map(torch.lerp, emas, wide, repeat(weight))
-        return [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
+        if EMA in self.state.get(params[0], {}):
+            emas = [self.state[p][EMA] for p in params]
+            wide = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
+            lerped = torch._foreach_lerp(emas, wide, weight) if foreach else map(torch.lerp, emas, wide, repeat(weight))
+            replaced = [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
+        else:
+            replaced = [g * weight for g in grads]
+        return [_with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
 
     def _advance(self, params: list[Tensor], beta: float, foreach: bool) -> None:
         """b ← β1 b + (1-β1) g. A missing b starts here, after the base has made its own state for the parameter."""
@@ -262,36 +333,45 @@ class E(Optimizer):
 class ClassForm(E):
     """The class form of E, for ``E.of``: builds the base itself."""
 
-    _names: ClassVar[tuple[str, str]]
+    _own: ClassVar[dict[str, str]]
+    """E's arguments, by the names they have here."""
 
     def __init__(self, params: ParamsT, *args: Any, **kwargs: Any) -> None:
-        alpha, beta = self._names
-        options = {"alpha": kwargs.pop(alpha, -5.0), "beta": kwargs.pop(beta, 0.99)}
+        own = {name: kwargs.pop(key) for name, key in self._own.items() if key in kwargs}
         assert self._base_class is not None
-        super().__init__(self._base_class(params, *args, **kwargs), **options)
+        super().__init__(self._base_class(params, *args, **kwargs), **own)
 
 
 @functools.cache
 def _class_form(base: Any) -> type[ClassForm]:
     signature = inspect.signature(base)
-    names = (ALPHA, BETA) if {"alpha", "beta"} & set(signature.parameters) else ("alpha", "beta")
+    clash = {"alpha", "beta"} & set(signature.parameters)
+    own = {"alpha": ALPHA, "beta": BETA} if clash else {"alpha": "alpha", "beta": "beta"}
+    own |= {name: name for name in ("nonfinite", "reevaluates") if name not in signature.parameters}
+    defaults = inspect.signature(E).parameters
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in zip(names, (-5.0, 0.99), strict=True)
+        inspect.Parameter(own[name], inspect.Parameter.KEYWORD_ONLY, default=defaults[name].default) for name in own
     ]
     keywords = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
     others = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    names = ", ".join(f"``{name}``" for name in own.values())
     return type(
         f"E{base.__name__}",
         (ClassForm,),
         {
-            "__doc__": f"E in front of {base.__name__}: its arguments, and ``{names[0]}`` and ``{names[1]}`` of E.",
+            "__doc__": f"E in front of {base.__name__}: its arguments, and {names} of E.",
             "__module__": __name__,
             "__signature__": signature.replace(parameters=[*others, *added, *keywords]),
             "_base_class": base,
-            "_names": names,
+            "_own": own,
         },
     )
+
+
+def _with_graph_of(g: Tensor, h: Tensor) -> Tensor:
+    """h as g plus a constant, for bases that differentiate the gradient: the Hessian stays that of the loss."""
+    with torch.enable_grad():
+        return g + (h - g).detach()
 
 
 def _blank(base: type[Optimizer]) -> E:

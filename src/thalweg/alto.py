@@ -13,16 +13,16 @@ Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, compute_dtype, foreach, single
-from thalweg.hyperparameters import check_betas, check_bool, check_exploration, check_nonnegative, is_number, reject
+from thalweg import layers
+from thalweg.backends import Hyper, Scales, foreach, single
+from thalweg.hyperparameters import check_exploration, check_lamb
 from thalweg.state import load_keeping_dtype
 
 if TYPE_CHECKING:
@@ -53,14 +53,25 @@ class Lamb(Optimizer):
             keeps its values. None: no clipping.
         state_dtype: dtype of the moments, torch.float32 or torch.float64. None: the parameter's dtype, but float32 for
             float16 and bfloat16.
+        nonfinite: what to do when any gradient of any group has an infinity or a NaN. "skip": nothing changes but
+            ``skipped_steps``; decided on the device unless that is the CPU. "raise": a RuntimeError, before anything
+            changes. "propagate": step all the same, as torch's optimizers do.
+        stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
+            decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
+            group as ``rounding_step``. Other dtypes are written as ever.
+        norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
+            for experts of shape (experts, in, out). None: over the whole parameter.
         maximize: ascend instead of descend.
         foreach: use torch's multi-tensor operations. None: where all parameters are on CUDA.
         fused: reserved; True raises.
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
 
+    Attributes:
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; not saved.
+
     Raises:
         ValueError: an argument outside its range, named with its value.
-        RuntimeError: a sparse gradient.
+        RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
 
     >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     >>> optimizer = Lamb([weight], lr=0.1, trust_eps=0.0, weight_decay=0.0)
@@ -85,6 +96,9 @@ class Lamb(Optimizer):
         trust_clip: tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         state_dtype: torch.dtype | None = None,
+        nonfinite: str = "skip",
+        stochastic_rounding: bool = False,
+        norm_dims: tuple[int, ...] | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -101,6 +115,9 @@ class Lamb(Optimizer):
             trust_clip=trust_clip,
             max_grad_norm=max_grad_norm,
             state_dtype=state_dtype,
+            nonfinite=nonfinite,
+            stochastic_rounding=stochastic_rounding,
+            norm_dims=norm_dims,
             maximize=maximize,
             foreach=foreach,
             fused=fused,
@@ -109,28 +126,12 @@ class Lamb(Optimizer):
 
     def _start(self, params: ParamsT, **defaults: Any) -> None:
         self._check(defaults)
+        self.skipped_steps = torch.zeros((), dtype=torch.int64)
         super().__init__(params, defaults)
 
     def _check(self, group: dict[str, Any]) -> None:
         """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range."""
-        for name in ("lr", "eps", "trust_eps", "weight_decay"):
-            check_nonnegative(name, group[name])
-        group["betas"] = check_betas(group["betas"], self._beta_count)
-        for name in ("trust_ratio", "maximize", "capturable"):
-            check_bool(name, group[name])
-        for name in ("foreach", "fused"):
-            check_bool(name, group[name], none=True)
-        if group["fused"]:
-            reject("fused", True, "None or False: fused kernels are not available yet")
-        if (clip := group["trust_clip"]) is not None:
-            pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
-            if not pair or not 0.0 <= clip[0] <= clip[1]:
-                reject("trust_clip", clip, "None or (lo, hi) with 0 <= lo <= hi")
-            group["trust_clip"] = tuple(clip)
-        if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
-            reject("max_grad_norm", bound, "None or a number in (0, inf]")
-        if group["state_dtype"] not in (None, torch.float32, torch.float64):
-            reject("state_dtype", group["state_dtype"], "None, torch.float32 or torch.float64")
+        check_lamb(group, self._beta_count)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its missing options filled in from the defaults.
@@ -138,12 +139,14 @@ class Lamb(Optimizer):
         Raises:
             ValueError: an option is out of range; nothing is added then.
         """
-        merged = {**self.defaults, **param_group}
+        params = param_group["params"]
+        merged = {**self.defaults, **param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
         self._check(merged)
         super().add_param_group(merged)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("skipped_steps", torch.zeros((), dtype=torch.int64))
         for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -155,28 +158,20 @@ class Lamb(Optimizer):
             ValueError: the groups do not match, or a loaded hyperparameter is out of range.
         """
         for group in state_dict["param_groups"]:
-            self._check({**self.defaults, **group})
+            self._check({**self.defaults, **group, "params": ()})  # which are numbers here
         load_keeping_dtype(self, super().load_state_dict, state_dict, BUFFERS)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "step" in self.state.get(p, ()):
+                    self.state[p]["step"] = self.state[p]["step"].to(layers.step_device(p, group))
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
         for group in self.param_groups:
+            names = BUFFERS if self._exploration(group)[0] != 0.0 else BUFFERS[:2]
             for p in group["params"]:
                 if p.requires_grad or p.grad is not None:
-                    self._init_param(p, group)
-
-    def _init_param(self, p: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if "step" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
-        names = ["exp_avg", "exp_avg_sq"]
-        if self._exploration(group)[0] != 0.0:
-            names.append("explore_ema")
-        for name in names:
-            if name not in state:
-                dtype = group["state_dtype"] or compute_dtype(p.dtype)
-                dtype = dtype.to_complex() if p.is_complex() and not dtype.is_complex else dtype
-                state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+                    layers.init_state(p, group, self.state[p], names)
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
         """(α, β1) of a group."""
@@ -204,66 +199,75 @@ class Lamb(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
-        self._refuse_sparse()
+        layers.refuse_sparse(self._gradients(), type(self).__name__)
+        finite = self._judge_finite()
         self.init_state()
         total_norm = self._total_norm()
         for group in self.param_groups:
-            alpha, beta1 = self._exploration(group)
-            beta2, beta3 = group["betas"][-2:]
-            lr = group["lr"]
-            hyper = Hyper(
-                lr=lr.reshape(()) if isinstance(lr, Tensor) else lr,
-                alpha=alpha,
-                beta1=beta1,
-                beta2=beta2,
-                beta3=beta3,
-                eps=group["eps"],
-                trust_eps=group["trust_eps"],
-                weight_decay=group["weight_decay"],
-                trust_ratio=group["trust_ratio"],
-                trust_clip=group["trust_clip"],
-                maximize=group["maximize"],
-            )
-            bound = group["max_grad_norm"]
-            scale = None if bound is None else eq.clip_coefficient(cast("Tensor", total_norm), bound)
-            for layers in self._buckets(group):
-                device = layers[0].param.device
-                (foreach if _use_foreach(group, device) else single).step(
-                    layers, hyper, None if scale is None else scale.to(device)
-                )
+            if finite is None or group["nonfinite"] != "skip":
+                self._step_group(group, total_norm, None)
+            elif self._on_device(group, finite.device):
+                self._step_group(group, total_norm, finite.float())
+            elif finite:
+                self._step_group(group, total_norm, None)
         return loss
 
-    def _refuse_sparse(self) -> None:
-        for p in self._with_grad():
-            if p.grad is not None and p.grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__} needs dense gradients, got one of layout {p.grad.layout} for a parameter "
-                    f"of shape {tuple(p.shape)}; build the layer with sparse=False"
-                )
+    def _step_group(self, group: dict[str, Any], total_norm: Tensor | None, go: Tensor | None) -> None:
+        scale = None
+        if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
+            scale = eq.clip_coefficient(total_norm, bound)
+        if group["stochastic_rounding"]:
+            group["rounding_step"] = group.get("rounding_step", 0) + 1
+        hyper = self._hyper(group)
+        for bucket in layers.buckets(group, self.state, go):
+            device = bucket[0].param.device
+            backend = foreach if _use_foreach(group, device) else single
+            backend.step(bucket, hyper, Scales(*(None if t is None else t.to(device) for t in (scale, go))))
 
-    def _with_grad(self) -> Iterator[Tensor]:
-        return (p for group in self.param_groups for p in group["params"] if p.grad is not None)
+    def _hyper(self, group: dict[str, Any]) -> Hyper:
+        alpha, beta1 = self._exploration(group)
+        beta2, beta3 = group["betas"][-2:]
+        lr = group["lr"]
+        return Hyper(
+            lr=lr.reshape(()) if isinstance(lr, Tensor) else lr,
+            alpha=alpha,
+            beta1=beta1,
+            beta2=beta2,
+            beta3=beta3,
+            eps=group["eps"],
+            trust_eps=group["trust_eps"],
+            weight_decay=group["weight_decay"],
+            trust_ratio=group["trust_ratio"],
+            trust_clip=group["trust_clip"],
+            maximize=group["maximize"],
+            stochastic_rounding=group["stochastic_rounding"],
+        )
+
+    def _gradients(self) -> Iterator[Tensor]:
+        return (p.grad for group in self.param_groups for p in group["params"] if p.grad is not None)
+
+    def _judge_finite(self) -> Tensor | None:
+        """Whether all gradients are finite, 0-d; None if no group skips a step that is not."""
+        policies = {group["nonfinite"] for group in self.param_groups}
+        if policies == {"propagate"}:
+            return None
+        finite = layers.all_finite(self._gradients())
+        if "raise" in policies and not finite:
+            layers.refuse_nonfinite(self._gradients())
+        if "skip" not in policies:
+            return None
+        self.skipped_steps = self.skipped_steps.to(finite.device)
+        self.skipped_steps += finite.logical_not()
+        return finite
+
+    def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:
+        """Whether the group's steps are skipped on the device, without the host ever knowing."""
+        return device.type != "cpu" or group["capturable"] or torch.compiler.is_compiling()
 
     def _total_norm(self) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
-        if all(group["max_grad_norm"] is None for group in self.param_groups):
-            return None
-        grads = [p.grad.to(compute_dtype(p.grad.dtype)) for p in self._with_grad() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(grads)
-
-    def _buckets(self, group: dict[str, Any]) -> list[list[Layer]]:
-        """The group's parameters that have a gradient, their steps counted, by device, dtype and presence of b."""
-        buckets: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            state["step"] += 1
-            count = state["step"] if group["capturable"] or torch.compiler.is_compiling() else state["step"].item()
-            tensors = [p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")]
-            param, grad, m, v, b = (torch.view_as_real(t) if t is not None and t.is_complex() else t for t in tensors)
-            buckets[p.device, param.dtype, m.dtype, b is None].append(Layer(param, grad, count, m, v, b))
-        return list(buckets.values())
+        wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
+        return layers.global_norm(self._gradients()) if wanted else None
 
 
 class ALTO(Lamb):
@@ -287,6 +291,9 @@ class ALTO(Lamb):
         trust_clip: range of φ.
         max_grad_norm: global norm to clip to.
         state_dtype: dtype of the buffers.
+        nonfinite: what to do about infinities and NaNs in the gradients.
+        stochastic_rounding: for bfloat16 parameters.
+        norm_dims: axes of a layer in a parameter that stacks several.
         maximize: ascend instead of descend.
         foreach: use torch's multi-tensor operations.
         fused: reserved.
@@ -318,6 +325,9 @@ class ALTO(Lamb):
         trust_clip: tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         state_dtype: torch.dtype | None = None,
+        nonfinite: str = "skip",
+        stochastic_rounding: bool = False,
+        norm_dims: tuple[int, ...] | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -335,6 +345,9 @@ class ALTO(Lamb):
             trust_clip=trust_clip,
             max_grad_norm=max_grad_norm,
             state_dtype=state_dtype,
+            nonfinite=nonfinite,
+            stochastic_rounding=stochastic_rounding,
+            norm_dims=norm_dims,
             maximize=maximize,
             foreach=foreach,
             fused=fused,

@@ -61,7 +61,7 @@ def explore(g: Tensor, b: Tensor, *, alpha: float, beta: float) -> tuple[Tensor,
 
 def moments(h: Tensor, m: Tensor, v: Tensor, *, beta2: float, beta3: float) -> tuple[Tensor, Tensor]:
     """First and second moments: m_k = β2 m_{k-1} + (1-β2) h_k and v_k = β3 v_{k-1} + (1-β3) h_k²."""
-    return torch.lerp(m, h, 1.0 - beta2), beta3 * v + (1.0 - beta3) * (h * h)
+    return torch.lerp(m, h, 1.0 - beta2), torch.lerp(v, h * h, 1.0 - beta3)
 
 
 def bias_correction(beta: float, step: Scalar) -> Scalar:
@@ -96,9 +96,14 @@ def trust_ratio(theta_norm: Tensor, r_norm: Tensor, *, eps: float, clip: tuple[f
     return ratio
 
 
-def norm(x: Tensor) -> Tensor:
-    """The 2-norm of a layer, 0-d."""
-    result: Tensor = torch.linalg.vector_norm(x)
+def norm(x: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
+    """The 2-norm of a layer, 0-d; or over ``dims`` alone, of each layer stacked in x, in a shape that broadcasts.
+
+    >>> norm(torch.tensor([[3.0, 4.0], [6.0, 8.0]]), dims=(1,))
+    tensor([[ 5.],
+            [10.]])
+    """
+    result: Tensor = torch.linalg.vector_norm(x, dim=dims, keepdim=dims is not None)
     return result
 
 

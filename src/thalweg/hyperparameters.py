@@ -6,7 +6,10 @@ import math
 from numbers import Real
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
+
+NONFINITE = ("skip", "raise", "propagate")
 
 
 def reject(argument: str, value: object, allowed: str) -> NoReturn:
@@ -14,14 +17,14 @@ def reject(argument: str, value: object, allowed: str) -> NoReturn:
     raise ValueError(f"{argument} must be {allowed}, got {value!r}")
 
 
-def check_nonnegative(argument: str, value: object) -> None:
-    """Raise ``ValueError`` unless 0 <= value < inf; a one-element tensor counts as its value.
+def check_nonnegative(argument: str, value: object, *, tensor: bool = False) -> None:
+    """Raise ``ValueError`` unless 0 <= value < inf; where ``tensor``, a one-element tensor counts as its value.
 
     >>> check_nonnegative("lr", -1)
     Traceback (most recent call last):
     ValueError: lr must be a number in [0, inf), got -1
     """
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if tensor and isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if not (is_number(value) and 0.0 <= float(value) < math.inf):  # type: ignore[arg-type]
         reject(argument, value, "a number in [0, inf)")
@@ -65,3 +68,52 @@ def check_bool(argument: str, value: object, *, none: bool = False) -> None:
 def is_number(value: object) -> bool:
     """Whether value is a real number; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_choice(argument: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless value is one of the allowed strings."""
+    if value not in allowed:
+        reject(argument, value, " or ".join(map(repr, allowed)))
+
+
+def check_lamb(group: dict[str, Any], betas: int) -> None:
+    """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; it has ``betas`` betas."""
+    check_nonnegative("lr", group["lr"], tensor=True)
+    for name in ("eps", "trust_eps", "weight_decay"):
+        check_nonnegative(name, group[name])
+    group["betas"] = check_betas(group["betas"], betas)
+    for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding"):
+        check_bool(name, group[name])
+    for name in ("foreach", "fused"):
+        check_bool(name, group[name], none=True)
+    if group["fused"]:
+        reject("fused", True, "None or False: fused kernels are not available yet")
+    if (clip := group["trust_clip"]) is not None:
+        pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
+        if not pair or not 0.0 <= clip[0] <= clip[1]:
+            reject("trust_clip", clip, "None or (lo, hi) with 0 <= lo <= hi")
+        group["trust_clip"] = tuple(clip)
+    if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
+        reject("max_grad_norm", bound, "None or a number in (0, inf]")
+    if group["state_dtype"] not in (None, torch.float32, torch.float64):
+        reject("state_dtype", group["state_dtype"], "None, torch.float32 or torch.float64")
+    check_choice("nonfinite", group["nonfinite"], NONFINITE)
+    if group["nonfinite"] == "raise" and group["capturable"]:
+        reject("nonfinite", "raise", "'skip' or 'propagate' with capturable=True, as raising reads the gradients back")
+    if group["stochastic_rounding"] and group["capturable"]:
+        reject("stochastic_rounding", True, "False with capturable=True, as its seed is counted on the host")
+    _check_norm_dims(group)
+
+
+def _check_norm_dims(group: dict[str, Any]) -> None:
+    dims = group["norm_dims"]
+    if dims is None:
+        return
+    integers = isinstance(dims, tuple | list) and all(isinstance(d, int) and not isinstance(d, bool) for d in dims)
+    if not integers or not dims or len(set(dims)) != len(dims):
+        reject("norm_dims", dims, "None or a tuple of different axes")
+    group["norm_dims"] = tuple(dims)
+    for p in group.get("params", ()):
+        p = p[1] if isinstance(p, tuple) else p  # named
+        if len({d % p.ndim for d in dims if -p.ndim <= d < p.ndim}) != len(dims):
+            reject("norm_dims", dims, f"different axes of every parameter of its group, one of shape {tuple(p.shape)}")

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, compute_dtype
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, store
 
 
-def step(layers: Sequence[Layer], hyper: Hyper, grad_scale: Tensor | None) -> None:
-    """One step of ALTO on all layers, in place; they share device, dtype and whether they have ``explore_ema``.
-
-    ``grad_scale`` multiplies every gradient.
-    """
-    params = [layer.param for layer in layers]
-    grads = [layer.grad for layer in layers]
+def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales) -> None:
+    """One step of ALTO on all layers, in place; they share device, dtypes and whether they have ``explore_ema``."""
     ms = [layer.exp_avg for layer in layers]
     vs = [layer.exp_avg_sq for layer in layers]
-    dtype = compute_dtype(params[0].dtype)
+    dtype = compute_dtype(layers[0].param.dtype)
 
-    thetas = [p.to(dtype) for p in params]
-    hs = [g.to(dtype) for g in grads]  # aliases of the gradients where the dtype is theirs: not to be written to
+    thetas = [layer.param.to(dtype) for layer in layers]
+    hs = [layer.grad.to(dtype) for layer in layers]  # the gradients themselves, if so typed: not to be written to
     if hyper.maximize:
         hs = list(torch._foreach_neg(hs))
-    if grad_scale is not None:
-        hs = list(torch._foreach_mul(hs, grad_scale))
+    if scales.grad is not None:
+        hs = list(torch._foreach_mul(hs, scales.grad))
+    if scales.go is not None:  # a product with 0 would keep a NaN
+        hs = [torch.where(scales.go > 0, h, 0.0) for h in hs]
     if layers[0].explore_ema is not None:
         bs = [layer.explore_ema for layer in layers if layer.explore_ema is not None]
         gs = hs
         hs = list(torch._foreach_lerp(_to(bs, dtype), gs, 1.0 + eq.gain(hyper.alpha, hyper.beta1)))
-        _lerp_(bs, gs, 1.0 - hyper.beta1)
-    m_wide = _lerp_(ms, hs, 1.0 - hyper.beta2)
-    squares = torch._foreach_mul(hs, hs)
-    v_wide = _to(vs, dtype)
-    torch._foreach_mul_(v_wide, hyper.beta3)
-    torch._foreach_add_(v_wide, squares, alpha=1.0 - hyper.beta3)
-    _store(vs, v_wide)
-    del hs, squares
+        _lerp_(bs, gs, 1.0 - hyper.beta1, scales.go)
+    m_wide = _lerp_(ms, hs, 1.0 - hyper.beta2, scales.go)
+    v_wide = _lerp_(vs, list(torch._foreach_mul(hs, hs)), 1.0 - hyper.beta3, scales.go)
+    del hs
 
     denominators = _over(v_wide, [eq.bias_correction(hyper.beta3, layer.step) for layer in layers])
     torch._foreach_sqrt_(denominators)
@@ -54,35 +43,45 @@ def step(layers: Sequence[Layer], hyper: Hyper, grad_scale: Tensor | None) -> No
     if hyper.weight_decay != 0.0:
         torch._foreach_add_(rs, thetas, alpha=hyper.weight_decay)
 
-    if hyper.trust_ratio:
-        ratios = eq.trust_ratio(
-            torch.stack(torch._foreach_norm(thetas)),
-            torch.stack(torch._foreach_norm(rs)),
-            eps=hyper.trust_eps,
-            clip=hyper.trust_clip,
-        )
-        torch._foreach_mul_(rs, list((ratios * hyper.lr).unbind()))
-    else:
-        torch._foreach_mul_(rs, hyper.lr)
+    rate = hyper.lr if scales.go is None else hyper.lr * scales.go
+    torch._foreach_mul_(
+        rs, [rate * ratio for ratio in _ratios(layers, thetas, rs, hyper)] if hyper.trust_ratio else rate
+    )
+    if scales.go is not None:  # before the first real step m̂ and v̂ are 0/0
+        rs = [torch.where(scales.go > 0, r, 0.0) for r in rs]
     torch._foreach_sub_(thetas, rs)
-    _store(params, thetas)
+    for layer, theta in zip(layers, thetas, strict=True):
+        if theta is not layer.param:
+            store(layer, theta, hyper)
+
+
+def _ratios(layers: Sequence[Layer], thetas: list[Tensor], rs: list[Tensor], hyper: Hyper) -> list[Tensor]:
+    """The trust ratio of each layer; all whole layers' in one operation."""
+    eps, clip = hyper.trust_eps, hyper.trust_clip
+    if all(layer.norm_dims is None for layer in layers):
+        norms = (torch.stack(torch._foreach_norm(tensors)) for tensors in (thetas, rs))
+        return list(eq.trust_ratio(*norms, eps=eps, clip=clip).unbind())
+    return [
+        eq.trust_ratio(eq.norm(theta, layer.norm_dims), eq.norm(r, layer.norm_dims), eps=eps, clip=clip)
+        for layer, theta, r in zip(layers, thetas, rs, strict=True)
+    ]
 
 
 def _to(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return [t.to(dtype) for t in tensors]
 
 
-def _store(targets: list[Tensor], values: list[Tensor]) -> None:
-    """Write back what was computed in a wider dtype; where the dtypes agree, the values are the targets."""
-    if targets[0].dtype != values[0].dtype:
-        torch._foreach_copy_(targets, values)
-
-
-def _lerp_(targets: list[Tensor], ends: list[Tensor], weight: float) -> list[Tensor]:
-    """The new targets, not rounded to their dtype."""
+def _lerp_(targets: list[Tensor], ends: list[Tensor], weight: float, go: Tensor | None) -> list[Tensor]:
+    """Move the targets towards the ends, unless ``go`` is 0; return them before rounding to their dtype."""
     wide = _to(targets, ends[0].dtype)
-    torch._foreach_lerp_(wide, ends, weight)
-    _store(targets, wide)
+    if go is None:
+        torch._foreach_lerp_(wide, ends, weight)
+    else:
+        changes = torch._foreach_sub(ends, wide)
+        torch._foreach_mul_(changes, weight * go)
+        torch._foreach_add_(wide, changes)
+    if targets[0].dtype != wide[0].dtype:
+        torch._foreach_copy_(targets, wide)
     return wide
 
 

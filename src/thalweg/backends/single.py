@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, compute_dtype
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, store
 
 
-def step(layers: Sequence[Layer], hyper: Hyper, grad_scale: Tensor | None) -> None:
-    """One step of ALTO on each layer, in place; ``grad_scale`` multiplies every gradient."""
+def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales) -> None:
+    """One step of ALTO on each layer, in place."""
     for layer in layers:
         dtype = compute_dtype(layer.param.dtype)
         theta, g = layer.param.to(dtype), layer.grad.to(dtype)
         if hyper.maximize:
             g = -g
-        if grad_scale is not None:
-            g = g * grad_scale
+        if scales.grad is not None:
+            g = g * scales.grad
 
-        h = g
+        h, b = g, None
         if layer.explore_ema is not None:
             h, b = eq.explore(g, layer.explore_ema.to(dtype), alpha=hyper.alpha, beta=hyper.beta1)
-            layer.explore_ema.copy_(b)
         m, v = eq.moments(h, layer.exp_avg.to(dtype), layer.exp_avg_sq.to(dtype), beta2=hyper.beta2, beta3=hyper.beta3)
-        layer.exp_avg.copy_(m)
-        layer.exp_avg_sq.copy_(v)
-
         r = eq.direction(
             m,
             v,
@@ -42,5 +36,16 @@ def step(layers: Sequence[Layer], hyper: Hyper, grad_scale: Tensor | None) -> No
             r = r + hyper.weight_decay * theta
         rate = hyper.lr
         if hyper.trust_ratio:
-            rate = rate * eq.trust_ratio(eq.norm(theta), eq.norm(r), eps=hyper.trust_eps, clip=hyper.trust_clip)
-        layer.param.copy_(theta - rate * r)
+            theta_norm, r_norm = (eq.norm(x, layer.norm_dims) for x in (theta, r))
+            rate = rate * eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
+
+        _write(layer.exp_avg, m, scales.go)
+        _write(layer.exp_avg_sq, v, scales.go)
+        if layer.explore_ema is not None and b is not None:
+            _write(layer.explore_ema, b, scales.go)
+        moved = theta - rate * r
+        store(layer, moved if scales.go is None else torch.where(scales.go > 0, moved, theta), hyper)
+
+
+def _write(target: Tensor, value: Tensor, go: Tensor | None) -> None:
+    target.copy_(value if go is None else torch.where(go > 0, value, target))

@@ -1,0 +1,95 @@
+"""From parameter groups to layers: gradients judged, state allocated, steps counted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.backends import Layer, compute_dtype
+
+
+def refuse_sparse(gradients: Iterable[Tensor], optimizer: str) -> None:
+    """Raise ``RuntimeError`` for a gradient that is not dense."""
+    for g in gradients:
+        if g.layout != torch.strided:
+            raise RuntimeError(
+                f"{optimizer} needs dense gradients, got one of layout {g.layout} and shape {tuple(g.shape)}: "
+                "build the layer with sparse=False"
+            )
+
+
+def all_finite(gradients: Iterable[Tensor]) -> Tensor:
+    """Whether no gradient has an infinity or a NaN: a 0-d boolean tensor on the device of the first.
+
+    By the largest magnitude, not the 2-norm, whose squares overflow long before the gradients do.
+    """
+    nonempty = [g for g in gradients if g.numel() > 0]
+    finite: Tensor = torch.nn.utils.get_total_norm(nonempty, float("inf")).isfinite()
+    return finite
+
+
+def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
+    """Raise ``RuntimeError`` for the first gradient with an infinity or a NaN."""
+    for g in gradients:
+        if not g.isfinite().all():
+            raise RuntimeError(f"a gradient of shape {tuple(g.shape)} has an infinity or a NaN; nothing has changed")
+
+
+def global_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """The 2-norm of all gradients together, taken in float32 at least."""
+    return torch.nn.utils.get_total_norm([g.to(compute_dtype(g.dtype)) for g in gradients])
+
+
+def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:
+    """Allocate what ``state`` lacks of the step count and of the named buffers, as zeros."""
+    if "step" not in state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=step_device(p, group))
+    for name in names:
+        if name not in state:
+            dtype = group["state_dtype"] or compute_dtype(p.dtype)
+            dtype = dtype.to_complex() if p.is_complex() and not dtype.is_complex else dtype
+            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+
+
+def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
+    """Where ``step`` lives: a step that the device may skip is counted there."""
+    return p.device if group["capturable"] or group["nonfinite"] == "skip" else torch.device("cpu")
+
+
+def buckets(group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None) -> list[list[Layer]]:
+    """The group's parameters that have a gradient, their steps counted, by device, dtypes and presence of b.
+
+    ``go`` is what a step counts for, if that is decided on the device.
+    """
+    found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
+    on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
+    for index, p in enumerate(group["params"]):
+        if p.grad is None:
+            continue
+        state = states[p]
+        state["step"] += 1 if go is None else go.to(state["step"].device)
+        tensors = (p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema"))
+        param, grad, m, v, b = (torch.view_as_real(t) if t is not None and t.is_complex() else t for t in tensors)
+        layer = Layer(
+            param=param,
+            grad=grad,
+            step=state["step"] if on_device else state["step"].item(),
+            exp_avg=m,
+            exp_avg_sq=v,
+            explore_ema=b,
+            norm_dims=_norm_dims(p, group["norm_dims"]),
+            seed=(group.get("rounding_step", 0) << 24) + index,
+        )
+        found[p.device, param.dtype, m.dtype, b is None].append(layer)
+    return list(found.values())
+
+
+def _norm_dims(p: Tensor, dims: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The axes counted from the front, with that of the real and imaginary parts, which a norm takes together."""
+    if dims is None:
+        return None
+    return (*(d % p.ndim for d in dims), *((p.ndim,) if p.is_complex() else ()))
