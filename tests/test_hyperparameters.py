@@ -116,3 +116,39 @@ def test_the_bound_itself_is_refused_and_its_neighbour_accepted(beta):
         check_exploration(sign * bound * (1 - 1e-12), beta, names=("alpha", "beta"))
         with pytest.raises(ValueError, match=r"^alpha must be a number in "):
             check_exploration(sign * math.nextafter(bound * (1 + 1e-15), math.inf), beta, names=("alpha", "beta"))
+
+
+unit = st.floats(0.0, 1.0)
+below_one = st.floats(0.0, 1.0, exclude_max=True)
+
+
+@settings(FEW, max_examples=60)
+@given(
+    st.fixed_dictionaries(
+        {"betas": st.tuples(below_one, below_one, below_one), "gain": st.floats(-0.999, 0.999)},
+        optional={
+            "lr": unit,
+            "eps": st.floats(1e-37, 1.0),
+            "trust_eps": unit,
+            "weight_decay": unit,
+            "trust_ratio": st.booleans(),
+            "trust_clip": st.sampled_from([None, (0.0, 1.0), (0.1, 10.0)]),
+            "max_grad_norm": st.one_of(st.none(), st.floats(1e-6, 1e6)),
+            "nonfinite": st.sampled_from(["skip", "raise", "propagate"]),
+            "foreach": st.booleans(),
+            "maximize": st.booleans(),
+        },
+    )
+)
+def test_every_valid_combination_steps_on_a_convex_problem_without_a_nan(options):
+    """With a gradient that is zero at the start, and one that is nowhere else."""
+    p = torch.nn.Parameter(torch.tensor([0.0, 1.0, -2.0]))
+    options["alpha"] = options.pop("gain") / (1.0 - options["betas"][0])
+    sign = -1.0 if options.get("maximize") else 1.0
+    optimizer = ALTO([p], **options)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (sign * p.square().sum()).backward()
+        optimizer.step()
+    assert p.isfinite().all()
+    assert all(value.isfinite().all() for value in optimizer.state[p].values())

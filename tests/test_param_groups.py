@@ -7,7 +7,7 @@ import torch
 from support import clone_params
 from torch import nn
 
-from thalweg import ALTO, Lamb, param_groups
+from thalweg import ALTO, Lamb, check_coverage, param_groups
 
 
 def split(model, **kwargs):
@@ -128,7 +128,7 @@ def test_the_groups_do_in_lamb_what_they_say():
     """Adapted: a weight moves by lr·‖θ‖. Not adapted, not decayed: a bias moves by lr·sign(g) at the first step."""
     model = nn.Linear(4, 3).double()
     weight, bias = clone_params(model.parameters())
-    optimizer = Lamb(param_groups(model, 0.5), lr=0.1, eps=0.0, trust_eps=0.0)
+    optimizer = Lamb(param_groups(model, 0.5), lr=0.1, eps=1e-37, trust_eps=0.0)
     for p in model.parameters():
         p.grad = torch.full_like(p, -2.0)
     optimizer.step()
@@ -141,3 +141,53 @@ def test_errors_name_the_argument():
         param_groups(nn.Linear(2, 2), weight_decay=-0.1)
     with pytest.raises(ValueError, match=r"^model must have at least one parameter, got none$"):
         param_groups(nn.ReLU())
+
+
+def test_the_first_pattern_that_matches_wins_and_overrides():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 1))
+    groups = param_groups(model, 0.1, patterns={"2.*": {"lr": 0.5, "trust_ratio": False}, "*.weight": {"lr": 0.25}})
+    told = [({k: v for k, v in g.items() if k != "params"}, [tuple(p.shape) for p in g["params"]]) for g in groups]
+    assert told == [
+        ({"weight_decay": 0.1, "trust_ratio": True, "lr": 0.25}, [(3, 2), (3, 3)]),
+        ({"weight_decay": 0.0, "trust_ratio": False}, [(3,), (3,)]),
+        ({"weight_decay": 0.1, "trust_ratio": False, "lr": 0.5}, [(1, 3)]),
+        ({"weight_decay": 0.0, "trust_ratio": False, "lr": 0.5}, [(1,)]),
+    ]
+
+
+def test_a_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"patterns that match a parameter of Linear, got \['wieght'\]$"):
+        param_groups(torch.nn.Linear(1, 1), patterns={"weight": {}, "wieght": {}})
+
+
+def test_stacked_layers_are_told_apart_from_their_stack():
+    model = torch.nn.Module()
+    model.experts_w = torch.nn.Parameter(torch.ones(4, 3, 2))
+    model.experts_b = torch.nn.Parameter(torch.ones(4, 3))  # a matrix by its shape, four vectors in truth
+    groups = param_groups(model, 0.1, patterns={"experts_*": {"stacked": 1}})
+    told = [{k: v for k, v in g.items() if k != "params"} for g in groups]
+    assert told == [
+        {"weight_decay": 0.1, "trust_ratio": True, "norm_dims": (-2, -1)},
+        {"weight_decay": 0.0, "trust_ratio": False, "norm_dims": (-1,)},
+    ]
+    assert "norm_dims" in ALTO(groups).param_groups[0]
+
+
+@pytest.mark.parametrize("stacked", [2, -1, 1.0, True])
+def test_a_stack_of_axes_that_are_not_there_is_an_error(stacked):
+    with pytest.raises(ValueError, match=r"stacked of 'weight' must be an integer in \[0, 2\) for weight of 2 axes"):
+        param_groups(torch.nn.Linear(2, 3), patterns={"weight": {"stacked": stacked}})
+
+
+def test_coverage_names_what_is_left_out_doubled_or_foreign():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    model[1].bias.requires_grad_(False)  # frozen: may be left out
+    check_coverage(model, ALTO(param_groups(model)))
+    check_coverage(model, ALTO([p for p in model.parameters() if p.requires_grad]))
+    stray = torch.nn.Parameter(torch.ones(7))
+    optimizer = torch.optim.SGD([model[0].weight, stray], lr=0.1)
+    optimizer.param_groups[0]["params"].append(model[0].weight)
+    with pytest.raises(
+        ValueError, match=r"left out: 0\.bias, 1\.weight; doubled: 0\.weight; not the model's: one of shape \(7,\)$"
+    ):
+        check_coverage(model, optimizer)

@@ -53,9 +53,9 @@ class E(Optimizer):
         alpha: α of every group that does not bring its own ``explore_alpha``, |α| < 1/(1-β1); negative explores,
             positive exploits. See :func:`thalweg.paper_defaults`.
         beta: β1 in [0, 1), likewise.
-        nonfinite: what to do when a gradient has an infinity or a NaN. "propagate": step all the same, as the base
-            alone would. "skip": nothing changes but ``skipped_steps``. "raise": a RuntimeError, before anything
-            changes. The last two wait for the device at each step.
+        nonfinite: what to do when a gradient has an infinity, a NaN or an entry whose square overflows. "propagate":
+            step all the same, as the base alone would. "skip": nothing changes but ``skipped_steps``. "raise": a
+            RuntimeError, before anything changes. The last two wait for the device at each step.
         reevaluates: whether the base evaluates the closure itself, as LBFGS and SAM do; ``step`` then needs a closure,
             and within one step the base sees the loss plus a linear term (:mod:`thalweg.objective`). None: if its
             ``step`` requires a closure. Else E evaluates it, once, and the base gets none.

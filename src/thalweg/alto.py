@@ -44,7 +44,7 @@ class Lamb(Optimizer):
         params: parameters, named parameters, or groups; every option below but ``max_grad_norm``'s norm is per group.
         lr: learning rate η ≥ 0, a number or a one-element tensor.
         betas: (β2, β3), the decay rates of the first and second moment, each in [0, 1).
-        eps: ε1 ≥ 0, added to √v̂.
+        eps: ε1 > 0, added to √v̂.
         trust_eps: ε2 ≥ 0 of the trust ratio; 0 gives the published LAMB.
         weight_decay: λ ≥ 0.
         trust_ratio: False drops the layerwise scaling, and what remains is AdamW.
@@ -53,7 +53,8 @@ class Lamb(Optimizer):
             keeps its values. None: no clipping.
         state_dtype: dtype of the moments, torch.float32 or torch.float64. None: the parameter's dtype, but float32 for
             float16 and bfloat16.
-        nonfinite: what to do when any gradient of any group has an infinity or a NaN. "skip": nothing changes but
+        nonfinite: what to do when any gradient of any group has an infinity, a NaN, or an entry whose square overflows
+            (beyond 5e18 in float32; the second moment would never recover). "skip": nothing changes but
             ``skipped_steps``; decided on the device unless that is the CPU. "raise": a RuntimeError, before anything
             changes. "propagate": step all the same, as torch's optimizers do.
         stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
@@ -284,7 +285,7 @@ class ALTO(Lamb):
             "momentum" through ``betas[0]`` (OneCycleLR, CyclicLR) would cycle E's β1: pass ``cycle_momentum=False``.
         alpha: α of E, |α| < 1/(1-β1); negative explores (the paper's choice for batches of 1K and more, with
             β1 = 0.99), positive exploits (α = 0.5 and β1 = 0.01 below that). See :func:`thalweg.paper_defaults`.
-        eps: ε1 ≥ 0.
+        eps: ε1 > 0.
         trust_eps: ε2 ≥ 0.
         weight_decay: λ ≥ 0.
         trust_ratio: False gives E in front of AdamW.

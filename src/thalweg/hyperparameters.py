@@ -81,6 +81,8 @@ def check_lamb(group: dict[str, Any], betas: int) -> None:
     check_nonnegative("lr", group["lr"], tensor=True)
     for name in ("eps", "trust_eps", "weight_decay"):
         check_nonnegative(name, group[name])
+    if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
+        reject("eps", group["eps"], f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0")
     group["betas"] = check_betas(group["betas"], betas)
     for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding"):
         check_bool(name, group[name])

@@ -23,20 +23,26 @@ def refuse_sparse(gradients: Iterable[Tensor], optimizer: str) -> None:
 
 
 def all_finite(gradients: Iterable[Tensor]) -> Tensor:
-    """Whether no gradient has an infinity or a NaN: a 0-d boolean tensor on the device of the first.
+    """Whether no gradient has an infinity, a NaN or an entry whose square would overflow, about 5e18 in float32.
 
-    By the largest magnitude, not the 2-norm, whose squares overflow long before the gradients do.
+    Returns:
+        A 0-d boolean tensor on the device of the first gradient.
     """
     nonempty = [g for g in gradients if g.numel() > 0]
-    finite: Tensor = torch.nn.utils.get_total_norm(nonempty, float("inf")).isfinite()
+    largest = torch.nn.utils.get_total_norm(nonempty, float("inf"))
+    limit = torch.finfo(compute_dtype(largest.dtype)).max ** 0.5 / 4.0  # h is up to 3 times as large
+    finite: Tensor = largest <= limit
     return finite
 
 
 def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
-    """Raise ``RuntimeError`` for the first gradient with an infinity or a NaN."""
+    """Raise ``RuntimeError`` for the first gradient that is not :func:`all_finite`."""
     for g in gradients:
-        if not g.isfinite().all():
-            raise RuntimeError(f"a gradient of shape {tuple(g.shape)} has an infinity or a NaN; nothing has changed")
+        if not all_finite([g]):
+            raise RuntimeError(
+                f"a gradient of shape {tuple(g.shape)} has an infinity, a NaN or an entry whose square overflows; "
+                "nothing has changed"
+            )
 
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:

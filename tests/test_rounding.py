@@ -1,0 +1,64 @@
+"""Bfloat16 parameters written with stochastic rounding."""
+
+import copy
+
+import pytest
+import torch
+from support import assert_same, make_grads, make_params, take_steps
+
+from thalweg import ALTO
+from thalweg.backends import stochastic_round
+
+
+def test_rounding_is_to_the_two_neighbours_and_unbiased():
+    torch.manual_seed(0)
+    x = torch.randn(1000) * torch.logspace(-10, 10, 1000)
+    draws = torch.stack([stochastic_round(x, torch.Generator().manual_seed(k)) for k in range(4000)])
+    down = (x.view(torch.int32) & -(1 << 16)).view(torch.float32)
+    up = ((x.view(torch.int32) & -(1 << 16)) + (1 << 16)).view(torch.float32)
+    assert ((draws == down) | (draws == up)).all()
+    assert torch.equal(draws, draws.bfloat16().float())
+    # Each mean of 4000 draws is within five standard errors, at most half a spacing each, of x.
+    assert ((draws.mean(0) - x).abs() <= 5 * 0.5 * (up - down).abs() / 4000**0.5).all()
+
+
+def test_what_bfloat16_holds_is_left_alone():
+    values = torch.tensor([0.0, -0.0, 1.0, -3.0, 2.0**-130, float("inf"), -float("inf")])
+    assert torch.equal(stochastic_round(values, torch.Generator().manual_seed(0)), values)
+    assert stochastic_round(torch.tensor([float("nan")]), torch.Generator().manual_seed(0)).isnan()
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_small_updates_survive_on_average_where_rounding_to_nearest_loses_them(foreach):
+    def train(stochastic):
+        p = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
+        optimizer = ALTO([p], 2e-4, trust_ratio=False, stochastic_rounding=stochastic, foreach=foreach, weight_decay=0)
+        for _ in range(100):  # each moves by lr, a nineteenth of the spacing below 1
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+        return p.detach().float().mean().item()
+
+    assert train(False) == 1.0
+    assert train(True) == pytest.approx(1.0 - 100 * 2e-4, abs=5e-4)
+
+
+def test_rounding_resumes_bit_for_bit_and_differs_by_step_and_parameter():
+    params, others = (make_params(((40,), (40,)), torch.bfloat16) for _ in range(2))
+    grads = make_grads(params, 8)
+    straight = ALTO(params, 1e-3, stochastic_rounding=True)
+    take_steps(straight, params, grads)
+    first = ALTO(others, 1e-3, stochastic_rounding=True)
+    take_steps(first, others, grads[:4])
+    second = ALTO(others, 1e-3, stochastic_rounding=True)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    take_steps(second, others, grads[4:])
+    assert_same(params, others)
+
+    twins = [torch.nn.Parameter(torch.ones(400, dtype=torch.bfloat16)) for _ in range(2)]
+    optimizer = ALTO(twins, 1e-3, stochastic_rounding=True, trust_ratio=False)
+    moves = []
+    for _ in range(2):
+        starts = [p.detach().clone() for p in twins]
+        take_steps(optimizer, twins, [[torch.ones_like(p) for p in twins]])
+        moves += [p.detach() - start for p, start in zip(twins, starts, strict=True)]
+    assert len({tuple(move.tolist()) for move in moves}) == 4

@@ -1,0 +1,145 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from thalweg import E
+from thalweg.zeroth_order import DISTRIBUTIONS, spsa
+
+
+def problem():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    x, y = torch.randn(16, 3, dtype=torch.float64), torch.randn(16, 1, dtype=torch.float64)
+    return model, lambda: (model(x) - y).square().mean()
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_estimate_is_the_analytic_gradient_in_expectation(distribution):
+    model, loss = problem()
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(loss(), model.parameters())])
+    draws = []
+    for seed in range(4000):
+        model.zero_grad()
+        spsa(loss, model.parameters(), seed=seed, eps=1e-4, distribution=distribution)
+        draws.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    draws = torch.stack(draws)
+    error = (draws.mean(0) - exact).abs()
+    assert (error <= 5 * draws.std(0) / len(draws) ** 0.5).all()  # five standard errors
+    assert exact.abs().max() > 20 * error.max()
+
+
+def test_one_sample_is_the_slope_along_its_direction():
+    model, loss = problem()
+    start = copy.deepcopy(model.state_dict())
+    eps = 1e-3
+    value = spsa(loss, model.parameters(), seed=7, eps=eps)
+    zs = [p.grad.sign() for p in model.parameters()]
+    slope = next(iter(model.parameters())).grad.abs().flatten()[0]
+    ends = []
+    for side in (eps, -eps):
+        model.load_state_dict(start)
+        with torch.no_grad():
+            for p, z in zip(model.parameters(), zs, strict=True):
+                p.add_(z, alpha=side)
+            ends.append(loss())
+    assert abs(ends[0] - ends[1]) / (2 * eps) == pytest.approx(slope.item(), rel=1e-9)
+    assert value.item() == pytest.approx((sum(ends) / 2).item(), rel=1e-12)
+
+
+def test_samples_average_and_gradients_accumulate_as_backward_does():
+    model, loss = problem()
+    first, *others = model.parameters()
+    first.grad = torch.ones_like(first)
+    spsa(loss, model.parameters(), seed=3, samples=4)
+    total = first.grad.clone()
+    alone = []
+    for sample in range(4):  # the seeds of its samples
+        model.zero_grad()
+        spsa(loss, model.parameters(), seed=3, samples=sample + 1)
+        alone.append(first.grad * (sample + 1))
+    assert torch.allclose(total - 1, alone[-1] / 4, rtol=1e-6)
+    assert not torch.allclose(alone[0], alone[1] - alone[0])
+    assert all(p.grad is not None for p in others)
+
+
+def test_parameters_come_back_and_frozen_ones_never_move():
+    model = problem()[0].float()
+    model[0].weight.requires_grad_(False)
+    start = copy.deepcopy(model.state_dict())
+    seen = []
+
+    def watched():
+        seen.append(model[0].weight.clone())
+        return model[2].weight.sum()
+
+    spsa(watched, model.parameters(), seed=0)
+    assert all(torch.equal(weight, start["0.weight"]) for weight in seen)
+    assert model[0].weight.grad is None
+    for key, value in model.state_dict().items():
+        assert torch.allclose(value, start[key], rtol=0, atol=3 * 2**-24)  # three roundings
+
+
+def test_it_needs_neither_graph_nor_grad():
+    p = nn.Parameter(torch.ones(3))
+
+    def loss():
+        assert not torch.is_grad_enabled()
+        return float(p.sum())
+
+    assert spsa(loss, [p], seed=0).item() == pytest.approx(3.0)
+
+
+def test_e_goes_in_front_and_replaces_the_estimate():
+    model, loss = problem()
+    other = copy.deepcopy(model)
+    params, copies = list(model.parameters()), list(other.parameters())
+    optimizer = E(torch.optim.SGD(params, lr=0.01), alpha=1.5, beta=0.5)
+    a, last = [torch.zeros_like(p) for p in copies], [torch.zeros_like(p) for p in copies]
+    for k in range(5):
+        optimizer.step(lambda k=k: (optimizer.zero_grad(), spsa(loss, params, seed=k))[1])
+        with torch.no_grad():
+            for i, p in enumerate(params):
+                a[i] = 0.5 * a[i] + 0.5 * (p.grad - last[i])
+                last[i] = p.grad.clone()
+                copies[i] -= 0.01 * (p.grad + 1.5 * a[i])
+    for p, q in zip(params, copies, strict=True):
+        assert torch.allclose(p, q, rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrap", [lambda base: base, lambda base: E(base, alpha=0.5, beta=0.5)])
+def test_it_trains_digits(wrap):
+    sklearn = pytest.importorskip("sklearn.datasets")
+    data = sklearn.load_digits()
+    x, y = torch.from_numpy(data.images).float().flatten(1) / 8 - 1, torch.from_numpy(data.target)
+    torch.manual_seed(0)
+    model = nn.Linear(64, 10)
+    optimizer = wrap(torch.optim.Adam(model.parameters(), lr=0.01))
+    for k in range(1500):
+        rows = torch.randint(1200, (256,), generator=torch.Generator().manual_seed(k))
+        optimizer.zero_grad()
+        spsa(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]), model.parameters(), seed=k)
+        optimizer.step()
+    accuracy = (model(x[1200:]).argmax(-1) == y[1200:]).float().mean().item()
+    assert accuracy > 0.8  # a tenth by chance, about 0.9 with gradients
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": 0.0}, r"eps must be a number in \(0, inf\), got 0\.0"),
+        ({"eps": -1.0}, r"eps must be a number in \[0, inf\), got -1\.0"),
+        ({"samples": 0}, "samples must be an integer of at least 1, got 0"),
+        ({"distribution": "cauchy"}, "distribution must be 'rademacher' or 'normal', got 'cauchy'"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        spsa(lambda: 0.0, [nn.Parameter(torch.ones(1))], seed=0, **options)
+
+
+def test_complex_parameters_are_refused():
+    with pytest.raises(ValueError, match="params must be real"):
+        spsa(lambda: 0.0, [nn.Parameter(torch.ones(1, dtype=torch.complex64))], seed=0)
