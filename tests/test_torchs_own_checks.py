@@ -1,0 +1,139 @@
+"""The checks that PyTorch runs over its own optimizers, with the cases it describes for AdamW."""
+
+import copy
+
+import pytest
+import torch
+from support import assert_near, assert_same, clone_params, make_grads, make_params, take_steps
+from torch.testing._internal import common_optimizers
+
+from thalweg import ALTO, EAdamW, Lamb
+
+OPTIMIZERS = [ALTO, Lamb, EAdamW]
+ADAMW = next(info for info in common_optimizers.optim_db if info.optim_cls is torch.optim.AdamW)
+STEPS = 7
+
+
+def cases(optimizer):
+    """AdamW's inputs, less the options that the optimizer does not have and those that need CUDA."""
+    names = set(optimizer([torch.zeros(1)]).defaults)
+    for case in ADAMW.optim_inputs_func("cpu"):
+        if set(case.kwargs) <= names and not case.kwargs.get("capturable"):
+            kwargs = dict(case.kwargs)
+            if "betas" in kwargs and optimizer is ALTO:
+                kwargs["betas"] = (0.5, *kwargs["betas"])
+            yield pytest.param(optimizer, kwargs, id=f"{optimizer.__name__}-{case.desc}")
+
+
+EVERY_CASE = pytest.mark.parametrize(("optimizer", "kwargs"), [case for o in OPTIMIZERS for case in cases(o)])
+
+
+def test_the_cases_are_there():
+    assert [len(list(cases(optimizer))) for optimizer in OPTIMIZERS] == [4, 4, 5]
+
+
+@EVERY_CASE
+def test_foreach_is_the_for_loop(optimizer, kwargs):
+    ours, theirs = make_params(), make_params()
+    grads = make_grads(ours, STEPS)
+    take_steps(optimizer(ours, foreach=True, **kwargs), ours, grads)
+    take_steps(optimizer(theirs, foreach=False, **kwargs), theirs, grads)
+    assert_near(ours, theirs, 1e-13)
+
+
+@EVERY_CASE
+def test_zero_gradients_are_no_step_without_weight_decay(optimizer, kwargs):
+    params = make_params()
+    start = clone_params(params)
+    zeros = [[torch.zeros_like(p) for p in params]] * STEPS
+    take_steps(optimizer(params, **{**kwargs, "weight_decay": 0.0}), params, zeros)
+    assert_same(params, start)
+
+
+@EVERY_CASE
+def test_gradients_that_are_none_are_no_step(optimizer, kwargs):
+    params = make_params()
+    start = clone_params(params)
+    optimizer(params, **kwargs).step()
+    assert_same(params, start)
+
+
+@EVERY_CASE
+def test_the_state_dict_is_deterministic(optimizer, kwargs):
+    params, others = make_params(), make_params()
+    grads = make_grads(params, 2 * STEPS)
+    first, second = optimizer(params, **kwargs), optimizer(others, **kwargs)
+    take_steps(first, params, grads[:STEPS])
+    take_steps(second, others, grads[:STEPS])
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    take_steps(first, params, grads[STEPS:])
+    take_steps(second, others, grads[STEPS:])
+    assert_same(params, others)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_bad_input_of_adamw_is_an_error_here_too(optimizer):
+    found = 0
+    for error in ADAMW.optim_error_inputs_func("cpu", torch.float32):
+        kwargs, params = dict(error.optimizer_error_input.kwargs), error.optimizer_error_input.params
+        welcome = isinstance(kwargs.get("lr"), torch.Tensor) and kwargs["lr"].numel() == 1 and optimizer is not EAdamW
+        if welcome or error.error_type is UserWarning:  # the warning has a test of its own below
+            continue
+        if params is None:
+            params = [torch.zeros(2)]
+        with pytest.raises(error.error_type, match="" if kwargs else error.error_regex):
+            optimizer(params, **kwargs)
+        found += 1
+    assert found == (11 if optimizer is EAdamW else 10)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_strides_make_no_difference(optimizer, foreach):
+    """Of parameters, of gradients, or of both: transposed, sliced, channels last."""
+    torch.manual_seed(0)
+    plain = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in ((4, 6), (2, 3, 5, 5), (3, 4))]
+    strided = [
+        torch.nn.Parameter(plain[0].detach().t().contiguous().t()),
+        torch.nn.Parameter(plain[1].detach().clone(memory_format=torch.channels_last)),
+        torch.nn.Parameter(torch.zeros(3, 8, dtype=torch.float64)[:, ::2].copy_(plain[2].detach())),
+    ]
+    assert not any(p.is_contiguous() for p in strided)
+    grads = make_grads(plain, STEPS)
+    other = [[g.t().contiguous().t() if g.ndim == 2 else g.clone() for g in row] for row in grads]
+    take_steps(optimizer(plain, foreach=foreach), plain, grads)
+    take_steps(optimizer(strided, foreach=foreach), strided, other)
+    assert_near(strided, plain, 1e-14)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_empty_parameters_take_part_in_nothing(optimizer, foreach):
+    empty = torch.nn.Parameter(torch.empty(0, 3, dtype=torch.float64))
+    params, others = make_params(), make_params()
+    grads = make_grads(params, STEPS)
+    with_empty = [params[0], empty, *params[1:]]
+    take_steps(
+        optimizer(with_empty, foreach=foreach), with_empty, [[g[0], empty.detach().clone(), *g[1:]] for g in grads]
+    )
+    take_steps(optimizer(others, foreach=foreach), others, grads)
+    assert_same(params, others)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_parameter_twice_in_a_group_is_warned_of(optimizer):
+    p = torch.nn.Parameter(torch.ones(2))
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        optimizer([p, p])
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_dtypes_may_be_mixed_in_a_group(optimizer, foreach):
+    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float32)
+    mixed, apart = ([make_params(((3, 2),), d, seed=i)[0] for i, d in enumerate(dtypes)] for _ in range(2))
+    grads = [[make_grads([p], 1, seed=k)[0][0] for p in mixed] for k in range(STEPS)]
+    take_steps(optimizer(mixed, foreach=foreach), mixed, grads)
+    for i, p in enumerate(apart):
+        take_steps(optimizer([p], foreach=foreach), [p], [[row[i]] for row in grads])
+    assert_same(mixed, apart)
