@@ -287,7 +287,7 @@ class E(Optimizer):
             for p, g in grads:
                 p.grad = g
         for params, group, foreach in buckets:
-            self._advance(params, group[BETA], foreach)
+            self._advance(params, [p.grad for p in params if p.grad is not None], group[BETA], foreach)
 
     def _buckets(self) -> Iterator[tuple[list[Tensor], dict[str, Any], bool]]:
         """Parameters that have a gradient and an EMA or need one; in one bucket all have it, or none."""
@@ -316,13 +316,13 @@ class E(Optimizer):
             replaced = [g * weight for g in grads]
         return [_with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
 
-    def _advance(self, params: list[Tensor], beta: float, foreach: bool) -> None:
+    def _advance(self, params: list[Tensor], gradients: list[Tensor], beta: float, foreach: bool) -> None:
         """b ← β1 b + (1-β1) g. A missing b starts here, after the base has made its own state for the parameter."""
         for p in params:
             if EMA not in self.state[p]:
                 self.state[p][EMA] = torch.zeros_like(p, dtype=compute_dtype(p.dtype))
         emas = [self.state[p][EMA] for p in params]
-        grads = [p.grad.to(b.dtype) for p, b in zip(params, emas, strict=True) if p.grad is not None]
+        grads = [g.to(b.dtype) for g, b in zip(gradients, emas, strict=True)]
         if foreach:
             torch._foreach_lerp_(emas, grads, 1.0 - beta)
         else:

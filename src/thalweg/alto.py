@@ -169,10 +169,19 @@ class Lamb(Optimizer):
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
         for group in self.param_groups:
-            names = BUFFERS if self._exploration(group)[0] != 0.0 else BUFFERS[:2]
-            for p in group["params"]:
-                if p.requires_grad or p.grad is not None:
-                    layers.init_state(p, group, self.state[p], names)
+            self._init_group(group)
+            self._add_state(group, new=False)  # such as b, where α has become nonzero
+
+    def _init_group(self, group: dict[str, Any]) -> None:
+        # torch.compile runs a method of this name outside the graph. Inside, inductor would make one tensor of equal
+        # new ones, and all parameters would count in one "step".
+        self._add_state(group, new=True)
+
+    def _add_state(self, group: dict[str, Any], *, new: bool) -> None:
+        names = BUFFERS if self._exploration(group)[0] != 0.0 else BUFFERS[:2]
+        for p in group["params"]:
+            if (p.requires_grad or p.grad is not None) and new == (p not in self.state):
+                layers.init_state(p, group, self.state[p], names)
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
         """(α, β1) of a group."""

@@ -1,0 +1,84 @@
+"""torch.compile of the step: the same step, compiled once, whatever the learning rate."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from support import assert_moved, assert_near, make_grads, make_params
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+from thalweg import ALTO, EAdamW, Lamb
+
+BUILDS = {
+    "ALTO": functools.partial(ALTO, alpha=-5.0, betas=(0.9, 0.8, 0.99)),
+    "ALTO foreach": functools.partial(ALTO, alpha=0.5, betas=(0.9, 0.8, 0.99), foreach=True),
+    "ALTO capturable, clipped": functools.partial(
+        ALTO, alpha=0.5, betas=(0.9, 0.8, 0.99), capturable=True, max_grad_norm=0.1, trust_clip=(0.5, 2.0)
+    ),
+    "Lamb": Lamb,
+    "Lamb, nonfinite propagates": functools.partial(Lamb, nonfinite="propagate"),
+    "EAdamW": functools.partial(EAdamW, alpha=0.5, beta=0.25),
+}
+OURS_ALONE = [name for name in BUILDS if name != "EAdamW"]  # torch breaks the graph at its own optimizers' step
+STEPS = 5
+SHAPES = ((4, 3), (4, 3), (5,))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def run(build, backend=None, after_step=lambda: None, **compile_options):
+    """Weights and state after five steps, each with another learning rate; two parameters are of one shape."""
+    params = make_params(SHAPES, torch.float32)
+    optimizer = BUILDS[build](params, lr=torch.tensor(0.0))
+    step = optimizer.step if backend is None else torch.compile(optimizer.step, backend=backend, **compile_options)
+    for k, grads in enumerate(make_grads(params, STEPS)):
+        optimizer.param_groups[0]["lr"].fill_(0.02 / (k + 1))
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+        step()
+        after_step()
+    assert_moved(params, make_params(SHAPES, torch.float32))
+    return params, [t for state in optimizer.state.values() for t in state.values()]
+
+
+def assert_the_same_run(build, actual):
+    for tensors, others in zip(actual, run(build), strict=True):
+        assert_near(tensors, others, 1e-6)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_compiled_step_is_the_step_and_is_not_compiled_again_after_the_second(build):
+    backend = CompileCounterWithBackend("aot_eager")
+    compiled = []
+    actual = run(build, backend, after_step=lambda: compiled.append(backend.frame_count))
+    assert compiled[0] > 0
+    assert compiled[1:] == [compiled[1]] * (STEPS - 1)
+    assert_the_same_run(build, actual)
+
+
+@pytest.mark.parametrize("build", OURS_ALONE)
+def test_the_whole_step_is_one_graph(build):
+    """With ``fullgraph`` any break of the graph, so any branch on data, is an error."""
+    backend = CompileCounterWithBackend("eager")
+    run(build, backend, fullgraph=True)
+    assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", ["ALTO", "ALTO foreach", "Lamb", "EAdamW"])
+def test_inductor_compiles_the_step_to_the_same_step(build):
+    compiled = []
+    actual = run(build, "inductor", after_step=lambda: compiled.append(counters["stats"]["unique_graphs"]))
+    assert compiled[0] > 0
+    assert compiled[1:] == [compiled[1]] * (STEPS - 1)
+    assert_the_same_run(build, actual)

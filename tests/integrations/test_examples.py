@@ -1,0 +1,44 @@
+"""Every example runs as it stands, and prints one line."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from thalweg import ALTO, EAdamW
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FACTS = {
+    "plain_torch": lambda it: steps_of(it["optimizer"]) == {30} and it["average"].n_averaged == 30,
+    "accelerate_loop": lambda it: steps_of(it["optimizer"]) == {32} and it["optimizer"].param_groups[0]["lr"] < 1e-9,
+    "hf_trainer": lambda it: (
+        type(it["trainer"].optimizer.optimizer) is EAdamW
+        and it["trainer"].optimizer.param_groups[0]["explore_alpha"] == 0.5
+        and it["result"].global_step == 32
+    ),
+    "lightning_module": lambda it: type(it["trainer"].optimizers[0]) is ALTO and it["trainer"].global_step == 32,
+    "compiled_step": lambda it: steps_of(it["optimizer"]) == {200},
+    "distributed_checkpoint": lambda it: it["resumed_loss"] == it["loss"],
+    "alpha_schedule": lambda it: it["resumed"].param_groups[0]["explore_alpha"] == 5.0 == -it["alphas"][0],
+}
+MARKS = {"compiled_step": [pytest.mark.slow]}
+
+
+def steps_of(optimizer):
+    return {float(state["step"]) for state in optimizer.state.values()}
+
+
+def test_every_example_is_tested():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(FACTS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [pytest.param(n, marks=MARKS.get(n, ())) for n in FACTS])
+def test_an_example_prints_one_line_and_does_what_it_says(name, capsys):
+    torch._dynamo.reset()
+    result = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert FACTS[name](result)

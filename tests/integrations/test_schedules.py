@@ -1,0 +1,124 @@
+"""Every scheduler of torch drives ALTO and E as it drives AdamW; and α is scheduled like any entry of a group."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from small_runs import CLASSES, OPTIONS
+from support import (
+    assert_moved,
+    assert_same,
+    assert_same_state,
+    clone_params,
+    make_grads,
+    make_params,
+    take_steps,
+    through_a_file,
+)
+from torch.optim import lr_scheduler as schedulers
+
+from thalweg import ALTO, EAdamW
+
+LR, STEPS = 0.05, 12
+TABLE = {
+    "LambdaLR": lambda o: schedulers.LambdaLR(o, lambda k: 0.9**k),
+    "MultiplicativeLR": lambda o: schedulers.MultiplicativeLR(o, lambda k: 0.9),
+    "StepLR": lambda o: schedulers.StepLR(o, step_size=3, gamma=0.5),
+    "MultiStepLR": lambda o: schedulers.MultiStepLR(o, milestones=[2, 5], gamma=0.5),
+    "ConstantLR": lambda o: schedulers.ConstantLR(o, factor=0.5, total_iters=4),
+    "LinearLR": lambda o: schedulers.LinearLR(o, total_iters=6),
+    "ExponentialLR": lambda o: schedulers.ExponentialLR(o, gamma=0.9),
+    "PolynomialLR": lambda o: schedulers.PolynomialLR(o, total_iters=10, power=2.0),
+    "CosineAnnealingLR": lambda o: schedulers.CosineAnnealingLR(o, T_max=8),
+    "CosineAnnealingWarmRestarts": lambda o: schedulers.CosineAnnealingWarmRestarts(o, T_0=3, T_mult=2),
+    "OneCycleLR": lambda o: schedulers.OneCycleLR(o, max_lr=0.1, total_steps=STEPS + 1, cycle_momentum=False),
+    "CyclicLR": lambda o: schedulers.CyclicLR(o, 0.01, 0.1, step_size_up=4, cycle_momentum=False),
+    "ReduceLROnPlateau": lambda o: schedulers.ReduceLROnPlateau(o, patience=1, factor=0.5),
+    "SequentialLR": lambda o: schedulers.SequentialLR(
+        o, [schedulers.LinearLR(o, total_iters=3), schedulers.ExponentialLR(o, 0.8)], milestones=[4]
+    ),
+    "ChainedScheduler": lambda o: schedulers.ChainedScheduler(
+        [schedulers.ConstantLR(o, factor=0.5, total_iters=4), schedulers.ExponentialLR(o, 0.8)]
+    ),
+}
+
+
+def test_the_table_has_every_scheduler_of_torch():
+    found = {
+        name
+        for name, cls in vars(schedulers).items()
+        if inspect.isclass(cls) and issubclass(cls, schedulers.LRScheduler) and not name.startswith("_")
+    }
+    assert found - {"LRScheduler"} == set(TABLE)
+
+
+def drive(optimizer, params, name):
+    """The learning rates of the steps."""
+    scheduler, rates = TABLE[name](optimizer), []
+    for row in make_grads(params, STEPS):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        take_steps(optimizer, params, [row])
+        if name == "ReduceLROnPlateau":
+            scheduler.step(1.0)  # a plateau
+        else:
+            scheduler.step()
+    return rates
+
+
+def two_groups(params):
+    return [{"params": params[:2]}, {"params": params[2:], "lr": LR / 2}]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_scheduler_drives_ours_as_it_drives_adamw_and_the_steps_follow(cls, name):
+    """``error``: torch warns where it thinks that the optimizer has not stepped before the scheduler."""
+    options = {**OPTIONS[cls], "lr": LR}
+    plain_params, params, by_hand_params, constant_params = (make_params(dtype=torch.float32) for _ in range(4))
+    rates = drive(cls(two_groups(params), **options), params, name)
+    assert rates == drive(torch.optim.AdamW(two_groups(plain_params), lr=LR), plain_params, name)
+    assert len({tuple(row) for row in rates}) > 1
+    by_hand = cls(two_groups(by_hand_params), **options)
+    for row, pair in zip(make_grads(params, STEPS), rates, strict=True):
+        for group, rate in zip(by_hand.param_groups, pair, strict=True):
+            group["lr"] = rate
+        take_steps(by_hand, by_hand_params, [row])
+    assert_same(params, by_hand_params)
+    take_steps(cls(two_groups(constant_params), **options), constant_params, make_grads(params, STEPS))
+    assert_moved(params, constant_params)
+
+
+@pytest.mark.parametrize(("cls", "key"), [(ALTO, "alpha"), (EAdamW, "explore_alpha")])
+def test_a_schedule_of_alpha_is_resumed_with_the_state_dict(cls, key):
+    """As in ``examples/alpha_schedule.py``: the entry of the group is what the next step uses, and is saved."""
+    alphas = [-3.5, -2.0, 0.0, 0.5, 0.5, 0.25]
+    params, resumed_params, constant_params = (make_params(dtype=torch.float32) for _ in range(3))
+    grads = make_grads(params, len(alphas))
+    options = {"alpha": alphas[0], **({"betas": (0.75, 0.9, 0.99)} if cls is ALTO else {"beta": 0.75})}
+
+    def scheduled(optimizer, params, steps):
+        for k in steps:
+            if k != 4:  # where α comes out of the state dict
+                optimizer.param_groups[0][key] = alphas[k]
+            take_steps(optimizer, params, [grads[k]])
+
+    optimizer = cls(params, **options)
+    scheduled(optimizer, params, range(4))
+    resumed = cls(resumed_params)
+    with torch.no_grad():
+        for q, p in zip(resumed_params, params, strict=True):
+            q.copy_(p)
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert resumed.param_groups[0][key] == 0.5
+    before = clone_params(params)
+    scheduled(optimizer, params, range(4, 6))
+    scheduled(resumed, resumed_params, range(4, 6))
+    assert_moved(params, before)
+    assert_same(resumed_params, params)
+    assert_same_state(resumed, optimizer)
+
+    take_steps(cls(constant_params, **options), constant_params, grads)
+    assert_moved(constant_params, params)
