@@ -169,7 +169,8 @@ class E(Optimizer):
         super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
         for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
             name = f"_optimizer_{hooks}_hooks"  # the base runs them, since it saves and loads
-            setattr(self, name, getattr(self.base, name))
+            if hasattr(self.base, name):  # some wrappers of other libraries have none
+                setattr(self, name, getattr(self.base, name))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._base_class is None:
@@ -190,7 +191,7 @@ class E(Optimizer):
             ValueError: the groups do not match, or a loaded α or β1 is out of range.
         """
         before = [{name: group[name] for name in (ALPHA, BETA)} for group in self.param_groups]
-        for own, loaded in zip(before, state_dict["param_groups"]):  # noqa: B905 (the base reports a mismatch)
+        for own, loaded in zip(before, state_dict.get("param_groups", ())):  # noqa: B905 (the base reports a mismatch)
             _check_group({**own, **loaded})
         load_keeping_dtype(self.base, self.base.load_state_dict, state_dict, (EMA,))
         for own, group in zip(before, self.param_groups, strict=True):

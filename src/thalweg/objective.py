@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.backends import compute_dtype
+
 
 class ShiftedObjective:
     r"""A closure for :math:`\tilde ℓ`: while it is open, ``p.grad`` holds g + s; closed, it is the closure's own again.
@@ -50,13 +52,17 @@ class ShiftedObjective:
         self.gradients = [p.grad for p in self.params]
         for p, g, s in zip(self.params, self.gradients, self.shifts, strict=True):
             p.grad = s if g is None else g + s
-        self.shown = [p.grad for p in self.params]
-        self.versions = [p._version for p in self.watched]
+        self.shown = [p.grad for p in self.watched]
+        self.versions = self._versions()
+
+    def _versions(self) -> list[int]:
+        """Of the parameters and of the gradients shown for them: the base may have changed either in place."""
+        return [t._version for t in (*self.watched, *self.shown) if t is not None]
 
     def __call__(self) -> Any:
         r"""The loss of :math:`\tilde ℓ` at the present parameters, its gradient in ``p.grad``."""
-        if self.versions == [p._version for p in self.watched]:
-            for p, shown in zip(self.params, self.shown, strict=True):
+        if self.versions == self._versions():
+            for p, shown in zip(self.watched, self.shown, strict=True):
                 p.grad = shown
             return self.loss
         self.close()
@@ -64,7 +70,8 @@ class ShiftedObjective:
             loss = self.closure()
         with torch.no_grad():
             for p, s, start in zip(self.params, self.shifts, self.start, strict=True):
-                loss = loss + torch.sum((p - start) * s.conj()).real.to(torch.float32)
+                moved = (p - start).to(compute_dtype(p.dtype))
+                loss = loss + torch.sum(moved * s.conj()).real
             self._shift(loss)
         return loss
 

@@ -20,6 +20,9 @@ def load_keeping_dtype(
     Torch casts every floating-point state to the dtype of its parameter on load (pytorch#43706): float32 moments of a
     bfloat16 parameter would come back rounded.
     """
+    if not hasattr(optimizer, "_optimizer_load_state_dict_pre_hooks"):  # a wrapper that is not built as torch's are
+        load(state_dict)
+        return
     seen: dict[str, Any] = {}
     # Registered last, so that it sees what the user's own hooks made of the state dict.
     handle = optimizer.register_load_state_dict_pre_hook(lambda _, loaded: seen.update(loaded))

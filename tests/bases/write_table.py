@@ -1,0 +1,80 @@
+"""Runs every check of this folder and writes ``docs/bases.md``: ``python tests/bases/write_table.py``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / "docs" / "bases.md"
+sys.path.insert(0, str(ROOT / "tests"))
+
+from catalogue import BASES, LIBRARIES  # noqa: E402
+from checks import COLUMNS, claim  # noqa: E402
+from exclusions import EXCLUDED  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from catalogue import Base
+
+HEAD = """# E around every optimizer
+
+<!-- Written by `python tests/bases/write_table.py`; the tests in tests/bases check every cell. -->
+
+What E does in front of each optimizer of torch 2.13, pytorch_optimizer 4.1 and HeavyBall 3.2.1, on the CPU in float32.
+Each cell is a test in `tests/bases`.
+
+- **α = 0**: the parameters after 6 steps are those of the base alone, bit for bit, and nothing is allocated.
+- **exact g′**: with α = 2 and β1 = 3/4 they are those of the base alone fed with g′ of the paper's two-buffer
+  recursion, bit for bit; a base that evaluates a closure (LBFGS, SAM) sees the loss plus the linear term of that g′.
+- **trains**: with α = 0.5 and β1 = 0.01 the loss of a small least-squares problem falls.
+- **resumes**: saved to a file half way, loaded with `weights_only=True` into fresh objects, it goes on as if it had
+  never stopped, bit for bit. *base*: the base alone cannot be loaded so. ≈: the base alone goes on up to rounding (its
+  loaded matrices lie otherwise in memory), and E does as the base does.
+- **foreach**, **fused**, **compiled**: exact in this form as well; – where the base has no such form, or, for
+  *compiled*, where it was not tried.
+"""
+
+
+def render(cell: Callable[[Base, str], str]) -> str:
+    """The document, its cells by ``cell(base, column)``."""
+    lines = [HEAD]
+    for library in LIBRARIES:
+        lines += [f"## {library}", "", f"| | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
+        for base in BASES:
+            if base.library == library:
+                name = f"{base.cls} {base.variant}".rstrip()
+                lines.append(f"| {name} | {' | '.join(cell(base, column) for column in COLUMNS)} |")
+        lines.append("")
+    lines += ["## Left out", "", "| | why |", "|---|---|"]
+    lines += [f"| {x.name} | {x.reason} |" for x in EXCLUDED]
+    failing = [b for b in BASES if b.fails_to_resume]
+    lines += [
+        "",
+        "The bases that cannot be loaded with `weights_only=True` keep objects in their state that it refuses:",
+    ]
+    lines += [f"{', '.join(b.cls for b in failing)}."]
+    return "\n".join(lines) + "\n"
+
+
+def checked(base: Base, column: str) -> str:
+    """The claim, if its check passes."""
+    said = claim(base, column)
+    if said == "–":
+        return said
+    try:
+        COLUMNS[column](base)
+    except Exception as error:
+        print(f"{base.name}: {column}: {type(error).__name__}: {error}", file=sys.stderr)
+        return "fails"
+    return said
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    PATH.write_text(render(checked))
+    for excluded in EXCLUDED:
+        excluded.check()
