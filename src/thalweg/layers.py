@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from thalweg.backends import Layer, compute_dtype
+
+
+def is_sharded(t: Tensor) -> bool:
+    """Whether a tensor is a DTensor; by its mesh, as importing the class takes half a second."""
+    return hasattr(t, "device_mesh")
 
 
 def refuse_sparse(gradients: Iterable[Tensor], optimizer: str) -> None:
@@ -25,14 +30,25 @@ def refuse_sparse(gradients: Iterable[Tensor], optimizer: str) -> None:
 def all_finite(gradients: Iterable[Tensor]) -> Tensor:
     """Whether no gradient has an infinity, a NaN or an entry whose square would overflow, about 5e18 in float32.
 
+    Sharded gradients are judged whole, so that all ranks agree.
+
     Returns:
         A 0-d boolean tensor on the device of the first gradient.
     """
-    nonempty = [g for g in gradients if g.numel() > 0]
-    largest = torch.nn.utils.get_total_norm(nonempty, float("inf"))
+    gradients = list(gradients)
+    shards = [cast("Any", g).to_local() if is_sharded(g) else g for g in gradients]
+    largest = torch.nn.utils.get_total_norm([g for g in shards if g.numel() > 0], float("inf"))
     limit = torch.finfo(compute_dtype(largest.dtype)).max ** 0.5 / 4.0  # h is up to 3 times as large
     finite: Tensor = largest <= limit
-    return finite
+    meshes = dict.fromkeys(cast("Any", g).device_mesh for g in gradients if is_sharded(g))
+    if not meshes:
+        return finite
+    # The verdicts are reduced, not the magnitudes: a maximum over ranks may lose a NaN.
+    verdict = finite.to(gradients[0].device, torch.int32)
+    for mesh in meshes:
+        for group in mesh.get_all_groups():
+            torch.distributed.all_reduce(verdict, torch.distributed.ReduceOp.MIN, group=group)
+    return verdict.bool()
 
 
 def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
@@ -46,8 +62,9 @@ def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
 
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The 2-norm of all gradients together, taken in float32 at least."""
-    return torch.nn.utils.get_total_norm([g.to(compute_dtype(g.dtype)) for g in gradients])
+    """The 2-norm of all gradients together, over all shards, taken in float32 at least."""
+    total = torch.nn.utils.get_total_norm([g.to(compute_dtype(g.dtype)) for g in gradients])
+    return cast("Any", total).full_tensor() if is_sharded(total) else total
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:
