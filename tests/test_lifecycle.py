@@ -16,6 +16,8 @@ from support import (
 )
 from torch.distributed.checkpoint.state_dict import _init_optim_state
 
+from thalweg import ALTO, EAdamW, Lamb
+
 STEPS = 4
 
 
@@ -209,3 +211,18 @@ def test_named_parameters_are_taken_and_their_names_kept(entry):
     names = [name for name, _ in model.named_parameters()]
     assert optimizer.param_groups[0]["param_names"] == names
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == names
+
+
+@pytest.mark.parametrize("optimizer", [ALTO, Lamb, EAdamW])
+def test_a_parameter_that_is_frozen_and_thawed_goes_on_where_it_stood(optimizer):
+    params, alone = make_params(((3,), (3,))), make_params(((3,), (3,)))
+    grads = make_grads(params, 6)
+    made, expected = optimizer(params), [optimizer([p]) for p in alone]
+    for k, row in enumerate(grads):
+        frozen = 2 <= k < 4
+        params[1].requires_grad_(not frozen)
+        take_steps(made, params, [[row[0], None if frozen else row[1]]])
+        take_steps(expected[0], alone[:1], [row[:1]])
+        if not frozen:
+            take_steps(expected[1], alone[1:], [row[1:]])
+    assert_same(params, alone)

@@ -234,3 +234,28 @@ def test_a_refused_base_is_left_as_it_was():
             E(base, **kwargs)
     assert base.defaults == defaults
     assert set(base.param_groups[0]) == keys
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        EAdamW,
+        lambda params: E(torch.optim.Adagrad(params, lr=torch.tensor(0.1))),
+        lambda params: E(torch.optim.LBFGS(params)),
+    ],
+)
+def test_init_state_makes_room_for_a_checkpoint_and_changes_nothing_else(build):
+    params = make_params()
+    params[1].requires_grad_(False)
+    params[0].grad = grad = torch.ones_like(params[0])
+    optimizer, start = build(params), [p.detach().clone() for p in params]
+    groups = [dict(group) for group in optimizer.param_groups]
+    optimizer.init_state()
+    assert_same(params, start)
+    assert params[0].grad is grad
+    assert params[2].grad is None
+    assert [dict(group) for group in optimizer.param_groups] == groups
+    assert ["explore_ema" in optimizer.state.get(p, {}) for p in params] == [True, False, True, True]
+    state = optimizer.state_dict()
+    optimizer.init_state()  # again: nothing
+    assert str(optimizer.state_dict()) == str(state)

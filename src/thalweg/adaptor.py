@@ -23,8 +23,8 @@ from thalweg import equations as eq
 from thalweg.backends import compute_dtype
 from thalweg.hyperparameters import NONFINITE, check_beta, check_bool, check_choice, check_exploration, reject
 from thalweg.layers import all_finite, refuse_nonfinite, refuse_sparse
-from thalweg.objective import ShiftedObjective
-from thalweg.state import load_keeping_dtype
+from thalweg.objective import ShiftedObjective, with_graph_of
+from thalweg.state import at_rest, load_keeping_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -207,6 +207,17 @@ class E(Optimizer):
         _check_group({**self.defaults, **param_group})
         self.base.add_param_group(param_group)
 
+    def init_state(self) -> None:
+        """Allocate the state of every parameter that requires grad, the base's and E's, for a checkpoint to be loaded.
+
+        Only the base can make its own: it takes a step on zero gradients at learning rate 0, as torch's checkpoint
+        loader lets it, which may count as a step. So load the checkpoint next. Where E has begun, nothing is done.
+        """
+        if any(EMA in state for state in self.state.values()):
+            return
+        with at_rest(self):
+            self.step((lambda: 0.0) if self.reevaluates else None)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, as the base does."""
         self.base.zero_grad(set_to_none)
@@ -315,7 +326,7 @@ class E(Optimizer):
             replaced = [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
         else:
             replaced = [g * weight for g in grads]
-        return [_with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
+        return [with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
 
     def _advance(self, params: list[Tensor], gradients: list[Tensor], beta: float, foreach: bool) -> None:
         """b ← β1 b + (1-β1) g. A missing b starts here, after the base has made its own state for the parameter."""
@@ -367,12 +378,6 @@ def _class_form(base: Any) -> type[ClassForm]:
             "_own": own,
         },
     )
-
-
-def _with_graph_of(g: Tensor, h: Tensor) -> Tensor:
-    """h as g plus a constant, for bases that differentiate the gradient: the Hessian stays that of the loss."""
-    with torch.enable_grad():
-        return g + (h - g).detach()
 
 
 def _blank(base: type[Optimizer]) -> E:

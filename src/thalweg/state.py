@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from torch.optim import Optimizer
 
@@ -37,3 +38,22 @@ def load_keeping_dtype(
         for key in keys:
             if isinstance(saved.get(key), torch.Tensor):
                 optimizer.state[p][key] = saved[key].to(device=p.device, copy=True)
+
+
+@contextmanager
+def at_rest(optimizer: Optimizer) -> Iterator[None]:
+    """Inside, every parameter that requires grad has a gradient of zeros, and every learning rate is 0."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    grads = [p.grad for p in params]
+    rates = [(group, group["lr"]) for group in optimizer.param_groups if "lr" in group]
+    try:
+        for p in params:
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
+        for group, lr in rates:
+            group["lr"] = torch.zeros_like(lr) if isinstance(lr, torch.Tensor) else 0.0
+        yield
+    finally:
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+        for group, lr in rates:
+            group["lr"] = lr
