@@ -24,7 +24,7 @@ from thalweg.backends import compute_dtype
 from thalweg.hyperparameters import NONFINITE, check_beta, check_bool, check_choice, check_exploration, reject
 from thalweg.layers import all_finite, refuse_nonfinite, refuse_sparse
 from thalweg.objective import ShiftedObjective, with_graph_of
-from thalweg.state import at_rest, load_keeping_dtype
+from thalweg.state import at_rest, load_keeping_dtype, mentions, refuse_without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,10 +122,9 @@ class E(Optimizer):
             raise TypeError(f"base must be a subclass of torch.optim.Optimizer without E, got {base!r}")
         return _class_form(cast("Any", base))
 
-    # What the base has, E shows: schedulers and Accelerate read and replace these.
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The base's parameter groups."""
+        """The base's parameter groups, which schedulers read and Accelerate replaces."""
         return self.base.param_groups
 
     @param_groups.setter
@@ -181,8 +180,14 @@ class E(Optimizer):
         return f"E({self.base!r})"
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's state dict, in which E's entries are two keys of each group and one of each parameter's state."""
-        return self.base.state_dict()
+        """The base's state dict, in which E's entries are two keys of each group and one of each parameter's state.
+
+        Raises:
+            RuntimeError: the base saves only parts of its own, without E's buffer.
+        """
+        saved = self.base.state_dict()
+        refuse_without(EMA, self.state, saved, type(self.base).__name__)
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of E, or of the base alone: α and β1 then stay as they are, and E starts afresh.
@@ -213,10 +218,9 @@ class E(Optimizer):
         Only the base can make its own: it takes a step on zero gradients at learning rate 0, as torch's checkpoint
         loader lets it, which may count as a step. So load the checkpoint next. Where E has begun, nothing is done.
         """
-        if any(EMA in state for state in self.state.values()):
-            return
-        with at_rest(self):
-            self.step((lambda: 0.0) if self.reevaluates else None)
+        if not mentions(EMA, self.state):
+            with at_rest(self):
+                self.step((lambda: 0.0) if self.reevaluates else None)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, as the base does."""
@@ -364,16 +368,14 @@ def _class_form(base: Any) -> type[ClassForm]:
     added = [
         inspect.Parameter(own[name], inspect.Parameter.KEYWORD_ONLY, default=defaults[name].default) for name in own
     ]
-    keywords = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
-    others = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    names = ", ".join(f"``{name}``" for name in own.values())
+    parameters = sorted([*signature.parameters.values(), *added], key=lambda p: p.kind)
     return type(
         f"E{base.__name__}",
         (ClassForm,),
         {
-            "__doc__": f"E in front of {base.__name__}: its arguments, and {names} of E.",
+            "__doc__": f"E in front of {base.__name__}: its arguments, and {', '.join(own.values())} of E.",
             "__module__": __name__,
-            "__signature__": signature.replace(parameters=[*others, *added, *keywords]),
+            "__signature__": signature.replace(parameters=parameters),
             "_base_class": base,
             "_own": own,
         },

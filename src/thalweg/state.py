@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from torch.optim import Optimizer
 
@@ -57,3 +57,18 @@ def at_rest(optimizer: Optimizer) -> Iterator[None]:
             p.grad = g
         for group, lr in rates:
             group["lr"] = lr
+
+
+def refuse_without(key: str, state: Mapping[Any, Any], saved: Any, base: str) -> None:
+    """Raise ``RuntimeError`` if ``state`` has the buffer ``key`` and what was saved of it, however nested, has not."""
+    if mentions(key, state) and not mentions(key, saved):
+        raise RuntimeError(
+            f"{base} leaves E's buffer out of its state dict: put E inside it, around the optimizer that it drives"
+        )
+
+
+def mentions(key: str, tree: Any) -> bool:
+    """Whether ``key`` is a key of one of the dictionaries in a tree of dictionaries and lists."""
+    if isinstance(tree, dict):
+        return key in tree or any(mentions(key, branch) for branch in tree.values())
+    return isinstance(tree, list | tuple) and any(mentions(key, branch) for branch in tree)
