@@ -152,3 +152,22 @@ def test_every_valid_combination_steps_on_a_convex_problem_without_a_nan(options
         optimizer.step()
     assert p.isfinite().all()
     assert all(value.isfinite().all() for value in optimizer.state[p].values())
+
+
+@settings(FEW, max_examples=40)
+@given(
+    st.fixed_dictionaries(
+        {"beta": below_one, "gain": st.floats(-0.999, 0.999), "lr": unit, "eps": st.floats(1e-8, 1.0)},
+        optional={"betas": st.tuples(below_one, below_one), "weight_decay": unit, "foreach": st.booleans()},
+    )
+)
+def test_every_valid_combination_of_e_and_adamw_steps_without_a_nan(options):
+    p = torch.nn.Parameter(torch.tensor([0.0, 1.0, -2.0]))
+    options["alpha"] = options.pop("gain") / (1.0 - options["beta"])
+    optimizer = EAdamW([p], **options)
+    for _ in range(30):
+        optimizer.zero_grad()
+        p.square().sum().backward()
+        optimizer.step()
+    assert p.isfinite().all()
+    assert all(value.isfinite().all() for value in optimizer.state[p].values())
