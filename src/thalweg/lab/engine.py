@@ -67,6 +67,7 @@ class _Training:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.first: float | None = None  # training loss, against which divergence is judged
         self.task, self.data = tasks.load(run.task)
         # The batch size is the global one, on however many processes.
         self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
@@ -120,7 +121,8 @@ class _Training:
     def _diverged(self, loss: float, value: float) -> str | None:
         if not (math.isfinite(loss) and math.isfinite(value)):
             return "non-finite loss"
-        self.first = getattr(self, "first", loss)
+        if self.first is None:
+            self.first = loss
         return f"loss more than {DIVERGED:g} times the first" if loss > DIVERGED * abs(self.first) else None
 
     @torch.no_grad()
