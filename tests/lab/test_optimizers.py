@@ -99,6 +99,7 @@ def test_muon_with_adamw_is_the_two_side_by_side_also_after_a_state_dict_round_t
         both.step()
         muon.step()
         adamw.step()
+    assert all(both.state[p] for p in model.parameters())  # or it would not be saved
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q)
 
