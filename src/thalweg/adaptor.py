@@ -11,28 +11,23 @@ from __future__ import annotations
 import copyreg
 import functools
 import inspect
-from collections import defaultdict
-from contextlib import contextmanager
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
 from torch.optim import Optimizer
 
-from thalweg import equations as eq
-from thalweg.backends import compute_dtype
+from thalweg.exploration import ALPHA, BETA, EMA, can_skip, explored, shifts, skipping
 from thalweg.hyperparameters import NONFINITE, check_beta, check_bool, check_choice, check_exploration, reject
 from thalweg.layers import all_finite, refuse_nonfinite, refuse_sparse
-from thalweg.objective import ShiftedObjective, with_graph_of
+from thalweg.objective import ShiftedObjective
 from thalweg.state import at_rest, load_keeping_dtype, mentions, refuse_without
 
 if TYPE_CHECKING:
+    from collections import defaultdict
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
-
-ALPHA, BETA, EMA = "explore_alpha", "explore_beta", "explore_ema"
 
 
 class E(Optimizer):
@@ -55,14 +50,17 @@ class E(Optimizer):
         beta: β1 in [0, 1), likewise.
         nonfinite: what to do when a gradient has an infinity, a NaN or an entry whose square overflows. "propagate":
             step all the same, as the base alone would. "skip": nothing changes but ``skipped_steps``. "raise": a
-            RuntimeError, before anything changes. The last two wait for the device at each step.
+            RuntimeError, before anything changes. "skip" is decided on the device around Adam, AdamW, SGD and Adagrad
+            of torch, if every group has ``fused=True``, except for steps that start a momentum of SGD: their kernels
+            run, as do hooks on the base, and change nothing. Any other base can only be not called: E then waits for
+            the device at each step. "raise" always does.
         reevaluates: whether the base evaluates the closure itself, as LBFGS and SAM do; ``step`` then needs a closure,
             and within one step the base sees the loss plus a linear term (:mod:`thalweg.objective`). None: if its
             ``step`` requires a closure. Else E evaluates it, once, and the base gets none.
 
     Attributes:
         base: the optimizer.
-        skipped_steps: how many steps ``nonfinite="skip"`` has left out; not saved.
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; not saved.
 
     Raises:
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
@@ -164,7 +162,7 @@ class E(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.skipped_steps = 0
+        self.skipped_steps = torch.zeros((), dtype=torch.int64)
         super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
         for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
             name = f"_optimizer_{hooks}_hooks"  # the base runs them, since it saves and loads
@@ -249,101 +247,45 @@ class E(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         refuse_sparse(self._gradients(), "E")
-        if self.nonfinite != "propagate" and not all_finite(self._gradients()):
-            if self.nonfinite == "raise":
-                refuse_nonfinite(self._gradients())
-            self.skipped_steps += 1
-            return loss
+        go = self._judge_finite()
+        if go is not None and (self.reevaluates or not can_skip(self.base)):
+            if not go:
+                return loss
+            go = None
         if self.reevaluates and closure is not None:
             self._step_on_shifted_objective(closure, loss)
         else:
-            with self._explored():
+            with explored(self.base, go), skipping(self.base, go):
                 self.base.step()
         return loss
+
+    def _judge_finite(self) -> Tensor | None:
+        """Whether all gradients are finite, 0-d; None if no step is skipped that has others."""
+        if self.nonfinite == "propagate":
+            return None
+        finite = all_finite(self._gradients())
+        if self.nonfinite == "raise":
+            if not finite:
+                refuse_nonfinite(self._gradients())
+            return None
+        self.skipped_steps = self.skipped_steps.to(finite.device)
+        self.skipped_steps += finite.logical_not()
+        return finite
 
     def _gradients(self) -> Iterator[Tensor]:
         return (p.grad for group in self.param_groups for p in group["params"] if p.grad is not None)
 
     def _step_on_shifted_objective(self, closure: Callable[[], float], loss: Any) -> None:
         """Let the base evaluate; b moves on by the gradient of the first evaluation."""
-        params: list[Tensor] = []
-        shifts: list[Tensor] = []
-        emas: list[Tensor] = []
-        for bucket, group, _ in self._buckets():
-            for p in bucket:
-                g = cast("Tensor", p.grad)
-                b = self.state.get(p, {}).get(EMA)
-                wide = g.to(compute_dtype(g.dtype)) if b is None else g.to(b.dtype)
-                h, after = eq.explore(
-                    wide, torch.zeros_like(wide) if b is None else b, alpha=group[ALPHA], beta=group[BETA]
-                )
-                params.append(p)
-                shifts.append((h - wide).to(g.dtype))
-                emas.append(after)
+        shifted = shifts(self.base)
         everything = [p for group in self.param_groups for p in group["params"]]
-        objective = ShiftedObjective(closure, loss, params, shifts, everything)
+        objective = ShiftedObjective(closure, loss, [p for p, *_ in shifted], [s for _, s, _ in shifted], everything)
         try:
             self.base.step(objective)
         finally:
             objective.close()
-        for p, after in zip(params, emas, strict=True):
+        for p, _, after in shifted:
             self.state[p][EMA] = after
-
-    @contextmanager
-    def _explored(self) -> Iterator[None]:
-        """Inside, ``p.grad`` is g'; on a clean exit b moves on. The gradient itself is never written to."""
-        buckets = list(self._buckets())
-        grads = [(p, p.grad) for params, *_ in buckets for p in params]
-        try:
-            for params, group, foreach in buckets:
-                for p, h in zip(params, self._replacements(params, group, foreach), strict=True):
-                    p.grad = h
-            yield
-        finally:
-            for p, g in grads:
-                p.grad = g
-        for params, group, foreach in buckets:
-            self._advance(params, [p.grad for p in params if p.grad is not None], group[BETA], foreach)
-
-    def _buckets(self) -> Iterator[tuple[list[Tensor], dict[str, Any], bool]]:
-        """Parameters that have a gradient and an EMA or need one; in one bucket all have it, or none."""
-        for group in self.param_groups:
-            buckets: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                started = p in self.state and EMA in self.state[p]
-                if started or group[ALPHA] != 0.0:
-                    buckets[p.device, p.grad.dtype, started].append(p)
-            for (device, *_), params in buckets.items():
-                foreach = group.get("foreach")
-                yield params, group, device.type == "cuda" if foreach is None else bool(foreach)
-
-    def _replacements(self, params: list[Tensor], group: dict[str, Any], foreach: bool) -> list[Tensor]:
-        """g' = g + c (g - b) of each parameter, in the gradient's dtype; b is 0 where it does not exist yet."""
-        grads = [p.grad for p in params if p.grad is not None]
-        weight = 1.0 + eq.gain(group[ALPHA], group[BETA])
-        if EMA in self.state.get(params[0], {}):
-            emas = [self.state[p][EMA] for p in params]
-            wide = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
-            lerped = torch._foreach_lerp(emas, wide, weight) if foreach else map(torch.lerp, emas, wide, repeat(weight))
-            replaced = [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
-        else:
-            replaced = [g * weight for g in grads]
-        return [with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
-
-    def _advance(self, params: list[Tensor], gradients: list[Tensor], beta: float, foreach: bool) -> None:
-        """b ← β1 b + (1-β1) g. A missing b starts here, after the base has made its own state for the parameter."""
-        for p in params:
-            if EMA not in self.state[p]:
-                self.state[p][EMA] = torch.zeros_like(p, dtype=compute_dtype(p.dtype))
-        emas = [self.state[p][EMA] for p in params]
-        grads = [g.to(b.dtype) for g, b in zip(gradients, emas, strict=True)]
-        if foreach:
-            torch._foreach_lerp_(emas, grads, 1.0 - beta)
-        else:
-            for b, g in zip(emas, grads, strict=True):
-                b.lerp_(g, 1.0 - beta)
 
 
 class ClassForm(E):

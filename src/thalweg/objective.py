@@ -79,9 +79,3 @@ class ShiftedObjective:
         """Give ``p.grad`` back."""
         for p, g in zip(self.params, self.gradients, strict=True):
             p.grad = g
-
-
-def with_graph_of(g: Tensor, h: Tensor) -> Tensor:
-    """h as g plus a constant, for bases that differentiate the gradient: the Hessian stays that of the loss."""
-    with torch.enable_grad():
-        return g + (h - g).detach()
