@@ -1,0 +1,212 @@
+r"""ALTO, and LAMB, which is ALTO without E, as chains of transformations.
+
+For layer i at step k, with :math:`h_k` the gradient as E passes it on (:func:`thalweg.jax.scale_by_exploration`):
+
+.. math::
+    m_k &= β_2 m_{k-1} + (1-β_2) h_k, & \hat m_k &= m_k / (1-β_2^k) \\
+    v_k &= β_3 v_{k-1} + (1-β_3) h_k^2, & \hat v_k &= v_k / (1-β_3^k) \\
+    r_k &= \hat m_k / (\sqrt{\hat v_k} + ε_1) + λ θ_k \\
+    θ^{(i)} &\leftarrow θ^{(i)} - η\, r^{(i)} \frac{φ(‖θ^{(i)}‖)}{‖r^{(i)}‖ + ε_2 φ(‖θ^{(i)}‖)}
+
+Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import optax
+
+from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_nonnegative
+from thalweg.jax.dtypes import widen
+from thalweg.jax.exploration import scale_by_exploration
+from thalweg.jax.moments import scale_by_adam
+from thalweg.jax.trust_ratio import NO_PARAMS, scale_by_trust_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jax.typing import ArrayLike, DTypeLike
+
+    from thalweg.jax.trust_ratio import NormAxes
+
+    Mask: TypeAlias = Any | Callable[[optax.Params], Any] | None
+
+
+def alto(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: ArrayLike = 0.99,
+    b2: ArrayLike = 0.9,
+    b3: ArrayLike = 0.99,
+    alpha: optax.ScalarOrSchedule = -5.0,
+    eps: ArrayLike = 1e-6,
+    trust_eps: ArrayLike = 1e-6,
+    weight_decay: optax.ScalarOrSchedule = 0.01,
+    mask: Mask = None,
+    trust_mask: Mask = None,
+    norm_axes: NormAxes = None,
+    *,
+    trust_clip: tuple[float, float] | None = None,
+    eps_root: ArrayLike = 0.0,
+    accumulator_dtype: DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""ALTO: E in front of bias-corrected LAMB.
+
+    The state is three trees like the parameters, b, m and v: 12 bytes a parameter in float32. From the gradient to the
+    update everything is in float32 at least; the update is then rounded to the gradient's dtype.
+
+    Args:
+        learning_rate: η, a number or a schedule.
+        b1: β1 of E, in [0, 1).
+        b2: β2, the decay rate of the first moment.
+        b3: β3, the decay rate of the second moment.
+        alpha: α of E with ``|α| < 1/(1-β1)``, a number or a schedule; negative explores (the paper's choice for batches
+            of 1K and more), positive exploits (α = 0.5 and β1 = 0.01 below that). At the number 0 this is LAMB, bit for
+            bit, and b is not allocated.
+        eps: ε1 > 0.
+        trust_eps: ε2 ≥ 0 of the trust ratio.
+        weight_decay: λ ≥ 0, a number or a schedule.
+        mask: which parameters decay: a tree of booleans that is a prefix of the parameters, or a function from
+            parameters to one. None: all.
+        trust_mask: likewise, which parameters the trust ratio adapts. The others take AdamW's step.
+        norm_axes: axes over which the norms of the trust ratio are taken, for arrays that stack layers
+            (:func:`thalweg.jax.scale_by_trust_ratio`).
+        trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
+        eps_root: added inside Adam's square root, for derivatives of an update.
+        accumulator_dtype: dtype of b and m. None: the parameter's, but float32 for float16 and bfloat16. v is in
+            float32 at least.
+
+    Returns:
+        A :class:`optax.GradientTransformationExtraArgs`, whose ``update`` needs ``params``.
+
+    Raises:
+        ValueError: an argument outside its range, named with its value; ``update`` without ``params``.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"w": jnp.array([3.0, 4.0])}
+    >>> optimizer = alto(0.1, weight_decay=0.0, trust_eps=0.0)
+    >>> updates, state = optimizer.update({"w": jnp.ones(2)}, optimizer.init(params), params)
+    >>> round(float(optax.tree.norm(updates)), 5)  # the learning rate times the norm of the layer
+    0.5
+
+    References:
+        Zhao et al., Exploring Landscapes for Better Minima along Valleys, arXiv 2510.27153, 2025
+    """
+    check_beta("b1", b1)
+    check_beta("b2", b2)
+    check_beta("b3", b3)
+    check_exploration(alpha, b1, names=("alpha", "b1"))
+    return _lamb(
+        learning_rate,
+        scale_by_exploration(alpha, b1, accumulator_dtype),
+        scale_by_adam(b2, b3, eps, eps_root, accumulator_dtype),
+        trust_eps=trust_eps,
+        weight_decay=weight_decay,
+        mask=mask,
+        trust_mask=trust_mask,
+        norm_axes=norm_axes,
+        trust_clip=trust_clip,
+    )
+
+
+def lamb(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.99,
+    eps: ArrayLike = 1e-6,
+    trust_eps: ArrayLike = 1e-6,
+    weight_decay: optax.ScalarOrSchedule = 0.01,
+    mask: Mask = None,
+    trust_mask: Mask = None,
+    norm_axes: NormAxes = None,
+    *,
+    trust_clip: tuple[float, float] | None = None,
+    eps_root: ArrayLike = 0.0,
+    accumulator_dtype: DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """LAMB: Adam's direction, scaled layer by layer to the norm of the layer.
+
+    With ``trust_eps=0`` this is :func:`optax.lamb` in exact arithmetic, with its state; see
+    :func:`thalweg.jax.scale_by_adam` and :func:`thalweg.jax.scale_by_trust_ratio` for what is done differently.
+
+    Args:
+        learning_rate: η, a number or a schedule.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: ε1 > 0.
+        trust_eps: ε2 ≥ 0 of the trust ratio; 0 gives the published LAMB.
+        weight_decay: λ ≥ 0, a number or a schedule.
+        mask: which parameters decay, as for :func:`alto`.
+        trust_mask: which parameters the trust ratio adapts.
+        norm_axes: axes of a layer in an array that stacks several.
+        trust_clip: range of φ.
+        eps_root: added inside Adam's square root.
+        accumulator_dtype: dtype of the first moment.
+
+    Returns:
+        A :class:`optax.GradientTransformationExtraArgs`, whose ``update`` needs ``params``.
+
+    Raises:
+        ValueError: an argument outside its range, named with its value; ``update`` without ``params``.
+
+    >>> import jax.numpy as jnp
+    >>> params = jnp.zeros(2)
+    >>> optimizer = lamb(0.1, weight_decay=0.0)
+    >>> updates, state = optimizer.update(jnp.ones(2), optimizer.init(params), params)
+    >>> [round(float(u), 5) for u in updates]  # a layer at zero moves as Adam would have it
+    [-0.1, -0.1]
+
+    References:
+        You et al., Large Batch Optimization for Deep Learning, arXiv 1904.00962, 2020
+    """
+    return _lamb(
+        learning_rate,
+        scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype),
+        trust_eps=trust_eps,
+        weight_decay=weight_decay,
+        mask=mask,
+        trust_mask=trust_mask,
+        norm_axes=norm_axes,
+        trust_clip=trust_clip,
+    )
+
+
+def _lamb(
+    learning_rate: optax.ScalarOrSchedule,
+    *direction: optax.GradientTransformation,
+    trust_eps: ArrayLike,
+    weight_decay: optax.ScalarOrSchedule,
+    mask: Mask,
+    trust_mask: Mask,
+    norm_axes: NormAxes,
+    trust_clip: tuple[float, float] | None,
+) -> optax.GradientTransformationExtraArgs:
+    check_nonnegative("learning_rate", learning_rate, schedule=True)
+    check_nonnegative("trust_eps", trust_eps)
+    check_nonnegative("weight_decay", weight_decay, schedule=True)
+    check_clip("trust_clip", trust_clip)
+    trust_ratio = scale_by_trust_ratio(trust_eps, trust_clip, norm_axes)
+    return _wide_inside(
+        optax.chain(
+            *direction,
+            optax.add_decayed_weights(weight_decay, mask),
+            trust_ratio if trust_mask is None else optax.masked(trust_ratio, trust_mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )
+
+
+def _wide_inside(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Round once, at the end, what goes from one transformation of a chain to the next in float32 at least."""
+    inner = optax.with_extra_args_support(inner)
+
+    def update_fn(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        if params is None:
+            raise ValueError(NO_PARAMS)
+        wide, state = inner.update(widen(updates), state, widen(params), **extra_args)
+        return jax.tree.map(lambda w, g: w.astype(jax.numpy.result_type(g)), wide, updates), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)

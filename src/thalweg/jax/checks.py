@@ -1,0 +1,87 @@
+"""Checks of hyperparameters, with the texts of :mod:`thalweg.hyperparameters` but without torch.
+
+Only Python and NumPy numbers are judged, early and by value. Arrays may be traced (``optax.inject_hyperparams``,
+``jax.vmap``), and a schedule has no value yet: both pass.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import TYPE_CHECKING, NoReturn
+
+import jax
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def reject(argument: str, value: object, allowed: str) -> NoReturn:
+    """Raise the one kind of ``ValueError`` this package raises for a bad hyperparameter."""
+    raise ValueError(f"{argument} must be {allowed}, got {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """Whether value is a real number that is known now; True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_number(argument: str, value: object, allowed: str, holds: Callable[[float], bool]) -> None:
+    """Raise ``ValueError`` unless value is an array or a number for which ``holds``."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return
+    if not (is_number(value) and holds(float(value))):  # type: ignore[arg-type]
+        reject(argument, value, allowed)
+
+
+def check_nonnegative(argument: str, value: object, *, schedule: bool = False) -> None:
+    """Raise ``ValueError`` unless 0 <= value < inf; where ``schedule``, a function of the step may stand for it.
+
+    >>> check_nonnegative("learning_rate", -1)
+    Traceback (most recent call last):
+    ValueError: learning_rate must be a number in [0, inf), got -1
+    """
+    if not (schedule and callable(value)):
+        check_number(argument, value, "a number in [0, inf)", lambda x: 0.0 <= x < math.inf)
+
+
+def check_eps(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless value is at least the smallest normal float32: a gradient of 0 gives 0/0 else."""
+    tiny = float(np.finfo(np.float32).tiny)
+    allowed = f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0"
+    check_number(argument, value, allowed, lambda x: tiny <= x < math.inf)
+
+
+def check_beta(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless 0 <= value < 1."""
+    check_number(argument, value, "a number in [0, 1)", lambda x: 0.0 <= x < 1.0)
+
+
+def check_exploration(alpha: object, beta: object, *, names: tuple[str, str]) -> None:
+    """Raise ``ValueError`` unless 0 <= β1 < 1 and |α| < 1/(1-β1), the paper's condition.
+
+    >>> check_exploration(2.0, 0.5, names=("alpha", "beta"))
+    Traceback (most recent call last):
+    ValueError: alpha must be a number in (-2, 2), as |alpha| < 1/(1 - beta) with beta=0.5, got 2.0
+    """
+    a, b = names
+    check_beta(b, beta)
+    if callable(alpha):
+        return
+    if not is_number(beta):
+        check_number(a, alpha, f"a number with |{a}| < 1/(1 - {b})", math.isfinite)
+        return
+    known = float(beta)  # type: ignore[arg-type]
+    limit = 1.0 / (1.0 - known)
+    allowed = f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={known:g}"
+    check_number(a, alpha, allowed, lambda x: abs(x) * (1.0 - known) < 1.0)
+
+
+def check_clip(argument: str, clip: object) -> None:
+    """Raise ``ValueError`` unless clip is None or two numbers 0 <= lo <= hi."""
+    if clip is None:
+        return
+    pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
+    if not pair or not 0.0 <= clip[0] <= clip[1]:  # type: ignore[index]
+        reject(argument, clip, "None or (lo, hi) with 0 <= lo <= hi")
