@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from support import assert_same, assert_same_state, make_grads, make_params, take_steps
+from torch.optim import SGD, Adagrad, Adam, AdamW
 
-from thalweg import ALTO, EAdamW, Lamb
+from thalweg import ALTO, E, EAdamW, Lamb
 
 STEPS = 6
 BAD = (float("nan"), float("inf"), -float("inf"))
@@ -120,7 +121,124 @@ def test_e_skips_its_base_with_all_its_state():
     assert spoilt.skipped_steps == 1
 
 
+FUSED = [
+    (Adam, {}),
+    (Adam, {"amsgrad": True, "weight_decay": 0.1}),
+    (AdamW, {}),
+    (Adagrad, {}),
+    (SGD, {}),
+    (SGD, {"momentum": 0.9}),
+    (SGD, {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1}),
+]
+
+
+def fused(cls, params, alpha=0.5, **options):
+    """E around a base that is told on the device to skip."""
+    return E(cls(params, lr=0.1, fused=True, **options), alpha, 0.25, nonfinite="skip")
+
+
+@pytest.fixture
+def empty_memory_is_nan():
+    """What a kernel that skips has not written is seen."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("alpha", [0.5, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("cls", "options"), FUSED)
+@pytest.mark.usefixtures("empty_memory_is_nan")
+def test_around_a_fused_base_a_skipped_step_leaves_no_trace(cls, options, dtype, alpha, first, value):
+    params, expected = make_params(dtype=dtype), make_params(dtype=dtype)
+    grads = make_grads(params, STEPS)
+    spoilt, clean = fused(cls, params, alpha, **options), fused(cls, expected, alpha, **options)
+    bad = [spoil(grads[k], value) for k in range(3)]
+    rows = [bad[0], bad[1], *grads[:3], bad[2], *grads[3:]] if first else [*grads[:3], *bad, *grads[3:]]
+    take_steps(spoilt, params, rows)
+    take_steps(clean, expected, grads)
+    assert_same(params, expected)
+    assert_same_state(spoilt, clean)
+    assert (spoilt.skipped_steps.item(), clean.skipped_steps.item()) == (3, 0)
+
+
+def test_a_step_skipped_on_the_device_leaves_parameters_and_counts_at_once():
+    params = make_params(dtype=torch.float32)
+    optimizer = fused(AdamW, params)
+    start, grads = [p.detach().clone() for p in params], make_grads(params, 1)[0]
+    take_steps(optimizer, params, [spoil(grads, float("nan"))])
+    assert_same(params, start)
+    assert all(torch.equal(value, torch.zeros_like(value)) for s in optimizer.state.values() for value in s.values())
+    assert not torch.equal(params[-1].grad, params[-1].grad)  # the caller's own again, NaN and all
+    assert not hasattr(optimizer.base, "found_inf")
+
+
+def test_a_fused_base_is_called_to_skip_and_any_other_is_not():
+    class Own(AdamW):
+        """A subclass may do anything in its step."""
+
+    sgd = {"momentum": 0.9}
+    for cls, options, calls in (
+        (AdamW, {"fused": True}, 3),
+        (AdamW, {"fused": False}, 2),
+        (Own, {"fused": True}, 2),
+        (SGD, {"fused": True, **sgd}, 3),
+    ):
+        params, seen = make_params(dtype=torch.float32), []
+        optimizer = E(cls(params, lr=0.1, **options), 0.5, 0.25, nonfinite="skip")
+        optimizer.base.register_step_pre_hook(lambda *_, seen=seen: seen.append(1))
+        grads = make_grads(params, 2)
+        take_steps(optimizer, params, [grads[0], spoil(grads[0], float("nan")), grads[1]])
+        assert len(seen) == calls
+        assert optimizer.skipped_steps == 1
+
+
+def test_one_group_that_is_not_fused_and_the_decision_is_the_hosts():
+    params, expected = make_params(dtype=torch.float32), make_params(dtype=torch.float32)
+    grads = make_grads(params, 3)
+    made = []
+    for ps, rows in ((params, [grads[0], spoil(grads[1], float("nan")), *grads[1:]]), (expected, grads)):
+        groups = [{"params": ps[:2], "fused": True}, {"params": ps[2:], "foreach": True, "fused": False}]
+        made.append(E(AdamW(groups, lr=0.1), 0.5, 0.25, nonfinite="skip"))
+        take_steps(made[-1], ps, rows)
+    assert_same(params, expected)
+    assert_same_state(*made)
+
+
+def test_a_base_that_fails_to_step_is_told_nothing_afterwards():
+    params = make_params(dtype=torch.float32)
+    optimizer = fused(AdamW, params)
+    take_steps(optimizer, params, make_grads(params, 1))
+
+    def fail(*_):
+        assert optimizer.base.found_inf == 0.0
+        raise OSError
+
+    optimizer.base.register_step_pre_hook(fail)
+    with pytest.raises(OSError):  # noqa: PT011 (the test's own)
+        optimizer.step()
+    assert not hasattr(optimizer.base, "found_inf")
+    for p, g in zip(params, make_grads(params, 1)[0], strict=True):
+        assert torch.equal(p.grad, g)
+
+
+@pytest.mark.parametrize("base", [AdamW, lambda params, fused: SGD(params, lr=0.1, momentum=0.9, fused=fused)])
+def test_a_copy_of_e_around_a_fused_base_skips_as_well(base):
+    params = make_params(dtype=torch.float32)
+    optimizer = E(base(params, fused=True), 0.5, 0.25, nonfinite="skip")
+    grads = make_grads(params, 3)
+    take_steps(optimizer, params, grads[:1])
+    twin, others = copy.deepcopy((optimizer, params))
+    take_steps(twin, others, [spoil(grads[1], float("inf")), *grads[1:]])
+    take_steps(optimizer, params, grads[1:])
+    assert_same(others, params)
+    assert_same_state(twin, optimizer)
+    assert (twin.skipped_steps.item(), optimizer.skipped_steps.item()) == (1, 0)
+
+
 def test_the_policy_and_a_counter_survive_pickle():
     e = copy.deepcopy(EAdamW(make_params(), nonfinite="skip"))
-    assert (e.nonfinite, e.skipped_steps) == ("skip", 0)
+    assert (e.nonfinite, e.skipped_steps, e.skipped_steps.dtype) == ("skip", 0, torch.int64)
     assert copy.deepcopy(ALTO(make_params())).skipped_steps == 0

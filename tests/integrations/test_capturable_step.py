@@ -11,7 +11,7 @@ import torch
 from support import assert_moved, assert_same, assert_same_state, make_grads, make_params, take_steps
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg import ALTO, ESGD, Lamb
+from thalweg import ALTO, ESGD, E, Lamb
 
 aten = torch.ops.aten
 READS = {aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.equal, aten.nonzero, aten.masked_select}
@@ -71,6 +71,52 @@ def test_e_reads_nothing_of_its_own(foreach):
     params = make_params(SHAPES, torch.float32)
     optimizer = ESGD(params, lr=0.1, momentum=0.9, alpha=0.5, beta=0.25, foreach=foreach)
     assert reads_of_third_step(optimizer, params, make_grads(params, 3)) == []
+
+
+FUSED = {
+    "Adam": lambda params: torch.optim.Adam(params, lr=0.1, fused=True),
+    "AdamW": lambda params: torch.optim.AdamW(params, lr=0.1, amsgrad=True, fused=True),
+    "Adagrad": lambda params: torch.optim.Adagrad(params, lr=0.1, fused=True),
+    "SGD": lambda params: torch.optim.SGD(params, lr=0.1, fused=True),
+    "SGD with momentum": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, fused=True),
+}
+
+
+@pytest.mark.parametrize("base", FUSED)
+def test_e_around_a_fused_base_skips_without_reading(base):
+    """The kernels are those of a step that counts; a base that is not fused is read for."""
+    params = make_params(SHAPES, torch.float32)
+    optimizer = E(FUSED[base](params), 0.5, 0.25, nonfinite="skip")
+    grads, calls = make_grads(params, 4), []
+    take_steps(optimizer, params, grads[:2])
+    for row, bad in ((grads[2], 0.0), (grads[3], float("nan"))):
+        before = [p.detach().clone() for p in params]
+        for p, g in zip(params, row, strict=True):
+            p.grad = g + bad
+        with Calls() as seen:
+            optimizer.step()
+        calls.append(seen.seen)
+        (assert_same if bad else assert_moved)(params, before)
+    assert calls[0] == calls[1]
+    assert not set(calls[0]) & READS
+    assert optimizer.skipped_steps == 1
+
+
+@pytest.mark.parametrize("base", FUSED)
+def test_the_first_step_of_e_around_a_fused_base_reads_if_it_starts_a_momentum(base):
+    params = make_params(SHAPES, torch.float32)
+    optimizer = E(FUSED[base](params), 0.5, 0.25, nonfinite="skip")
+    for p, g in zip(params, make_grads(params, 1)[0], strict=True):
+        p.grad = g
+    with Calls() as calls:
+        optimizer.step()
+    assert bool(set(calls.seen) & READS) == (base == "SGD with momentum")
+
+
+def test_e_around_any_other_base_reads_to_skip():
+    params = make_params(SHAPES, torch.float32)
+    optimizer = ESGD(params, lr=0.1, nonfinite="skip")
+    assert aten._local_scalar_dense in reads_of_third_step(optimizer, params, make_grads(params, 3))
 
 
 @pytest.mark.parametrize("foreach", [False, True])
