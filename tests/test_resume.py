@@ -92,6 +92,28 @@ def test_the_state_dict_that_was_loaded_is_not_shared(entry):
             assert torch.equal(source["state"][i][key], state[key]), key
 
 
+def test_the_users_hooks_on_loading_see_tensors_and_what_they_return_is_loaded(entry):
+    optimizer, params, _ = trained(entry, torch.bfloat16)
+    own = sorted(set(entry.wide) - set(entry.counters))
+    resumed_params, seen = clone_params(params), []
+    resumed = entry.build(resumed_params)
+
+    def doubled(_, loaded):
+        state = {i: {k: 2 * v if k in own else v for k, v in s.items()} for i, s in loaded["state"].items()}
+        return {**loaded, "state": state}
+
+    def loaded(made):
+        seen.extend((made.state[p][key], 2 * optimizer.state[q][key]) for p, q in pairs for key in own)
+
+    pairs = list(zip(resumed_params, params, strict=True))
+    resumed.register_load_state_dict_pre_hook(doubled)
+    resumed.register_load_state_dict_post_hook(loaded)
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert len(seen) == len(own) * len(params)
+    assert_same(*zip(*seen, strict=True))
+    assert {a.dtype for a, _ in seen} == {torch.float32}
+
+
 @pytest.mark.parametrize("way", ["file", "itself"])
 def test_a_scheduler_keeps_working_after_load(entry, way):
     params = make_params(entry.shapes, torch.float32)

@@ -190,8 +190,11 @@ class E(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of E, or of the base alone: α and β1 then stay as they are, and E starts afresh.
 
+        b keeps the dtype that it was saved in, float32 at least.
+
         Raises:
             ValueError: the groups do not match, or a loaded α or β1 is out of range.
+            AttributeError: the base, without torch's hooks on loading, casts by itself what is E's.
         """
         before = [{name: group[name] for name in (ALPHA, BETA)} for group in self.param_groups]
         for own, loaded in zip(before, state_dict.get("param_groups", ())):  # noqa: B905 (the base reports a mismatch)

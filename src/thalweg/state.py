@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,31 +15,61 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """A tensor that is loaded as it is: what is no tensor, no loader casts."""
+
+    tensor: torch.Tensor
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"load_state_dict must not cast state that keeps its dtype: it looked for its {name!r}")
+
+
 def load_keeping_dtype(
     optimizer: Optimizer, load: Callable[[dict[str, Any]], None], state_dict: dict[str, Any], keys: Collection[str]
 ) -> None:
-    """``load(state_dict)``, then undo torch's cast of ``state[p][key]`` to the parameter's dtype.
+    """``load(state_dict)``, but ``state[p][key]`` keeps the dtype it was saved in.
 
     Torch casts every floating-point state to the dtype of its parameter on load (pytorch#43706): float32 moments of a
-    bfloat16 parameter would come back rounded.
+    bfloat16 parameter would come back rounded. However ``load`` finds the parameter of a buffer, here it finds it too.
     """
     if not hasattr(optimizer, "_optimizer_load_state_dict_pre_hooks"):  # a wrapper that is not built as torch's are
-        load(state_dict)
+        try:
+            load(_sealed(state_dict, keys))
+        finally:
+            _unseal(optimizer, keys)
         return
-    seen: dict[str, Any] = {}
-    # Registered last, so that it sees what the user's own hooks made of the state dict.
-    handle = optimizer.register_load_state_dict_pre_hook(lambda _, loaded: seen.update(loaded))
+    handles = (  # the user's own hooks see tensors: those before are through, those after come later
+        optimizer.register_load_state_dict_pre_hook(lambda _, loaded: _sealed(loaded, keys)),
+        optimizer.register_load_state_dict_post_hook(lambda _: _unseal(optimizer, keys), prepend=True),
+    )
     try:
         load(state_dict)
     finally:
-        handle.remove()
-    ids = [i for group in seen["param_groups"] for i in group["params"]]
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    for i, p in zip(ids, params, strict=True):
-        saved = seen["state"].get(i, {})
+        for handle in handles:
+            handle.remove()
+        _unseal(optimizer, keys)  # where a load has failed half way
+
+
+def _sealed(tree: Any, keys: Collection[str]) -> Any:
+    """A tree of dictionaries and lists, in which the tensors of these keys are sealed."""
+    if isinstance(tree, list):
+        return [_sealed(branch, keys) for branch in tree]
+    if not isinstance(tree, dict):
+        return tree
+    sealed = copy.copy(tree)
+    for key, value in tree.items():
+        wanted = isinstance(value, torch.Tensor) and isinstance(key, str) and key in keys
+        sealed[key] = Sealed(value) if wanted else _sealed(value, keys)
+    return sealed
+
+
+def _unseal(optimizer: Optimizer, keys: Collection[str]) -> None:
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        state = optimizer.state.get(p, {})
         for key in keys:
-            if isinstance(saved.get(key), torch.Tensor):
-                optimizer.state[p][key] = saved[key].to(device=p.device, copy=True)
+            if isinstance(value := state.get(key), Sealed):
+                state[key] = value.tensor.to(device=p.device, copy=True)
 
 
 @contextmanager

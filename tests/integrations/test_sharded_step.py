@@ -17,6 +17,7 @@ BUILDS = {
     "ALTO": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), max_grad_norm=0.5),
     "ALTO foreach": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), foreach=True),
     "EAdamW": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip"),
+    "EAdamW fused": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", fused=True),
 }
 
 
