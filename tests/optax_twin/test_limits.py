@@ -1,0 +1,159 @@
+"""What the transformations are in their limits: the plain chain, LAMB, AdamW, the paper's two buffers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from trees import assert_near, assert_same, gradients, run, tree
+
+import thalweg.jax as tj
+
+PLAIN = {
+    "sgd": lambda: optax.sgd(0.1),
+    "nesterov": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adam": lambda: optax.adam(0.01),
+    "adamw": lambda: optax.adamw(optax.linear_schedule(0.01, 0.0, 10)),
+    "rmsprop": lambda: optax.rmsprop(0.01),
+    "lion": lambda: optax.lion(0.01),
+    "lamb": lambda: optax.lamb(0.01),
+    "muon": lambda: optax.contrib.muon(0.01),
+    "alto": lambda: tj.alto(0.01),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_e_at_alpha_0_is_not_there_bit_for_bit(name, dtype):
+    e = tj.scale_by_exploration(0, 0.9)
+    params, state = run(optax.chain(e, PLAIN[name]()), tree(0, dtype), gradients(5, dtype))
+    plain, plain_state = run(PLAIN[name](), tree(0, dtype), gradients(5, dtype))
+    assert_same(params, plain)
+    assert_same(jax.tree.leaves(state), jax.tree.leaves(plain_state))
+    assert e.init(tree(0)) == optax.EmptyState()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("alpha", [0, 0.0, lambda count: 0.0 * count], ids=["0", "0.0", "schedule"])
+def test_alto_at_alpha_0_is_lamb_and_the_chain_without_e_bit_for_bit(alpha, dtype):
+    params, grads = tree(0, dtype), gradients(10, dtype)
+    alto = run(tj.alto(0.1, 0.9, 0.8, 0.99, alpha, weight_decay=0.1), params, grads)[0]
+    lamb = run(tj.lamb(0.1, 0.8, 0.99, weight_decay=0.1), params, grads)[0]
+    assert_same(alto, lamb)
+    if dtype == jnp.float32:
+        chain = optax.chain(
+            tj.scale_by_adam(0.8, 0.99),
+            optax.add_decayed_weights(0.1),
+            tj.scale_by_trust_ratio(1e-6),
+            optax.scale_by_learning_rate(0.1),
+        )
+        assert_same(alto, run(chain, params, grads)[0])
+
+
+def test_alto_is_e_in_front_of_lamb_bit_for_bit():
+    chain = optax.chain(tj.scale_by_exploration(3.0, 0.75), tj.lamb(0.1, 0.8, 0.99))
+    params, grads = tree(0), gradients(10)
+    assert_same(run(tj.alto(0.1, 0.75, 0.8, 0.99, 3.0), params, grads)[0], run(chain, params, grads)[0])
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lamb_is_optaxs_lamb_and_has_its_state(weight_decay, float64):
+    ours = tj.lamb(0.1, 0.9, 0.999, trust_eps=0.0, weight_decay=weight_decay)
+    theirs = optax.lamb(0.1, 0.9, 0.999, weight_decay=weight_decay)
+    params, grads = tree(0, jnp.float64), gradients(50, jnp.float64)
+    actual, expected = run(ours, params, grads), run(theirs, params, grads)
+    assert_near(actual, expected, 1e-12)
+
+
+def test_lamb_without_its_trust_ratio_is_adamw(float64):
+    params, grads = tree(0, jnp.float64), gradients(50, jnp.float64)
+    ours = tj.lamb(0.01, 0.9, 0.99, eps=1e-8, weight_decay=0.1, trust_mask=False)
+    assert_near(
+        run(ours, params, grads)[0], run(optax.adamw(0.01, 0.9, 0.99, weight_decay=0.1), params, grads)[0], 1e-12
+    )
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(-5.0, 0.99), (0.5, 0.01), (3.0, 0.75), (-0.9, 0.0)])
+def test_one_buffer_gives_what_the_papers_two_give(alpha, beta, float64):
+    e = tj.scale_by_exploration(alpha, beta)
+    state = e.init(jnp.zeros((3, 4)))
+    a = previous = np.zeros((3, 4))
+    for g in np.random.default_rng(0).standard_normal((50, 3, 4)):
+        a, previous = beta * a + (1 - beta) * (g - previous), g
+        updates, state = e.update(jnp.asarray(g), state)
+        assert_near(updates, g + alpha * a, 1e-12)
+
+
+@pytest.mark.parametrize("b2", [0.99, 0.999, 0.9999, 0.99999])
+def test_the_bias_correction_keeps_its_digits_in_float32(b2, float64):
+    def directions(tx, dtype):
+        state, found = tx.init(jnp.zeros(100, dtype)), []
+        for g in np.random.default_rng(0).standard_normal((20, 100)):
+            updates, state = tx.update(jnp.asarray(g, dtype), state)
+            found.append(np.asarray(updates))
+        return found
+
+    exact = directions(optax.scale_by_adam(0.9, b2, 1e-6), jnp.float64)
+    assert_near(directions(tj.scale_by_adam(0.9, b2), jnp.float64), exact, 1e-12)
+    assert_near(directions(tj.scale_by_adam(0.9, b2), jnp.float32), exact, 1e-6)
+
+
+def test_a_layer_at_zero_moves_as_adam_would_have_it_and_a_still_one_does_not():
+    params = {"zero": jnp.zeros(3), "still": jnp.ones(3)}
+    grads = {"zero": jnp.array([1.0, -2.0, 3.0]), "still": jnp.zeros(3)}
+    for optimizer in (tj.lamb(0.1, weight_decay=0.0), tj.alto(0.1, weight_decay=0.0)):
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        np.testing.assert_allclose(updates["zero"], [-0.1, 0.1, -0.1], rtol=1e-5)
+        np.testing.assert_array_equal(updates["still"], 0.0)
+
+
+def test_the_trust_ratio():
+    tx = tj.scale_by_trust_ratio(eps=0.5, clip=(0.5, 2.0))
+    params = [jnp.array([3.0, 4.0]), jnp.array([0.0, 0.1]), jnp.array([0.0, 1.0]), jnp.zeros(2)]
+    updates, _ = tx.update([jnp.array([0.6, 0.8])] * 4, tx.init(params), params)
+    ratios = [2.0 / (1.0 + 0.5 * 2.0), 0.5 / (1.0 + 0.5 * 0.5), 1.0 / 1.5, 0.5 / (1.0 + 0.5 * 0.5)]
+    for update, ratio in zip(updates, ratios, strict=True):
+        np.testing.assert_allclose(update, ratio * np.array([0.6, 0.8]), rtol=1e-6)
+
+
+STACK = {"kernel": (2, 3, 4), "bias": (2, 4), "head": (4, 5)}
+AXES = {
+    "a tree": {"kernel": (1, 2), "bias": (-1,), "head": None},
+    "a function": lambda params: {k: tuple(range(1, p.ndim)) if k != "head" else None for k, p in params.items()},
+}
+
+
+@pytest.mark.parametrize("axes", AXES.values(), ids=AXES.keys())
+def test_stacked_layers_move_like_separate_ones(axes):
+    rng = np.random.default_rng(0)
+    draw = lambda: {k: jnp.asarray(rng.standard_normal(shape), jnp.float32) for k, shape in STACK.items()}  # noqa: E731
+    apart = lambda t: {**{(k, i): t[k][i] for k in ("kernel", "bias") for i in range(2)}, "head": t["head"]}  # noqa: E731
+    params, grads = draw(), [draw() for _ in range(5)]
+    separate = {
+        k if isinstance(k, tuple) else (k, 0): v
+        for k, v in apart(run(tj.alto(0.1, norm_axes=axes), params, grads)[0]).items()
+    }
+    relabel = lambda t: {k if isinstance(k, tuple) else (k, 0): v for k, v in apart(t).items()}  # noqa: E731
+    assert_near(separate, run(tj.alto(0.1), relabel(params), [relabel(g) for g in grads])[0], 1e-6)
+
+
+def test_norm_axes_may_be_a_prefix_or_one_for_all():
+    params, grads = {"a": [jnp.ones((2, 3)), 2 * jnp.ones((2, 3))], "b": jnp.ones((2, 3))}, None
+    rng = np.random.default_rng(0)
+    grads = [jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), p.dtype), params)]
+    in_full = run(tj.lamb(0.1, norm_axes={"a": [(1,), (1,)], "b": (1,)}), params, grads)
+    assert_same(run(tj.lamb(0.1, norm_axes={"a": (1,), "b": (1,)}), params, grads), in_full)
+    assert_same(run(tj.lamb(0.1, norm_axes=(1,)), params, grads), in_full)
+
+
+def test_an_update_can_be_differentiated_where_norms_and_gradients_are_zero():
+    params, grads = [jnp.zeros(3), jnp.ones(3)], [jnp.ones(3), jnp.zeros(3)]
+    optimizer = tj.alto(0.1, weight_decay=0.0, eps_root=1e-8)
+
+    def moved(grads):
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        return sum(jnp.sum(u**2) for u in updates)
+
+    assert all(bool(jnp.isfinite(d).all()) for d in jax.grad(moved)(grads))
