@@ -109,7 +109,6 @@ OPTAX_ADAM: dict[str, Any] = {"learning_rate": 0.01, "b1": 0.9, "b2": 0.99, "eps
 
 CASES: tuple[Case, ...] = (
     *e_over("SGD", PAIRS, torch.optim.SGD, lambda: optax.sgd(0.02), lr=0.02),
-    *e_over("momentum", PAIRS[2:3], torch.optim.SGD, lambda: optax.sgd(0.02, momentum=0.9), lr=0.02, momentum=0.9),
     *e_over(
         "Nesterov",
         PAIRS[2:3],
@@ -180,6 +179,5 @@ CASES: tuple[Case, ...] = (
         lambda params: thalweg.Lamb(params, lr=0.01, betas=(0.9, 0.99), weight_decay=0.1, trust_eps=0.01),
         lambda: tj.lamb(0.01, 0.9, 0.99, weight_decay=0.1, trust_eps=0.01),
     ),
-    Case("LAMB by default", lambda params: thalweg.Lamb(params, lr=0.01), lambda: tj.lamb(0.01)),
     Case("ALTO by default", lambda params: thalweg.ALTO(params, lr=0.01), lambda: tj.alto(0.01)),
 )

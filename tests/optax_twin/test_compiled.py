@@ -35,7 +35,6 @@ TRAFFIC = {
         lambda: optax.chain(tj.scale_by_exploration(optax.linear_schedule(-5, 5, 9), 0.9), optax.sgd(0.1)),
         28,
     ),
-    "lamb": (lambda: tj.lamb(0.1), 60),
     "alto": (lambda: tj.alto(0.1), 80),
     "alto, alpha=0": (lambda: tj.alto(0.1, alpha=0), 60),
 }

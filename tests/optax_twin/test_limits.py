@@ -12,20 +12,17 @@ from trees import assert_near, assert_same, gradients, run, tree
 import thalweg.jax as tj
 
 PLAIN = {
-    "sgd": lambda: optax.sgd(0.1),
-    "nesterov": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
-    "adam": lambda: optax.adam(0.01),
+    "sgd": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
     "adamw": lambda: optax.adamw(optax.linear_schedule(0.01, 0.0, 10)),
-    "rmsprop": lambda: optax.rmsprop(0.01),
-    "lion": lambda: optax.lion(0.01),
     "lamb": lambda: optax.lamb(0.01),
     "muon": lambda: optax.contrib.muon(0.01),
     "alto": lambda: tj.alto(0.01),
 }
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, jnp.float32) for name in PLAIN), ("adamw", jnp.bfloat16)], ids=str
+)
 def test_e_at_alpha_0_is_not_there_bit_for_bit(name, dtype):
     e = tj.scale_by_exploration(0, 0.9)
     params, state = run(optax.chain(e, PLAIN[name]()), tree(0, dtype), gradients(5, dtype))
@@ -35,8 +32,9 @@ def test_e_at_alpha_0_is_not_there_bit_for_bit(name, dtype):
     assert e.init(tree(0)) == optax.EmptyState()
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("alpha", [0, 0.0, lambda count: 0.0 * count], ids=["0", "0.0", "schedule"])
+@pytest.mark.parametrize(
+    ("alpha", "dtype"), [(0, jnp.float32), (0.0, jnp.bfloat16), (lambda count: 0.0 * count, jnp.float32)], ids=str
+)
 def test_alto_at_alpha_0_is_lamb_and_the_chain_without_e_bit_for_bit(alpha, dtype):
     params, grads = tree(0, dtype), gradients(10, dtype)
     alto = run(tj.alto(0.1, 0.9, 0.8, 0.99, alpha, weight_decay=0.1), params, grads)[0]
@@ -86,7 +84,7 @@ def test_one_buffer_gives_what_the_papers_two_give(alpha, beta, float64):
         assert_near(updates, g + alpha * a, 1e-12)
 
 
-@pytest.mark.parametrize("b2", [0.99, 0.999, 0.9999, 0.99999])
+@pytest.mark.parametrize("b2", [0.999, 0.99999])
 def test_the_bias_correction_keeps_its_digits_in_float32(b2, float64):
     def directions(tx, dtype):
         state, found = tx.init(jnp.zeros(100, dtype)), []
