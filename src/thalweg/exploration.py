@@ -39,7 +39,7 @@ def explored(base: Optimizer, go: Tensor | None = None) -> Iterator[None]:
         for p, g in grads:
             p.grad = g
     for params, group, foreach in buckets:
-        _advance(base, params, group[BETA], foreach, go)
+        _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, go)
 
 
 def shifts(base: Optimizer) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -121,13 +121,18 @@ def _with_graph_of(g: Tensor, h: Tensor) -> Tensor:
         return g + (h - g).detach()
 
 
-def _advance(base: Optimizer, params: list[Tensor], beta: float, foreach: bool, go: Tensor | None) -> None:
-    """b ← β1 b + (1-β1) g. A missing b starts here, after the base has made its own state for the parameter."""
+def _advance(
+    base: Optimizer, params: list[Tensor], grads: list[Tensor], beta: float, foreach: bool, go: Tensor | None
+) -> None:
+    """b ← β1 b + (1-β1) g. A missing b starts here, after the base has made its own state for the parameter.
+
+    Compiled, this is a graph of its own, with the gradients as its inputs: ``p.grad`` would be guarded by identity.
+    """
     for p in params:
         if EMA not in base.state[p]:
             base.state[p][EMA] = torch.zeros_like(p, dtype=compute_dtype(p.dtype))
     emas = [base.state[p][EMA] for p in params]
-    grads = [cast("Tensor", p.grad).to(b.dtype) for p, b in zip(params, emas, strict=True)]
+    grads = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
     if go is not None:  # towards itself, b stays where it is
         grads = [torch.where(go.to(b.device), g, b) for g, b in zip(grads, emas, strict=True)]
     if foreach:
