@@ -1,0 +1,218 @@
+r"""Multi-tensor kernels in Triton: all layers in three launches, or in one where the trust ratio is off.
+
+.. math::
+    h &= g + c\,(g - b), \quad b \mathrel{+}= (1-β_1)(g - b), \quad m \mathrel{+}= (1-β_2)(h - m), \quad
+    v \mathrel{+}= (1-β_3)(h^2 - v) \\
+    r &= \frac{m / (1-β_2^k)}{\sqrt{v / (1-β_3^k)} + ε_1} + λθ, \quad
+    θ \mathrel{-}= η\,r\,\frac{φ(‖θ‖)}{‖r‖ + ε_2 φ(‖θ‖)}
+
+1. ``sweep`` reads θ, g, b, m, v, moves the state, and leaves Σθ² and Σr² of every chunk of every layer;
+2. ``adapt`` adds them up, layer by layer, to the layer's step size;
+3. ``sweep`` reads θ, m, v again, the last chunk first since that is what the cache still holds, and moves θ.
+
+That is 48 bytes per parameter in float32, of which 12 may come from the cache. State that is stored in fewer bits than
+it is computed in is left alone by the first pass and moved by the second: r is that of the unrounded moments, as in the
+other backends. Sums are taken in a fixed order: a step is a function of its inputs, bit for bit.
+
+A table on the device says where the layers lie, and which layer a program works on. It stays there from step to step,
+and is sent again, without waiting for it, when an address has changed. Nothing is ever read back.
+
+Bandwidth is the bound. On an H100, with 27 GB/s and 30 KB to be kept in flight for each multiprocessor: a program moves
+64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at some 72
+registers a thread, 7 programs share a multiprocessor and have 140 KB in flight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+from torch.nn import Parameter
+
+from thalweg import equations as eq
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, single
+from thalweg.backends.pieces import Scratch, is_dense
+from thalweg.backends.triton_kernels import adapt, sweep
+from thalweg.backends.triton_tables import COLUMNS, tables
+
+CHUNK = 16384
+"""Elements for one program."""
+_BLOCK = 1024
+_WARPS = 4
+_ALIGNMENT = 16  # bytes of the widest load
+_TYPES = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+}
+
+
+def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    """One step of ALTO on all layers, in place; they share device, dtype and whether they have ``explore_ema``.
+
+    Parameters are float64, float32, float16 or bfloat16, gradients and state any of these; arithmetic is in float64 if
+    the parameter is, else in float32. There are three launches, or one without the trust ratio, for each dtype of
+    gradients, and as many again for tensors that do not lie at multiples of 16 bytes. A layer's tensors may have any
+    one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
+
+    With ``norm_dims``, slices of a contiguous parameter over its last axes are layers of their own, at no cost. Norms
+    over other axes, other layouts and subclasses of Tensor are left to :mod:`thalweg.backends.single`.
+
+    In a CUDA graph, ``step``, ``lr`` and ``scales`` may change between replays where they are tensors on the device;
+    numbers, among them the seeds of stochastic rounding, are those of the capture.
+    """
+    groups: dict[tuple[object, ...], list[_Run]] = defaultdict(list)
+    others = []
+    for layer in layers:
+        if layer.param.numel() > 0:
+            run = _run(layer, hyper)
+            if run is None:
+                others.append(layer)
+            else:
+                groups[run.kind].append(run)
+    if others:
+        single.step(others, hyper, scales, scratch)
+    device = layers[0].param.device
+    for group in groups.values():
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            _launch(group, hyper, scales)
+
+
+class _Kind(NamedTuple):
+    """What the kernels are compiled for."""
+
+    param: torch.dtype
+    grad: torch.dtype
+    state: torch.dtype
+    explore: bool
+    counted: bool
+    aligned: bool
+
+
+class _Run(NamedTuple):
+    """A layer whose tensors lie alike and dense in memory, and the number of equal slices with norms of their own."""
+
+    layer: Layer
+    slices: int
+    addresses: tuple[int, int, int, int, int]
+    kind: _Kind
+
+
+def _run(layer: Layer, hyper: Hyper) -> _Run | None:
+    """The layer as the kernels can walk it, or None."""
+    param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
+    state = (m, v) if b is None else (m, v, b)
+    tensors = (param, grad, *state)
+    counted = isinstance(layer.step, Tensor)
+    if (
+        any(type(t) not in (Tensor, Parameter) or t.dtype not in _TYPES for t in tensors)
+        or any(t.dtype != m.dtype or not _lie_alike(param, t) for t in state)
+        or (isinstance(layer.step, Tensor) and (layer.step.device != param.device or layer.step.dtype != torch.float32))
+        or (slices := _slices(layer, hyper)) is None
+    ):
+        return None
+    if not _lie_alike(param, grad):
+        grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
+        layer = layer._replace(grad=grad)  # and so keep it
+    addresses = (param.data_ptr(), grad.data_ptr(), m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr())
+    aligned = not any(a % _ALIGNMENT for a in addresses) and (
+        slices == 1 or all(param.numel() // slices * t.element_size() % _ALIGNMENT == 0 for t in tensors)
+    )
+    return _Run(layer, slices, addresses, _Kind(param.dtype, grad.dtype, m.dtype, b is not None, counted, aligned))
+
+
+def _lie_alike(x: Tensor, y: Tensor) -> bool:
+    """Whether both are dense and the same position in memory is the same element."""
+    return (x.is_contiguous() and y.is_contiguous()) or (x.stride() == y.stride() and is_dense(x))
+
+
+def _slices(layer: Layer, hyper: Hyper) -> int | None:
+    """How many equal runs of memory have norms of their own; None if what has is no such run."""
+    if layer.norm_dims is None or not hyper.trust_ratio:
+        return 1
+    shape = layer.param.shape
+    outer = len(shape) - len(layer.norm_dims)
+    if sorted(layer.norm_dims) != list(range(outer, len(shape))) or outer == len(shape):
+        return None
+    slices = math.prod(shape[:outer])
+    return slices if slices == 1 or layer.param.is_contiguous() else None
+
+
+def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
+    """All launches for runs of one kind."""
+    kind, first = runs[0].kind, runs[0].layer
+    device, dtype = first.param.device, compute_dtype(kind.param)
+    stochastic = hyper.stochastic_rounding and kind.param == torch.bfloat16
+    seed = first.seed if stochastic or kind.state == torch.bfloat16 else None
+    count = 0 if isinstance(first.step, Tensor) else int(first.step)
+    rows = tuple(
+        (
+            *run.addresses,
+            run.layer.step.data_ptr() if isinstance(run.layer.step, Tensor) else int(run.layer.step) - count,
+            0 if seed is None else (run.layer.seed - seed) % 2**32,
+            run.layer.param.numel(),
+            run.slices,
+        )
+        for run in runs
+    )
+    sizes = (kind.param.itemsize, kind.grad.itemsize, *[kind.state.itemsize] * 3)
+    lines, work = tables(rows, sizes, CHUNK, device)
+    lr_tensor = hyper.lr if isinstance(hyper.lr, Tensor) and hyper.lr.device == device else None
+    lr = float(hyper.lr) if lr_tensor is None else 0.0
+    launch = partial(
+        sweep[len(work),],
+        lines,
+        work,
+        go=scales.go,
+        grad_scale=scales.grad,
+        lr=lr,
+        step=float(count),
+        seed=(seed or 0) % 2**32,
+        sign=-1.0 if hyper.maximize else 1.0,
+        beyond=1.0 + eq.gain(hyper.alpha, hyper.beta1),
+        weight1=1.0 - hyper.beta1,
+        weight2=1.0 - hyper.beta2,
+        weight3=1.0 - hyper.beta3,
+        log_beta2=_log2(hyper.beta2),
+        log_beta3=_log2(hyper.beta3),
+        eps=hyper.eps,
+        weight_decay=hyper.weight_decay,
+        PARAM=_TYPES[kind.param],
+        GRAD=_TYPES[kind.grad],
+        STATE=_TYPES[kind.state],
+        DTYPE=_TYPES[dtype],
+        EXPLORE=kind.explore,
+        COUNTED=kind.counted,
+        STOCHASTIC=stochastic,
+        ALIGNMENT=_ALIGNMENT if kind.aligned else 1,
+        ADAPT=hyper.trust_ratio,
+        CHUNK=CHUNK,
+        BLOCK=_BLOCK,
+        num_warps=_WARPS,
+    )
+    if not hyper.trust_ratio:
+        launch(None, lr_tensor, MEASURE=False, FRESH=True, KEEP=True)
+        return
+
+    layers = len(lines) // COLUMNS
+    partials = torch.empty(2 * len(work), dtype=torch.float64, device=device)
+    rates = torch.empty(layers, dtype=torch.float64, device=device)
+    exact = torch.promote_types(kind.state, dtype) == kind.state
+    low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
+    launch(partials, None, MEASURE=True, FRESH=True, KEEP=exact)
+    adapt[layers,](
+        lines, partials, rates, lr_tensor, lr, low, high, hyper.trust_eps, CHUNK=CHUNK, BLOCK=_BLOCK, num_warps=_WARPS
+    )
+    launch(None, rates, MEASURE=False, FRESH=not exact, KEEP=not exact)
+
+
+def _log2(beta: float) -> float:
+    return math.log2(beta) if beta > 0.0 else -math.inf
