@@ -104,6 +104,7 @@ LAMB_OPTIONS = (
     Option("stochastic_rounding", True, "how"),  # of bfloat16 alone
     Option("maximize", True),
     *SPEED,
+    Option("fused", True, "how"),
     Option("capturable", True, "how", tolerance=1e-6),  # counts in float32
 )
 
@@ -123,7 +124,7 @@ LAMB_INVALID = (
     ),
     Invalid({"foreach": 1}, "foreach must be True, False or None, got 1"),
     Invalid({"fused": "yes"}, "fused must be True, False or None, got 'yes'"),
-    Invalid({"fused": True}, "fused must be None or False: fused kernels are not available yet, got True"),
+    Invalid({"fused": True, "foreach": True}, "fused must be None or False with foreach=True, .*, got True"),
     *(
         Invalid({"trust_clip": value}, rf"trust_clip must be None or \(lo, hi\) with 0 <= lo <= hi, got {text}")
         for value, text in (

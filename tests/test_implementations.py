@@ -65,15 +65,14 @@ def test_foreach_takes_groups_of_mixed_dtypes_and_sizes(entry):
 
 
 @pytest.mark.parametrize("optimizer", [ALTO, Lamb])
-def test_foreach_follows_only_parameters_on_cuda_when_left_open(optimizer, monkeypatch):
-    """On CPU, None means one parameter at a time."""
+def test_multi_tensor_operations_are_the_default_on_cpu(optimizer, monkeypatch):
     calls = []
-    monkeypatch.setattr("thalweg.alto.foreach.step", lambda *args: calls.append("foreach"))
-    monkeypatch.setattr("thalweg.alto.single.step", lambda *args: calls.append("single"))
+    monkeypatch.setattr("thalweg.backends.foreach.step", lambda *args: calls.append("foreach"))
+    monkeypatch.setattr("thalweg.backends.single.step", lambda *args: calls.append("single"))
     params = make_params()
     for foreach in (None, False, True):
         take_steps(optimizer(params, foreach=foreach), params, make_grads(params, 1))
-    assert calls == ["single", "single", "foreach"]
+    assert calls == ["foreach", "single", "foreach"]
 
 
 @pytest.mark.parametrize("foreach", [False, True])

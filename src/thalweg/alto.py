@@ -21,7 +21,9 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg import layers
-from thalweg.backends import Hyper, Scales, foreach, single
+from thalweg.backends import Hyper, Scales
+from thalweg.backends.choice import choose, describe
+from thalweg.backends.pieces import Scratch
 from thalweg.hyperparameters import check_exploration, check_lamb
 from thalweg.state import load_keeping_dtype
 
@@ -63,8 +65,9 @@ class Lamb(Optimizer):
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
         maximize: ascend instead of descend.
-        foreach: use torch's multi-tensor operations. None: where all parameters are on CUDA.
-        fused: reserved; True raises.
+        foreach: use torch's multi-tensor operations, False: one parameter at a time. None: True on CPU and CUDA.
+        fused: use kernels compiled for the CPU, which take seconds to make, once for a machine, and then half the time
+            of the others. For parameters on the CPU only.
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
 
     Attributes:
@@ -128,6 +131,7 @@ class Lamb(Optimizer):
     def _start(self, params: ParamsT, **defaults: Any) -> None:
         self._check(defaults)
         self.skipped_steps = torch.zeros((), dtype=torch.int64)
+        self._scratch = Scratch()
         super().__init__(params, defaults)
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -145,9 +149,15 @@ class Lamb(Optimizer):
         self._check(merged)
         super().add_param_group(merged)
 
+    def __repr__(self) -> str:
+        """The groups, and how each is stepped."""
+        picked = {describe(group, p.device) for group in self.param_groups for p in group["params"]}
+        return f"{super().__repr__()[:-1]}    backend: {', '.join(sorted(picked)) or 'none yet'}\n)"
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("skipped_steps", torch.zeros((), dtype=torch.int64))
+        self._scratch = Scratch()
         for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -231,8 +241,9 @@ class Lamb(Optimizer):
         hyper = self._hyper(group)
         for bucket in layers.buckets(group, self.state, go):
             device = bucket[0].param.device
-            backend = foreach if _use_foreach(group, device) else single
-            backend.step(bucket, hyper, Scales(*(None if t is None else t.to(device) for t in (scale, go))))
+            backend = choose(group, device)
+            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, go)))
+            backend.step(bucket, hyper, on_device, self._scratch)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
         alpha, beta1 = self._exploration(group)
@@ -306,7 +317,7 @@ class ALTO(Lamb):
         norm_dims: axes of a layer in a parameter that stacks several.
         maximize: ascend instead of descend.
         foreach: use torch's multi-tensor operations.
-        fused: reserved.
+        fused: use compiled kernels.
         capturable: for CUDA graphs.
 
     Raises:
@@ -370,7 +381,3 @@ class ALTO(Lamb):
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
         return group["alpha"], group["betas"][0]
-
-
-def _use_foreach(group: dict[str, Any], device: torch.device) -> bool:
-    return device.type == "cuda" if group["foreach"] is None else bool(group["foreach"])

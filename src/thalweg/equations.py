@@ -20,7 +20,7 @@ modifies nothing. ``Scalar`` arguments are Python numbers or 0-d tensors.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -82,7 +82,15 @@ def direction(m: Tensor, v: Tensor, *, correction2: Scalar, correction3: Scalar,
     return (m / correction2) / ((v / correction3).sqrt() + eps)
 
 
-def trust_ratio(theta_norm: Tensor, r_norm: Tensor, *, eps: float, clip: tuple[float, float] | None) -> Tensor:
+@overload
+def trust_ratio(theta_norm: float, r_norm: float, *, eps: float, clip: tuple[float, float] | None) -> float: ...
+
+
+@overload
+def trust_ratio(theta_norm: Tensor, r_norm: Tensor, *, eps: float, clip: tuple[float, float] | None) -> Tensor: ...
+
+
+def trust_ratio(theta_norm: Scalar, r_norm: Scalar, *, eps: float, clip: tuple[float, float] | None) -> Scalar:
     """LAMB's ratio φ(‖θ‖) / (‖r‖ + ε2 φ(‖θ‖)), elementwise over layers.
 
     φ is the identity, or clamps to ``clip = (lo, hi)``. Where φ(‖θ‖) = 0 (a zero-initialised layer) the ratio is 1, or
@@ -91,6 +99,10 @@ def trust_ratio(theta_norm: Tensor, r_norm: Tensor, *, eps: float, clip: tuple[f
     >>> trust_ratio(torch.tensor([2.0, 0.0]), torch.tensor([4.0, 4.0]), eps=0.0, clip=None)
     tensor([0.5000, 1.0000])
     """
+    if isinstance(theta_norm, float) and isinstance(r_norm, float):
+        number = theta_norm if clip is None else min(max(theta_norm, clip[0]), clip[1])
+        return number / (r_norm + eps * number) if number > 0 and r_norm > 0 else 1.0
+    assert isinstance(theta_norm, Tensor)
     phi = theta_norm if clip is None else theta_norm.clamp(*clip)
     ratio: Tensor = torch.where((phi > 0) & (r_norm > 0), phi / (r_norm + eps * phi), torch.ones_like(phi))
     return ratio

@@ -88,8 +88,11 @@ def check_lamb(group: dict[str, Any], betas: int) -> None:
         check_bool(name, group[name])
     for name in ("foreach", "fused"):
         check_bool(name, group[name], none=True)
-    if group["fused"]:
-        reject("fused", True, "None or False: fused kernels are not available yet")
+    if group["fused"] and group["foreach"]:
+        reject("fused", True, "None or False with foreach=True, of which it would take the place")
+    for p in group.get("params", ()) if group["fused"] else ():
+        if (device := _parameter(p).device).type not in ("cpu", "meta"):
+            reject("fused", True, f"None or False for a parameter on {device}, as its kernels are compiled for the CPU")
     if (clip := group["trust_clip"]) is not None:
         pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
         if not pair or not 0.0 <= clip[0] <= clip[1]:
@@ -116,6 +119,12 @@ def _check_norm_dims(group: dict[str, Any]) -> None:
         reject("norm_dims", dims, "None or a tuple of different axes")
     group["norm_dims"] = tuple(dims)
     for p in group.get("params", ()):
-        p = p[1] if isinstance(p, tuple) else p  # named
+        p = _parameter(p)
         if len({d % p.ndim for d in dims if -p.ndim <= d < p.ndim}) != len(dims):
             reject("norm_dims", dims, f"different axes of every parameter of its group, one of shape {tuple(p.shape)}")
+
+
+def _parameter(p: Any) -> Tensor:
+    named: bool = isinstance(p, tuple)
+    found: Tensor = p[1] if named else p
+    return found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.backends import Layer, compute_dtype
+from thalweg.backends.pieces import PIECE
 
 
 def is_sharded(t: Tensor) -> bool:
@@ -36,10 +37,11 @@ def all_finite(gradients: Iterable[Tensor]) -> Tensor:
         A 0-d boolean tensor on the device of the first gradient.
     """
     gradients = list(gradients)
+    if _surely_finite(gradients):
+        return torch.ones((), dtype=torch.bool)
     shards = [cast("Any", g).to_local() if is_sharded(g) else g for g in gradients]
     largest = torch.nn.utils.get_total_norm([g for g in shards if g.numel() > 0], float("inf"))
-    limit = torch.finfo(compute_dtype(largest.dtype)).max ** 0.5 / 4.0  # h is up to 3 times as large
-    finite: Tensor = largest <= limit
+    finite: Tensor = largest <= _limit(largest.dtype)
     meshes = dict.fromkeys(cast("Any", g).device_mesh for g in gradients if is_sharded(g))
     if not meshes:
         return finite
@@ -49,6 +51,30 @@ def all_finite(gradients: Iterable[Tensor]) -> Tensor:
         for group in mesh.get_all_groups():
             torch.distributed.all_reduce(verdict, torch.distributed.ReduceOp.MIN, group=group)
     return verdict.bool()
+
+
+def _limit(dtype: torch.dtype) -> float:
+    """The largest gradient whose h, up to 3 times as large, has a square."""
+    return float(torch.finfo(compute_dtype(dtype)).max ** 0.5 / 4.0)
+
+
+def _surely_finite(gradients: list[Tensor]) -> bool:
+    """Whether the sums of squares, which a CPU computes several times faster than the maxima, show it already."""
+    if torch.compiler.is_compiling() or not all(_is_plain(g) for g in gradients):
+        return False
+    large = [g.view(-1) for g in gradients if g.numel() >= PIECE // 8]
+    squares = [torch.dot(g, g).item() for g in large]
+    for norm in (
+        torch._foreach_norm([g for g in gradients if g.numel() < PIECE // 8]) if len(large) < len(gradients) else ()
+    ):
+        squares.append(norm.item() ** 2)
+    return all(square <= _limit(torch.float32) ** 2 for square in squares)
+
+
+def _is_plain(g: Tensor) -> bool:
+    return (
+        g.device.type == "cpu" and g.dtype in (torch.float32, torch.float64) and g.is_contiguous() and not is_sharded(g)
+    )
 
 
 def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
@@ -90,13 +116,12 @@ def buckets(group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None)
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
     on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
-    for index, p in enumerate(group["params"]):
-        if p.grad is None:
-            continue
-        state = states[p]
-        state["step"] += 1 if go is None else go.to(state["step"].device)
-        tensors = (p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema"))
-        param, grad, m, v, b = (torch.view_as_real(t) if t is not None and t.is_complex() else t for t in tensors)
+    given = [(index, p, states[p]) for index, p in enumerate(group["params"]) if p.grad is not None]
+    _count([state["step"] for *_, state in given], go)
+    for index, p, state in given:
+        param, grad, m, v, b = p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
+        if p.dtype.is_complex:
+            param, grad, m, v, b = (None if t is None else torch.view_as_real(t) for t in (param, grad, m, v, b))
         layer = Layer(
             param=param,
             grad=grad,
@@ -105,10 +130,23 @@ def buckets(group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None)
             exp_avg_sq=v,
             explore_ema=b,
             norm_dims=_norm_dims(p, group["norm_dims"]),
-            seed=(group.get("rounding_step", 0) << 24) + index,
+            seed=_seed(group.get("rounding_step", 0), index),
         )
-        found[p.device, param.dtype, m.dtype, b is None].append(layer)
+        found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype].append(layer)
     return list(found.values())
+
+
+def _count(steps: list[Tensor], go: Tensor | None) -> None:
+    if go is not None:
+        for step in steps:
+            step += go.to(step.device)
+    elif steps:
+        torch._foreach_add_(steps, torch.ones(()), alpha=1)  # a number would become a tensor once for each
+
+
+def _seed(step: int, index: int) -> int:
+    """32 bits for each step and parameter, far from those of all others."""
+    return (step * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 >> 24) & 0xFFFFFFFF
 
 
 def _norm_dims(p: Tensor, dims: tuple[int, ...] | None) -> tuple[int, ...] | None:

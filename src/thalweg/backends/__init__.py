@@ -49,7 +49,8 @@ class Layer(NamedTuple):
     """One parameter with its gradient and state. Complex tensors come as real views with a last axis of 2.
 
     ``norm_dims`` are the axes, counted from the front, over which its norm is taken (None: all of them); ``seed`` is
-    that of its stochastic rounding.
+    that of its stochastic rounding, another for every layer and step; ``start`` is where the tensors begin in those of
+    the layer, if they are a piece of it.
     """
 
     param: Tensor
@@ -60,6 +61,7 @@ class Layer(NamedTuple):
     explore_ema: Tensor | None
     norm_dims: tuple[int, ...] | None
     seed: int
+    start: int = 0
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -69,26 +71,3 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     (torch.float32, torch.complex128)
     """
     return torch.promote_types(dtype, torch.float32)
-
-
-def store(layer: Layer, theta: Tensor, hyper: Hyper) -> None:
-    """Write the updated parameter, rounded stochastically if it is bfloat16 and asked for."""
-    if hyper.stochastic_rounding and layer.param.dtype == torch.bfloat16:
-        theta = stochastic_round(theta, torch.Generator(theta.device).manual_seed(layer.seed))
-    layer.param.copy_(theta)
-
-
-def stochastic_round(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Float32 values rounded to neighbours in bfloat16, up or down with probabilities that keep the mean.
-
-    A bfloat16 is the upper half of a float32: adding 16 random bits below it carries with the right probability.
-    Small updates then survive on average where rounding to nearest would lose every one of them.
-
-    >>> x = torch.full((1000,), 1.0 + 2**-10)  # an eighth of the way from 1 to the next bfloat16
-    >>> rounded = stochastic_round(x, torch.Generator().manual_seed(0))
-    >>> rounded.unique().tolist(), bool((rounded.mean() - x[0]).abs() < 4e-4)
-    ([1.0, 1.0078125], True)
-    """
-    noise = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=generator)
-    rounded = ((x.contiguous().view(torch.int32) + noise) & -(1 << 16)).view(torch.float32)
-    return torch.where(x.isfinite(), rounded, x)

@@ -1,24 +1,96 @@
-"""Many parameters at a time with torch's multi-tensor operations."""
+"""Many parameters at a time with torch's multi-tensor operations, its fused Adam among them.
+
+Adam's direction is what that kernel adds to a parameter at learning rate -1; here the parameter is r, which holds λθ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype, store
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype
+from thalweg.backends.pieces import PIECE, Scratch, flat, pieces
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
+
+CHUNK = 1 << 26
+"""Elements updated together on an accelerator, where every operation costs a launch."""
 
 
-def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales) -> None:
-    """One step of ALTO on all layers, in place; they share device, dtypes and whether they have ``explore_ema``."""
-    ms = [layer.exp_avg for layer in layers]
-    vs = [layer.exp_avg_sq for layer in layers]
-    dtype = compute_dtype(layers[0].param.dtype)
+def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    """One step of ALTO on all layers, in place; they share device, dtypes and whether they have ``explore_ema``.
 
-    thetas = [layer.param.to(dtype) for layer in layers]
-    hs = [layer.grad.to(dtype) for layer in layers]  # the gradients themselves, if so typed: not to be written to
+    Layers are taken together up to a chunk, on CPU up to a piece; the temporaries, two in float32, have its size. A
+    layer larger than that is taken alone; on CPU in pieces, with one temporary of the layer's size, from ``scratch``.
+    """
+    for group in _groups(layers, PIECE if layers[0].param.device.type == "cpu" else CHUNK):
+        if len(group) == 1:
+            _step_one(group[0], hyper, scales, scratch)
+        else:
+            _step_several(group, hyper, scales, scratch)
+
+
+def _groups(layers: Sequence[Layer], size: int) -> Iterator[list[Layer]]:
+    """The layers in order of size, in lists of at most ``size`` elements or of one layer."""
+    group: list[Layer] = []
+    total = 0
+    for layer in sorted(layers, key=lambda layer: layer.param.numel()):
+        total += layer.param.numel()
+        if group and total > size:
+            yield group
+            group, total = [], layer.param.numel()
+        group.append(layer)
+    yield group
+
+
+def _step_several(layers: list[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in layers]
+    rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
+    _direct(layers, rs, hyper, scales, scratch)
+    rate = hyper.lr if scales.go is None else hyper.lr * scales.go
+    if hyper.trust_ratio:
+        torch._foreach_mul_(rs, _rates(layers, thetas, rs, hyper, rate))
+    else:
+        torch._foreach_mul_(rs, rate)
+    torch._foreach_sub_(thetas, rs)
+    _store(layers, PARAM, thetas, hyper)
+
+
+def _step_one(layer: Layer, hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    r = scratch.like(layer.param, compute_dtype(layer.param.dtype), "r")
+    on_host = r.device.type == "cpu" and not isinstance(layer.step, Tensor)  # where a number costs nothing to read
+    squares: list[tuple[Tensor, Tensor]] = []
+    for piece, r_piece in pieces(layer, r):
+        theta = wide(piece.param, r.dtype)
+        torch.mul(theta, hyper.weight_decay, out=r_piece)
+        _direct([piece], [r_piece], hyper, scales, scratch)
+        if hyper.trust_ratio and layer.norm_dims is None:
+            squares.append((_square(theta), _square(r_piece)))
+    rate = hyper.lr if scales.go is None else hyper.lr * scales.go
+    if hyper.trust_ratio:
+        if layer.norm_dims is None:
+            theta_norm, r_norm = (torch.stack(parts).sum().sqrt() for parts in zip(*squares, strict=True))
+        else:
+            theta_norm, r_norm = (eq.norm(x, layer.norm_dims) for x in (wide(layer.param, r.dtype), r))
+        if on_host and theta_norm.ndim == 0:
+            rate *= eq.trust_ratio(theta_norm.item(), r_norm.item(), eps=hyper.trust_eps, clip=hyper.trust_clip)
+        else:
+            rate = rate * eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
+    if isinstance(rate, Tensor) and not (on_host and rate.ndim == 0):
+        r.mul_(rate)
+        rate = 1.0
+    for piece, r_piece in pieces(layer, r):
+        theta = wide(piece.param, r.dtype).sub_(r_piece, alpha=float(rate))
+        _store([piece], PARAM, [theta], hyper)
+
+
+def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    """Move the moving averages of the layers, and add Adam's direction to r."""
+    dtype = rs[0].dtype
+    hs = [wide(layer.grad, dtype) for layer in layers]  # the gradients themselves, if so typed: not to be written to
     if hyper.maximize:
         hs = list(torch._foreach_neg(hs))
     if scales.grad is not None:
@@ -26,64 +98,73 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales) -> None:
     if scales.go is not None:  # a product with 0 would keep a NaN
         hs = [torch.where(scales.go > 0, h, 0.0) for h in hs]
     if layers[0].explore_ema is not None:
-        bs = [layer.explore_ema for layer in layers if layer.explore_ema is not None]
-        gs = hs
-        hs = list(torch._foreach_lerp(_to(bs, dtype), gs, 1.0 + eq.gain(hyper.alpha, hyper.beta1)))
-        _lerp_(bs, gs, 1.0 - hyper.beta1, scales.go)
-    m_wide = _lerp_(ms, hs, 1.0 - hyper.beta2, scales.go)
-    v_wide = _lerp_(vs, list(torch._foreach_mul(hs, hs)), 1.0 - hyper.beta3, scales.go)
-    del hs
+        bs = [wide(layer.explore_ema, dtype) for layer in layers if layer.explore_ema is not None]
+        gs, weight = hs, 1.0 + eq.gain(hyper.alpha, hyper.beta1)
+        if len(bs) == 1:
+            hs = [torch.lerp(bs[0], gs[0], weight, out=scratch.like(bs[0], dtype, "h"))]
+        else:
+            hs = list(torch._foreach_lerp(bs, gs, weight))
+        if scales.go is None:
+            torch._foreach_lerp_(bs, gs, 1.0 - hyper.beta1)
+        else:
+            changes = torch._foreach_sub(gs, bs)
+            torch._foreach_mul_(changes, (1.0 - hyper.beta1) * scales.go)
+            torch._foreach_add_(bs, changes)
+        _store(layers, EXPLORE_EMA, bs, hyper)
 
-    denominators = _over(v_wide, [eq.bias_correction(hyper.beta3, layer.step) for layer in layers])
-    torch._foreach_sqrt_(denominators)
-    torch._foreach_add_(denominators, hyper.eps)
-    rs = _over(m_wide, [eq.bias_correction(hyper.beta2, layer.step) for layer in layers])
-    torch._foreach_div_(rs, denominators)
-    del denominators, m_wide, v_wide
-    if hyper.weight_decay != 0.0:
-        torch._foreach_add_(rs, thetas, alpha=hyper.weight_decay)
-
-    rate = hyper.lr if scales.go is None else hyper.lr * scales.go
-    torch._foreach_mul_(
-        rs, [rate * ratio for ratio in _ratios(layers, thetas, rs, hyper)] if hyper.trust_ratio else rate
+    ms = [wide(layer.exp_avg, dtype) for layer in layers]
+    vs = [wide(layer.exp_avg_sq, dtype) for layer in layers]
+    torch._fused_adam_(
+        rs,
+        hs,
+        ms,
+        vs,
+        [],
+        [_count(layer.step, rs[0].device) for layer in layers],
+        lr=-1.0,
+        beta1=hyper.beta2,
+        beta2=hyper.beta3,
+        weight_decay=0.0,
+        eps=hyper.eps,
+        amsgrad=False,
+        maximize=False,
+        found_inf=None if scales.go is None else 1.0 - scales.go,
     )
-    if scales.go is not None:  # before the first real step m̂ and v̂ are 0/0
-        rs = [torch.where(scales.go > 0, r, 0.0) for r in rs]
-    torch._foreach_sub_(thetas, rs)
-    for layer, theta in zip(layers, thetas, strict=True):
-        if theta is not layer.param:
-            store(layer, theta, hyper)
+    _store(layers, EXP_AVG, ms, hyper)
+    _store(layers, EXP_AVG_SQ, vs, hyper)
 
 
-def _ratios(layers: Sequence[Layer], thetas: list[Tensor], rs: list[Tensor], hyper: Hyper) -> list[Tensor]:
-    """The trust ratio of each layer; all whole layers' in one operation."""
+def _count(step: eq.Scalar, device: torch.device) -> Tensor:
+    return step if isinstance(step, Tensor) else _counted(step, device)
+
+
+@functools.lru_cache(maxsize=16)
+def _counted(step: float, device: torch.device) -> Tensor:
+    """One tensor for all layers that have made as many steps; nobody writes to it."""
+    return torch.tensor(step, dtype=torch.float32, device=device)
+
+
+def _store(layers: Sequence[Layer], name: str, values: list[Tensor], hyper: Hyper) -> None:
+    for layer, value in zip(layers, values, strict=True):
+        if value is not getattr(layer, name):
+            store(layer, name, value, hyper)
+
+
+def _square(x: Tensor) -> Tensor:
+    """The sum of squares; of vectors the dot product, which is faster than the norm."""
+    vectors = flat([x])
+    return eq.norm(x).square() if vectors is None else torch.dot(vectors[0], vectors[0])
+
+
+def _rates(
+    layers: Sequence[Layer], thetas: list[Tensor], rs: list[Tensor], hyper: Hyper, rate: eq.Scalar
+) -> list[Tensor]:
+    """``rate`` times the trust ratio of each layer; all whole layers' in one operation."""
     eps, clip = hyper.trust_eps, hyper.trust_clip
     if all(layer.norm_dims is None for layer in layers):
         norms = (torch.stack(torch._foreach_norm(tensors)) for tensors in (thetas, rs))
-        return list(eq.trust_ratio(*norms, eps=eps, clip=clip).unbind())
+        return list((rate * eq.trust_ratio(*norms, eps=eps, clip=clip)).unbind())
     return [
-        eq.trust_ratio(eq.norm(theta, layer.norm_dims), eq.norm(r, layer.norm_dims), eps=eps, clip=clip)
+        rate * eq.trust_ratio(eq.norm(theta, layer.norm_dims), eq.norm(r, layer.norm_dims), eps=eps, clip=clip)
         for layer, theta, r in zip(layers, thetas, rs, strict=True)
     ]
-
-
-def _to(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    return [t.to(dtype) for t in tensors]
-
-
-def _lerp_(targets: list[Tensor], ends: list[Tensor], weight: float, go: Tensor | None) -> list[Tensor]:
-    """Move the targets towards the ends, unless ``go`` is 0; return them before rounding to their dtype."""
-    wide = _to(targets, ends[0].dtype)
-    if go is None:
-        torch._foreach_lerp_(wide, ends, weight)
-    else:
-        changes = torch._foreach_sub(ends, wide)
-        torch._foreach_mul_(changes, weight * go)
-        torch._foreach_add_(wide, changes)
-    if targets[0].dtype != wide[0].dtype:
-        torch._foreach_copy_(targets, wide)
-    return wide
-
-
-def _over(tensors: list[Tensor], corrections: list[eq.Scalar]) -> list[Tensor]:
-    return list(torch._foreach_div(tensors, corrections))  # type: ignore[arg-type]

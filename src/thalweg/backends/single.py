@@ -8,44 +8,64 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype, store
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype
+from thalweg.backends.pieces import Scratch, pieces
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
 
 
-def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales) -> None:
-    """One step of ALTO on each layer, in place."""
+def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    """One step of ALTO on each layer, in place: r of the whole layer, piece by piece, then the update.
+
+    One temporary has the size of a layer, and comes from ``scratch``; the others have that of a piece.
+    """
     for layer in layers:
         dtype = compute_dtype(layer.param.dtype)
-        theta, g = layer.param.to(dtype), layer.grad.to(dtype)
-        if hyper.maximize:
-            g = -g
-        if scales.grad is not None:
-            g = g * scales.grad
+        r = scratch.like(layer.param, dtype, "r")
+        norms: list[tuple[Tensor, Tensor]] = []
+        for piece, r_piece in pieces(layer, r):
+            theta = wide(piece.param, dtype)
+            r_piece.copy_(_advance(piece, theta, hyper, scales))
+            norms.append((eq.norm(theta), eq.norm(r_piece)))
 
-        h, b = g, None
-        if layer.explore_ema is not None:
-            h, b = eq.explore(g, layer.explore_ema.to(dtype), alpha=hyper.alpha, beta=hyper.beta1)
-        m, v = eq.moments(h, layer.exp_avg.to(dtype), layer.exp_avg_sq.to(dtype), beta2=hyper.beta2, beta3=hyper.beta3)
-        r = eq.direction(
-            m,
-            v,
-            correction2=eq.bias_correction(hyper.beta2, layer.step),
-            correction3=eq.bias_correction(hyper.beta3, layer.step),
-            eps=hyper.eps,
-        )
-        if hyper.weight_decay != 0.0:
-            r = r + hyper.weight_decay * theta
         rate = hyper.lr
         if hyper.trust_ratio:
-            theta_norm, r_norm = (eq.norm(x, layer.norm_dims) for x in (theta, r))
+            if layer.norm_dims is None:
+                theta_norm, r_norm = (eq.norm(torch.stack(parts)) for parts in zip(*norms, strict=True))
+            else:
+                theta_norm, r_norm = (eq.norm(x, layer.norm_dims) for x in (wide(layer.param, dtype), r))
             rate = rate * eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
-
-        _write(layer.exp_avg, m, scales.go)
-        _write(layer.exp_avg_sq, v, scales.go)
-        if layer.explore_ema is not None and b is not None:
-            _write(layer.explore_ema, b, scales.go)
-        moved = theta - rate * r
-        store(layer, moved if scales.go is None else torch.where(scales.go > 0, moved, theta), hyper)
+        r.mul_(rate)
+        for piece, change in pieces(layer, r):
+            _write(piece, PARAM, wide(piece.param, dtype) - change, hyper, scales)
 
 
-def _write(target: Tensor, value: Tensor, go: Tensor | None) -> None:
-    target.copy_(value if go is None else torch.where(go > 0, value, target))
+def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales) -> Tensor:
+    """Move the layer's moving averages, and return its r."""
+    g = wide(layer.grad, theta.dtype)
+    if hyper.maximize:
+        g = -g
+    if scales.grad is not None:
+        g = g * scales.grad
+    h = g
+    if layer.explore_ema is not None:
+        h, b = eq.explore(g, wide(layer.explore_ema, g.dtype), alpha=hyper.alpha, beta=hyper.beta1)
+        _write(layer, EXPLORE_EMA, b, hyper, scales)
+    m, v = (wide(t, g.dtype) for t in (layer.exp_avg, layer.exp_avg_sq))
+    m, v = eq.moments(h, m, v, beta2=hyper.beta2, beta3=hyper.beta3)
+    _write(layer, EXP_AVG, m, hyper, scales)
+    _write(layer, EXP_AVG_SQ, v, hyper, scales)
+    r = eq.direction(
+        m,
+        v,
+        correction2=eq.bias_correction(hyper.beta2, layer.step),
+        correction3=eq.bias_correction(hyper.beta3, layer.step),
+        eps=hyper.eps,
+    )
+    return r + hyper.weight_decay * theta if hyper.weight_decay != 0.0 else r
+
+
+def _write(layer: Layer, name: str, value: Tensor, hyper: Hyper, scales: Scales) -> None:
+    target: Tensor = getattr(layer, name)
+    if scales.go is not None:
+        value = torch.where(scales.go > 0, value, wide(target, value.dtype))
+    store(layer, name, value, hyper)

@@ -1,0 +1,176 @@
+"""The backends where they differ in how they go about it: large layers, layouts, temporaries, kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import assert_near, assert_same, clone_params, take_steps
+from torch.nn import Parameter
+from torch.profiler import profile
+
+from thalweg import ALTO, Lamb
+from thalweg.backends import compiled
+from thalweg.backends.pieces import PIECE, Scratch, flat
+
+WAYS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+STEPS = 3
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def run(starts, gradients, way, **options):
+    params = clone_params(starts)
+    take_steps(ALTO(params, 0.01, alpha=-5.0, **WAYS[way], **options), params, gradients)
+    return params
+
+
+def whole(monkeypatch):
+    """No layer is cut."""
+    monkeypatch.setattr("thalweg.backends.pieces.PIECE", 1 << 60)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "options", [{}, {"trust_ratio": False}, {"weight_decay": 0.0}, {"max_grad_norm": 0.1}], ids=str
+)
+def test_layers_larger_than_a_piece_are_updated_as_if_whole(way, options, monkeypatch):
+    shapes = [(2 * PIECE + 5,), (513, 515), (7, 3)]
+    starts = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
+    gradients = [[normal(*shape, seed=10 * k + i) for i, shape in enumerate(shapes)] for k in range(1, STEPS + 1)]
+    in_pieces = run(starts, gradients, way, **options)
+    whole(monkeypatch)
+    assert_near(in_pieces, run(starts, gradients, "single", **options), 1e-12)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_stacked_layers_larger_than_a_piece_have_each_their_norm(way):
+    stack, layers = normal(3, 300, 301), [normal(300, 301, seed=i) for i in range(3)]
+    with torch.no_grad():
+        for i, layer in enumerate(layers):
+            stack[i] = layer * 10.0**i
+    gradients = [[normal(3, 300, 301, seed=k)] for k in range(1, STEPS + 1)]
+    (stacked,) = run([stack], gradients, way, norm_dims=(-2, -1))
+    apart = run(list(stack.unbind()), [list(row[0].unbind()) for row in gradients], "single")
+    assert_near(list(stacked.unbind()), apart, 1e-12)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", [4, 80])  # smaller and larger than a piece
+def test_layouts_of_parameter_and_gradient_may_differ(way, size):
+    start = normal(size, size, size, 2)
+    gradients = [[normal(size, size, size, 2, seed=k)] for k in range(1, STEPS + 1)]
+    expected = run([start], gradients, "single")
+    last = torch.channels_last
+    for layout in (start, start.contiguous(memory_format=last)):
+        for rows in (gradients, [[g.contiguous(memory_format=last) for g in row] for row in gradients]):
+            assert_near(run([layout], rows, way), expected, 1e-12)
+    padded = torch.empty(size, size, size, 3, dtype=torch.float64)[..., :2].copy_(start)  # not dense
+    param = Parameter(padded)
+    take_steps(ALTO([param], 0.01, alpha=-5.0, **WAYS[way]), [param], gradients)
+    assert_near([param], expected, 1e-12)
+
+
+def test_vectors_are_views_in_the_order_of_memory():
+    x = normal(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    (vector,) = flat([x])
+    assert vector.data_ptr() == x.data_ptr()
+    assert vector.shape == (120,)
+    assert flat([x, x.contiguous()]) is None
+    assert flat([x[..., :2]]) is None
+
+
+def test_scratch_is_used_again_and_grows():
+    scratch = Scratch()
+    large = scratch.like(torch.empty(10, 10), torch.float32, "r")
+    assert scratch.like(torch.empty(3, 5), torch.float32, "r").data_ptr() == large.data_ptr()
+    assert scratch.like(torch.empty(3, 5), torch.float32, "h").data_ptr() != large.data_ptr()
+    assert scratch.like(torch.empty(11, 10), torch.float32, "r").shape == (11, 10)
+
+
+def peak(step) -> int:
+    """The most that was allocated at a time, beyond what there was before, in bytes."""
+    with profile(profile_memory=True) as profiler:
+        step()
+    events = sorted(
+        (event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"),
+        key=lambda event: event.start_ns(),
+    )
+    total = most = 0
+    for event in events:
+        total += event.nbytes()
+        most = max(most, total)
+    return most
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": False}, {"fused": True}], ids=["default", "single", "fused"])
+def test_temporaries_are_at_most_twice_the_largest_parameter(options):
+    """Of the first step beyond its state, when scratch memory is allocated, and of later ones."""
+    params = [Parameter(torch.ones(shape)) for shape in ((9 * PIECE,), (2 * PIECE,), *[(1000,)] * 50)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    largest = 4 * params[0].numel()
+    optimizer = ALTO(params, **options)
+    optimizer.init_state()
+    for _ in range(2):
+        assert peak(optimizer.step) <= 2 * largest
+    tensors = [t for state in optimizer.state.values() for t in state.values()]
+    assert sum(t.numel() * t.element_size() for t in tensors if t.ndim > 0) == 12 * sum(p.numel() for p in params)
+
+
+def test_the_memory_counter_sees_what_is_allocated():
+    assert peak(lambda: torch.ones(1000) + torch.ones(1000)) in (12000, 12000 + 3 * 64)
+
+
+def test_one_kernel_serves_all_shapes_and_hyperparameters(monkeypatch):
+    built = []
+    real = compiled._compile
+    monkeypatch.setattr(compiled, "_compile", lambda function, *rest: built.append(function) or real(function, *rest))
+    compiled._kernels.cache_clear()
+    params = [Parameter(normal(*shape, dtype=torch.float32)) for shape in ((2,), (3, 5), (70, 80), (2, 3, 4, 5))]
+    optimizer = ALTO(params, alpha=-5.0, fused=True)
+    group = optimizer.param_groups[0]
+    for k in range(1, 6):
+        for p in params:
+            p.grad = normal(*p.shape, seed=k, dtype=torch.float32)
+        group.update(lr=0.1 / k, alpha=-0.1 * k, weight_decay=0.1 * (k - 1), betas=(0.5, 0.9 - 0.1 * k, 0.99))
+        group.update(trust_clip=(0.1, float(k)), eps=1e-6 * k, trust_eps=1e-6 * k)
+        optimizer.step()
+    assert built == [compiled._first_pass, compiled._second_pass]
+
+
+def test_kernels_come_from_the_cache_of_an_earlier_process(monkeypatch):
+    params = [Parameter(torch.ones(10))]
+    take_steps(Lamb(params, fused=True), params, [[torch.ones(10)]])
+    compiled._kernels.cache_clear()
+    monkeypatch.setattr(torch.export, "export", None)  # would be called to compile
+    again = [Parameter(torch.ones(10))]
+    take_steps(Lamb(again, fused=True), again, [[torch.ones(10)]])
+    assert_same(params, again)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_parameters_are_updated_in_float32_by_all(way, dtype):
+    starts = [normal(40, 50, dtype=dtype), normal(3, seed=1, dtype=dtype)]
+    gradients = [[normal(*t.shape, seed=k, dtype=dtype) for t in starts] for k in range(1, STEPS + 1)]
+    for actual, expected in zip(run(starts, gradients, way), run(starts, gradients, "single"), strict=True):
+        steps = (actual.view(torch.int16).int() - expected.view(torch.int16).int()).abs()
+        assert steps.max() <= 1  # a unit in the last place
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_round_stochastically_alike(way):
+    starts = [normal(PIECE + 3, dtype=torch.bfloat16)]
+    gradients = [[normal(PIECE + 3, seed=k, dtype=torch.bfloat16)] for k in range(1, STEPS + 1)]
+    actual, expected = (run(starts, gradients, w, stochastic_rounding=True)[0] for w in (way, "single"))
+    assert (actual != expected).double().mean() < 1e-3  # where float32 differs in its last place
+    assert (actual != run(starts, gradients, way)[0]).double().mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "picked"), [({}, "foreach"), ({"foreach": False}, "single"), ({"fused": True}, "fused")]
+)
+def test_the_representation_says_what_was_picked(options, picked):
+    assert f"backend: {picked} on cpu" in repr(ALTO([Parameter(torch.ones(2))], **options))
