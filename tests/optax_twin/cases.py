@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 STEPS = 300
-SHAPES = ((3, 4), (5,), (), (2, 3, 1, 2), (4, 3))
-AT_ZERO = 4  # the position of a layer that starts at zero
-DECAYED = [True, False, False, True, True]
-AXES = [(-1,), (0,), (), (-2, -1), None]
+SHAPES = ((5,), (), (2, 3, 1, 2), (4, 3))
+AT_ZERO = 3  # the position of a layer that starts at zero
+DECAYED = [True, False, False, True]
+AXES = [None, (), (-2, -1), (-1,)]
 
 
 def parameters() -> list[np.ndarray]:

@@ -31,7 +31,7 @@ LAYOUTS = {
     "expert parallel": (1, {"attention": (), "bias": (), "experts": ("data",)}),
 }
 OPTIMIZERS = {
-    "E of AdamW": lambda: optax.chain(tj.scale_by_exploration(3.0, 0.75), optax.adamw(0.01)),
+    "E of SGD": lambda: optax.chain(tj.scale_by_exploration(3.0, 0.75), optax.sgd(0.1, momentum=0.9)),
     "alto": lambda: tj.alto(0.1, 0.75, alpha=3.0, norm_axes=STACKED),
 }
 STEPS = 2

@@ -9,10 +9,10 @@ import optax
 
 
 def tree(seed: int, dtype: object = jnp.float32) -> dict[str, object]:
-    """Like the parameters of a small model: nested, with a matrix, a vector and a scalar."""
+    """Like the parameters of a small model: nested, with a matrix and a vector."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731
-    return {"dense": {"kernel": draw(3, 4), "bias": draw(4)}, "scale": draw()}
+    return {"dense": {"kernel": draw(3, 4)}, "scale": draw(4)}
 
 
 def gradients(steps: int, dtype: object = jnp.float32) -> list[dict[str, object]]:
