@@ -111,6 +111,8 @@ def test_temporaries_are_at_most_twice_the_largest_parameter(options):
     for p in params:
         p.grad = torch.ones_like(p)
     largest = 4 * params[0].numel()
+    small = Parameter(torch.ones(2))
+    take_steps(ALTO([small], **options), [small], [[torch.ones(2)]])  # kernels are compiled by now
     optimizer = ALTO(params, **options)
     optimizer.init_state()
     for _ in range(2):
