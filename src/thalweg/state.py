@@ -52,15 +52,14 @@ def load_keeping_dtype(
 
 
 def _sealed(tree: Any, keys: Collection[str]) -> Any:
-    """A tree of dictionaries and lists, in which the tensors of these keys are sealed."""
+    """A tree of dictionaries and lists, in which what has one of these keys is sealed."""
     if isinstance(tree, list):
         return [_sealed(branch, keys) for branch in tree]
     if not isinstance(tree, dict):
         return tree
     sealed = copy.copy(tree)
     for key, value in tree.items():
-        wanted = isinstance(value, torch.Tensor) and isinstance(key, str) and key in keys
-        sealed[key] = Sealed(value) if wanted else _sealed(value, keys)
+        sealed[key] = Sealed(value) if key in keys else _sealed(value, keys)
     return sealed
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import pytorch_optimizer as po
 import torch
-from catalogue import BASES, Base
+from catalogue import BASES, Base, around_sgd
 from driving import STEPS, drive, gradients, make, start, wrap
 from support import assert_same, clone_params, through_a_file
 from torch.nn import Parameter
@@ -22,11 +22,22 @@ def nested(params):
     return po.Lookahead(po.OrthoGrad(SGD(groups, lr=0.1, momentum=0.9)), k=2)
 
 
+class Parts(po.OrthoGrad):
+    """Saves the state dicts of its parts in a list."""
+
+    def state_dict(self):
+        return {"parts": [super().state_dict()]}
+
+    def load_state_dict(self, saved):
+        super().load_state_dict(saved["parts"][0])
+
+
 WRAPPERS = [
     *(base for base in BASES if base.cls in NAMES),
     dataclasses.replace(next(base for base in BASES if base.cls == "Lookahead"), build=nested, kwargs={}),
+    dataclasses.replace(next(base for base in BASES if base.cls == "OrthoGrad"), build=around_sgd(Parts)),
 ]
-IDS = [*(base.cls for base in WRAPPERS[:-1]), "nested"]
+IDS = [*(base.cls for base in WRAPPERS[:-2]), "nested", "a list"]
 
 
 def low(base: Base) -> list[Parameter]:
@@ -103,17 +114,25 @@ def pointers_of(tree):
             yield from pointers_of(branch)
 
 
-def test_a_load_that_fails_leaves_no_sealed_buffer_behind():
-    base = WRAPPERS[0]
-    optimizer, params = trained(base)
-    saved = through_a_file(optimizer.state_dict())
-    others = clone_params(params)
-    fresh = wrap(base, others, beta=0.8)
-    saved["base_optimizer"]["param_groups"] = []
-    with pytest.raises(ValueError, match="different number of parameter groups"):
-        fresh.load_state_dict(saved)
-    for state in fresh.state.values():
-        assert all(isinstance(value, torch.Tensor) for value in state.values())
+class Fails(SGD):
+    """Has taken the state in by the time that it fails."""
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        raise KeyError("mask_prob")
+
+
+def test_a_load_that_fails_half_way_leaves_no_sealed_buffer_behind():
+    sgd, magma = (base for base in BASES if base.name in ("torch.optim.SGD momentum", "pytorch_optimizer.Magma"))
+    for base, fails, lost in ((magma, magma, "mask_prob"), (sgd, dataclasses.replace(sgd, build=Fails), None)):
+        optimizer, params = trained(base)
+        saved = through_a_file(optimizer.state_dict())
+        saved.pop(lost, None)
+        others = clone_params(params)
+        fresh = wrap(fails, others, beta=0.8)
+        with pytest.raises(KeyError, match="mask_prob"):
+            fresh.load_state_dict(saved)
+        assert_same(buffers(fresh, others), buffers(optimizer, params))
 
 
 class Casts(po.OrthoGrad):
