@@ -53,7 +53,9 @@ def test_lamb_moves_less_than_optaxs():
     assert ours < theirs
 
 
-@pytest.mark.parametrize(("alpha", "trees"), [(-5.0, 3), (0.0, 2), (optax.constant_schedule(0.0), 3)], ids=str)
+@pytest.mark.parametrize(
+    ("alpha", "trees"), [(-5.0, 3), (0.0, 2), (optax.constant_schedule(0.0), 3)], ids=["-5", "0", "scheduled"]
+)
 def test_the_state_of_alto_is_three_trees_and_at_alpha_0_two(alpha, trees):
     assert arrays(tj.alto(0.1, alpha=alpha).init(tree(0))) == trees
     assert compiled(tj.alto(0.1, alpha=alpha)).memory_analysis().argument_size_in_bytes == pytest.approx(
@@ -61,7 +63,9 @@ def test_the_state_of_alto_is_three_trees_and_at_alpha_0_two(alpha, trees):
     )
 
 
-@pytest.mark.parametrize(("alpha", "trees"), [(-5.0, 1), (0, 0), (optax.constant_schedule(0.0), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("alpha", "trees"), [(-5.0, 1), (0, 0), (optax.constant_schedule(0.0), 1)], ids=["-5", "0", "scheduled"]
+)
 def test_the_state_of_e_is_one_tree_and_at_alpha_0_none(alpha, trees):
     assert arrays(tj.scale_by_exploration(alpha, 0.99).init(tree(0))) == trees
 

@@ -33,7 +33,9 @@ def test_e_at_alpha_0_is_not_there_bit_for_bit(name, dtype):
 
 
 @pytest.mark.parametrize(
-    ("alpha", "dtype"), [(0, jnp.float32), (0.0, jnp.bfloat16), (lambda count: 0.0 * count, jnp.float32)], ids=str
+    ("alpha", "dtype"),
+    [(0, jnp.float32), (0.0, jnp.bfloat16), (lambda count: 0.0 * count, jnp.float32)],
+    ids=["int", "float", "scheduled"],
 )
 def test_alto_at_alpha_0_is_lamb_and_the_chain_without_e_bit_for_bit(alpha, dtype):
     params, grads = tree(0, dtype), gradients(10, dtype)
