@@ -272,7 +272,8 @@ class Lamb(Optimizer):
         policies = {group["nonfinite"] for group in self.param_groups}
         if policies == {"propagate"}:
             return None
-        finite = layers.all_finite(self._gradients())
+        may_read = not any(group["capturable"] for group in self.param_groups)
+        finite = layers.all_finite(self._gradients(), may_read=may_read)
         if "raise" in policies and not finite:
             layers.refuse_nonfinite(self._gradients())
         if "skip" not in policies:
