@@ -18,9 +18,9 @@ def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
     """The module that steps the group's parameters on ``device``.
 
     What is asked for, by ``fused=True`` or ``foreach``; left open, foreach on CPU and CUDA and single elsewhere. In a
-    step that is being compiled single, for the compiler to fuse, unless ``foreach=True``.
+    step that is being compiled always single, for the compiler to fuse.
     """
-    if torch.compiler.is_compiling() and not group["foreach"]:
+    if torch.compiler.is_compiling():
         return single
     if group["fused"]:
         return compiled
