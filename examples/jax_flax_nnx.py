@@ -21,6 +21,7 @@ def matrices(params):
 @nnx.jit
 def train_step(model, optimizer, batch):
     """Update the model in place; the loss before."""
+
     def loss_fn(model):
         return optax.softmax_cross_entropy_with_integer_labels(model(images[batch]), labels[batch]).mean()
 
