@@ -365,6 +365,7 @@ def round_all(x, out, seed, start, BLOCK: tl.constexpr):  # noqa: N803
 def test_the_hash(seed, start):
     x = torch.randn(256) * torch.logspace(-40, 38, 256)
     x[:6] = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 3.4e38])
+    x[6] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # a GPU's NaN: one more would be -0
     out = torch.empty_like(x)
     round_all[1,](x, out, seed, start, BLOCK=256)
     expected = naive_round(x, seed, torch.arange(start, start + 256)).float()
@@ -395,6 +396,16 @@ def test_what_is_not_rounded_by_chance_is_rounded_to_nearest(dtype, stochastic):
     for layers in (low, high):
         triton.step(layers, dataclasses.replace(HYPER, stochastic_rounding=stochastic), Scales(), Scratch())
     assert_same([low[0].param], [high[0].param.to(dtype)])
+
+
+def test_a_backward_pass_across_the_step_raises():
+    layers = make_layers([(4,)])
+    weight = torch.nn.Parameter(layers[0].param)
+    loss = weight.square().sum()
+    with torch.no_grad():
+        triton.step([layers[0]._replace(param=weight)], HYPER, Scales(), Scratch())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 class Launches:

@@ -67,7 +67,8 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     over other axes, other layouts and subclasses of Tensor are left to :mod:`thalweg.backends.single`.
 
     In a CUDA graph, ``step``, ``lr`` and ``scales`` may change between replays where they are tensors on the device;
-    numbers, among them the seeds of stochastic rounding, are those of the capture.
+    numbers, among them the seeds of stochastic rounding, are those of the capture. A step before it has to have
+    compiled the kernels.
     """
     groups: dict[tuple[object, ...], list[_Run]] = defaultdict(list)
     others = []
@@ -84,6 +85,8 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     for group in groups.values():
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             _launch(group, hyper, scales)
+        # As in-place operations do, so that a backward pass of what was computed before the step raises.
+        torch.autograd.graph.increment_version([run.layer.param for run in group])
 
 
 class _Kind(NamedTuple):
