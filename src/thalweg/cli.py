@@ -1,14 +1,28 @@
-"""The command line: ``thalweg compare`` and ``thalweg report``."""
+"""The command line: ``thalweg compare``, ``thalweg report`` and ``thalweg bench``."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-LAB = ("accelerate", "jinja2", "optuna", "plotly", "pytorch_optimizer", "rich", "scipy", "sklearn", "transformers")
+LAB = (
+    "accelerate",
+    "jinja2",
+    "matplotlib",
+    "numpy",
+    "optuna",
+    "plotly",
+    "psutil",
+    "pytorch_optimizer",
+    "rich",
+    "scipy",
+    "sklearn",
+    "transformers",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,22 +41,29 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     options = _parser().parse_args(arguments)
     try:
-        from thalweg.lab import commands
         from thalweg.lab.errors import UserError
+
+        if options.command == "bench":
+            from thalweg.bench.commands import bench
+        else:
+            from thalweg.lab import commands
     except ModuleNotFoundError as error:
         if error.name not in LAB:
             raise
         fail(f"this command needs {error.name}: pip install 'thalweg[lab]'")
     command = shlex.join(["thalweg", *(sys.argv[1:] if arguments is None else arguments)])
     try:
-        if options.command == "compare":
+        if options.command == "bench":
+            bench(options, command)
+        elif options.command == "compare":
             commands.compare(options, command)
         else:
             commands.report(options.folder)
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("\ninterrupted; what is complete is stored: the same command continues there", file=sys.stderr)
+        goes_on = "" if options.command == "bench" else ": the same command continues there"
+        print(f"\ninterrupted; what is complete is stored{goes_on}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -81,13 +102,62 @@ def _parser() -> argparse.ArgumentParser:
         "report", help="the HTML report, again, from stored runs", description="Write the report from stored runs."
     )
     report.add_argument("folder", type=Path, metavar="DIR", help="the folder of a comparison")
+    _add_bench(commands)
     return parser
+
+
+def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
+    bench = commands.add_parser(
+        "bench", help="step time and memory, side by side with peers", description="Measure optimizers side by side."
+    )
+    whats = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
+    for what, says in (
+        ("step", "Time the steps of optimizers, interleaved, on the shapes of real models."),
+        ("memory", "Count the optimizer state and the temporary memory of a step on the shapes of real models."),
+    ):
+        one = whats.add_parser(
+            what,
+            help=f"{says[0].lower()}{says[1:-1]}",
+            description=f"{says} Optimizers that do not run here are left out and listed with the reason.",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+        one.add_argument(
+            "--shapes",
+            nargs="+",
+            default=["gpt2-23m", "resnet50"],
+            metavar="MODEL",
+            help="gpt2-23m, gpt2-small, gpt2-medium, resnet50, bert-base, moe-block",
+        )
+        one.add_argument("--optimizers", nargs="+", metavar="NAME", help="only these, by name (default: all)")
+        one.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the parameters are")
+        one.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the parameters")
+        one.add_argument("--threads", type=_positive, metavar="N", help="threads of torch (default: its own choice)")
+        one.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="folder of the results")
+        one.add_argument("--machine", type=_word, metavar="NAME", help="what the names of the files begin with")
+        if what == "step":
+            one.add_argument("--reference", default="adamw-fused", metavar="NAME", help="what the ratios are to")
+            one.add_argument("--rounds", type=_positive, default=30, metavar="N", help="steps of each to time")
+            one.add_argument("--warmup", type=_whole, default=5, metavar="N", help="steps before, beside the first")
+            one.add_argument("--seed", type=_whole, default=0, metavar="N", help="of the order within the rounds")
 
 
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
+    return int(text)
+
+
+def _word(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise argparse.ArgumentTypeError(f"must be letters, digits, '.', '_' and '-', got {text!r}")
+    return text
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Step time and memory of optimizers, measured side by side."""

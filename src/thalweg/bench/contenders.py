@@ -1,0 +1,183 @@
+"""The optimizers that are measured, ours and others', and how each is built.
+
+All have the same learning rate and weight decay, for all parameters; the trust ratio of ours is taken for each expert
+of a stacked tensor. Everything else is at the optimizer's own defaults: a step is timed as its users would run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+import thalweg
+from thalweg.bench.shapes import Model
+from thalweg.lab.errors import UserError
+
+LR = 1e-4
+WEIGHT_DECAY = 0.01
+REFUSALS = (ValueError, ImportError, NotImplementedError, torch.OutOfMemoryError)
+
+
+class LeftOutError(Exception):
+    """A contender that does not run here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The parameters that one contender owns."""
+
+    plain: list[Parameter]
+    stacked: list[Parameter]
+
+    @classmethod
+    def of(cls, model: Model, device: torch.device, dtype: torch.dtype) -> Weights:
+        """Random ones, the same at each call."""
+        generator = torch.Generator(device).manual_seed(0)
+
+        def parameter(shape: tuple[int, ...]) -> Parameter:
+            return Parameter(torch.randn(shape, generator=generator, device=device, dtype=dtype).mul_(0.02))
+
+        return cls([parameter(shape) for shape in model.plain], [parameter(shape) for shape in model.stacked])
+
+    def all(self) -> list[Parameter]:
+        """In the order of ``Model.shapes``."""
+        return self.plain + self.stacked
+
+
+Build: TypeAlias = Callable[[Weights], Any]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One optimizer, and the module it comes from if that is another package's.
+
+    ``traffic`` is what a step has to read and write in float32, in bytes per parameter, where we know it.
+    """
+
+    name: str
+    says: str
+    build: Build
+    ours: bool = False
+    traffic: int | None = None
+    module: str | None = None
+
+    def load(self) -> None:
+        """Import its module.
+
+        Raises:
+            LeftOutError: it is not installed, or does not import here.
+        """
+        if self.module is not None:
+            self.attempt(partial(import_module, self.module))
+
+    def start(self, weights: Weights) -> Any:
+        """The optimizer, before its first step.
+
+        Raises:
+            LeftOutError: it refuses.
+        """
+        return self.attempt(lambda: self.build(weights))
+
+    def attempt(self, act: Callable[[], Any]) -> Any:
+        """``act()``, with a refusal as :class:`LeftOutError`; of another's optimizer, any failure is one."""
+        try:
+            return act()
+        except Exception as error:
+            if self.ours and not isinstance(error, REFUSALS):
+                raise
+            text = " ".join(str(error).split()) or "no message"
+            raise LeftOutError(f"{type(error).__name__}: {text[:300]}") from error
+
+
+def _adamw(**options: Any) -> Build:
+    return lambda weights: torch.optim.AdamW(weights.all(), lr=LR, weight_decay=WEIGHT_DECAY, **options)
+
+
+def _ours(cls: type[thalweg.Lamb], **options: Any) -> Build:
+    def build(weights: Weights) -> Optimizer:
+        groups: list[dict[str, Any]] = [{"params": weights.plain}]
+        if weights.stacked:
+            groups.append({"params": weights.stacked, "norm_dims": (-2, -1)})
+        return cls(groups, lr=LR, weight_decay=WEIGHT_DECAY, **options)
+
+    return build
+
+
+def _e_adamw(**options: Any) -> Build:
+    return lambda weights: thalweg.EAdamW(weights.all(), lr=LR, weight_decay=WEIGHT_DECAY, **options)
+
+
+def _theirs(name: str, says: str, module: str, attribute: str) -> Contender:
+    """An optimizer of another package."""
+
+    def build(weights: Weights) -> Any:
+        return getattr(import_module(module), attribute)(weights.all(), lr=LR, weight_decay=WEIGHT_DECAY)
+
+    return Contender(name, says, build, module=module)
+
+
+def _authors_e_adamw(weights: Weights) -> Any:
+    return import_module("E").E(_adamw()(weights))
+
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender("adamw-fused", "torch AdamW, fused", _adamw(fused=True), traffic=28),
+        Contender("adamw-foreach", "torch AdamW, foreach", _adamw(foreach=True), traffic=28),
+        Contender("adamw-single", "torch AdamW, one tensor at a time", _adamw(foreach=False), traffic=28),
+        Contender("alto", "ALTO", _ours(thalweg.ALTO), ours=True, traffic=48),
+        Contender("alto-foreach", "ALTO, foreach", _ours(thalweg.ALTO, foreach=True), ours=True, traffic=48),
+        Contender("alto-single", "ALTO, foreach=False", _ours(thalweg.ALTO, foreach=False), ours=True, traffic=48),
+        Contender("alto-fused", "ALTO, fused", _ours(thalweg.ALTO, fused=True), ours=True, traffic=48),
+        Contender("alto-bf16", "ALTO, bfloat16 state", _ours(thalweg.ALTO, state_dtype=torch.bfloat16), ours=True),
+        Contender("alto-8bit", "ALTO, 8-bit state", _ours(thalweg.ALTO, state_dtype="8bit"), ours=True),
+        Contender("lamb", "Lamb", _ours(thalweg.Lamb), ours=True),
+        Contender("lamb-fused", "Lamb, fused", _ours(thalweg.Lamb, fused=True), ours=True),
+        Contender("e-adamw", "EAdamW", _e_adamw(), ours=True),
+        Contender("e-adamw-fused", "EAdamW, fused", _e_adamw(fused=True), ours=True),
+        _theirs("authors-alto", "the authors' ALTO", "ALTO", "ALTO"),
+        Contender("authors-e-adamw", "the authors' E around AdamW", _authors_e_adamw, module="E"),
+        _theirs("pytorch-optimizer-lamb", "pytorch_optimizer Lamb", "pytorch_optimizer", "Lamb"),
+        _theirs("torch-optimizer-lamb", "torch_optimizer Lamb", "torch_optimizer", "Lamb"),
+        _theirs("heavyball-adamw", "HeavyBall AdamW", "heavyball", "AdamW"),
+        _theirs("apex-lamb", "apex FusedLAMB", "apex.optimizers", "FusedLAMB"),
+        _theirs("bitsandbytes-lamb8bit", "bitsandbytes LAMB8bit", "bitsandbytes.optim", "LAMB8bit"),
+    )
+}
+
+
+def contender(name: str, argument: str = "--optimizers") -> Contender:
+    """The contender of this name.
+
+    Raises:
+        UserError: no such name.
+    """
+    if name not in CONTENDERS:
+        raise UserError(f"argument {argument}: unknown optimizer {name!r}: choose from {', '.join(CONTENDERS)}")
+    return CONTENDERS[name]
+
+
+def fresh_gradients(weights: Weights, gradients: list[Tensor], source: list[Tensor]) -> None:
+    """Write the gradients anew, as a backward pass does: some optimizers change ``p.grad``, some take it away.
+
+    It also leaves every contender's step the same caches to start from.
+    """
+    torch._foreach_copy_(gradients, source)
+    for p, g in zip(weights.all(), gradients, strict=True):
+        p.grad = g
+
+
+def make_gradients(weights: Weights) -> list[Tensor]:
+    """Random gradients of global norm 1 or so, which no clipping scales to nothing."""
+    parameters = weights.all()
+    scale = sum(p.numel() for p in parameters) ** -0.5
+    return [torch.randn_like(p).mul_(scale) for p in parameters]

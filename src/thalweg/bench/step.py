@@ -1,0 +1,223 @@
+"""Step times, interleaved: every round, each contender makes one step, in an order shuffled anew.
+
+What disturbs the machine for a while then disturbs all of them, and a ratio within a round hardly changes. All
+contenders are in memory at once, each with its own parameters; the gradients, which all read, are written anew before
+each step. Between two steps of one contender all the others have passed through the caches.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thalweg.bench.contenders import Contender, LeftOutError, Weights, fresh_gradients, make_gradients
+from thalweg.bench.environment import free_bytes
+from thalweg.bench.statistics import mean_with_first, paired_ratios, quartiles, ratio_of_medians
+from thalweg.lab.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from thalweg.bench.shapes import Model
+
+COPY = "copy"
+COPY_BYTES = 2**28  # far more than any cache holds
+HUNGRIEST = 40  # bytes per parameter of the parameter, the state and the temporaries of the largest contender
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the steps are timed."""
+
+    rounds: int
+    warmup: int
+    reference: str
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Rounds:
+    """All contenders on the shapes of one model, and what has been measured of them.
+
+    Args:
+        model: the shapes.
+        contenders: who takes part, the reference among them.
+        settings: how.
+        advance: called after each contender's start and after each round.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        contenders: Sequence[Contender],
+        settings: Settings,
+        advance: Callable[[str], None] = lambda doing: None,
+    ) -> None:
+        self.model, self.settings, self.advance = model, settings, advance
+        self.waiting = sorted(contenders, key=lambda c: c.name != settings.reference)
+        self.steps: dict[str, Callable[[], Any]] = {}
+        self.contenders: dict[str, Contender] = {}
+        self.left_out: dict[str, str] = {}
+        self.first: dict[str, float] = {}
+        self.warmup: list[dict[str, float]] = []
+        self.timed: list[dict[str, float]] = []
+        self._order = random.Random(settings.seed)
+
+    def run(self) -> None:
+        """Measure everything; after an interruption, what is complete is there.
+
+        Raises:
+            UserError: the reference is left out.
+        """
+        gc.collect()  # the contenders of the model before
+        _import_what_torch_imports_late(self.settings.device)
+        weights = Weights.of(self.model, self.settings.device, self.settings.dtype)
+        self._source = make_gradients(weights)
+        self._gradients = [g.clone() for g in self._source]
+        del weights
+        for contender in self.waiting:
+            self._start(contender)
+            self.advance(f"{self.model.name}: {contender.name}, first step")
+        self._add_copy()
+        with _without_collections():
+            for k in range(self.settings.warmup + self.settings.rounds):
+                warm = k < self.settings.warmup
+                (self.warmup if warm else self.timed).append(self._round())
+                self.advance(f"{self.model.name}: {'warm-up' if warm else 'rounds'}")
+
+    def _start(self, contender: Contender) -> None:
+        """Build a contender and time that together with its first step, which may compile and allocates the state."""
+        need, free = HUNGRIEST * self.model.parameters, free_bytes(self.settings.device)
+        if need > free:
+            room = f"no room: up to {need / 2**30:.1f} GiB wanted, {free / 2**30:.1f} free"
+            return self._leave_out(contender.name, f"{room}; name fewer optimizers at once")
+        weights = Weights.of(self.model, self.settings.device, self.settings.dtype)
+        self._refresh(weights)
+
+        def first_step() -> Any:
+            optimizer = contender.start(weights)
+            contender.attempt(optimizer.step)
+            return optimizer
+
+        try:
+            contender.load()
+            seconds, optimizer = self._time(first_step)
+        except LeftOutError as error:
+            return self._leave_out(contender.name, str(error))
+        self.first[contender.name], self.contenders[contender.name] = seconds, contender
+        self.steps[contender.name] = lambda: self._step(contender, optimizer, weights)
+        return None
+
+    def _leave_out(self, name: str, why: str) -> None:
+        if name == self.settings.reference:
+            raise UserError(f"the reference {name} cannot run on {self.model.name} ({why}): choose another --reference")
+        self.left_out[name] = why
+        self.steps.pop(name, None)
+
+    def _add_copy(self) -> None:
+        """A plain copy in each round: the bandwidth that the machine had then."""
+        source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=self.settings.device)
+        target = torch.zeros_like(source)
+        self.steps[COPY] = lambda: self._time(lambda: target.copy_(source))[0]
+
+    def _round(self) -> dict[str, float]:
+        seconds = {}
+        for name in self._order.sample(list(self.steps), len(self.steps)):
+            try:
+                seconds[name] = self.steps[name]()
+            except LeftOutError as error:
+                self._leave_out(name, f"after its first step, {error}")
+        return seconds
+
+    def _step(self, contender: Contender, optimizer: Any, weights: Weights) -> float:
+        self._refresh(weights)
+        return self._time(lambda: contender.attempt(optimizer.step))[0]
+
+    def _refresh(self, weights: Weights) -> None:
+        fresh_gradients(weights, self._gradients, self._source)
+
+    def _time(self, act: Callable[[], Any]) -> tuple[float, Any]:
+        if self.settings.device.type != "cuda":
+            start = time.perf_counter()
+            result = act()
+            return time.perf_counter() - start, result
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        begin.record()
+        result = act()
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1e3, result
+
+    def record(self) -> dict[str, Any] | None:
+        """Raw timings and what they say, of the complete rounds; None if there is no such round."""
+        if not self.timed:
+            return None
+        copied = quartiles([r[COPY] for r in self.timed])
+        bandwidth = 2 * COPY_BYTES / copied.median
+        return {
+            "model": self.model.name,
+            "says": self.model.says,
+            "tensors": len(self.model.shapes),
+            "parameters": self.model.parameters,
+            "rounds": len(self.timed),
+            "copy": {"bytes": 2 * COPY_BYTES, "bytes_per_second": bandwidth, "seconds": [r[COPY] for r in self.timed]},
+            "contenders": {name: self._summary(name, bandwidth) for name in self.steps if name != COPY},
+            "left_out": self.left_out,
+        }
+
+    def _summary(self, name: str, bandwidth: float) -> dict[str, Any]:
+        contender, reference = self.contenders[name], self.settings.reference
+        seconds, basis = [r[name] for r in self.timed], [r[reference] for r in self.timed]
+        warmup = [r[name] for r in self.warmup]
+        mean = mean_with_first(self.first[name], warmup, seconds)
+        of_reference = mean_with_first(self.first[reference], [r[reference] for r in self.warmup], basis)
+        middle = quartiles(seconds)
+        found = {
+            "says": contender.says,
+            "ours": contender.ours,
+            "median_seconds": asdict(middle),
+            "paired_ratio": asdict(paired_ratios(seconds, basis)),
+            "ratio_of_medians": asdict(ratio_of_medians(seconds, basis, self.settings.seed)),
+            "first_step_seconds": self.first[name],
+            "mean_seconds_over_100_with_first": mean,
+            "ratio_over_100_with_first": mean / of_reference,
+            "warmup_seconds": warmup,
+            "seconds": seconds,
+        }
+        if contender.traffic is not None and self.settings.dtype == torch.float32:
+            achieved = contender.traffic * self.model.parameters / middle.median
+            found["bandwidth"] = {
+                "bytes_per_parameter": contender.traffic,
+                "bytes_per_second": achieved,
+                "of_copy": achieved / bandwidth,
+            }
+        return found
+
+
+def _import_what_torch_imports_late(device: torch.device) -> None:
+    """One step of something else: its first step imports half of torch, which is nobody's own cost."""
+    parameter = torch.zeros(1, device=device, requires_grad=True)
+    parameter.grad = torch.zeros_like(parameter)
+    torch.optim.SGD([parameter], lr=0.0).step()
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """No garbage collection in the midst of somebody's step."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,68 @@
+"""The shapes are those of the models themselves, as transformers builds them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+
+import pytest
+import torch
+import transformers as tr
+
+from thalweg.bench.shapes import MODELS, TINY, model
+from thalweg.lab.errors import UserError
+
+GRANITE = {
+    "hidden_size": 1024,
+    "intermediate_size": 512,
+    "num_local_experts": 32,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 1,
+}
+BUILT = {
+    "gpt2-23m": lambda: tr.GPT2LMHeadModel(tr.GPT2Config(n_embd=256, n_layer=12, n_head=4)),
+    "gpt2-small": lambda: tr.GPT2LMHeadModel(tr.GPT2Config()),
+    "gpt2-medium": lambda: tr.GPT2LMHeadModel(tr.GPT2Config(n_embd=1024, n_layer=24, n_head=16)),
+    "resnet50": lambda: tr.ResNetForImageClassification(tr.ResNetConfig(num_labels=1000)),
+    "bert-base": lambda: tr.BertModel(tr.BertConfig()),
+    "moe-block": lambda: tr.GraniteMoeModel(tr.GraniteMoeConfig(**GRANITE)).layers[0],
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_shapes_are_the_models(name):
+    with torch.device("meta"):
+        built = BUILT[name]()
+    assert Counter(MODELS[name].shapes) == Counter(tuple(p.shape) for p in built.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "parameters"),
+    [
+        ("gpt2-23m", 148, 22_605_568),
+        ("gpt2-small", 148, 124_439_808),
+        ("gpt2-medium", 292, 354_823_168),
+        ("resnet50", 161, 25_557_032),
+        ("bert-base", 199, 109_482_240),
+    ],
+)
+def test_known_numbers(name, tensors, parameters):
+    assert len(MODELS[name].shapes) == tensors
+    assert MODELS[name].parameters == parameters
+
+
+def test_the_experts_alone_are_stacked():
+    assert MODELS["moe-block"].stacked == ((32, 1024, 1024), (32, 1024, 512))
+    assert all(not one.stacked for name, one in MODELS.items() if name != "moe-block")
+
+
+def test_the_largest():
+    assert MODELS["gpt2-23m"].largest == 50257 * 256
+    assert TINY.largest == prod((64, 32))
+
+
+def test_tiny_is_there_but_not_advertised():
+    assert model("tiny") is TINY
+    with pytest.raises(UserError, match=r"unknown model 'vgg': choose from gpt2-23m, .*, moe-block$"):
+        model("vgg")
