@@ -157,3 +157,11 @@ def test_an_update_can_be_differentiated_where_norms_and_gradients_are_zero():
         return sum(jnp.sum(u**2) for u in updates)
 
     assert all(bool(jnp.isfinite(d).all()) for d in jax.grad(moved)(grads))
+
+
+def test_complex_parameters_go_by_their_modulus():
+    g = jnp.array([3.0 + 4.0j, -1.0j])
+    adam, trust = tj.scale_by_adam(), tj.scale_by_trust_ratio()
+    np.testing.assert_allclose(adam.update(g, adam.init(g))[0], [0.6 + 0.8j, -1.0j], rtol=1e-5)
+    updates, _ = trust.update(g, trust.init(g), jnp.array([5.0j, 12.0]))
+    np.testing.assert_allclose(updates, g * 13.0 / np.sqrt(26.0), rtol=1e-6)
