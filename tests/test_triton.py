@@ -132,6 +132,26 @@ def kernels_only(monkeypatch, layers, **changes):
     return layers, expected
 
 
+class Launches:
+    """What is launched: (name, grid, keywords)."""
+
+    def __init__(self, monkeypatch):
+        self.log = []
+        for name in ("sweep", "adapt"):
+            monkeypatch.setattr(triton, name, self.Kernel(getattr(triton, name), self.log))
+
+    class Kernel:
+        def __init__(self, kernel, log):
+            self.kernel, self.log = kernel, log
+
+        def __getitem__(self, grid):
+            def launch(*args, **kwargs):
+                self.log.append((self.kernel.__name__, grid, kwargs))
+                return self.kernel[grid](*args, **kwargs)
+
+            return launch
+
+
 DTYPES = [
     (param, grad, state)
     for param in FLOATS
@@ -160,8 +180,10 @@ def test_sizes_at_the_true_chunk(monkeypatch):
     assert_agree(*both(make_layers([(1023,), (1025,), (triton.CHUNK + 1,)], torch.float32)))
 
 
-def test_no_elements():
+def test_nothing_is_launched_for_no_elements(monkeypatch):
+    launches = Launches(monkeypatch)
     assert_agree(*both(make_layers([(0,), (2, 0)])))
+    assert not launches.log
 
 
 def test_more_chunks_than_one_block_of_sums(monkeypatch):
@@ -284,12 +306,14 @@ def test_slices_are_rounded_by_their_place_in_the_parameter():
 
 
 @pytest.mark.parametrize(
-    "case", ["first axis", "permuted slices", "strided", "subclass", "mixed state", "float64 step"]
+    "case", ["first axis", "no axes", "permuted slices", "strided", "subclass", "mixed state", "float64 step"]
 )
 def test_what_the_kernels_cannot_walk_is_left_to_single(case, monkeypatch):
     odd, plain = make_layers([(4, 6), (4, 6)])
     if case == "first axis":
         odd = odd._replace(norm_dims=(0,))
+    elif case == "no axes":
+        odd = odd._replace(norm_dims=())
     elif case == "permuted slices":
         odd = odd._replace(norm_dims=(1,), **{k: getattr(odd, k).t().contiguous().t() for k in TENSORS})
     elif case == "strided":
@@ -329,12 +353,18 @@ def test_a_gradient_laid_out_otherwise_is_copied(monkeypatch):
     assert_agree(*kernels_only(monkeypatch, layers))
 
 
-def test_tensors_at_odd_addresses():
+def test_only_what_lies_at_multiples_of_sixteen_bytes_is_said_to(monkeypatch):
+    launches = Launches(monkeypatch)
     layers = []
     for layer in make_layers([(CHUNK + 1,), (33,)], torch.float32):
         layers.append(layer._replace(**{k: torch.cat((torch.ones(1), getattr(layer, k)))[1:] for k in TENSORS}))
     assert layers[0].param.data_ptr() % 16 == 4
-    assert_agree(*both([*layers, *make_layers([(40,)], torch.float32, seed=1)]))
+    even = make_layers([(40,)], torch.float32, seed=1)
+    odd_slices = make_layers([(2, 5)], torch.float32, norm_dims=(1,))
+    for case, alignments in (([*layers, *even], [1, 16]), (odd_slices, [1])):
+        launches.log.clear()
+        assert_agree(*both(case))
+        assert [k["ALIGNMENT"] for name, _, k in launches.log if k.get("MEASURE")] == alignments
 
 
 def naive_round(x: Tensor, seed: int, index: Tensor | None = None) -> Tensor:
@@ -408,29 +438,15 @@ def test_a_backward_pass_across_the_step_raises():
         loss.backward()
 
 
-class Launches:
-    def __init__(self, kernel, log):
-        self.kernel, self.log = kernel, log
-
-    def __getitem__(self, grid):
-        def launch(*args, **kwargs):
-            self.log.append((self.kernel.__name__, grid))
-            return self.kernel[grid](*args, **kwargs)
-
-        return launch
-
-
 @pytest.mark.parametrize(("trust_ratio", "names"), [(True, ["sweep", "adapt", "sweep"]), (False, ["sweep"])])
 @pytest.mark.parametrize("count", [1, 12])
 def test_the_number_of_launches_does_not_depend_on_that_of_parameters(count, trust_ratio, names, monkeypatch):
-    log = []
-    for name in ("sweep", "adapt"):
-        monkeypatch.setattr(triton, name, Launches(getattr(triton, name), log))
+    launches = Launches(monkeypatch)
     layers = make_layers([(2, 16)] * count, norm_dims=(1,)) + make_layers([(CHUNK * 2 + 1,)])
     triton.step(layers, dataclasses.replace(HYPER, trust_ratio=trust_ratio), Scales(), Scratch())
     slices = 2 * count if trust_ratio else count
     programs = {"sweep": (slices + 3,), "adapt": (slices + 1,)}
-    assert log == [(name, programs[name]) for name in names]
+    assert [launch[:2] for launch in launches.log] == [(name, programs[name]) for name in names]
 
 
 class NothingIsReadBack(TorchDispatchMode):
