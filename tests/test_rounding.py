@@ -22,6 +22,11 @@ def test_rounding_is_to_the_two_neighbours_and_unbiased():
     assert ((draws.mean(0) - x).abs() <= 5 * 0.5 * (up - down).abs() / 4000**0.5).all()
 
 
+def test_float64_is_rounded_as_float32():
+    x = torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(stochastic_round(x, 1), stochastic_round(x.float(), 1))
+
+
 def test_what_bfloat16_holds_is_left_alone():
     values = torch.tensor([0.0, -0.0, 1.0, -3.0, 2.0**-130, float("inf"), -float("inf")])
     assert torch.equal(stochastic_round(values, 0), values)

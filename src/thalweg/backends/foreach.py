@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, single
 from thalweg.backends.pieces import PIECE, Scratch, flat, pieces
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
 
@@ -25,12 +25,24 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
 
     Layers are taken together up to a chunk, on CPU up to a piece; the temporaries, two in float32, have its size. A
     layer larger than that is taken alone; on CPU in pieces, with one temporary of the layer's size, from ``scratch``.
+    Layers whose tensors are laid out differently, or with gaps, are left to :mod:`~thalweg.backends.single`.
     """
-    for group in _groups(layers, PIECE if layers[0].param.device.type == "cpu" else CHUNK):
-        if len(group) == 1:
+    size = PIECE if layers[0].param.device.type == "cpu" else CHUNK
+    for group in _groups([layer for layer in layers if _is_aligned(layer)], size):
+        if group[0].param.numel() > size:
             _step_one(group[0], hyper, scales, scratch)
         else:
             _step_several(group, hyper, scales, scratch)
+    if strided := [layer for layer in layers if not _is_aligned(layer)]:
+        single.step(strided, hyper, scales, scratch)
+
+
+def _is_aligned(layer: Layer) -> bool:
+    """Whether the layer's tensors have one layout: the fused kernel walks their memory and does not see strides."""
+    tensors = [
+        t for t in (layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema) if t is not None
+    ]
+    return hasattr(layer.param, "device_mesh") or all(t.is_contiguous() for t in tensors) or flat(tensors) is not None
 
 
 def _groups(layers: Sequence[Layer], size: int) -> Iterator[list[Layer]]:
@@ -43,12 +55,16 @@ def _groups(layers: Sequence[Layer], size: int) -> Iterator[list[Layer]]:
             yield group
             group, total = [], layer.param.numel()
         group.append(layer)
-    yield group
+    if group:
+        yield group
 
 
 def _step_several(layers: list[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in layers]
-    rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
+    if len(layers) == 1:
+        rs = [torch.mul(thetas[0], hyper.weight_decay, out=scratch.like(thetas[0], thetas[0].dtype, "r"))]
+    else:
+        rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
     _direct(layers, rs, hyper, scales, scratch)
     rate = hyper.lr if scales.go is None else hyper.lr * scales.go
     if hyper.trust_ratio:

@@ -38,6 +38,7 @@ def stochastic_round(x: Tensor, seed: int | Tensor, start: int = 0) -> Tensor:
     >>> rounded.unique().tolist(), bool((rounded.mean() - x[0]).abs() < 4e-4)
     ([1.0, 1.0078125], True)
     """
+    x = x.float()
     index = torch.arange(start, start + x.numel(), device=x.device).view(x.shape)
     rounded = ((x.contiguous().view(torch.int32) + _noise(index, seed)) & -(1 << 16)).view(torch.float32)
     return torch.where(x.isfinite(), rounded, x)
