@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -18,8 +20,9 @@ SOME = ["adamw-fused", "alto-single", "apex-lamb"]
 
 
 @pytest.fixture(autouse=True)
-def small_copies(monkeypatch):
+def small_and_fast(monkeypatch):
     monkeypatch.setattr(step, "COPY_BYTES", 2**12)
+    monkeypatch.setattr(step, "cold_first_step", lambda *one: 1.0)
 
 
 def bench(what, folder, *arguments):
@@ -97,6 +100,13 @@ def test_ctrl_c_keeps_the_rounds_that_are_complete(tmp_path, capsys, monkeypatch
     assert record["interrupted"] is True
     assert [len(one["seconds"]) for one in record["models"][0]["contenders"].values()] == [2, 2]
     assert (tmp_path / "step.png").exists()
+
+
+def test_termination_is_an_interruption(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Ledger, "_count", lambda *one: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    stopped(capsys, lambda: bench("memory", tmp_path))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_ctrl_c_keeps_the_contenders_that_are_counted(tmp_path, capsys, monkeypatch):

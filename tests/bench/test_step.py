@@ -48,6 +48,7 @@ def script(monkeypatch):
     monkeypatch.setattr(step, "COPY_BYTES", 2**10)
     clock = Clock()
     monkeypatch.setattr(step, "time", clock)
+    monkeypatch.setattr(step, "cold_first_step", lambda contender, *rest: 10.0 * len(contender.name))
 
     def make(warmup, rounds, seed=0, **seconds):
         log = []
@@ -55,6 +56,7 @@ def script(monkeypatch):
         def contender(name):
             return Contender(name, name, lambda weights: Scripted(name, seconds[name], clock, log))
 
+        assert all(len(name) == 1 for name in seconds)  # so that a first step takes 10 seconds
         settings = Settings(rounds, warmup, next(iter(seconds)), seed, CPU, torch.float32)
         made = Rounds(TINY, [contender(name) for name in reversed(seconds)], settings)
         made.log = log
@@ -77,12 +79,12 @@ def test_the_record_is_of_the_timings(script):
     b = record["contenders"]["b"]
     assert b["seconds"] == [3.0, 4.0, 20.0]
     assert b["warmup_seconds"] == [9.0]
-    assert b["first_step_seconds"] == 60.0
+    assert b["first_step_seconds"] == 10.0
     assert Spread(**b["median_seconds"]) == Spread(4.0, 3.5, 12.0)
     assert Spread(**b["paired_ratio"]) == Spread(3.0, 2.5, 4.0)
     assert b["ratio_of_medians"]["median"] == 2.0
-    assert b["mean_seconds_over_100_with_first"] == (60 + 9 + 27 + 95 * 4) / 100
-    assert b["ratio_over_100_with_first"] == pytest.approx((60 + 9 + 27 + 95 * 4) / (5 + 2 + 7 + 95 * 2))
+    assert b["mean_seconds_over_100_with_first"] == (10 + 9 + 27 + 95 * 4) / 100
+    assert b["ratio_over_100_with_first"] == pytest.approx((10 + 9 + 27 + 95 * 4) / (10 + 2 + 7 + 95 * 2))
     assert (record["rounds"], record["left_out"]) == (3, {})
     assert record["copy"]["bytes_per_second"] == 2 * 2**10 / 0.5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,7 @@ def bench(options: argparse.Namespace, command: str) -> None:
 def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], stem: Path, console: Console) -> None:
     """Measure one after the other; tabulate and write what is complete, however this ends."""
     table = step_table if record["kind"] == "step" else memory_table
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         for one in measurements:
             try:
@@ -87,6 +89,7 @@ def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], 
         record["interrupted"] = True
         raise
     finally:
+        signal.signal(signal.SIGTERM, before)
         if record["models"]:
             write_json(Path(f"{stem}.json"), record)
             draw(record, Path(f"{stem}.png"))

@@ -2,7 +2,8 @@
 
 What disturbs the machine for a while then disturbs all of them, and a ratio within a round hardly changes. All
 contenders are in memory at once, each with its own parameters; the gradients, which all read, are written anew before
-each step. Between two steps of one contender all the others have passed through the caches.
+each step. Between two steps of one contender all the others have passed through the caches. The first step is timed in
+a process of its own (:mod:`thalweg.bench.first`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from thalweg.bench.contenders import Contender, LeftOutError, Weights, fresh_gradients, make_gradients
 from thalweg.bench.environment import free_bytes
+from thalweg.bench.first import cold_first_step, compiler_caches
 from thalweg.bench.statistics import mean_with_first, paired_ratios, quartiles, ratio_of_medians
 from thalweg.lab.errors import UserError
 
@@ -78,38 +82,36 @@ class Rounds:
             UserError: the reference is left out.
         """
         gc.collect()  # the contenders of the model before
-        _import_what_torch_imports_late(self.settings.device)
         weights = Weights.of(self.model, self.settings.device, self.settings.dtype)
         self._source = make_gradients(weights)
         self._gradients = [g.clone() for g in self._source]
         del weights
-        for contender in self.waiting:
-            self._start(contender)
-            self.advance(f"{self.model.name}: {contender.name}, first step")
-        self._add_copy()
-        with _without_collections():
-            for k in range(self.settings.warmup + self.settings.rounds):
-                warm = k < self.settings.warmup
-                (self.warmup if warm else self.timed).append(self._round())
-                self.advance(f"{self.model.name}: {'warm-up' if warm else 'rounds'}")
+        with TemporaryDirectory(prefix="thalweg-bench-") as caches:
+            for contender in self.waiting:
+                self._start(contender, Path(caches))
+                self.advance(f"{self.model.name}: {contender.name}, first step")
+            self._add_copy()
+            with _without_collections():
+                for k in range(self.settings.warmup + self.settings.rounds):
+                    warm = k < self.settings.warmup
+                    (self.warmup if warm else self.timed).append(self._round())
+                    self.advance(f"{self.model.name}: {'warm-up' if warm else 'rounds'}")
 
-    def _start(self, contender: Contender) -> None:
-        """Build a contender and time that together with its first step, which may compile and allocates the state."""
+    def _start(self, contender: Contender, caches: Path) -> None:
+        """Build a contender and make its first step, which may compile and allocates the state."""
         need, free = HUNGRIEST * self.model.parameters, free_bytes(self.settings.device)
         if need > free:
             room = f"no room: up to {need / 2**30:.1f} GiB wanted, {free / 2**30:.1f} free"
             return self._leave_out(contender.name, f"{room}; name fewer optimizers at once")
         weights = Weights.of(self.model, self.settings.device, self.settings.dtype)
         self._refresh(weights)
-
-        def first_step() -> Any:
-            optimizer = contender.start(weights)
-            contender.attempt(optimizer.step)
-            return optimizer
-
         try:
-            contender.load()
-            seconds, optimizer = self._time(first_step)
+            # What is compiled in the other process is found by this one, and by nobody else.
+            with compiler_caches(caches / contender.name):
+                contender.load()
+                seconds = cold_first_step(contender, self.model, self.settings.device, self.settings.dtype)
+                optimizer = contender.start(weights)
+                contender.attempt(optimizer.step)
         except LeftOutError as error:
             return self._leave_out(contender.name, str(error))
         self.first[contender.name], self.contenders[contender.name] = seconds, contender
@@ -201,13 +203,6 @@ class Rounds:
                 "of_copy": achieved / bandwidth,
             }
         return found
-
-
-def _import_what_torch_imports_late(device: torch.device) -> None:
-    """One step of something else: its first step imports half of torch, which is nobody's own cost."""
-    parameter = torch.zeros(1, device=device, requires_grad=True)
-    parameter.grad = torch.zeros_like(parameter)
-    torch.optim.SGD([parameter], lr=0.0).step()
 
 
 @contextmanager
