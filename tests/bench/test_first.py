@@ -33,7 +33,7 @@ def test_a_first_step():
 
 def test_who_is_left_out_there_is_left_out_here(monkeypatch, capsys):
     first.main("apex-lamb", "tiny", "cpu", "float32", str(torch.get_num_threads()))
-    process(monkeypatch, f"print({capsys.readouterr().out!r})")
+    process(monkeypatch, f"print({capsys.readouterr().out!r}, end='')")
     with pytest.raises(LeftOutError, match=r"^ModuleNotFoundError: No module named 'apex'$"):
         cold(THEIRS)
 
