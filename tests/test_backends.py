@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
+
 import pytest
 import torch
 from support import assert_near, assert_same, clone_params, take_steps
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.nn import Parameter
 from torch.profiler import profile
 
@@ -150,6 +154,24 @@ def test_kernels_come_from_the_cache_of_an_earlier_process(monkeypatch):
     again = [Parameter(torch.ones(10))]
     take_steps(Lamb(again, fused=True), again, [[torch.ones(10)]])
     assert_same(params, again)
+
+
+def test_kernels_run_on_as_many_threads_as_the_process_has():
+    """However many the one had that compiled them."""
+    starts, gradients = [normal(1 << 20)], [[normal(1 << 20, seed=1)]]
+    expected = run(starts, gradients, "single")
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            assert_near(run(starts, gradients, "fused"), expected, 1e-12)
+    finally:
+        torch.set_num_threads(threads)
+    (package, *_) = (Path(cache_dir()) / "thalweg").glob("*.pt2")
+    with zipfile.ZipFile(package) as files:
+        (source,) = (files.read(name).decode() for name in files.namelist() if name.endswith(".kernel.cpp"))
+    assert "#pragma omp parallel" in source
+    assert "num_threads(" not in source
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -157,7 +157,7 @@ def test_state_is_found_wherever_it_is_nested():
 
 def test_a_storage_counts_once_and_as_a_whole():
     flat = torch.zeros(100)
-    assert state_bytes(Holder([parameter()], m=flat[:10], v=flat[10:20], again=flat)) == 400
+    assert state_bytes(Holder([parameter()], m=flat[:10], v=flat[10:20])) == 400
 
 
 def test_a_parameter_or_gradient_in_the_state_is_not_state():

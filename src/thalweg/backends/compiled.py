@@ -29,6 +29,10 @@ from thalweg.backends import Hyper, Layer, Scales, compute_dtype, single
 from thalweg.backends.pieces import Scratch, flat
 from thalweg.backends.precision import stochastic_round
 
+_CONFIGS = {
+    "cpp.enable_floating_point_contract_flag": "fast",
+    "cpp.dynamic_threads": True,  # or the number of threads of the process that compiles would bind all others
+}
 _SOURCE = Path(__file__).read_bytes()
 _log = logging.getLogger(__name__)
 Kernel: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
@@ -209,7 +213,7 @@ def _compile(function: Callable[..., Any], variant: Variant, example: list[Tenso
             built = torch._inductor.aoti_compile_and_package(
                 exported,
                 package_path=str(Path(directory) / "kernel.pt2"),
-                inductor_configs={"cpp.enable_floating_point_contract_flag": "fast"},
+                inductor_configs=_CONFIGS,
             )
             Path(built).replace(package)  # at once: another process may be looking
         _log.info("compiled in %.1f s", time.perf_counter() - started)

@@ -23,16 +23,18 @@ CHUNK = 1 << 26
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     """One step of ALTO on all layers, in place; they share device, dtypes and whether they have ``explore_ema``.
 
-    Layers are taken together up to a chunk, on CPU up to a piece; the temporaries, two in float32, have its size. A
-    layer larger than that is taken alone; on CPU in pieces, with one temporary of the layer's size, from ``scratch``.
+    Small layers are taken together up to a chunk, on CPU up to a piece; the temporaries, two in float32, have its size.
+    From an eighth of a piece, elsewhere from a chunk, a layer is taken alone: on CPU in pieces, with one temporary of
+    the layer's size, from ``scratch``. What is computed for a layer does not hang on the others.
     Layers whose tensors are laid out differently, or with gaps, are left to :mod:`~thalweg.backends.single`.
     """
-    size = PIECE if layers[0].param.device.type == "cpu" else CHUNK
-    for group in _groups([layer for layer in layers if _is_aligned(layer)], size):
-        if group[0].param.numel() > size:
-            _step_one(group[0], hyper, scales, scratch)
-        else:
-            _step_several(group, hyper, scales, scratch)
+    size, large = (PIECE, PIECE // 8) if layers[0].param.device.type == "cpu" else (CHUNK, CHUNK)
+    aligned = [layer for layer in layers if _is_aligned(layer)]
+    for layer in aligned:
+        if layer.param.numel() >= large:
+            _step_one(layer, hyper, scales, scratch)
+    for group in _groups([layer for layer in aligned if layer.param.numel() < large], size):
+        _step_several(group, hyper, scales, scratch)
     if strided := [layer for layer in layers if not _is_aligned(layer)]:
         single.step(strided, hyper, scales, scratch)
 
@@ -46,10 +48,10 @@ def _is_aligned(layer: Layer) -> bool:
 
 
 def _groups(layers: Sequence[Layer], size: int) -> Iterator[list[Layer]]:
-    """The layers in order of size, in lists of at most ``size`` elements or of one layer."""
+    """The layers in lists of at most ``size`` elements or of one layer."""
     group: list[Layer] = []
     total = 0
-    for layer in sorted(layers, key=lambda layer: layer.param.numel()):
+    for layer in layers:
         total += layer.param.numel()
         if group and total > size:
             yield group
@@ -61,10 +63,7 @@ def _groups(layers: Sequence[Layer], size: int) -> Iterator[list[Layer]]:
 
 def _step_several(layers: list[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in layers]
-    if len(layers) == 1:
-        rs = [torch.mul(thetas[0], hyper.weight_decay, out=scratch.like(thetas[0], thetas[0].dtype, "r"))]
-    else:
-        rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
+    rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
     _direct(layers, rs, hyper, scales, scratch)
     rate = hyper.lr if scales.go is None else hyper.lr * scales.go
     if hyper.trust_ratio:
