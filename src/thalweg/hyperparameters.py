@@ -124,7 +124,5 @@ def _check_norm_dims(group: dict[str, Any]) -> None:
             reject("norm_dims", dims, f"different axes of every parameter of its group, one of shape {tuple(p.shape)}")
 
 
-def _parameter(p: Any) -> Tensor:
-    named: bool = isinstance(p, tuple)
-    found: Tensor = p[1] if named else p
-    return found
+def _parameter(entry: Tensor | tuple[str, Tensor]) -> Tensor:
+    return entry[1] if isinstance(entry, tuple) else entry

@@ -61,21 +61,17 @@ def _limit(dtype: torch.dtype) -> float:
 
 def _surely_finite(gradients: list[Tensor]) -> bool:
     """Whether the sums of squares, which a CPU computes several times faster than the maxima, show it already."""
-    if torch.compiler.is_compiling() or not all(_is_plain(g) for g in gradients):
+    if torch.compiler.is_compiling() or any(is_sharded(g) or not _is_plain(g) for g in gradients):
         return False
-    large = [g.view(-1) for g in gradients if g.numel() >= PIECE // 8]
-    squares = [torch.dot(g, g).item() for g in large]
-    for norm in (
-        torch._foreach_norm([g for g in gradients if g.numel() < PIECE // 8]) if len(large) < len(gradients) else ()
-    ):
-        squares.append(norm.item() ** 2)
-    return all(square <= _limit(torch.float32) ** 2 for square in squares)
+    small = [g for g in gradients if g.numel() < PIECE // 8]
+    norms = torch._foreach_norm(small) if small else ()
+    squares = [torch.dot(g.view(-1), g.view(-1)) for g in gradients if g.numel() >= PIECE // 8]
+    limit = _limit(torch.float32)
+    return all(norm.item() <= limit for norm in norms) and all(square.item() <= limit**2 for square in squares)
 
 
 def _is_plain(g: Tensor) -> bool:
-    return (
-        g.device.type == "cpu" and g.dtype in (torch.float32, torch.float64) and g.is_contiguous() and not is_sharded(g)
-    )
+    return g.device.type == "cpu" and g.dtype in (torch.float32, torch.float64) and g.is_contiguous()
 
 
 def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:

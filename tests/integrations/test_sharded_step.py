@@ -15,7 +15,8 @@ from thalweg import ALTO, EAdamW, param_groups
 
 BUILDS = {
     "ALTO": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), max_grad_norm=0.5),
-    "ALTO foreach": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), foreach=True),
+    "ALTO single": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), foreach=False),
+    "ALTO fused": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), fused=True),
     "EAdamW": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip"),
     "EAdamW fused": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", fused=True),
 }
@@ -25,7 +26,9 @@ def train(rank, port, build, results):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.manual_seed(0)
-    whole = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 1)).double()  # one rank has no row of the last
+    hidden = 60_000  # so that a layer is larger than a piece, were it not sharded
+    whole = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, hidden), nn.Linear(hidden, 1)).double()
+    # The last layer has one row, and one rank nothing of it.
     sharded = copy.deepcopy(whole)
     for layer in sharded:
         fully_shard(layer)

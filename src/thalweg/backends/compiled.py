@@ -50,7 +50,7 @@ class Variant(NamedTuple):
 
 
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
-    """One step of ALTO on each layer, in place, with no temporaries.
+    """One step of ALTO on each layer, in place, with no temporary but a copy of a gradient that is laid out otherwise.
 
     Left to :mod:`~thalweg.backends.single` are sharded layers, those that are not dense, those of fewer than two
     elements, and stacks whose layers are not contiguous.
@@ -147,8 +147,7 @@ def _advance(variant: Variant, param: Tensor, grad: Tensor, m: Tensor, v: Tensor
 def _first_pass(variant: Variant, *tensors: Tensor) -> Tensor:
     """(θ, g, m, v[, b], k) -> the step size of each layer."""
     k = tensors[4 + variant.explore].unbind()
-    norms = (eq.norm(x, (1,) if variant.stacked else None) for x in _advance(variant, *tensors))
-    theta_norm, r_norm = norms
+    theta_norm, r_norm = (eq.norm(x, (1,) if variant.stacked else None) for x in _advance(variant, *tensors))
     return k[9] * eq.trust_ratio(theta_norm, r_norm, eps=k[10], clip=(k[11], k[12]))  # type: ignore[call-overload,no-any-return]
 
 
@@ -200,8 +199,7 @@ class _Module(torch.nn.Module):
 
 def _compile(function: Callable[..., Any], variant: Variant, example: list[Tensor], dims: dict[int, Any]) -> Kernel:
     """``function`` of tensors of any size along ``dims``; from the cache, if this machine has compiled it before."""
-    key = (torch.__version__, _machine(), _SOURCE, function.__name__, variant)
-    package = Path(cache_dir()) / "thalweg" / f"{hashlib.sha256(repr(key).encode()).hexdigest()}.pt2"
+    package = _package(function.__name__, variant)
     if not package.exists():
         _log.info("compiling %s for %s", function.__name__, variant)
         started = time.perf_counter()
@@ -221,6 +219,11 @@ def _compile(function: Callable[..., Any], variant: Variant, example: list[Tenso
     # layer takes to update.
     run: Kernel = torch._inductor.aoti_load_package(str(package)).loader.run
     return run
+
+
+def _package(function: str, variant: Variant) -> Path:
+    key = (torch.__version__, _machine(), _SOURCE, function, variant)
+    return Path(cache_dir()) / "thalweg" / f"{hashlib.sha256(repr(key).encode()).hexdigest()}.pt2"
 
 
 def _dynamic(t: Tensor, param: Tensor, dims: dict[int, Any]) -> dict[int, Any] | None:
