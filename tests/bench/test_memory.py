@@ -113,6 +113,23 @@ def test_a_step_of_foreach_adamw_has_a_temporary_for_each_parameter():
     assert found["peak_temporary_of_largest_parameter"] == peak / (4 * MATRICES.largest)
 
 
+class Hoarder(torch.optim.SGD):
+    """Keeps what it needs in a step for the next one, and not in its state."""
+
+    def step(self, closure=None):
+        if not hasattr(self, "scratch"):
+            self.scratch = torch.empty(5000)
+        return super().step()
+
+
+def test_scratch_memory_that_is_kept_is_no_state_but_counts():
+    hoarder = Contender("hoarder", "", lambda weights: Hoarder(weights.all(), lr=0.1, foreach=False))
+    ledger = Ledger(MATRICES, [hoarder], torch.device("cpu"), torch.float32)
+    ledger.run()
+    assert ledger.found["hoarder"]["state_bytes"] == 0
+    assert 0 <= ledger.found["hoarder"]["peak_temporary_bytes"] - 4 * 5000 < SCALARS
+
+
 class Wrapped(torch.Tensor):
     """A quantised tensor of two parts, as torchao has them."""
 

@@ -170,7 +170,8 @@ class Ledger:
         first, counted = traced[0], traced[-COUNTED:]
         before()  # so that no state is taken for a gradient that the optimizer has put there itself
         state = state_bytes(optimizer, [*weights.all(), *gradients])
-        peak, n = max(t.peak for t in counted), self.model.parameters
+        scratch = max(0, sum(t.kept for t in traced) - state)  # kept from step to step, yet no state
+        peak, n = scratch + max(t.peak for t in counted), self.model.parameters
         return {
             "says": contender.says,
             "ours": contender.ours,
