@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from thalweg.adaptor import ESGD, E, EAdam, EAdamW
-    from thalweg.alto import ALTO, Lamb
+    from thalweg.alto import ALTO
+    from thalweg.lamb import Lamb
     from thalweg.param_groups import check_coverage, param_groups
     from thalweg.presets import paper_defaults
 
@@ -19,7 +20,8 @@ __version__ = "0.1.0"
 # Imported at first use (PEP 562), so that `import thalweg.jax` does not import torch.
 _HOMES = {
     **dict.fromkeys(("E", "EAdam", "EAdamW", "ESGD"), "thalweg.adaptor"),
-    **dict.fromkeys(("ALTO", "Lamb"), "thalweg.alto"),
+    "ALTO": "thalweg.alto",
+    "Lamb": "thalweg.lamb",
     **dict.fromkeys(("check_coverage", "param_groups"), "thalweg.param_groups"),
     "paper_defaults": "thalweg.presets",
 }

@@ -1,0 +1,292 @@
+r"""LAMB, and all of ALTO but α.
+
+For layer i at step k, with :math:`h_k` the gradient as E passes it on (:func:`thalweg.equations.explore`):
+
+.. math::
+    m_k &= β_2 m_{k-1} + (1-β_2) h_k, & \hat m_k &= m_k / (1-β_2^k) \\
+    v_k &= β_3 v_{k-1} + (1-β_3) h_k^2, & \hat v_k &= v_k / (1-β_3^k) \\
+    r_k &= \hat m_k / (\sqrt{\hat v_k} + ε_1) + λ θ_k \\
+    θ^{(i)} &\leftarrow θ^{(i)} - η\, r^{(i)} \frac{φ(‖θ^{(i)}‖)}{‖r^{(i)}‖ + ε_2 φ(‖θ^{(i)}‖)}
+
+Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from thalweg import equations as eq
+from thalweg import layers
+from thalweg.backends import Hyper, Scales
+from thalweg.backends.choice import choose, describe
+from thalweg.backends.pieces import Scratch
+from thalweg.hyperparameters import check_lamb
+from thalweg.state import load_keeping_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch.optim.optimizer import ParamsT
+
+BUFFERS = ("exp_avg", "exp_avg_sq", "explore_ema")
+
+
+class Lamb(Optimizer):
+    """LAMB: Adam's direction, scaled layer by layer to the norm of the layer.
+
+    Bias-corrected, with decoupled weight decay, and adapted whether or not it decays, like :func:`optax.lamb` and
+    unlike apex and timm, which stop adapting a group whose weight decay is 0. Gradients are not clipped unless asked.
+    State: ``exp_avg`` and ``exp_avg_sq``, 8 bytes per parameter in float32. The update is computed in float32 at least.
+
+    Args:
+        params: parameters, named parameters, or groups; every option below but ``max_grad_norm``'s norm is per group.
+        lr: learning rate η ≥ 0, a number or a one-element tensor.
+        betas: (β2, β3), the decay rates of the first and second moment, each in [0, 1).
+        eps: ε1 > 0, added to √v̂.
+        trust_eps: ε2 ≥ 0 of the trust ratio; 0 gives the published LAMB.
+        weight_decay: λ ≥ 0.
+        trust_ratio: False drops the layerwise scaling, and what remains is AdamW.
+        trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
+        max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
+            keeps its values. None: no clipping.
+        state_dtype: dtype of the moments, torch.float32 or torch.float64. None: the parameter's dtype, but float32 for
+            float16 and bfloat16.
+        nonfinite: what to do when any gradient of any group has an infinity, a NaN, or an entry whose square overflows
+            (beyond 5e18 in float32; the second moment would never recover). "skip": nothing changes but
+            ``skipped_steps``; decided on the device unless that is the CPU. "raise": a RuntimeError, before anything
+            changes. "propagate": step all the same, as torch's optimizers do.
+        stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
+            decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
+            group as ``rounding_step``. Other dtypes are written as ever.
+        norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
+            for experts of shape (experts, in, out). None: over the whole parameter.
+        maximize: ascend instead of descend.
+        foreach: use torch's multi-tensor operations, False: one parameter at a time. None: True on CPU and CUDA.
+        fused: use kernels compiled for the CPU, which take seconds to make, once for a machine, and then half the time
+            of the others. For parameters on the CPU only.
+        capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
+
+    Attributes:
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; not saved.
+
+    Raises:
+        ValueError: an argument outside its range, named with its value.
+        RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = Lamb([weight], lr=0.1, trust_eps=0.0, weight_decay=0.0)
+    >>> weight.grad = torch.tensor([1.0, 1.0])
+    >>> optimizer.step()
+    >>> (torch.tensor([3.0, 4.0]) - weight).norm()  # moved by lr times its own norm
+    tensor(0.5000, grad_fn=<LinalgVectorNormBackward0>)
+    """
+
+    _beta_count = 2
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-6,
+        trust_eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        *,
+        trust_ratio: bool = True,
+        trust_clip: tuple[float, float] | None = None,
+        max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
+        nonfinite: str = "skip",
+        stochastic_rounding: bool = False,
+        norm_dims: tuple[int, ...] | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        self._start(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            trust_eps=trust_eps,
+            weight_decay=weight_decay,
+            trust_ratio=trust_ratio,
+            trust_clip=trust_clip,
+            max_grad_norm=max_grad_norm,
+            state_dtype=state_dtype,
+            nonfinite=nonfinite,
+            stochastic_rounding=stochastic_rounding,
+            norm_dims=norm_dims,
+            maximize=maximize,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+        )
+
+    def _start(self, params: ParamsT, **defaults: Any) -> None:
+        self._check(defaults)
+        self.skipped_steps = torch.zeros((), dtype=torch.int64)
+        self._scratch = Scratch()
+        super().__init__(params, defaults)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range."""
+        check_lamb(group, self._beta_count)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, its missing options filled in from the defaults.
+
+        Raises:
+            ValueError: an option is out of range; nothing is added then.
+        """
+        params = param_group["params"]
+        merged = {**self.defaults, **param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
+        self._check(merged)
+        super().add_param_group(merged)
+
+    def __repr__(self) -> str:
+        """The groups, and how each is stepped."""
+        picked = {describe(group, p.device) for group in self.param_groups for p in group["params"]}
+        return f"{super().__repr__()[:-1]}    backend: {', '.join(sorted(picked)) or 'none yet'}\n)"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("skipped_steps", torch.zeros((), dtype=torch.int64))
+        self._scratch = Scratch()
+        for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict; moments keep the dtype they were saved with.
+
+        Raises:
+            ValueError: the groups do not match, or a loaded hyperparameter is out of range.
+        """
+        for group in state_dict["param_groups"]:
+            self._check({**self.defaults, **group, "params": ()})  # which are numbers here
+        load_keeping_dtype(self, super().load_state_dict, state_dict, BUFFERS)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "step" in self.state.get(p, ()):
+                    self.state[p]["step"] = self.state[p]["step"].to(layers.step_device(p, group))
+
+    def init_state(self) -> None:
+        """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
+        for group in self.param_groups:
+            self._init_group(group)
+            self._add_state(group, new=False)  # such as b, where α has become nonzero
+
+    def _init_group(self, group: dict[str, Any]) -> None:
+        # torch.compile runs a method of this name outside the graph. Inside, inductor would make one tensor of equal
+        # new ones, and all parameters would count in one "step".
+        self._add_state(group, new=True)
+
+    def _add_state(self, group: dict[str, Any], *, new: bool) -> None:
+        names = BUFFERS if self._exploration(group)[0] != 0.0 else BUFFERS[:2]
+        for p in group["params"]:
+            if (p.requires_grad or p.grad is not None) and new == (p not in self.state):
+                layers.init_state(p, group, self.state[p], names)
+
+    def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
+        """(α, β1) of a group."""
+        return 0.0, 0.0
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Perform one step.
+
+        Args:
+            closure: recomputes the loss and the gradients; called first, once, with grad enabled.
+
+        Returns:
+            What the closure returned.
+        """
+        self._accelerator_graph_capture_health_check()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+
+        layers.refuse_sparse(self._gradients(), type(self).__name__)
+        finite = self._judge_finite()
+        self.init_state()
+        total_norm = self._total_norm()
+        for group in self.param_groups:
+            if finite is None or group["nonfinite"] != "skip":
+                self._step_group(group, total_norm, None)
+            elif self._on_device(group, finite.device):
+                self._step_group(group, total_norm, finite.float())
+            elif finite:
+                self._step_group(group, total_norm, None)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], total_norm: Tensor | None, go: Tensor | None) -> None:
+        scale = None
+        if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
+            scale = eq.clip_coefficient(total_norm, bound)
+        if group["stochastic_rounding"]:
+            group["rounding_step"] = group.get("rounding_step", 0) + 1
+        hyper = self._hyper(group)
+        for bucket in layers.buckets(group, self.state, go):
+            device = bucket[0].param.device
+            backend = choose(group, device)
+            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, go)))
+            backend.step(bucket, hyper, on_device, self._scratch)
+
+    def _hyper(self, group: dict[str, Any]) -> Hyper:
+        alpha, beta1 = self._exploration(group)
+        beta2, beta3 = group["betas"][-2:]
+        lr = group["lr"]
+        return Hyper(
+            lr=lr.reshape(()) if isinstance(lr, Tensor) else lr,
+            alpha=alpha,
+            beta1=beta1,
+            beta2=beta2,
+            beta3=beta3,
+            eps=group["eps"],
+            trust_eps=group["trust_eps"],
+            weight_decay=group["weight_decay"],
+            trust_ratio=group["trust_ratio"],
+            trust_clip=group["trust_clip"],
+            maximize=group["maximize"],
+            stochastic_rounding=group["stochastic_rounding"],
+        )
+
+    def _gradients(self) -> Iterator[Tensor]:
+        return (p.grad for group in self.param_groups for p in group["params"] if p.grad is not None)
+
+    def _judge_finite(self) -> Tensor | None:
+        """Whether all gradients are finite, 0-d; None if no group skips a step that is not."""
+        policies = {group["nonfinite"] for group in self.param_groups}
+        if policies == {"propagate"}:
+            return None
+        may_read = not any(group["capturable"] for group in self.param_groups)
+        finite = layers.all_finite(self._gradients(), may_read=may_read)
+        if "raise" in policies and not finite:
+            layers.refuse_nonfinite(self._gradients())
+        if "skip" not in policies:
+            return None
+        self.skipped_steps = self.skipped_steps.to(finite.device)
+        self.skipped_steps += finite.logical_not()
+        return finite
+
+    def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:
+        """Whether the group's steps are skipped on the device, without the host ever knowing."""
+        return device.type != "cpu" or group["capturable"] or torch.compiler.is_compiling()
+
+    def _total_norm(self) -> Tensor | None:
+        """The global gradient norm, if a group asks for it."""
+        wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
+        return layers.global_norm(self._gradients()) if wanted else None
