@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from capabilities import Capability
-from support import assert_near, clone_params, make_grads, make_params, random_tensors, take_steps
+from support import assert_near, assert_same, clone_params, make_grads, make_params, random_tensors, take_steps
 
 from thalweg import ALTO, Lamb
+from thalweg.backends import choice, compiled, toolchain
 
 STEPS = 8
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
@@ -65,14 +66,35 @@ def test_foreach_takes_groups_of_mixed_dtypes_and_sizes(entry):
 
 
 @pytest.mark.parametrize("optimizer", [ALTO, Lamb])
-def test_multi_tensor_operations_are_the_default_on_cpu(optimizer, monkeypatch):
+def test_kernels_are_the_default_on_cpu(optimizer, monkeypatch):
     calls = []
-    monkeypatch.setattr("thalweg.backends.foreach.step", lambda *args: calls.append("foreach"))
-    monkeypatch.setattr("thalweg.backends.single.step", lambda *args: calls.append("single"))
+    for name in ("compiled", "foreach", "single"):
+        monkeypatch.setattr(f"thalweg.backends.{name}.step", lambda *args, name=name: calls.append(name))
     params = make_params()
-    for foreach in (None, False, True):
-        take_steps(optimizer(params, foreach=foreach), params, make_grads(params, 1))
-    assert calls == ["foreach", "single", "foreach"]
+    for options in ({}, {"fused": True}, {"fused": False}, {"foreach": True}, {"foreach": False}):
+        take_steps(optimizer(params, **options), params, make_grads(params, 1))
+    assert calls == ["compiled", "compiled", "foreach", "foreach", "single"]
+
+
+def test_without_a_compiler_the_default_is_multi_tensor_operations_and_fused_an_error(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(toolchain, "load", fail)
+    for cache in (compiled._judge, compiled._kernel, compiled.missing, choice._can_build):
+        cache.cache_clear()
+    params = make_params()
+    with pytest.warns(
+        UserWarning, match=r"multi-tensor operations, at about half the speed: no compiler \(foreach=True"
+    ):
+        assert "backend: foreach on cpu" in repr(ALTO(params))
+    start = clone_params(params)
+    with pytest.raises(RuntimeError, match="no compiler"):
+        take_steps(ALTO(params, fused=True), params, make_grads(params, 1))
+    assert_same(params, start)
+    assert "backend: foreach on cpu" in repr(ALTO(params))  # without another warning
+    for cache in (compiled.missing, choice._can_build):
+        cache.cache_clear()
 
 
 @pytest.mark.parametrize("foreach", [False, True])

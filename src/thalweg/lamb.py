@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg import layers
-from thalweg.backends import Hyper, Scales
+from thalweg.backends import Hyper, Scales, compiled
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.pieces import Scratch
 from thalweg.hyperparameters import check_lamb
@@ -65,9 +65,11 @@ class Lamb(Optimizer):
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
         maximize: ascend instead of descend.
-        foreach: use torch's multi-tensor operations, False: one parameter at a time. None: True on CPU and CUDA.
-        fused: use kernels compiled for the CPU, which take seconds to make, once for a machine, and then half the time
-            of the others. For parameters on the CPU only.
+        foreach: use torch's multi-tensor operations, False: one parameter at a time.
+        fused: use kernels compiled for the CPU. They are built at the first step, in about a second, once for a machine
+            and kept in Inductor's cache directory. For parameters on the CPU only.
+            With ``foreach`` and ``fused`` both None: fused on the CPU where a C++ compiler is at hand (if not, foreach
+            and a warning), foreach on CUDA. ``repr(optimizer)`` says which.
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
 
     Attributes:
@@ -273,7 +275,10 @@ class Lamb(Optimizer):
         if policies == {"propagate"}:
             return None
         may_read = not any(group["capturable"] for group in self.param_groups)
-        finite = layers.all_finite(self._gradients(), may_read=may_read)
+        fused = may_read and all(
+            choose(group, p.device) is compiled for group in self.param_groups for p in group["params"][:1]
+        )
+        finite = layers.all_finite(self._gradients(), may_read=may_read, fused=fused)
         if "raise" in policies and not finite:
             layers.refuse_nonfinite(self._gradients())
         if "skip" not in policies:

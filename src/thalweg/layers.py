@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from thalweg.backends import Layer, compute_dtype
+from thalweg.backends import Layer, compiled, compute_dtype
 from thalweg.backends.pieces import PIECE
 
 
@@ -28,17 +28,21 @@ def refuse_sparse(gradients: Iterable[Tensor], optimizer: str) -> None:
             )
 
 
-def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False) -> Tensor:
+def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bool = False) -> Tensor:
     """Whether no gradient has an infinity, a NaN or an entry whose square would overflow, about 5e18 in float32.
 
     Sharded gradients are judged whole, so that all ranks agree. Where it ``may_read`` numbers on the host, gradients on
-    the CPU are judged by their sums of squares first, which is faster.
+    the CPU are judged by a kernel of their own if ``fused``, else by their sums of squares first, which is faster.
 
     Returns:
         A 0-d boolean tensor on the device of the first gradient.
     """
     gradients = list(gradients)
-    if may_read and _surely_finite(gradients):
+    if may_read and fused:
+        within = compiled.all_within(gradients, [_limit(g.dtype) for g in gradients])
+        if within is not None:
+            return torch.tensor(within)
+    elif may_read and _surely_finite(gradients):
         return torch.ones((), dtype=torch.bool)
     shards = [cast("Any", g).to_local() if is_sharded(g) else g for g in gradients]
     largest = torch.nn.utils.get_total_norm([g for g in shards if g.numel() > 0], float("inf"))

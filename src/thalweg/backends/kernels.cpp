@@ -1,0 +1,240 @@
+// One step of ALTO on a list of layers, in place: two passes over each, or one where nothing is adapted to norms.
+//
+// A layer's norms are known only when all of it has been seen. The first pass moves m, v and b and adds up the squares
+// of θ and r; the second computes r again and moves θ. It goes backwards, as the end of the layer is in the cache.
+// Moments that are stored in fewer bits than they are computed in are left to the second pass, so that r is both times
+// that of the moments before rounding. Sums are taken over blocks, and over their sums in order: they do not hang on
+// the number of threads.
+//
+// Compiled once for each combination of PARAM, GRAD, EXP_AVG, EXP_AVG_SQ and EXPLORE_EMA, the types of the tensors,
+// REAL, that of the arithmetic, and EXPLORE, TRUST_RATIO and STOCHASTIC_ROUNDING, 0 or 1. See compiled.py.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include <omp.h>
+
+struct bfloat16 {  // the upper half of a float32
+  uint16_t bits;
+};
+
+struct float16 {
+  uint16_t bits;
+};
+
+using real = REAL;
+
+struct Layer {
+  PARAM* theta;
+  const GRAD* grad;
+  EXP_AVG* m;
+  EXP_AVG_SQ* v;
+  EXPLORE_EMA* b;
+  int64_t rows, size;               // layers stacked in one parameter, each with norms of its own, and their elements
+  double correction2, correction3;  // 1 / (1 - β^k)
+  uint64_t seed;                    // of the noise that rounds; see precision.py
+};
+
+struct Hyper {
+  double scale, gain, weight1, weight2, weight3;  // of the gradient; α(1-β1); 1-β1, 1-β2, 1-β3
+  double eps, weight_decay, lr, trust_eps, low, high;
+};
+
+// A layer, and the same numbers in the precision of the arithmetic.
+struct Step {
+  Layer layer;
+  real scale, gain, weight1, weight2, weight3, eps, weight_decay, lr, correction2, correction3;
+
+  Step(const Layer& l, const Hyper& k)
+      : layer(l), scale(k.scale), gain(k.gain), weight1(k.weight1), weight2(k.weight2), weight3(k.weight3), eps(k.eps),
+        weight_decay(k.weight_decay), lr(k.lr), correction2(l.correction2), correction3(l.correction3) {}
+};
+
+constexpr int64_t BLOCK = 4096;        // elements whose squares are added up in one go
+constexpr int64_t PARALLEL = 1 << 15;  // elements from which a layer is worth more than one thread
+constexpr int EXP_AVG_SEED = 1, EXP_AVG_SQ_SEED = 2, EXPLORE_EMA_SEED = 3;
+constexpr bool EXACT = sizeof(EXP_AVG) >= sizeof(real) && sizeof(EXP_AVG_SQ) >= sizeof(real);
+
+template <class To, class From>
+inline To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class T>
+inline real load(T x) {
+  return static_cast<real>(x);
+}
+
+inline real load(bfloat16 x) { return bits_as<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+inline real load(float16 x) {
+  const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = (x.bits & 0x7FFFu) << 13;
+  const float finite = bits_as<float>(magnitude) * 0x1p112f;  // the exponents count from another zero
+  return bits_as<float>(sign | (magnitude < 0x0F800000u ? bits_as<uint32_t>(finite) : magnitude | 0x7F800000u));
+}
+
+// 16 random bits for each index: a 32-bit hash, two rounds of multiply and xor-shift.
+inline uint32_t noise(int64_t index, uint64_t seed) {
+  uint32_t h = static_cast<uint32_t>(index) * 0x9E3779B1u + static_cast<uint32_t>(seed);
+  h = (h ^ (h >> 16)) * 0x21F0AAADu;
+  h = (h ^ (h >> 15)) * 0x735A2D97u;
+  return (h ^ (h >> 15)) & 0xFFFFu;
+}
+
+template <bool stochastic, class T>
+inline void store(T& to, real x, int64_t, uint64_t) {
+  to = static_cast<T>(x);
+}
+
+template <bool stochastic>
+inline void store(bfloat16& to, real value, int64_t index, uint64_t seed) {
+  const float x = static_cast<float>(value);
+  const uint32_t bits = bits_as<uint32_t>(x);
+  const uint32_t to_nearest = bits + 0x7FFFu + ((bits >> 16) & 1u);
+  const bool finite = (bits & 0x7F800000u) != 0x7F800000u;
+  const uint32_t rounded = finite ? (stochastic ? bits + noise(index, seed) : to_nearest) : bits;
+  to.bits = static_cast<uint16_t>((x != x ? bits | 0x400000u : rounded) >> 16);
+}
+
+template <bool stochastic>
+inline void store(float16& to, real value, int64_t, uint64_t) {
+  const uint32_t bits = bits_as<uint32_t>(static_cast<float>(value)), magnitude = bits & 0x7FFFFFFFu;
+  uint32_t rounded = (magnitude - 0x38000000u + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
+  if (magnitude < 0x38800000u) rounded = bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - 0x3F000000u;  // subnormal
+  if (magnitude >= 0x47800000u) rounded = magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u;  // NaN and infinity
+  to.bits = static_cast<uint16_t>(rounded | (bits >> 16 & 0x8000u));
+}
+
+inline real direction(const Step& s, real theta, real m, real v) {
+  return m * s.correction2 / (std::sqrt(v * s.correction3) + s.eps) + s.weight_decay * theta;
+}
+
+// r of one element, whose m, v and b move, and are written back if so asked.
+template <bool keep>
+inline real advance(const Step& s, real theta, int64_t i) {
+  const Layer& l = s.layer;
+  real h = load(l.grad[i]) * s.scale;
+  if constexpr (EXPLORE) {
+    const real b = load(l.b[i]), difference = h - b;
+    if constexpr (keep) store<true>(l.b[i], b + s.weight1 * difference, i, l.seed + EXPLORE_EMA_SEED);
+    h += s.gain * difference;
+  }
+  real m = load(l.m[i]), v = load(l.v[i]);
+  m += s.weight2 * (h - m);
+  v += s.weight3 * (h * h - v);
+  if constexpr (keep) {
+    store<true>(l.m[i], m, i, l.seed + EXP_AVG_SEED);
+    store<true>(l.v[i], v, i, l.seed + EXP_AVG_SQ_SEED);
+  }
+  return direction(s, theta, m, v);
+}
+
+inline void move(const Step& s, int64_t i, real theta) {
+  store<STOCHASTIC_ROUNDING>(s.layer.theta[i], theta, i, s.layer.seed);
+}
+
+struct Squares {
+  double theta = 0, r = 0;
+};
+
+Squares first_pass(Step s, int64_t begin, int64_t end) {
+  real of_theta = 0, of_r = 0;
+#pragma omp simd reduction(+ : of_theta, of_r)
+  for (int64_t i = begin; i < end; ++i) {
+    const real theta = load(s.layer.theta[i]), r = advance<EXACT>(s, theta, i);
+    of_theta += theta * theta;
+    of_r += r * r;
+  }
+  return {of_theta, of_r};
+}
+
+void second_pass(Step s, real rate, int64_t begin, int64_t end) {
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) {
+    const real theta = load(s.layer.theta[i]);
+    if constexpr (EXACT) {
+      move(s, i, theta - rate * direction(s, theta, load(s.layer.m[i]), load(s.layer.v[i])));
+    } else {
+      move(s, i, theta - rate * advance<true>(s, theta, i));
+    }
+  }
+}
+
+void only_pass(Step s, int64_t begin, int64_t end) {
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) {
+    const real theta = load(s.layer.theta[i]);
+    move(s, i, theta - s.lr * advance<true>(s, theta, i));
+  }
+}
+
+double trust_ratio(const Squares& squares, const Hyper& k) {
+  const double phi = std::min(std::max(std::sqrt(squares.theta), k.low), k.high), r = std::sqrt(squares.r);
+  return phi > 0 && r > 0 ? phi / (r + k.trust_eps * phi) : 1.0;
+}
+
+// How a layer is cut into blocks, none of which reaches over two rows.
+struct Blocks {
+  const Layer& layer;
+  int64_t in_row = (layer.size + BLOCK - 1) / BLOCK, count = layer.rows * in_row;
+
+  int64_t begin(int64_t j) const { return j / in_row * layer.size + j % in_row * BLOCK; }
+  int64_t end(int64_t j) const { return std::min(begin(j) + BLOCK, (j / in_row + 1) * layer.size); }
+
+  // What learning rate and trust ratio make of a row.
+  real rate(int64_t row, const std::vector<Squares>& sums, const Hyper& k) const {
+    Squares total;
+    for (int64_t j = row * in_row; j < (row + 1) * in_row; ++j) {
+      total.theta += sums[j].theta;
+      total.r += sums[j].r;
+    }
+    return k.lr * trust_ratio(total, k);
+  }
+};
+
+// All threads walk through the list. A large layer is shared out among them, and they wait for each other between its
+// two passes; a small one is left to one of them.
+extern "C" int64_t step(const Layer* layers, int64_t count, const Hyper* hyper, int64_t threads) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, Blocks{layers[i]}.count);
+  // Two, in turns: a thread may begin with the next layer while another still adds up the sums of this one.
+  std::vector<Squares> shared[2] = {std::vector<Squares>(most), std::vector<Squares>(most)};
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<Squares> own;
+    const int64_t all = omp_get_num_threads(), me = omp_get_thread_num();
+    int turn = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const Layer& layer = layers[i];
+      const Step s(layer, *hyper);
+      const Blocks blocks{layer};
+      const bool large = layer.rows * layer.size >= PARALLEL;
+      if (!large && i % all != me) continue;
+      const int64_t from = large ? blocks.count * me / all : 0;
+      const int64_t to = large ? blocks.count * (me + 1) / all : blocks.count;
+      if constexpr (TRUST_RATIO) {
+        if (!large) own.resize(std::max<int64_t>(own.size(), blocks.count));
+        std::vector<Squares>& sums = large ? shared[turn ^= 1] : own;
+        for (int64_t j = from; j < to; ++j) sums[j] = first_pass(s, blocks.begin(j), blocks.end(j));
+        if (large) {
+#pragma omp barrier
+        }
+        int64_t row = -1;
+        real rate = 0;
+        for (int64_t j = to; j-- > from;) {
+          if (j / blocks.in_row != row) rate = blocks.rate(row = j / blocks.in_row, sums, *hyper);
+          second_pass(s, rate, blocks.begin(j), blocks.end(j));
+        }
+      } else {
+        for (int64_t j = from; j < to; ++j) only_pass(s, blocks.begin(j), blocks.end(j));
+      }
+    }
+  }
+  return count;
+}
