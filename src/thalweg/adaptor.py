@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 import torch
 from torch.optim import Optimizer
 
+from thalweg import one_pass
 from thalweg.exploration import ALPHA, BETA, EMA, can_skip, explored, shifts, skipping
 from thalweg.hyperparameters import NONFINITE, check_beta, check_bool, check_choice, check_exploration, reject
 from thalweg.layers import all_finite, refuse_nonfinite, refuse_sparse
@@ -40,6 +41,8 @@ class E(Optimizer):
     passes the gradient on untouched and allocates nothing.
 
     During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged.
+    Around Adam and AdamW of torch with ``fused=True`` on the CPU, E and the base's update are one kernel instead, equal
+    to the base on g' up to rounding (:mod:`thalweg.one_pass`, which says when); ``repr`` then says so.
 
     Public attributes and methods that E lacks are the base's (``train`` and ``eval`` of Schedule-Free, say).
 
@@ -175,7 +178,7 @@ class E(Optimizer):
         return _blank, (self._base_class,), self.__getstate__()  # a class made by E.of has no importable name
 
     def __repr__(self) -> str:
-        return f"E({self.base!r})"
+        return f"E({self.base!r}{', in one pass with it' if one_pass.applies(self.base) else ''})"
 
     def state_dict(self) -> dict[str, Any]:
         """The base's state dict, in which E's entries are two keys of each group and one of each parameter's state.
@@ -251,12 +254,15 @@ class E(Optimizer):
                 loss = closure()
         refuse_sparse(self._gradients(), "E")
         go = self._judge_finite()
-        if go is not None and (self.reevaluates or not can_skip(self.base)):
+        in_one_pass = not self.reevaluates and one_pass.applies(self.base)
+        if go is not None and (in_one_pass or self.reevaluates or not can_skip(self.base)):
             if not go:
                 return loss
             go = None
         if self.reevaluates and closure is not None:
             self._step_on_shifted_objective(closure, loss)
+        elif in_one_pass:
+            one_pass.step(self.base)
         else:
             with explored(self.base, go), skipping(self.base, go):
                 self.base.step()

@@ -112,7 +112,7 @@ def all_within(tensors: Sequence[Tensor], limits: Sequence[float]) -> bool | Non
 
 
 def _array(structure: type[ctypes.Structure], rows: Sequence[_Row]) -> Any:
-    return (structure * len(rows))(*rows)  # type: ignore[misc] (which makes each row a structure)
+    return (structure * len(rows))(*rows)  # type: ignore[misc]  # makes a structure of each row
 
 
 def _is_plain(t: Tensor) -> bool:
