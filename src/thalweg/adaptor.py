@@ -272,7 +272,8 @@ class E(Optimizer):
         """Whether all gradients are finite, 0-d; None if no step is skipped that has others."""
         if self.nonfinite == "propagate":
             return None
-        finite = all_finite(self._gradients())
+        may_read = not any(group.get("capturable") for group in self.param_groups)
+        finite = all_finite(self._gradients(), may_read=may_read, fused=may_read and one_pass.applies(self.base))
         if self.nonfinite == "raise":
             if not finite:
                 refuse_nonfinite(self._gradients())
