@@ -195,7 +195,7 @@ def test_gradients_that_share_memory_are_used_as_they_are(name):
 
     runs = []
     for overwrite in (True, False):
-        params = make_params(((4, 3), (2, 6), (12,)), torch.float32)
+        params = make_params(((513, 515), (515, 513), (513 * 515,)), torch.float32)
         optimizer = build(params, overwrite)
         for _ in range(STEPS):
             optimizer.zero_grad()

@@ -116,7 +116,11 @@ def buckets(
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
     on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
-    given = [(index, p, states[p]) for index, p in enumerate(group["params"]) if p.grad is not None]
+    given = [
+        (index, p, states[p])
+        for index, p in enumerate(group["params"], group.get("first_index", 0))
+        if p.grad is not None
+    ]
     _count([state["step"] for *_, state in given], go)
     for index, p, state in given:
         param, grad, m, v, b = p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
