@@ -110,14 +110,8 @@ class E(Optimizer):
             reevaluates = closure is not None and closure.default is inspect.Parameter.empty
         if overwrite_grad and reevaluates:
             reject("overwrite_grad", True, f"False, as {type(optimizer).__name__} evaluates the closure itself")
-        self.__setstate__(
-            {
-                "base": optimizer,
-                "nonfinite": nonfinite,
-                "reevaluates": reevaluates,
-                "overwrite_grad": overwrite_grad,
-            }
-        )
+        own = {"nonfinite": nonfinite, "reevaluates": reevaluates, "overwrite_grad": overwrite_grad}
+        self.__setstate__({"base": optimizer, **own})
 
     @staticmethod
     def of(base: type[Optimizer]) -> type[ClassForm]:

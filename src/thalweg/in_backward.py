@@ -42,8 +42,9 @@ def step_in_backward(optimizer: Optimizer, *, nonfinite_by_layer: bool = False) 
     """Let ``backward()`` take the steps of ``optimizer``, layer by layer, so that few gradients exist at a time.
 
     The training loop stays as it is, schedulers included: ``optimizer.step()`` ends the step, in which the layers have
-    moved already, and steps what has no hook: parameters that are added or begin to require grad later. The result is
-    that of the ordinary loop bit for bit. A layer reads its group's options in backward: change them before it.
+    moved already, and steps what has no hook: parameters that are added or begin to require grad later. Call it after
+    every backward, also after one that has failed half way. The result is that of the ordinary loop bit for bit. A
+    layer reads the options of its group in backward: change them before it.
 
     What needs all gradients at once cannot be had: ``max_grad_norm``, a verdict of ``nonfinite`` on the whole step,
     :class:`torch.amp.GradScaler` (autocast to bfloat16 needs none), and gradients accumulated over several backward
@@ -141,8 +142,9 @@ class SteppingInBackward:
                     f"a parameter of shape {tuple(p.shape)} has a second gradient in one step: stepping in backward, "
                     "call optimizer.step() after each backward pass, and accumulate no gradients over several"
                 )
-            _check(self._optimizer, group, self._by_layer)
-            self._optimizer.param_groups = [{**group, "params": [p], "first_index": j}]
+            alone = {**group, "params": [p], "first_index": j}
+            _check(self._optimizer, alone, self._by_layer)
+            self._optimizer.param_groups = [alone]
             try:
                 self._update(self._optimizer)
             finally:
