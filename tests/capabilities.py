@@ -102,6 +102,8 @@ LAMB_OPTIONS = (
     Option("nonfinite", "propagate", "how"),
     Option("nonfinite", "raise", "how"),
     Option("stochastic_rounding", True, "how"),  # of bfloat16 alone
+    Option("overwrite_grad", True, "how", tolerance=0.0),
+    Option("overwrite_grad", True, "how", {"foreach": False}, tolerance=0.0),
     Option("maximize", True),
     *SPEED,
     Option("fused", True, "how"),
@@ -120,7 +122,7 @@ LAMB_INVALID = (
     Invalid({"lr": True}, r"lr must be a number in \[0, inf\), got True"),
     *(
         Invalid({name: 1}, rf"{name} must be True or False, got 1")
-        for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding")
+        for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding", "overwrite_grad")
     ),
     Invalid({"foreach": 1}, "foreach must be True, False or None, got 1"),
     Invalid({"fused": "yes"}, "fused must be True, False or None, got 'yes'"),
@@ -156,10 +158,17 @@ LAMB_INVALID = (
     Invalid({"betas": 0.9}, r"betas must be [23] numbers in \[0, 1\), got 0\.9"),
 )
 
+E_ARGUMENTS = ("nonfinite", "reevaluates", "overwrite_grad")  # of the instance, not of a group
+
 # E's own, where the instance form or E.of(base) reports them
 E_INVALID = (
     Invalid({"nonfinite": "ignore"}, "nonfinite must be 'skip' or 'raise' or 'propagate', got 'ignore'"),
     Invalid({"reevaluates": 1}, "reevaluates must be True, False or None, got 1"),
+    Invalid({"overwrite_grad": 1}, "overwrite_grad must be True or False, got 1"),
+    Invalid(
+        {"overwrite_grad": True, "reevaluates": True},
+        r"overwrite_grad must be False, as \w+ evaluates the closure itself, got True",
+    ),
     Invalid(
         {"alpha": 2.0, "beta": 0.5},
         r"alpha must be a number in \(-2, 2\), as \|alpha\| < 1/\(1 - beta\) with beta=0\.5, got 2\.0",
@@ -197,7 +206,7 @@ def e_around(base: type[Optimizer], **defaults: Any) -> Callable[..., E]:
     """The instance form: E's own arguments go to E, everything else to the base."""
 
     def make(params: Any, **kwargs: Any) -> E:
-        own = {name: kwargs.pop(name) for name in ("alpha", "beta", "nonfinite", "reevaluates") if name in kwargs}
+        own = {name: kwargs.pop(name) for name in ("alpha", "beta", *E_ARGUMENTS) if name in kwargs}
         return E(base(params, **{**defaults, **kwargs}), **own)
 
     return make
@@ -210,7 +219,7 @@ def around(base: type[Optimizer], state: tuple[str, ...], options: tuple[Option,
         name=f"E({base.__name__})",
         make=e_around(base, **defaults),
         constructor=E,
-        arguments=("optimizer", "nonfinite", "reevaluates"),
+        arguments=("optimizer", *E_ARGUMENTS),
         options=(*E_OPTIONS, Option("weight_decay", 0.3), *options, *speed),
         invalid=E_INVALID,
         state=(*state, "explore_ema"),
@@ -274,7 +283,7 @@ TABLE: tuple[Capability, ...] = (
     ),
     Capability(
         name="EAdam",
-        arguments=("params", "nonfinite", "reevaluates"),
+        arguments=("params", *E_ARGUMENTS),
         make=functools.partial(EAdam, lr=0.01),
         constructor=EAdam,
         options=(*adam_options(0.3), Option("decoupled_weight_decay", True, also={"weight_decay": 0.3})),
@@ -284,7 +293,7 @@ TABLE: tuple[Capability, ...] = (
     ),
     Capability(
         name="EAdamW",
-        arguments=("params", "nonfinite", "reevaluates"),
+        arguments=("params", *E_ARGUMENTS),
         make=functools.partial(EAdamW, lr=0.01),
         constructor=EAdamW,
         options=adam_options(0.3),
@@ -294,7 +303,7 @@ TABLE: tuple[Capability, ...] = (
     ),
     Capability(
         name="ESGD",
-        arguments=("params", "nonfinite", "reevaluates"),
+        arguments=("params", *E_ARGUMENTS),
         make=functools.partial(ESGD, lr=0.01),
         constructor=ESGD,
         options=(

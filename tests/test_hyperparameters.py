@@ -42,6 +42,7 @@ lamb = {
     "nonfinite": st.sampled_from(["skip", "raise", "propagate", "drop", None]),
     "stochastic_rounding": flags,
     "norm_dims": st.one_of(st.none(), st.tuples(st.integers(-2, 1)), st.integers(0, 1)),
+    "overwrite_grad": flags,
     "maximize": flags,
     "foreach": flags,
     "fused": flags,

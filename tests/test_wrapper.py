@@ -181,10 +181,11 @@ def test_the_signature_is_what_the_constructor_takes(cls):
     base = inspect.signature(cls._base_class)
     added = [name for name in signature.parameters if name not in base.parameters]
     clash = {"alpha", "beta"} & set(base.parameters)
-    assert added == [*(("explore_alpha", "explore_beta") if clash else ("alpha", "beta")), "nonfinite", "reevaluates"]
+    of_groups = ["explore_alpha", "explore_beta"] if clash else ["alpha", "beta"]
+    assert added == [*of_groups, "nonfinite", "reevaluates", "overwrite_grad"]
     for name, parameter in base.parameters.items():
         assert signature.parameters[name] == parameter
-    for name, default in zip(added, (-5.0, 0.99, "propagate", None), strict=True):
+    for name, default in zip(added, (-5.0, 0.99, "propagate", None, False), strict=True):
         assert signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
         assert signature.parameters[name].default == default
     optimizer = cls(make_params())

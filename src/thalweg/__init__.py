@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from thalweg.adaptor import ESGD, E, EAdam, EAdamW
     from thalweg.alto import ALTO
+    from thalweg.in_backward import step_in_backward
     from thalweg.lamb import Lamb
     from thalweg.param_groups import check_coverage, param_groups
     from thalweg.presets import paper_defaults
 
-__all__ = ["ALTO", "E", "EAdam", "EAdamW", "ESGD", "Lamb", "check_coverage", "paper_defaults", "param_groups"]
+__all__ = [
+    "ALTO",
+    "E",
+    "EAdam",
+    "EAdamW",
+    "ESGD",
+    "Lamb",
+    "check_coverage",
+    "paper_defaults",
+    "param_groups",
+    "step_in_backward",
+]
 __version__ = "0.1.0"
 
 # Imported at first use (PEP 562), so that `import thalweg.jax` does not import torch.
@@ -24,6 +36,7 @@ _HOMES = {
     "Lamb": "thalweg.lamb",
     **dict.fromkeys(("check_coverage", "param_groups"), "thalweg.param_groups"),
     "paper_defaults": "thalweg.presets",
+    "step_in_backward": "thalweg.in_backward",
 }
 
 

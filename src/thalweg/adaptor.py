@@ -40,9 +40,10 @@ class E(Optimizer):
     base's own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E
     passes the gradient on untouched and allocates nothing.
 
-    During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged.
-    Around Adam and AdamW of torch with ``fused=True`` on the CPU, E and the base's update are one kernel instead, equal
-    to the base on g' up to rounding (:mod:`thalweg.one_pass`, which says when); ``repr`` then says so.
+    During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged,
+    unless ``overwrite_grad``. Around Adam and AdamW of torch with ``fused=True`` on the CPU, E and the base's update
+    are one kernel instead, which keeps no g' and equals the base on g' up to rounding (:mod:`thalweg.one_pass`, which
+    says when); ``repr`` then says so.
 
     Public attributes and methods that E lacks are the base's (``train`` and ``eval`` of Schedule-Free, say).
 
@@ -60,6 +61,10 @@ class E(Optimizer):
         reevaluates: whether the base evaluates the closure itself, as LBFGS and SAM do; ``step`` then needs a closure,
             and within one step the base sees the loss plus a linear term (:mod:`thalweg.objective`). None: if its
             ``step`` requires a closure. Else E evaluates it, once, and the base gets none.
+        overwrite_grad: write g' into the gradient's own memory, whose values are then undefined after the step, and
+            spare the copy of all gradients that E makes otherwise; what the base sees is the same. b then moves on
+            before the base's step, also if that raises. A copy is still made of a gradient that has a graph, another
+            layout than its parameter, or memory shared with another gradient, and in a step under ``torch.compile``.
 
     Attributes:
         base: the optimizer.
@@ -86,6 +91,7 @@ class E(Optimizer):
         *,
         nonfinite: str = "propagate",
         reevaluates: bool | None = None,
+        overwrite_grad: bool = False,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -95,6 +101,7 @@ class E(Optimizer):
         check_exploration(alpha, beta, names=("alpha", "beta"))
         check_choice("nonfinite", nonfinite, NONFINITE)
         check_bool("reevaluates", reevaluates, none=True)
+        check_bool("overwrite_grad", overwrite_grad)
         for group in optimizer.param_groups:
             _check_group({ALPHA: alpha, BETA: beta, **group})
         optimizer.defaults.update({ALPHA: alpha, BETA: beta})
@@ -104,7 +111,10 @@ class E(Optimizer):
         if reevaluates is None:
             closure = inspect.signature(optimizer.step).parameters.get("closure")
             reevaluates = closure is not None and closure.default is inspect.Parameter.empty
-        self.__setstate__({"base": optimizer, "nonfinite": nonfinite, "reevaluates": reevaluates})
+        if overwrite_grad and reevaluates:
+            reject("overwrite_grad", True, f"False, as {type(optimizer).__name__} evaluates the closure itself")
+        own = {"nonfinite": nonfinite, "reevaluates": reevaluates, "overwrite_grad": overwrite_grad}
+        self.__setstate__({"base": optimizer, **own})
 
     @staticmethod
     def of(base: type[Optimizer]) -> type[ClassForm]:
@@ -153,6 +163,7 @@ class E(Optimizer):
     base: Optimizer
     nonfinite: str
     reevaluates: bool
+    overwrite_grad: bool = False
 
     def __getattr__(self, name: str) -> Any:
         # Not the private ones: torch reads flags there, such as that the base unscales gradients itself.
@@ -161,7 +172,7 @@ class E(Optimizer):
         return getattr(self.base, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"base": self.base, "nonfinite": self.nonfinite, "reevaluates": self.reevaluates}
+        return {name: getattr(self, name) for name in ("base", "nonfinite", "reevaluates", "overwrite_grad")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -264,7 +275,7 @@ class E(Optimizer):
         elif in_one_pass:
             one_pass.step(self.base)
         else:
-            with explored(self.base, go), skipping(self.base, go):
+            with explored(self.base, go, overwrite_grad=self.overwrite_grad), skipping(self.base, go):
                 self.base.step()
         return loss
 
@@ -315,7 +326,7 @@ def _class_form(base: Any) -> type[ClassForm]:
     signature = inspect.signature(base)
     clash = {"alpha", "beta"} & set(signature.parameters)
     own = {"alpha": ALPHA, "beta": BETA} if clash else {"alpha": "alpha", "beta": "beta"}
-    own |= {name: name for name in ("nonfinite", "reevaluates") if name not in signature.parameters}
+    own |= {name: name for name in ("nonfinite", "reevaluates", "overwrite_grad") if name not in signature.parameters}
     defaults = inspect.signature(E).parameters
     added = [
         inspect.Parameter(own[name], inspect.Parameter.KEYWORD_ONLY, default=defaults[name].default) for name in own

@@ -37,6 +37,7 @@ class ALTO(Lamb):
         nonfinite: what to do about infinities and NaNs in the gradients.
         stochastic_rounding: for bfloat16 parameters.
         norm_dims: axes of a layer in a parameter that stacks several.
+        overwrite_grad: the gradients' memory is scratch, their values undefined after the step.
         maximize: ascend instead of descend.
         foreach: use torch's multi-tensor operations.
         fused: use compiled kernels.
@@ -72,6 +73,7 @@ class ALTO(Lamb):
         nonfinite: str = "skip",
         stochastic_rounding: bool = False,
         norm_dims: tuple[int, ...] | None = None,
+        overwrite_grad: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -92,6 +94,7 @@ class ALTO(Lamb):
             nonfinite=nonfinite,
             stochastic_rounding=stochastic_rounding,
             norm_dims=norm_dims,
+            overwrite_grad=overwrite_grad,
             maximize=maximize,
             foreach=foreach,
             fused=fused,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import contextmanager
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
 from thalweg import equations as eq
 from thalweg.backends import compute_dtype
+from thalweg.backends.memory import local, overwritable
+from thalweg.backends.pieces import PIECE, flat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,15 +22,25 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 ALPHA, BETA, EMA = "explore_alpha", "explore_beta", "explore_ema"
+Bucket: TypeAlias = "tuple[list[Tensor], dict[str, Any], bool]"
+
+
+BLOCK = 1 << 24
+"""Elements that are overwritten together on an accelerator, where every operation costs a launch."""
 
 
 @contextmanager
-def explored(base: Optimizer, go: Tensor | None = None) -> Iterator[None]:
+def explored(base: Optimizer, go: Tensor | None = None, *, overwrite_grad: bool = False) -> Iterator[None]:
     """Inside, ``p.grad`` is g'; on a clean exit b moves on. The gradient itself is never written to.
 
-    ``go`` is what b moves on for, if that is decided on the device.
+    Or, where ``overwrite_grad``: inside, the gradients that :func:`overwritable` finds hold g' and keep it, and their b
+    have moved on already. ``go`` is what b moves on for, if that is decided on the device.
     """
     buckets = list(_buckets(base))
+    begun: list[tuple[Tensor, Tensor]] = []
+    if overwrite_grad:
+        everything = (p for group in base.param_groups for p in group["params"])
+        buckets, begun = _overwrite(base, buckets, overwritable(everything), go)
     grads = [(p, p.grad) for params, *_ in buckets for p in params]
     try:
         for params, group, foreach in buckets:
@@ -40,6 +52,8 @@ def explored(base: Optimizer, go: Tensor | None = None) -> Iterator[None]:
             p.grad = g
     for params, group, foreach in buckets:
         _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, go)
+    for p, b in begun:
+        base.state[p][EMA] = b
 
 
 def shifts(base: Optimizer) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -86,7 +100,7 @@ def skipping(base: Any, go: Tensor | None) -> Iterator[None]:
         del base.found_inf
 
 
-def _buckets(base: Optimizer) -> Iterator[tuple[list[Tensor], dict[str, Any], bool]]:
+def _buckets(base: Optimizer) -> Iterator[Bucket]:
     """Parameters that have a gradient and an EMA or need one; in one bucket all have it, or none."""
     for group in base.param_groups:
         buckets: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
@@ -140,3 +154,55 @@ def _advance(
     else:
         for b, g in zip(emas, grads, strict=True):
             b.lerp_(g, 1.0 - beta)
+
+
+def _overwrite(
+    base: Optimizer, buckets: list[Bucket], spare: frozenset[Tensor], go: Tensor | None
+) -> tuple[list[Bucket], list[tuple[Tensor, Tensor]]]:
+    """Write g' into the gradients of the ``spare`` parameters and move their b on; what is computed is the same.
+
+    Returns:
+        The buckets of the other parameters; and each parameter whose b starts here with that b, to be kept when the
+        base has made its own state for it.
+    """
+    rest: list[Bucket] = []
+    begun: list[tuple[Tensor, Tensor]] = []
+    for params, group, foreach in buckets:
+        if others := [p for p in params if p not in spare]:
+            rest.append((others, group, foreach))
+        if not (params := [p for p in params if p in spare]):
+            continue
+        start = EMA not in base.state.get(params[0], {})
+        if start:
+            emas = [torch.zeros_like(p, dtype=compute_dtype(p.dtype)) for p in params]
+            begun += zip(params, emas, strict=True)
+        else:
+            emas = [base.state[p][EMA] for p in params]
+        weight = 1.0 + eq.gain(group[ALPHA], group[BETA])
+        for gs, bs in _blocks([local(p.grad) for p in params], [local(b) for b in emas]):
+            wide = [g.to(b.dtype) for g, b in zip(gs, bs, strict=True)]
+            hs = [g * weight for g in gs] if start else torch._foreach_lerp(bs, wide, weight)
+            if go is not None:
+                wide = [torch.where(go.to(b.device), g, b) for g, b in zip(wide, bs, strict=True)]
+            torch._foreach_lerp_(bs, wide, 1.0 - group[BETA])
+            torch._foreach_copy_(gs, hs)
+    return rest, begun
+
+
+def _blocks(grads: list[Tensor], emas: list[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Gradients and their b, flat and cut alike: lists of few elements in all, so that a temporary of them is small."""
+    size = PIECE if grads[0].device.type == "cpu" else BLOCK
+    gs: list[Tensor] = []
+    bs: list[Tensor] = []
+    total = 0
+    for g, b in zip(grads, emas, strict=True):
+        vectors = flat([g, b])
+        cut = [(g, b)] if vectors is None else zip(*(v.split(size) for v in vectors), strict=True)  # type: ignore[no-untyped-call]
+        for g_piece, b_piece in cut:
+            if gs and total + g_piece.numel() > size:
+                yield gs, bs
+                gs, bs, total = [], [], 0
+            gs.append(g_piece)
+            bs.append(b_piece)
+            total += g_piece.numel()
+    yield gs, bs

@@ -84,7 +84,7 @@ def check_lamb(group: dict[str, Any], betas: int) -> None:
     if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
         reject("eps", group["eps"], f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0")
     group["betas"] = check_betas(group["betas"], betas)
-    for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding"):
+    for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
         check_bool(name, group[name])
     for name in ("foreach", "fused"):
         check_bool(name, group[name], none=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, cast
 
 import torch
@@ -110,14 +110,21 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
     return p.device if group["capturable"] or group["nonfinite"] == "skip" else torch.device("cpu")
 
 
-def buckets(group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None) -> list[list[Layer]]:
+def buckets(
+    group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None, overwritable: Collection[Tensor] = ()
+) -> list[list[Layer]]:
     """The group's parameters that have a gradient, their steps counted, by device, dtypes and presence of b.
 
-    ``go`` is what a step counts for, if that is decided on the device.
+    ``go`` is what a step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
+    gradient's memory is scratch, if the group says so.
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
     on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
-    given = [(index, p, states[p]) for index, p in enumerate(group["params"]) if p.grad is not None]
+    given = [
+        (index, p, states[p])
+        for index, p in enumerate(group["params"], group.get("first_index", 0))
+        if p.grad is not None
+    ]
     _count([state["step"] for *_, state in given], go)
     for index, p, state in given:
         param, grad, m, v, b = p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
@@ -132,6 +139,7 @@ def buckets(group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None)
             explore_ema=b,
             norm_dims=_norm_dims(p, group["norm_dims"]),
             seed=_seed(group.get("rounding_step", 0), index),
+            overwrite_grad=p in overwritable and not is_sharded(p),
         )
         found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype].append(layer)
     return list(found.values())

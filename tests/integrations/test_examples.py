@@ -21,6 +21,7 @@ FACTS = {
     ),
     "lightning_module": lambda it: type(it["trainer"].optimizers[0]) is ALTO and it["trainer"].global_step == 32,
     "compiled_step": lambda it: steps_of(it["optimizer"]) == {200},
+    "step_in_backward": lambda it: steps_of(it["optimizer"]) == {100} and max(it["alive"]) == 1,
     "distributed_checkpoint": lambda it: it["resumed_loss"] == it["loss"],
     "jax_flax_nnx": lambda it: int(it["optimizer"].step[...]) == 40 and min(it["accuracies"].values()) > 0.85,
     "alpha_schedule": lambda it: it["resumed"].param_groups[0]["explore_alpha"] == 5.0 == -it["alphas"][0],

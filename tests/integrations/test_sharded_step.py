@@ -11,7 +11,7 @@ from torch import multiprocessing as mp
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from thalweg import ALTO, EAdamW, param_groups
+from thalweg import ALTO, EAdamW, param_groups, step_in_backward
 
 BUILDS = {
     "ALTO": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), max_grad_norm=0.5),
@@ -19,49 +19,113 @@ BUILDS = {
     "ALTO fused": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), fused=True),
     "EAdamW": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip"),
     "EAdamW fused": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", fused=True),
+    "ALTO overwriting": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), overwrite_grad=True),
+    "EAdamW overwriting": lambda m: EAdamW(
+        m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", fused=True, overwrite_grad=True
+    ),
+}
+IN_BACKWARD = {
+    "ALTO": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), nonfinite="propagate"),
+    "EAdamW": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5),
 }
 
 
-def train(rank, port, build, results):
+def whole_and_sharded(rank, port, hidden):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.manual_seed(0)
-    hidden = 60_000  # so that a layer is larger than a piece, were it not sharded
     whole = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, hidden), nn.Linear(hidden, 1)).double()
     # The last layer has one row, and one rank nothing of it.
     sharded = copy.deepcopy(whole)
     for layer in sharded:
         fully_shard(layer)
     fully_shard(sharded)
+    return whole, sharded
+
+
+def backward(model, k):
+    x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+    model(x).square().mean().backward()
+
+
+def gap_between(sharded, whole):
+    return max(
+        (p.full_tensor() - q).abs().max().item() for p, q in zip(sharded.parameters(), whole.parameters(), strict=True)
+    )
+
+
+def train(rank, port, build, results):
+    whole, sharded = whole_and_sharded(rank, port, hidden=60_000)  # a layer larger than a piece, were it not sharded
     optimizers = BUILDS[build](whole), BUILDS[build](sharded)
     for k in range(6):
-        x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
         for model, optimizer in zip((whole, sharded), optimizers, strict=True):
             optimizer.zero_grad()
-            model(x).square().mean().backward()
+            backward(model, k)
         if k == 2:  # in the last row of the first weight, which rank 1 holds and rank 0 never sees
             whole[0].weight.grad[4, 0] = float("nan")
             if rank == 1:
                 sharded[0].weight.grad.to_local()[-1, 0] = float("nan")
         for optimizer in optimizers:
             optimizer.step()
-    gap = max(
-        (p.full_tensor() - q).abs().max().item() for p, q in zip(sharded.parameters(), whole.parameters(), strict=True)
-    )
-    results.put((rank, gap, [int(optimizer.skipped_steps) for optimizer in optimizers]))
+    results.put((gap_between(sharded, whole), [int(optimizer.skipped_steps) for optimizer in optimizers]))
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("build", BUILDS)
-def test_two_ranks_take_the_step_of_one_and_skip_the_same(build):
+def train_in_backward(rank, port, build, results):
+    whole, sharded = whole_and_sharded(rank, port, hidden=10)
+    optimizers = IN_BACKWARD[build](whole), IN_BACKWARD[build](sharded)
+    with pytest.raises(ValueError, match=r"^params must be sharded, with fully_shard, to step in backward: .*, got \("):
+        step_in_backward(optimizers[0])
+    handle = step_in_backward(optimizers[1])
+    freed = True
+    for k in range(6):
+        for model, optimizer in zip((whole, sharded), optimizers, strict=True):
+            optimizer.zero_grad()
+            backward(model, k)
+            freed &= model is whole or all(p.grad is None for p in model.parameters())
+            optimizer.step()
+    gap = gap_between(sharded, whole)
+    handle.remove()
+
+    def poison(p):
+        if rank == 1:
+            p.grad.to_local()[-1, 0] = float("nan")
+
+    sharded[0].weight.register_post_accumulate_grad_hook(poison)
+    optimizer = IN_BACKWARD["EAdamW"](sharded)
+    optimizer.nonfinite = "skip"
+    step_in_backward(optimizer, nonfinite_by_layer=True)
+    before = [p.full_tensor().clone() for p in sharded.parameters()]
+    backward(sharded, 0)
+    moved = [not torch.equal(p.full_tensor(), q) for p, q in zip(sharded.parameters(), before, strict=True)]
+    results.put((gap, freed, int(optimizer.skipped_steps), moved))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def on_two_ranks(train, build):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results = mp.get_context("spawn").SimpleQueue()
     mp.spawn(train, (port, build, results), nprocs=2)
-    for _ in range(2):
-        _, gap, skipped = results.get()
+    return [results.get() for _ in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", BUILDS)
+def test_two_ranks_take_the_step_of_one_and_skip_the_same(build):
+    for gap, skipped in on_two_ranks(train, build):
         assert gap <= 1e-12
         assert skipped == [1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", IN_BACKWARD)
+def test_two_ranks_step_in_backward_as_one_does_and_leave_out_the_same_layer(build):
+    for gap, freed, skipped, moved in on_two_ranks(train_in_backward, build):
+        assert gap <= 1e-12
+        assert freed
+        assert skipped == 1
+        assert moved == [False] + [True] * 7

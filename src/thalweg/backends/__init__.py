@@ -50,7 +50,7 @@ class Layer(NamedTuple):
 
     ``norm_dims`` are the axes, counted from the front, over which its norm is taken (None: all of them); ``seed`` is
     that of its stochastic rounding, another for every layer and step; ``start`` is where the tensors begin in those of
-    the layer, if they are a piece of it.
+    the layer, if they are a piece of it; ``overwrite_grad`` is whether the gradient's memory may be used as scratch.
     """
 
     param: Tensor
@@ -62,6 +62,7 @@ class Layer(NamedTuple):
     norm_dims: tuple[int, ...] | None
     seed: int
     start: int = 0
+    overwrite_grad: bool = False
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from thalweg import equations as eq
 from thalweg.backends import Hyper, Layer, Scales, compute_dtype, single
+from thalweg.backends.memory import memory_for_r
 from thalweg.backends.pieces import PIECE, Scratch, flat, pieces
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
 
@@ -25,7 +26,8 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
 
     Small layers are taken together up to a chunk, on CPU up to a piece; the temporaries, two in float32, have its size.
     From an eighth of a piece, elsewhere from a chunk, a layer is taken alone: on CPU in pieces, with one temporary of
-    the layer's size, from ``scratch``. What is computed for a layer does not hang on the others.
+    the layer's size, from ``scratch``, or none where its gradient may be overwritten. What is computed for a layer does
+    not hang on the others.
     Layers whose tensors are laid out differently, or with gaps, are left to :mod:`~thalweg.backends.single`.
     """
     size, large = (PIECE, PIECE // 8) if layers[0].param.device.type == "cpu" else (CHUNK, CHUNK)
@@ -75,10 +77,12 @@ def _step_several(layers: list[Layer], hyper: Hyper, scales: Scales, scratch: Sc
 
 
 def _step_one(layer: Layer, hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
-    r = scratch.like(layer.param, compute_dtype(layer.param.dtype), "r")
+    r = memory_for_r(layer, compute_dtype(layer.param.dtype), scratch)
     on_host = r.device.type == "cpu" and not isinstance(layer.step, Tensor)  # where a number costs nothing to read
     squares: list[tuple[Tensor, Tensor]] = []
     for piece, r_piece in pieces(layer, r):
+        if r is layer.grad:  # which is read after r is begun
+            piece = piece._replace(grad=scratch.like(piece.grad, r.dtype, "g").copy_(piece.grad))
         theta = wide(piece.param, r.dtype)
         torch.mul(theta, hyper.weight_decay, out=r_piece)
         _direct([piece], [r_piece], hyper, scales, scratch)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from thalweg import equations as eq
 from thalweg.backends import Hyper, Layer, Scales, compute_dtype
+from thalweg.backends.memory import memory_for_r
 from thalweg.backends.pieces import Scratch, pieces
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
 
@@ -16,11 +17,12 @@ from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, 
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     """One step of ALTO on each layer, in place: r of the whole layer, piece by piece, then the update.
 
-    One temporary has the size of a layer, and comes from ``scratch``; the others have that of a piece.
+    One temporary has the size of a layer, and comes from ``scratch`` or is the gradient, if that may be overwritten;
+    the others have that of a piece.
     """
     for layer in layers:
         dtype = compute_dtype(layer.param.dtype)
-        r = scratch.like(layer.param, dtype, "r")
+        r = memory_for_r(layer, dtype, scratch)
         norms: list[tuple[Tensor, Tensor]] = []
         for piece, r_piece in pieces(layer, r):
             theta = wide(piece.param, dtype)
