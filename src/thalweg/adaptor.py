@@ -17,7 +17,15 @@ import torch
 from torch.optim import Optimizer
 
 from thalweg.exploration import ALPHA, BETA, EMA, can_skip, explored, shifts, skipping
-from thalweg.hyperparameters import NONFINITE, check_beta, check_bool, check_choice, check_exploration, reject
+from thalweg.hyperparameters import (
+    NONFINITE,
+    check_beta,
+    check_bool,
+    check_choice,
+    check_exploration,
+    recheck_exploration,
+    reject,
+)
 from thalweg.layers import all_finite, refuse_nonfinite, refuse_sparse
 from thalweg.objective import ShiftedObjective
 from thalweg.state import at_rest, load_keeping_dtype, mentions, refuse_without
@@ -217,7 +225,8 @@ class E(Optimizer):
         """Allocate the state of every parameter that requires grad, the base's and E's, for a checkpoint to be loaded.
 
         Only the base can make its own: it takes a step on zero gradients at learning rate 0, as torch's checkpoint
-        loader lets it, which may count as a step. So load the checkpoint next. Where E has begun, nothing is done.
+        loader lets it, which may count as a step. So load the checkpoint next. State that is there already stays as it
+        is, and where E has begun, nothing is done.
         """
         if not mentions(EMA, self.state):
             with at_rest(self):
@@ -249,6 +258,8 @@ class E(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
         refuse_sparse(self._gradients(), "E")
         go = self._judge_finite()
         if go is not None and (self.reevaluates or not can_skip(self.base)):
