@@ -72,9 +72,10 @@ def test_the_state_dict_is_deterministic(optimizer, kwargs):
 
 
 @EVERY_CASE
-@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
-def test_steps_go_downhill_whatever_schedulers_do_to_the_rate(optimizer, kwargs, lr):
-    if isinstance(lr, torch.Tensor) and optimizer is EAdamW:
+@pytest.mark.parametrize("kind", [float, torch.tensor], ids=["number", "tensor"])
+def test_steps_go_downhill_whatever_schedulers_do_to_the_rate(optimizer, kwargs, kind):
+    lr = kind(0.1)
+    if kind is torch.tensor and optimizer is EAdamW:
         kwargs = {**kwargs, "foreach": False}
     torch.manual_seed(0)
     params = make_params(((10, 5), (10,)))

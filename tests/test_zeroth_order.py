@@ -92,7 +92,7 @@ def test_a_loss_that_raises_leaves_the_parameters_where_they_were(calls):
             raise RuntimeError("out of memory")
         return p.sum()
 
-    with pytest.raises(RuntimeError, match="^out of memory$"):
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
         spsa(loss, [p], seed=0, eps=0.5)
     assert p.tolist() == [1.0, -2.0, 0.5]
     assert p.grad is None
