@@ -1,4 +1,4 @@
-"""A CUDA graph of a training step: with ``capturable=True`` nothing waits for the device. On CPU the same, uncaptured."""
+"""A CUDA graph of a training step: with ``capturable=True`` nothing waits for the device. On CPU, the step itself."""
 
 import torch
 
@@ -27,6 +27,7 @@ def step() -> None:
 replay = step
 if device == "cuda":
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):  # state and gradients are allocated before the capture
             step()
