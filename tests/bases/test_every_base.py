@@ -120,6 +120,12 @@ def test_the_document_says_what_these_tests_check():
     assert write_table.PATH.read_text() == write_table.render(claim), "run python tests/bases/write_table.py"
 
 
+@pytest.mark.parametrize("path", ["README.md", "CHANGELOG.md"])
+def test_optimizers_are_counted_once_whatever_their_variants(path):
+    count = len({(base.library, base.cls) for base in BASES})
+    assert f"around {count} optimizers" in (write_table.ROOT / path).read_text()
+
+
 def test_the_gradients_of_these_tests_are_exact_in_float32_and_far_from_those_without_e():
     base = BASES[0]
     grads = gradients(base)

@@ -19,6 +19,8 @@ from support import (
     through_a_file,
 )
 from torch.optim import lr_scheduler as schedulers
+from torch.optim import swa_utils
+from torch.optim.swa_utils import SWALR
 
 from thalweg import ALTO, EAdamW
 
@@ -43,13 +45,14 @@ TABLE = {
     "ChainedScheduler": lambda o: schedulers.ChainedScheduler(
         [schedulers.ConstantLR(o, factor=0.5, total_iters=4), schedulers.ExponentialLR(o, 0.8)]
     ),
+    "SWALR": lambda o: SWALR(o, swa_lr=0.01, anneal_epochs=6),
 }
 
 
 def test_the_table_has_every_scheduler_of_torch():
     found = {
         name
-        for name, cls in vars(schedulers).items()
+        for name, cls in (vars(schedulers) | vars(swa_utils)).items()
         if inspect.isclass(cls) and issubclass(cls, schedulers.LRScheduler) and not name.startswith("_")
     }
     assert found - {"LRScheduler"} == set(TABLE)
