@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import torch
+from pytorch_optimizer import ScheduleFreeAdamW
 from support import (
     assert_near,
     assert_same,
@@ -268,12 +269,15 @@ def test_init_state_makes_room_for_a_checkpoint_and_changes_nothing_else(build):
         lambda params: EAdamW(params, alpha=0.0),
         lambda params: torch.optim.AdamW(params),
         lambda params: E(torch.optim.Rprop(params), alpha=0.0),
+        lambda params: E(ScheduleFreeAdamW(params), alpha=0.0),
     ],
-    ids=["E at zero", "AdamW before E", "E of Rprop at zero"],
+    ids=["E at zero", "AdamW before E", "E of Rprop at zero", "E of Schedule-Free at zero"],
 )
 def test_init_state_leaves_a_trained_state_as_it_is(build):
     params = make_params()
     optimizer = build(params)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
     take_steps(optimizer, params, make_grads(params, STEPS))
     start, state = clone_params(params), state_of(optimizer)
     wrapped = optimizer if isinstance(optimizer, E) else E(optimizer)

@@ -75,12 +75,14 @@ def _unseal(optimizer: Optimizer, keys: Collection[str]) -> None:
 def at_rest(optimizer: Optimizer) -> Iterator[None]:
     """Inside, every parameter that requires grad has a gradient of zeros, and every learning rate is 0.
 
-    Afterwards, what was there before is as it was: gradients, entries of groups and of the state. New ones stay.
+    Afterwards, what was there before is as it was: gradients, entries of groups and of the state, and parameters that
+    have one, which some bases move even so (Schedule-Free). What is new in groups and state stays.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     grads = [p.grad for p in params]
     groups = [(group, dict(group)) for group in optimizer.param_groups]
     states = {p: copy.deepcopy(state) for p, state in optimizer.state.items()}
+    values = {p: p.detach().clone() for p in params if p in states}
     try:
         for p in params:
             p.grad = torch.zeros_like(p) if p.requires_grad else None
@@ -96,6 +98,9 @@ def at_rest(optimizer: Optimizer) -> Iterator[None]:
             group.update(before)
         for p, state in states.items():
             optimizer.state[p].update(state)
+        with torch.no_grad():
+            for p, value in values.items():
+                p.copy_(value)
 
 
 def refuse_without(key: str, state: Mapping[Any, Any], saved: Any, base: str) -> None:
