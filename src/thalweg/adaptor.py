@@ -72,7 +72,8 @@ class E(Optimizer):
 
     Raises:
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
-        ValueError: ``alpha`` or ``beta`` out of range, or an optimizer that has E already.
+        ValueError: ``alpha`` or ``beta`` out of range, also in a group, or called so there; or an optimizer that has E
+            already.
         RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
 
     >>> model = torch.nn.Linear(4, 1)
@@ -101,6 +102,7 @@ class E(Optimizer):
         check_choice("nonfinite", nonfinite, NONFINITE)
         check_bool("reevaluates", reevaluates, none=True)
         for group in optimizer.param_groups:
+            _check_names(group, optimizer.defaults)
             _check_group({ALPHA: alpha, BETA: beta, **group})
         optimizer.defaults.update({ALPHA: alpha, BETA: beta})
         for group in optimizer.param_groups:
@@ -216,8 +218,9 @@ class E(Optimizer):
         """Add a group to the base, α and β1 filled in from the defaults.
 
         Raises:
-            ValueError: α or β1 is out of range; nothing is added then.
+            ValueError: α or β1 is out of range, or has not E's name; nothing is added then.
         """
+        _check_names(param_group, self.defaults)
         _check_group({**self.defaults, **param_group})
         self.base.add_param_group(param_group)
 
@@ -342,6 +345,12 @@ def _blank(base: type[Optimizer]) -> E:
     """An instance of ``E.of(base)`` for unpickling to fill."""
     made = E.of(base)
     return made.__new__(made)
+
+
+def _check_names(group: dict[str, Any], defaults: dict[str, Any]) -> None:
+    for argument, name in (("alpha", ALPHA), ("beta", BETA)):
+        if argument in group and argument not in defaults:  # else it is the base's own, as RMSprop's alpha is
+            reject(argument, group[argument], f"called {name} in a group of E")
 
 
 def _check_group(group: dict[str, Any]) -> None:
