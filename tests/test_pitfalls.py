@@ -36,7 +36,7 @@ EVERY_OPTIMIZER = {
         test_lifecycle::test_init_state_allocates_for_every_parameter_that_requires_grad_as_the_first_step_does
         test_wrapper::test_init_state_makes_room_for_a_checkpoint_and_changes_nothing_else
         test_wrapper::test_init_state_leaves_a_trained_state_as_it_is""",
-    "have no first-step flags: a zero-gradient step at lr 0 changes but the count": """
+    "have no first-step flags: a zero-gradient step at lr 0 changes nothing but the count": """
         test_lifecycle::test_a_zero_gradient_step_at_lr_zero_changes_nothing_but_the_count
         test_lifecycle::test_torchs_checkpoint_loader_initialises_the_state_and_changes_nothing_else""",
     "keep the dtype of its state through load_state_dict": """

@@ -102,7 +102,7 @@ class E(Optimizer):
         check_choice("nonfinite", nonfinite, NONFINITE)
         check_bool("reevaluates", reevaluates, none=True)
         for group in optimizer.param_groups:
-            _check_names(group, optimizer.defaults)
+            _check_names(group, optimizer.defaults, alpha, beta)
             _check_group({ALPHA: alpha, BETA: beta, **group})
         optimizer.defaults.update({ALPHA: alpha, BETA: beta})
         for group in optimizer.param_groups:
@@ -220,7 +220,7 @@ class E(Optimizer):
         Raises:
             ValueError: α or β1 is out of range, or has not E's name; nothing is added then.
         """
-        _check_names(param_group, self.defaults)
+        _check_names(param_group, self.defaults, self.defaults[ALPHA], self.defaults[BETA])
         _check_group({**self.defaults, **param_group})
         self.base.add_param_group(param_group)
 
@@ -347,9 +347,10 @@ def _blank(base: type[Optimizer]) -> E:
     return made.__new__(made)
 
 
-def _check_names(group: dict[str, Any], defaults: dict[str, Any]) -> None:
-    for argument, name in (("alpha", ALPHA), ("beta", BETA)):
-        if argument in group and argument not in defaults:  # else it is the base's own, as RMSprop's alpha is
+def _check_names(group: dict[str, Any], defaults: dict[str, Any], alpha: float, beta: float) -> None:
+    """Raise ``ValueError`` for an α or β1 that nobody would read; RMSprop has an ``alpha``, and SAM repeats E's own."""
+    for argument, name, used in (("alpha", ALPHA, alpha), ("beta", BETA, beta)):
+        if argument not in defaults and group.get(argument, used) != used:
             reject(argument, group[argument], f"called {name} in a group of E")
 
 
