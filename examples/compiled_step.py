@@ -1,4 +1,7 @@
-"""torch.compile of the whole step: a learning rate in a tensor changes without compiling again."""
+"""torch.compile of the whole step: a learning rate in a tensor changes without compiling again.
+
+A number is compiled twice, as a constant and as an input; α and β are constants, so a schedule of them compiles anew.
+"""
 
 import math
 

@@ -126,3 +126,16 @@ def test_options_of_a_group_are_read_anew_at_every_step(optimizer):
     take_steps(changed, params, grads)
     take_steps(fresh, expected, grads)
     assert_same(params, expected)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_a_group_that_calls_an_option_of_e_by_its_argument_is_refused(name):
+    """It would be an entry that nobody reads; RMSprop's alpha is its own."""
+    (p, q), text = make_params(((2,), (2,))), rf"^{name} must be called explore_{name} in a group of E, got 0\.5$"
+    with pytest.raises(ValueError, match=text):
+        EAdamW([{"params": [p], name: 0.5}])
+    optimizer = EAdamW([p])
+    with pytest.raises(ValueError, match=text):
+        optimizer.add_param_group({"params": [q], name: 0.5})
+    assert len(optimizer.param_groups) == 1
+    E.of(torch.optim.RMSprop)([{"params": [p], "alpha": 0.5}]).add_param_group({"params": [q], "alpha": 0.5})

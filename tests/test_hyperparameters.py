@@ -123,29 +123,42 @@ unit = st.floats(0.0, 1.0)
 below_one = st.floats(0.0, 1.0, exclude_max=True)
 
 
-@settings(FEW, max_examples=60)
-@given(
-    st.fixed_dictionaries(
-        {"betas": st.tuples(below_one, below_one, below_one), "gain": st.floats(-0.999, 0.999)},
-        optional={
-            "lr": unit,
-            "eps": st.floats(1e-37, 1.0),
-            "trust_eps": unit,
-            "weight_decay": unit,
-            "trust_ratio": st.booleans(),
-            "trust_clip": st.sampled_from([None, (0.0, 1.0), (0.1, 10.0)]),
-            "max_grad_norm": st.one_of(st.none(), st.floats(1e-6, 1e6)),
-            "nonfinite": st.sampled_from(["skip", "raise", "propagate"]),
-            "foreach": st.booleans(),
-            "maximize": st.booleans(),
-        },
-    )
-)
-def test_every_valid_combination_steps_on_a_convex_problem_without_a_nan(options):
-    """With a gradient that is zero at the start, and one that is nowhere else."""
-    p = torch.nn.Parameter(torch.tensor([0.0, 1.0, -2.0]))
-    options["alpha"] = options.pop("gain") / (1.0 - options["betas"][0])
+valid = {
+    "lr": st.one_of(unit, unit.map(torch.tensor)),
+    "eps": st.floats(1e-37, 1.0),
+    "trust_eps": unit,
+    "weight_decay": unit,
+    "trust_ratio": st.booleans(),
+    "trust_clip": st.sampled_from([None, (0.0, 1.0), (0.1, 10.0)]),
+    "max_grad_norm": st.one_of(st.none(), st.floats(1e-6, 1e6)),
+    "state_dtype": st.sampled_from([None, torch.float32, torch.float64]),
+    "nonfinite": st.sampled_from(["skip", "raise", "propagate"]),
+    "stochastic_rounding": st.booleans(),
+    "norm_dims": st.sampled_from([None, (-1,), (0, 1)]),
+    "maximize": st.booleans(),
+    "foreach": st.sampled_from([None, False, True]),
+    "capturable": st.booleans(),
+}
+betas = st.tuples(below_one, below_one, below_one)
+gains = st.floats(-0.999, 0.999)
+dtypes = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
+
+
+def test_the_valid_strategies_cover_every_option_but_kernels_that_are_compiled():
+    assert {*valid, "betas", "alpha", "fused"} == set(alto)
+
+
+@settings(FEW, max_examples=120)
+@given(st.fixed_dictionaries({}, optional=valid), betas, gains, dtypes)
+def test_every_valid_combination_steps_on_a_convex_problem_without_a_nan(options, betas, gain, dtype):
+    """With a gradient that is zero at the start, and one that is nowhere else; but for options that exclude others."""
+    p = torch.nn.Parameter(torch.tensor([[0.0, 1.0, -2.0], [0.0, 0.0, 0.0]], dtype=dtype))
+    options |= {"betas": betas, "alpha": gain / (1.0 - betas[0])}
     sign = -1.0 if options.get("maximize") else 1.0
+    if options.get("capturable") and (options.get("nonfinite") == "raise" or options.get("stochastic_rounding")):
+        with pytest.raises(ValueError, match=r"^(nonfinite|stochastic_rounding) must be .* with capturable=True, as "):
+            ALTO([p], **options)
+        return
     optimizer = ALTO([p], **options)
     for _ in range(30):
         optimizer.zero_grad()

@@ -88,7 +88,8 @@ def test_the_state_dict_that_was_loaded_is_not_shared(entry):
     resumed.load_state_dict(source)
     take_steps(resumed, resumed_params, grads)
     for i, state in saved["state"].items():
-        for key in set(entry.wide) - set(entry.counters):
+        # What is the base's, torch shares.
+        for key in set(entry.wide) - (set(entry.counters) if issubclass(entry.constructor, E) else set()):
             assert torch.equal(source["state"][i][key], state[key]), key
 
 

@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import torch
+from pytorch_optimizer import ScheduleFreeAdamW
 from support import (
     assert_near,
     assert_same,
@@ -16,6 +17,7 @@ from support import (
     clone_params,
     make_grads,
     make_params,
+    state_of,
     take_steps,
     through_a_file,
 )
@@ -260,3 +262,29 @@ def test_init_state_makes_room_for_a_checkpoint_and_changes_nothing_else(build):
     state = optimizer.state_dict()
     optimizer.init_state()  # again: nothing
     assert str(optimizer.state_dict()) == str(state)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda params: EAdamW(params, alpha=0.0),
+        lambda params: torch.optim.AdamW(params),
+        lambda params: E(torch.optim.Rprop(params), alpha=0.0),
+        lambda params: E(ScheduleFreeAdamW(params), alpha=0.0),
+    ],
+    ids=["E at zero", "AdamW before E", "E of Rprop at zero", "E of Schedule-Free at zero"],
+)
+def test_init_state_leaves_a_trained_state_as_it_is(build):
+    params = make_params()
+    optimizer = build(params)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    take_steps(optimizer, params, make_grads(params, STEPS))
+    start, state = clone_params(params), state_of(optimizer)
+    wrapped = optimizer if isinstance(optimizer, E) else E(optimizer)
+    wrapped.init_state()
+    assert_same(params, start)
+    after = state_of(wrapped)
+    assert {key for _, key in after.keys() - state.keys()} == (set() if wrapped is optimizer else {"explore_ema"})
+    assert not any(after[key].any() for key in after.keys() - state.keys())
+    assert_same([after[key] for key in state], list(state.values()))

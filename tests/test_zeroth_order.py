@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from thalweg import E
-from thalweg.zeroth_order import DISTRIBUTIONS, spsa
+from thalweg.bench.memory import trace
+from thalweg.zeroth_order import DISTRIBUTIONS, _noise, spsa
 
 
 def problem():
@@ -81,6 +82,41 @@ def test_parameters_come_back_and_frozen_ones_never_move():
         assert torch.allclose(value, start[key], rtol=0, atol=3 * 2**-24)  # three roundings
 
 
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_loss_that_raises_leaves_the_parameters_where_they_were(calls):
+    p = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+    left = iter(range(calls))
+
+    def loss():
+        if next(left, None) is None:
+            raise RuntimeError("out of memory")
+        return p.sum()
+
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        spsa(loss, [p], seed=0, eps=0.5)
+    assert p.tolist() == [1.0, -2.0, 0.5]
+    assert p.grad is None
+
+
+def test_every_seed_and_sample_has_a_direction_of_its_own():
+    """The generator on the CPU looks at the lowest 32 bits of its seed alone."""
+    seeds = [0, 1, 2, 1 << 16, 1 << 32, (1 << 32) + 1, 1 << 40, (1 << 47) - 1]
+    directions = {
+        tuple(next(iter(_noise([torch.ones(64)], s, k, "rademacher"))).tolist()) for s in seeds for k in (0, 1)
+    }
+    assert len(directions) == 2 * len(seeds)
+
+
+def test_it_holds_the_noise_of_one_parameter_and_no_second_copy():
+    params = [nn.Parameter(torch.ones(10_000)) for _ in range(8)]
+    loss = torch.tensor(1.0)
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    (traced,) = trace(lambda: spsa(lambda: loss, params, seed=0), lambda: None, 1, torch.device("cpu"))
+    assert 40_000 < traced.peak < 3 * 40_000 + 10_000  # z twice and its product with the slope; all are 320,000
+    assert traced.kept < 1000
+
+
 def test_it_needs_neither_graph_nor_grad():
     p = nn.Parameter(torch.ones(3))
 
@@ -131,13 +167,16 @@ def test_it_trains_digits(wrap):
     [
         ({"eps": 0.0}, r"eps must be a number in \(0, inf\), got 0\.0"),
         ({"eps": -1.0}, r"eps must be a number in \[0, inf\), got -1\.0"),
-        ({"samples": 0}, "samples must be an integer of at least 1, got 0"),
+        ({"samples": 0}, r"samples must be an integer in \[1, 65537\), got 0"),
+        ({"samples": 1 << 17}, r"samples must be an integer in \[1, 65537\), got 131072"),
+        ({"seed": -1}, r"seed must be an integer in \[0, 140737488355328\), got -1"),
+        ({"seed": 0.5}, r"seed must be an integer in \[0, 140737488355328\), got 0\.5"),
         ({"distribution": "cauchy"}, "distribution must be 'rademacher' or 'normal', got 'cauchy'"),
     ],
 )
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        spsa(lambda: 0.0, [nn.Parameter(torch.ones(1))], seed=0, **options)
+        spsa(lambda: 0.0, [nn.Parameter(torch.ones(1))], **{"seed": 0, **options})
 
 
 def test_complex_parameters_are_refused():

@@ -18,7 +18,15 @@ from torch.optim import Optimizer
 
 from thalweg import one_pass
 from thalweg.exploration import ALPHA, BETA, EMA, can_skip, explored, shifts, skipping
-from thalweg.hyperparameters import NONFINITE, check_beta, check_bool, check_choice, check_exploration, reject
+from thalweg.hyperparameters import (
+    NONFINITE,
+    check_beta,
+    check_bool,
+    check_choice,
+    check_exploration,
+    recheck_exploration,
+    reject,
+)
 from thalweg.layers import all_finite, refuse_nonfinite, refuse_sparse
 from thalweg.objective import ShiftedObjective
 from thalweg.state import at_rest, load_keeping_dtype, mentions, refuse_without
@@ -72,7 +80,8 @@ class E(Optimizer):
 
     Raises:
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
-        ValueError: ``alpha`` or ``beta`` out of range, or an optimizer that has E already.
+        ValueError: ``alpha`` or ``beta`` out of range, also in a group, or called so there; or an optimizer that has E
+            already.
         RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
 
     >>> model = torch.nn.Linear(4, 1)
@@ -103,6 +112,7 @@ class E(Optimizer):
         check_bool("reevaluates", reevaluates, none=True)
         check_bool("overwrite_grad", overwrite_grad)
         for group in optimizer.param_groups:
+            _check_names(group, optimizer.defaults, alpha, beta)
             _check_group({ALPHA: alpha, BETA: beta, **group})
         optimizer.defaults.update({ALPHA: alpha, BETA: beta})
         for group in optimizer.param_groups:
@@ -222,8 +232,9 @@ class E(Optimizer):
         """Add a group to the base, α and β1 filled in from the defaults.
 
         Raises:
-            ValueError: α or β1 is out of range; nothing is added then.
+            ValueError: α or β1 is out of range, or has not E's name; nothing is added then.
         """
+        _check_names(param_group, self.defaults, self.defaults[ALPHA], self.defaults[BETA])
         _check_group({**self.defaults, **param_group})
         self.base.add_param_group(param_group)
 
@@ -231,7 +242,8 @@ class E(Optimizer):
         """Allocate the state of every parameter that requires grad, the base's and E's, for a checkpoint to be loaded.
 
         Only the base can make its own: it takes a step on zero gradients at learning rate 0, as torch's checkpoint
-        loader lets it, which may count as a step. So load the checkpoint next. Where E has begun, nothing is done.
+        loader lets it, which may count as a step. So load the checkpoint next. State that is there already stays as it
+        is, and where E has begun, nothing is done.
         """
         if not mentions(EMA, self.state):
             with at_rest(self):
@@ -263,6 +275,8 @@ class E(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
         refuse_sparse(self._gradients(), "E")
         go = self._judge_finite()
         in_one_pass = not self.reevaluates and one_pass.applies(self.base)
@@ -349,6 +363,13 @@ def _blank(base: type[Optimizer]) -> E:
     """An instance of ``E.of(base)`` for unpickling to fill."""
     made = E.of(base)
     return made.__new__(made)
+
+
+def _check_names(group: dict[str, Any], defaults: dict[str, Any], alpha: float, beta: float) -> None:
+    """Raise ``ValueError`` for an α or β1 that nobody would read; RMSprop has an ``alpha``, and SAM repeats E's own."""
+    for argument, name, used in (("alpha", ALPHA, alpha), ("beta", BETA, beta)):
+        if argument not in defaults and group.get(argument, used) != used:
+            reject(argument, group[argument], f"called {name} in a group of E")
 
 
 def _check_group(group: dict[str, Any]) -> None:

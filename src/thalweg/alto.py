@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from thalweg.hyperparameters import check_exploration
+from thalweg.hyperparameters import check_exploration, recheck_exploration, reject
 from thalweg.lamb import Lamb
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ class ALTO(Lamb):
         params: as in :class:`Lamb`, like all arguments not named here.
         lr: learning rate η ≥ 0.
         betas: (β1, β2, β3): the decay rates of E, of the first and of the second moment. Schedulers that cycle
-            "momentum" through ``betas[0]`` (OneCycleLR, CyclicLR) would cycle E's β1: pass ``cycle_momentum=False``.
+            "momentum" through ``betas[0]`` (OneCycleLR, CyclicLR) would cycle E's β1: a step then raises, and
+            ``cycle_momentum=False`` is what to pass.
         alpha: α of E, |α| < 1/(1-β1); negative explores (the paper's choice for batches of 1K and more, with
             β1 = 0.99), positive exploits (α = 0.5 and β1 = 0.01 below that). See :func:`thalweg.paper_defaults`.
         eps: ε1 > 0.
@@ -106,4 +107,9 @@ class ALTO(Lamb):
         check_exploration(group["alpha"], group["betas"][0], names=("alpha", "betas[0]"))
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
-        return group["alpha"], group["betas"][0]
+        """(α, β1) of a group, which schedules may have changed since they were checked."""
+        alpha, beta = group["alpha"], group["betas"][0]
+        if "base_momentum" in group:
+            reject("cycle_momentum", True, "False in a scheduler of ALTO, as betas[0] is E's β1 and no momentum")
+        recheck_exploration(alpha, beta, names=("alpha", "betas[0]"))
+        return alpha, beta

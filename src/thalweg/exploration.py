@@ -126,7 +126,22 @@ def _replacements(base: Optimizer, params: list[Tensor], group: dict[str, Any], 
         replaced = [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
     else:
         replaced = [g * weight for g in grads]
+    if group.get("fused"):
+        replaced = [_laid_out_as(p, h) for p, h in zip(params, replaced, strict=True)]
     return [_with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
+
+
+def _laid_out_as(p: Tensor, h: Tensor) -> Tensor:
+    """h with the strides of p: torch's fused kernels for the CPU take them for granted, and do not look."""
+    if h.stride() == p.stride():
+        return h
+    laid = torch.empty_like(p, dtype=h.dtype).copy_(h)
+    if laid.stride() != p.stride():
+        raise RuntimeError(
+            f"a fused base needs parameters without gaps in memory, got one of shape {tuple(p.shape)} and strides "
+            f"{p.stride()}: build it with fused=False"
+        )
+    return laid
 
 
 def _with_graph_of(g: Tensor, h: Tensor) -> Tensor:

@@ -59,6 +59,13 @@ def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> 
         reject(a, alpha, f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={beta:g}")
 
 
+def recheck_exploration(alpha: Any, beta: float, *, names: tuple[str, str]) -> None:
+    """As :func:`check_beta` and :func:`check_exploration`, at little cost, for what a schedule may have changed."""
+    if not (0.0 <= beta < 1.0 and abs(alpha) * (1.0 - beta) < 1.0):
+        check_beta(names[1], beta)
+        check_exploration(alpha, beta, names=names)
+
+
 def check_bool(argument: str, value: object, *, none: bool = False) -> None:
     """Raise ``ValueError`` unless value is True or False (or None, where ``none``)."""
     if not (isinstance(value, bool) or (none and value is None)):

@@ -184,7 +184,8 @@ class Lamb(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if "step" in self.state.get(p, ()):
-                    self.state[p]["step"] = self.state[p]["step"].to(layers.step_device(p, group))
+                    step = torch.as_tensor(self.state[p]["step"], dtype=torch.float32)  # a number in old checkpoints
+                    self.state[p]["step"] = step.to(layers.step_device(p, group), copy=True)
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""

@@ -73,21 +73,34 @@ def _unseal(optimizer: Optimizer, keys: Collection[str]) -> None:
 
 @contextmanager
 def at_rest(optimizer: Optimizer) -> Iterator[None]:
-    """Inside, every parameter that requires grad has a gradient of zeros, and every learning rate is 0."""
+    """Inside, every parameter that requires grad has a gradient of zeros, and every learning rate is 0.
+
+    Afterwards, what was there before is as it was: gradients, entries of groups and of the state, and parameters that
+    have one, which some bases move even so (Schedule-Free). What is new in groups and state stays.
+    """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     grads = [p.grad for p in params]
-    rates = [(group, group["lr"]) for group in optimizer.param_groups if "lr" in group]
+    groups = [(group, dict(group)) for group in optimizer.param_groups]
+    states = {p: copy.deepcopy(state) for p, state in optimizer.state.items()}
+    values = {p: p.detach().clone() for p in params if p in states}
     try:
         for p in params:
             p.grad = torch.zeros_like(p) if p.requires_grad else None
-        for group, lr in rates:
-            group["lr"] = torch.zeros_like(lr) if isinstance(lr, torch.Tensor) else 0.0
+        for group, before in groups:
+            if "lr" in group:
+                lr = before["lr"]
+                group["lr"] = torch.zeros_like(lr) if isinstance(lr, torch.Tensor) else 0.0
         yield
     finally:
         for p, g in zip(params, grads, strict=True):
             p.grad = g
-        for group, lr in rates:
-            group["lr"] = lr
+        for group, before in groups:
+            group.update(before)
+        for p, state in states.items():
+            optimizer.state[p].update(state)
+        with torch.no_grad():
+            for p, value in values.items():
+                p.copy_(value)
 
 
 def refuse_without(key: str, state: Mapping[Any, Any], saved: Any, base: str) -> None:

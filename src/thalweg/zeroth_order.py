@@ -41,9 +41,9 @@ def spsa(
         loss: evaluates the loss at the present parameters; called 2 ``samples`` times, without grad. For an unbiased
             difference it must use the same mini-batch and the same dropout in each call.
         params: real parameters; those that do not require grad are left alone.
-        seed: of z; give a new one at each step (the step count), and the same one on all ranks.
+        seed: of z, in [0, 2⁴⁷); give a new one at each step (the step count), and the same one on all ranks.
         eps: ε > 0.
-        samples: estimates to average.
+        samples: estimates to average, at most 65536.
         distribution: of z's entries: "rademacher" (±1, the least variance) or "normal".
 
     Returns:
@@ -61,8 +61,8 @@ def spsa(
     check_nonnegative("eps", eps)
     if eps == 0.0:
         reject("eps", eps, "a number in (0, inf)")
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        reject("samples", samples, "an integer of at least 1")
+    _check_integer("seed", seed, 0, 1 << 47)
+    _check_integer("samples", samples, 1, (1 << 16) + 1)
     check_choice("distribution", distribution, DISTRIBUTIONS)
     moved = [p for p in params if p.requires_grad]
     for p in moved:
@@ -73,12 +73,19 @@ def spsa(
         for p, z in zip(moved, _noise(moved, seed, sample, distribution), strict=True):
             p.add_(z, alpha=distance)
 
+    def evaluate(distance: float, sample: int) -> Tensor:
+        try:
+            return torch.as_tensor(loss())
+        except BaseException:  # an interruption too
+            move(-distance, sample)
+            raise
+
     total = torch.zeros((), dtype=torch.float64)
     for sample in range(samples):
         move(eps, sample)
-        above = torch.as_tensor(loss())
+        above = evaluate(eps, sample)
         move(-2.0 * eps, sample)
-        below = torch.as_tensor(loss())
+        below = evaluate(-eps, sample)
         move(eps, sample)
         slope = (above.double() - below.double()) / (2.0 * eps * samples)
         for p, z in zip(moved, _noise(moved, seed, sample, distribution), strict=True):
@@ -93,9 +100,19 @@ def _noise(params: list[Tensor], seed: int, sample: int, distribution: str) -> I
     generators: dict[torch.device, torch.Generator] = {}
     for p in params:
         if p.device not in generators:
-            generators[p.device] = torch.Generator(p.device).manual_seed((seed << 16) + sample)
+            generators[p.device] = torch.Generator(p.device).manual_seed(_mixed((seed << 16) + sample))
         z = torch.empty_like(p)
         if distribution == "normal":
             yield z.normal_(generator=generators[p.device])
         else:
             yield z.bernoulli_(0.5, generator=generators[p.device]).mul_(2.0).sub_(1.0)
+
+
+def _mixed(seed: int) -> int:
+    """32 bits in which all 63 have a part: torch's generator on the CPU leaves out all but the lowest 32."""
+    return (seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) >> 32
+
+
+def _check_integer(argument: str, value: object, low: int, end: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < end:
+        reject(argument, value, f"an integer in [{low}, {end})")

@@ -90,23 +90,24 @@ def wsam(params: list[Parameter], **kwargs: Any) -> Optimizer:
 
 
 def torch_base(cls: str, variant: str = "", **kwargs: Any) -> Base:
-    rest = {key: kwargs.pop(key) for key in ("shapes", "closure", "fused", "train", "compiled") if key in kwargs}
-    return Base("torch.optim", cls, getattr(torch.optim, cls), variant, kwargs, **rest)
+    rest = {key: kwargs.pop(key) for key in ("shapes", "closure", "fused", "train") if key in kwargs}
+    compiled = not rest.get("closure", False)
+    return Base("torch.optim", cls, getattr(torch.optim, cls), variant, kwargs, compiled=compiled, **rest)
 
 
 TORCH = (
     torch_base("SGD", lr=0.1, fused=True),
-    torch_base("SGD", "momentum", lr=0.1, momentum=0.9, fused=True, compiled=True),
+    torch_base("SGD", "momentum", lr=0.1, momentum=0.9, fused=True),
     torch_base("SGD", "nesterov", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1, fused=True),
-    torch_base("Adam", lr=0.1, fused=True, compiled=True),
+    torch_base("Adam", lr=0.1, fused=True),
     torch_base("Adam", "amsgrad", lr=0.1, amsgrad=True, weight_decay=0.1, fused=True),
-    torch_base("AdamW", lr=0.1, fused=True, compiled=True),
+    torch_base("AdamW", lr=0.1, fused=True),
     torch_base("NAdam", lr=0.1),
     torch_base("RAdam", lr=0.1),
     torch_base("Adamax", lr=0.1),
     torch_base("Adagrad", lr=0.1, fused=True),
     torch_base("Adadelta"),
-    torch_base("RMSprop", lr=0.1, compiled=True),
+    torch_base("RMSprop", lr=0.1),
     torch_base("RMSprop", "centered", lr=0.1, centered=True, momentum=0.9, train={"lr": 0.01}),
     torch_base("Rprop", lr=0.1),
     torch_base("ASGD", lr=0.1),

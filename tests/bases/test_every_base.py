@@ -91,10 +91,17 @@ def test_its_fused_form_is_the_base_fed_with_the_papers_gradient_bit_for_bit(bas
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-@pytest.mark.parametrize("foreach", [False, True])
-@rows(lambda b: b.compiled)
-def test_a_compiled_step_is_the_compiled_base_fed_with_the_papers_gradient(base, foreach, alpha):
-    compiled(base, alpha, foreach=foreach)
+@pytest.mark.parametrize(
+    ("base", "form"),
+    [
+        pytest.param(base, form, id=f"{base.name}-{form}")
+        for base in BASES
+        if base.compiled
+        for form in ([{"foreach": False}, {"foreach": True}] if base.foreach else [{}])
+    ],
+)
+def test_a_compiled_step_is_the_compiled_base_fed_with_the_papers_gradient(base, form, alpha):
+    compiled(base, alpha, **form)
 
 
 @pytest.mark.parametrize("cls", ["AdamW", "Muon", "SOAP", "PSGDKron"])
@@ -111,6 +118,12 @@ def test_heavyball_may_consume_the_gradient_and_the_caller_has_it_back(cls):
 
 def test_the_document_says_what_these_tests_check():
     assert write_table.PATH.read_text() == write_table.render(claim), "run python tests/bases/write_table.py"
+
+
+@pytest.mark.parametrize("path", ["README.md", "CHANGELOG.md"])
+def test_optimizers_are_counted_once_whatever_their_variants(path):
+    count = len({(base.library, base.cls) for base in BASES})
+    assert f"around {count} optimizers" in (write_table.ROOT / path).read_text()
 
 
 def test_the_gradients_of_these_tests_are_exact_in_float32_and_far_from_those_without_e():

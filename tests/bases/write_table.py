@@ -24,7 +24,7 @@ HEAD = """# E around every optimizer
 
 <!-- Written by `python tests/bases/write_table.py`; the tests in tests/bases check every cell. -->
 
-What E does in front of each optimizer of torch 2.13, pytorch_optimizer 4.1 and HeavyBall 3.2.1, on the CPU in float32.
+What E does in front of each optimizer of {versions}, on the CPU in float32.
 Each cell is a test in `tests/bases`.
 
 - **α = 0**: the parameters after 6 steps are those of the base alone, bit for bit, and nothing is allocated.
@@ -34,14 +34,22 @@ Each cell is a test in `tests/bases`.
 - **resumes**: saved to a file half way, loaded with `weights_only=True` into fresh objects, it goes on as if it had
   never stopped, bit for bit. *base*: the base alone cannot be loaded so. ≈: the base alone goes on up to rounding (its
   loaded matrices lie otherwise in memory), and E does as the base does.
-- **foreach**, **fused**, **compiled**: exact in this form as well; – where the base has no such form, or, for
-  *compiled*, where it was not tried.
+- **foreach**, **fused**, **compiled**: exact in this form as well; – where the base has no such form. *compiled* is
+  `torch.compile` of the whole step, tried with those of torch's own optimizers that take no closure.
 """
+PACKAGES = {"torch": "torch", "pytorch_optimizer": "pytorch_optimizer", "HeavyBall": "heavyball"}
+
+
+def pinned() -> str:
+    """The versions that the tests run with, as ``constraints.txt`` has them."""
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    *first, last = (f"{name} {pins[package]}" for name, package in PACKAGES.items())
+    return f"{', '.join(first)} and {last}"
 
 
 def render(cell: Callable[[Base, str], str]) -> str:
     """The document, its cells by ``cell(base, column)``."""
-    lines = [HEAD]
+    lines = [HEAD.format(versions=pinned())]
     for library in LIBRARIES:
         lines += [f"## {library}", "", f"| | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
         for base in BASES:

@@ -36,13 +36,16 @@ def nothing_compiled_before():
     counters.clear()
 
 
-def run(build, backend=None, after_step=lambda: None, **compile_options):
+def run(build, backend=None, after_step=lambda: None, number=False, **compile_options):
     """Weights and state after five steps, each with another learning rate; two parameters are of one shape."""
     params = make_params(SHAPES, torch.float32)
-    optimizer = BUILDS[build](params, lr=torch.tensor(0.0))
+    optimizer = BUILDS[build](params, lr=0.0 if number else torch.tensor(0.0))
     step = optimizer.step if backend is None else torch.compile(optimizer.step, backend=backend, **compile_options)
     for k, grads in enumerate(make_grads(params, STEPS)):
-        optimizer.param_groups[0]["lr"].fill_(0.02 / (k + 1))
+        if number:
+            optimizer.param_groups[0]["lr"] = 0.02 / (k + 1)
+        else:
+            optimizer.param_groups[0]["lr"].fill_(0.02 / (k + 1))
         for p, g in zip(params, grads, strict=True):
             p.grad = g
         step()
@@ -62,6 +65,16 @@ def test_a_compiled_step_is_the_step_and_is_not_compiled_again_after_the_second(
     compiled = []
     actual = run(build, backend, after_step=lambda: compiled.append(backend.frame_count))
     assert compiled[0] > 0
+    assert compiled[1:] == [compiled[1]] * (STEPS - 1)
+    assert_the_same_run(build, actual)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_rate_that_is_a_number_is_compiled_again_once_at_most(build):
+    """When it first changes; from then on it is an input of the graph."""
+    backend = CompileCounterWithBackend("aot_eager")
+    compiled = []
+    actual = run(build, backend, after_step=lambda: compiled.append(backend.frame_count), number=True)
     assert compiled[1:] == [compiled[1]] * (STEPS - 1)
     assert_the_same_run(build, actual)
 

@@ -15,11 +15,17 @@ FACTS = {
     "plain_torch": lambda it: steps_of(it["optimizer"]) == {30} and it["average"].n_averaged == 30,
     "accelerate_loop": lambda it: steps_of(it["optimizer"]) == {32} and it["optimizer"].param_groups[0]["lr"] < 1e-9,
     "hf_trainer": lambda it: (
-        type(it["trainer"].optimizer.optimizer) is EAdamW
-        and it["trainer"].optimizer.param_groups[0]["explore_alpha"] == 0.5
-        and it["result"].global_step == 32
+        type(it["built"].optimizer.optimizer) is EAdamW
+        and it["built"].optimizer.param_groups[0]["explore_alpha"] == 0.5
+        and it["given"].optimizer.optimizer is it["optimizer"]
+        and it["built"].state.global_step == 32
+        and steps_of(it["optimizer"]) == {32}
     ),
     "lightning_module": lambda it: type(it["trainer"].optimizers[0]) is ALTO and it["trainer"].global_step == 32,
+    "lightning_manual": lambda it: type(it["trainer"].optimizers[0]) is EAdamW and it["trainer"].global_step == 32,
+    "checkpoint_file": lambda it: len(it["losses"]) == 1,
+    "cuda_graph": lambda it: len(steps_of(it["optimizer"])) == 1 and it["loss"] < 0.02,
+    "learning_rate_schedule": lambda it: steps_of(it["optimizer"]) == {200} and it["rates"][20] == max(it["rates"]),
     "compiled_step": lambda it: steps_of(it["optimizer"]) == {200},
     "step_in_backward": lambda it: steps_of(it["optimizer"]) == {100} and max(it["alive"]) == 1,
     "distributed_checkpoint": lambda it: it["resumed_loss"] == it["loss"],

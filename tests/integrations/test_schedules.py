@@ -14,10 +14,13 @@ from support import (
     clone_params,
     make_grads,
     make_params,
+    state_of,
     take_steps,
     through_a_file,
 )
 from torch.optim import lr_scheduler as schedulers
+from torch.optim import swa_utils
+from torch.optim.swa_utils import SWALR
 
 from thalweg import ALTO, EAdamW
 
@@ -42,13 +45,14 @@ TABLE = {
     "ChainedScheduler": lambda o: schedulers.ChainedScheduler(
         [schedulers.ConstantLR(o, factor=0.5, total_iters=4), schedulers.ExponentialLR(o, 0.8)]
     ),
+    "SWALR": lambda o: SWALR(o, swa_lr=0.01, anneal_epochs=6),
 }
 
 
 def test_the_table_has_every_scheduler_of_torch():
     found = {
         name
-        for name, cls in vars(schedulers).items()
+        for name, cls in (vars(schedulers) | vars(swa_utils)).items()
         if inspect.isclass(cls) and issubclass(cls, schedulers.LRScheduler) and not name.startswith("_")
     }
     assert found - {"LRScheduler"} == set(TABLE)
@@ -122,3 +126,53 @@ def test_a_schedule_of_alpha_is_resumed_with_the_state_dict(cls, key):
 
     take_steps(cls(constant_params, **options), constant_params, grads)
     assert_moved(constant_params, params)
+
+
+@pytest.mark.parametrize("value", [4.0, -4.0, float("nan")])
+@pytest.mark.parametrize(("cls", "key"), [(ALTO, "alpha"), (EAdamW, "explore_alpha")])
+def test_a_schedule_that_leaves_the_range_of_alpha_is_told_before_anything_has_changed(cls, key, value):
+    params = make_params()
+    optimizer = cls(params, alpha=0.5, **({"betas": (0.75, 0.9, 0.99)} if cls is ALTO else {"beta": 0.75}))
+    grads = make_grads(params, 2)
+    take_steps(optimizer, params, grads[:1])
+    before, state = clone_params(params), state_of(optimizer)
+    optimizer.param_groups[0][key] = value
+    with pytest.raises(ValueError, match=rf"^{key} must be a number in \(-4, 4\), as .*=0\.75, got {value}$"):
+        take_steps(optimizer, params, grads[1:])
+    assert_same(params, before)
+    assert_same_state(optimizer, state)
+
+
+@pytest.mark.parametrize("value", [1.0, -0.5, 1.5])
+def test_a_schedule_that_leaves_the_range_of_beta_is_told(value):
+    params = make_params()
+    optimizers = ALTO(params), EAdamW(params)
+    optimizers[0].param_groups[0]["betas"] = (value, 0.9, 0.99)
+    optimizers[1].param_groups[0]["explore_beta"] = value
+    for optimizer, name in zip(optimizers, (r"betas\[0\]", "explore_beta"), strict=True):
+        with pytest.raises(ValueError, match=rf"^{name} must be a number in \[0, 1\), got {value}$"):
+            take_steps(optimizer, params, make_grads(params, 1))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda o, **kwargs: schedulers.OneCycleLR(o, max_lr=0.1, total_steps=STEPS, **kwargs),
+        lambda o, **kwargs: schedulers.CyclicLR(o, 0.01, 0.1, **kwargs),
+    ],
+    ids=["OneCycleLR", "CyclicLR"],
+)
+def test_a_scheduler_that_would_cycle_the_beta_of_e_as_a_momentum_is_told(build):
+    """By default these write to ``betas[0]``: Adam's momentum, as E around Adam has it too, but ALTO's β1."""
+    params = make_params()
+    grads = make_grads(params, 2)
+    optimizer = ALTO(params)
+    build(optimizer)
+    with pytest.raises(ValueError, match=r"^cycle_momentum must be False in a scheduler of ALTO, as .*, got True$"):
+        take_steps(optimizer, params, grads)
+    assert_same(params, make_params())
+    optimizer = ALTO(params)
+    build(optimizer, cycle_momentum=False)
+    take_steps(optimizer, params, grads)
+    assert optimizer.param_groups[0]["betas"] == (0.99, 0.9, 0.99)
+    assert_moved(params, make_params())
