@@ -1,9 +1,10 @@
 """Steps of every kind, compiled for a GPU that need not be there; a process of its own, without the interpreter.
 
 Everything but the GPU's driver is real: ``step`` launches, Triton binds the arguments, compiles, and assembles with
-ptxas. The driver given to it launches nothing. Printed is, for each kernel and as JSON: its name, the step that it is
-of, the keywords it was compiled for, what ``cuobjdump`` says of the machine code, and the widths of its loads and
-stores of global memory.
+ptxas. The driver that it is given launches nothing. Printed is a line of JSON for each kernel: its name, the step that
+it is of, what it was compiled for, what ``cuobjdump`` says of the machine code, and how wide its loads and stores are.
+
+    python compile_steps.py CAPABILITY [DTYPES ...]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton as triton_package
@@ -36,6 +38,7 @@ DTYPES = {  # of parameter, gradient, m, v, b
     "bfloat16 state": (f32, f32, bf16, bf16, bf16),
     "all bfloat16": (bf16, bf16, bf16, bf16, bf16),
     "float64, float32 state": (f64, f64, f32, f32, f32),
+    "mixed state": (f32, bf16, bf16, f32, f16),
 }
 CUOBJDUMP = Path(triton_package.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -47,7 +50,7 @@ class Driver:
         self.target = GPUTarget("cuda", capability, 32)
         self.utils = self
         self.loaded: list[tuple[str, bytes]] = []
-        self.launched: list[object] = []
+        self.launched: list[str] = []
 
     def get_current_target(self) -> GPUTarget:
         return self.target
@@ -65,9 +68,9 @@ class Driver:
         self.loaded.append((name, binary))
         return object(), len(self.loaded), 0, 0, 1024
 
-    def launcher_cls(self, source: object, metadata: object) -> object:
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
         def launch(*args: object) -> None:
-            self.launched.append((source, args[:3]))
+            self.launched.append(metadata.name)
 
         return launch
 
@@ -94,18 +97,25 @@ def cases(names: list[str]):
         yield name, {"explore": explore, "trust_ratio": trust_ratio, "on_device": on_device, "aligned": aligned}
 
 
-def take_step(name: str, explore: bool, trust_ratio: bool, on_device: bool, aligned: bool, seed: int = 7) -> None:
-    """With steps, skips, clipping and learning rate in tensors if ``on_device``, else in numbers."""
+def take_step(name: str, explore: bool, trust_ratio: bool, on_device: bool, aligned: bool, number: int = 3) -> None:
+    """With steps, skips, clipping and learning rate in tensors if ``on_device``, else in numbers.
+
+    ``number`` is that of steps, the seed, the learning rate and the weight decay.
+    """
     param, grad, m, v, b = DTYPES[name]
     layers = make_layers(
-        [(40,), (8, 16)], param, grad, explore=explore, steps=(torch.tensor(3.0),) if on_device else (3.0,)
+        [(40,), (8, 16)],
+        param,
+        grad,
+        explore=explore,
+        steps=(torch.tensor(float(number)),) if on_device else (float(number),),
     )
     layers = [
         layer._replace(
             exp_avg=layer.exp_avg.to(m),
             exp_avg_sq=layer.exp_avg_sq.to(v),
             explore_ema=layer.explore_ema.to(b) if explore else None,
-            seed=seed,
+            seed=number,
         )
         for layer in layers
     ]
@@ -121,10 +131,18 @@ def take_step(name: str, explore: bool, trust_ratio: bool, on_device: bool, alig
             for layer in layers
         ]
     hyper = dataclasses.replace(
-        HYPER, lr=torch.tensor(0.1) if on_device else 0.1, trust_ratio=trust_ratio, stochastic_rounding=param == bf16
+        HYPER,
+        lr=torch.tensor(0.1) if on_device else float(number),
+        weight_decay=float(number),
+        trust_ratio=trust_ratio,
+        stochastic_rounding=param == bf16,
     )
     scales = Scales(torch.tensor(0.5), torch.tensor(1.0)) if on_device else Scales()
     triton.step(layers, hyper, scales, Scratch())
+
+
+def compiled() -> dict[int, Any]:
+    return {id(k): k for kernel in (triton.sweep, triton.adapt) for k in kernel.device_caches[0][0].values()}
 
 
 def main() -> None:
@@ -132,30 +150,27 @@ def main() -> None:
     gpu = Driver(int(capability))
     driver.set_active(gpu)
     for name, options in cases(names or list(DTYPES)):
-        seen = {id(k) for fn in (triton.sweep, triton.adapt) for k in fn.device_caches[0][0].values()}
+        before = compiled()
         gpu.launched.clear()
         take_step(name, **options)
-        launches = len(gpu.launched)
-        for seed in (1, 16, 0xFFFFFFFF):  # are arguments, and compile nothing
-            take_step(name, **options, seed=seed)
-        fresh = [k for fn in (triton.sweep, triton.adapt) for k in fn.device_caches[0][0].values() if id(k) not in seen]
-        for k in fresh:
-            constants = {k_.src.fn.arg_names[i]: v for k_ in (k,) for (i, *_), v in k.src.constants.items()}
-            print(
-                json.dumps(
-                    {
-                        "kernel": k.name,
-                        "of": [name, options],
-                        "launches": launches,
-                        "fresh": len(fresh),
-                        "constants": {key: str(value) for key, value in constants.items()},
-                        "resources": resources(k.kernel),
-                        "widths": widths(k.asm["ptx"]),
-                        "spills": "st.local" in k.asm["ptx"] or "ld.local" in k.asm["ptx"],
-                    }
-                ),
-                flush=True,
-            )
+        launched = list(gpu.launched)
+        found = compiled()
+        for number in (0, 1, 16, 0xFFFFFFFF):  # compile nothing
+            take_step(name, **options, number=number)
+        assert len(compiled()) == len(found)
+        for k in [k for key, k in found.items() if key not in before]:
+            constants = {k.src.fn.arg_names[i]: str(value) for (i, *_), value in k.src.constants.items()}
+            line = {
+                "kernel": k.name,
+                "dtypes": name,
+                **options,
+                "launched": launched,
+                "constants": constants,
+                "itemsizes": [t.itemsize for t in DTYPES[name]],
+                "resources": resources(k.kernel),
+                "widths": widths(k.asm["ptx"]),
+            }
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

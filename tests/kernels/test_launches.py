@@ -100,7 +100,7 @@ def test_a_capture_has_tables_of_its_own_sent_from_memory_of_its_own(monkeypatch
     first, second = triton_tables._captured
     assert first.data_ptr() != second.data_ptr()
     assert first.equal(second)
-    eager_memory, *laid_by = cuda.pinned
+    _, *laid_by = cuda.pinned
     assert [t.data_ptr() for t in laid_by] == [first.data_ptr(), second.data_ptr()]
 
 
