@@ -39,7 +39,7 @@ class ALTO(Lamb):
         norm_dims: axes of a layer in a parameter that stacks several.
         maximize: ascend instead of descend.
         foreach: use torch's multi-tensor operations.
-        fused: use compiled kernels.
+        fused: use compiled kernels, on CUDA those of Triton.
         capturable: for CUDA graphs.
 
     Raises:

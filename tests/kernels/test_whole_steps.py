@@ -28,7 +28,7 @@ from thalweg.backends.choice import choose, describe
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 SHAPES = ((3, 4), (129,), (), (0,), (2, 3, 5))
-STATES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "complex": torch.complex64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "complex": torch.complex64}
 OPTIONS = {
     "defaults": {},
     "capturable": {"capturable": True},
@@ -40,7 +40,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("dtype", STATES.values(), ids=STATES)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("cls", [ALTO, Lamb])
 def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
     """One of them skipped, of a parameter without a gradient now and then."""
@@ -146,8 +146,8 @@ def cuda(monkeypatch):
     monkeypatch.setattr(triton_tables, "_lay_out", functools.partial(lay_out, triton_tables._lay_out))
     for name in ("sweep", "adapt"):
         monkeypatch.setattr(triton, name, Launch(name, log))
-    for backend in (single, foreach):
-        monkeypatch.setattr(backend, "step", lambda *args: pytest.fail("left to another backend"))
+    monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
+    monkeypatch.setattr(foreach, "_counted", foreach._counted.__wrapped__)  # keep no fake tensor for others
     with FakeTensorMode():
         yield log
 
@@ -163,7 +163,7 @@ def take_fake_step(optimizer, params, grad_dtype=None):
 
 @pytest.mark.parametrize("lr", ["number", "on the host", "on the device"])
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("dtype", STATES.values(), ids=STATES)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("cls", [ALTO, Lamb])
 def test_no_step_waits_for_the_device(cls, dtype, options, lr, cuda):
     """Not even the first."""
@@ -182,6 +182,17 @@ def test_no_step_waits_for_the_device(cls, dtype, options, lr, cuda):
     assert {optimizer.state[p]["step"].device.type for p in params} == {counted}
     buffers = {t.device for p in params for name, t in optimizer.state[p].items() if name != "step"}
     assert buffers == {CUDA}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nor_does_a_step_of_multi_tensor_operations_the_default(dtype, options, cuda):
+    params = [Parameter(torch.empty(shape, dtype=dtype, device="cuda")) for shape in SHAPES]
+    optimizer = ALTO(params, **OPTIONS[options])
+    assert "backend: foreach on cuda" in repr(optimizer)
+    for _ in range(3):
+        take_fake_step(optimizer, params)
+    assert not cuda
 
 
 @pytest.mark.parametrize("stochastic_rounding", [False, True])

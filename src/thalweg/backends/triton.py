@@ -18,8 +18,12 @@ A table on the device says where the layers lie, and which layer a program works
 and is sent again, without waiting for it, when an address has changed. Nothing is ever read back.
 
 Bandwidth is the bound. On an H100, with 27 GB/s and 30 KB to be kept in flight for each multiprocessor: a program moves
-64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at some 72
-registers a thread, 7 programs share a multiprocessor and have 140 KB in flight.
+64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at 80 registers a
+thread, which is what the first pass compiles to, 6 programs share a multiprocessor and may have 120 KB in flight. That
+is reckoned, not measured: the kernels have been compiled and interpreted, and have yet to run on a GPU.
+
+What a step costs beside them hangs on the number of parameters by torch's multi-tensor operations alone, which launch
+once for every hundred tensors or so: one to judge the gradients, one to count the steps, one for ``max_grad_norm``.
 """
 
 from __future__ import annotations
