@@ -68,7 +68,7 @@ class Lamb(Optimizer):
         foreach: use torch's multi-tensor operations, False: one parameter at a time. None: True on CPU and CUDA.
         fused: use kernels of our own. On the CPU Inductor compiles them, which takes seconds, once for a machine; then
             a step takes half the time of the others. On CUDA Triton does, which has to be installed: three launches for
-            all parameters of a dtype, and no waiting for the device. Those kernels are tested under Triton's
+            all parameters of a group and dtype, and no waiting for the device. They are tested under Triton's
             interpreter and compile for compute capability 8.0 and 9.0; none has run on a GPU yet.
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
 
