@@ -100,6 +100,41 @@ def test_gradients_are_skipped_exactly_where_their_squares_would_overflow(dtype,
     assert p.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64, torch.complex128])
+@pytest.mark.parametrize("value", BAD)
+def test_all_dtypes_are_judged(dtype, value):
+    """In float16 the limit on float32's squares is itself infinite."""
+    p = torch.nn.Parameter(torch.ones(4, dtype=dtype))
+    optimizer = ALTO([p])
+    p.grad = torch.tensor([1.0, 2.0, value, 1.0]).to(dtype)
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert_same([p], [torch.ones(4, dtype=dtype)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_gradient_is_judged_by_its_own_dtype_among_others(dtype):
+    """A square of 1e40 overflows in float32, whatever else there is in float64."""
+    params = [torch.nn.Parameter(torch.ones(3, dtype=d)) for d in (torch.float64, torch.bfloat16, dtype)]
+    optimizer = ALTO(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    params[-1].grad[0] = 1e20  # infinite in float16
+    optimizer.step()
+    assert optimizer.skipped_steps == (0 if dtype == torch.float64 else 1)
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate"])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_step_for_which_there_is_no_gradient_changes_nothing(nonfinite, capturable):
+    params = make_params()
+    optimizer = ALTO(params, nonfinite=nonfinite, capturable=capturable, max_grad_norm=1.0)
+    optimizer.step()
+    assert_same(params, make_params())
+    assert optimizer.skipped_steps == 0
+    assert {int(optimizer.state[p]["step"]) for p in params} == {0}
+
+
 def test_a_group_that_propagates_steps_while_the_others_skip():
     first, second = make_params(), make_params(seed=1)
     optimizer = ALTO([{"params": first}, {"params": second, "nonfinite": "propagate"}])

@@ -41,7 +41,7 @@ class ALTO(Lamb):
         overwrite_grad: the gradients' memory is scratch, their values undefined after the step.
         maximize: ascend instead of descend.
         foreach: use torch's multi-tensor operations.
-        fused: use compiled kernels.
+        fused: use compiled kernels, on CUDA those of Triton.
         capturable: for CUDA graphs.
 
     Raises:

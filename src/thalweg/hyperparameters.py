@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from numbers import Real
 from typing import Any, NoReturn
 
@@ -98,8 +99,10 @@ def check_lamb(group: dict[str, Any], betas: int) -> None:
     if group["fused"] and group["foreach"]:
         reject("fused", True, "None or False with foreach=True, of which it would take the place")
     for p in group.get("params", ()) if group["fused"] else ():
-        if (device := _parameter(p).device).type not in ("cpu", "meta"):
-            reject("fused", True, f"None or False for a parameter on {device}, as its kernels are compiled for the CPU")
+        if (device := _parameter(p).device).type == "cuda" and find_spec("triton") is None:
+            reject("fused", True, f"None or False for a parameter on {device} without Triton (pip install triton)")
+        if device.type not in ("cpu", "cuda", "meta"):
+            reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
     if (clip := group["trust_clip"]) is not None:
         pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
         if not pair or not 0.0 <= clip[0] <= clip[1]:

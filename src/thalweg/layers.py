@@ -45,8 +45,12 @@ def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bo
     elif may_read and _surely_finite(gradients):
         return torch.ones((), dtype=torch.bool)
     shards = [cast("Any", g).to_local() if is_sharded(g) else g for g in gradients]
-    largest = torch.nn.utils.get_total_norm([g for g in shards if g.numel() > 0], float("inf"))
-    finite: Tensor = largest <= _limit(largest.dtype)
+    verdicts = [
+        (norms <= _limit(norms.dtype)).all().to(gradients[0].device)
+        for norms in _norms([g for g in shards if g.numel() > 0], float("inf"))
+    ]
+    nothing = torch.ones((), dtype=torch.bool, device=gradients[0].device if gradients else None)
+    finite = torch.stack(verdicts).all() if verdicts else nothing
     meshes = dict.fromkeys(cast("Any", g).device_mesh for g in gradients if is_sharded(g))
     if not meshes:
         return finite
@@ -56,6 +60,17 @@ def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bo
         for group in mesh.get_all_groups():
             torch.distributed.all_reduce(verdict, torch.distributed.ReduceOp.MIN, group=group)
     return verdict.bool()
+
+
+def _norms(tensors: Iterable[Tensor], order: float) -> list[Tensor]:
+    """The norms of the tensors, in float32 at least; a vector for those of one device and dtype."""
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+    for t in tensors:
+        alike[t.device, t.dtype].append(t)
+    return [
+        torch.stack(torch._foreach_norm(some, order, dtype=None if dtype.is_complex else compute_dtype(dtype)))
+        for (_, dtype), some in alike.items()
+    ]
 
 
 def _limit(dtype: torch.dtype) -> float:
@@ -90,8 +105,12 @@ def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:
     """The 2-norm of all gradients together, over all shards, taken in float32 at least."""
-    total = torch.nn.utils.get_total_norm([g.to(compute_dtype(g.dtype)) for g in gradients])
-    return cast("Any", total).full_tensor() if is_sharded(total) else total
+    gradients = list(gradients)
+    if any(is_sharded(g) for g in gradients):
+        total = torch.nn.utils.get_total_norm([g.to(compute_dtype(g.dtype)) for g in gradients])
+        return cast("Any", total).full_tensor() if is_sharded(total) else total
+    norms = [norms.to(gradients[0].device) for norms in _norms(gradients, 2.0)]
+    return torch.linalg.vector_norm(torch.cat(norms)) if norms else torch.zeros(())
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:
@@ -146,11 +165,14 @@ def buckets(
 
 
 def _count(steps: list[Tensor], go: Tensor | None) -> None:
-    if go is not None:
-        for step in steps:
-            step += go.to(step.device)
-    elif steps:
-        torch._foreach_add_(steps, torch.ones(()), alpha=1)  # a number would become a tensor once for each
+    by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
+    for step in steps:
+        by_device[step.device].append(step)
+    for device, counts in by_device.items():
+        if go is None and device.type != "cpu":
+            torch._foreach_add_(counts, 1)  # CUDA's takes no tensor from the host
+        else:  # on the CPU, a number would become a tensor once for each; without alpha, a tensor would be read
+            torch._foreach_add_(counts, torch.ones(()) if go is None else go.to(device), alpha=1)
 
 
 def _seed(step: int, index: int) -> int:

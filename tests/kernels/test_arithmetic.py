@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -23,9 +24,10 @@ from kernel_layers import (
     make_layers,
     written,
 )
-from support import assert_same
+from support import assert_near, assert_same, make_grads
 from torch import Tensor
 
+from thalweg import equations as eq
 from thalweg.backends import Scales, triton, triton_kernels
 from thalweg.backends.pieces import Scratch
 
@@ -44,6 +46,50 @@ def test_dtypes(param, grad, state, monkeypatch):
     # A float64 parameter's float32 moments are rounded from what may differ in the last place.
     tolerance = 1e-6 if torch.float32 in (param, state) or param.itemsize == 2 else None
     assert_agree(*kernels_only(monkeypatch, layers), tolerance)
+
+
+STATES = ("exp_avg", "exp_avg_sq", "explore_ema")
+WIDE_AND_NARROW = list(itertools.product((torch.float32, torch.bfloat16), repeat=3))[1:-1]
+
+
+@pytest.mark.parametrize("trust_ratio", [True, False])
+@pytest.mark.parametrize("dtypes", [*WIDE_AND_NARROW, (torch.float64, torch.float32, torch.float16)], ids=str)
+def test_every_buffer_may_have_a_dtype_of_its_own(dtypes, trust_ratio, monkeypatch):
+    layers = [
+        layer._replace(**{k: getattr(layer, k).to(dtype) for k, dtype in zip(STATES, dtypes, strict=True)})
+        for layer in make_layers([(CHUNK + 7,), (5, 3)], torch.float32)
+    ]
+    assert_agree(*kernels_only(monkeypatch, layers, trust_ratio=trust_ratio), 1e-6)
+
+
+ADAMW = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize("alpha", [0.0, -5.0, 3.0])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_without_the_trust_ratio_a_step_is_that_of_torchs_adamw_on_what_e_makes_of_the_gradient(dtype, alpha):
+    """Torch decays first and scales eps by a correction that is none of ours: other roundings, the same update."""
+    layers = make_layers([(5, 3), (CHUNK + 7,), ()], dtype, explore=alpha != 0.0)
+    for layer in layers:
+        for t in layer[3:6]:
+            if t is not None:
+                t.zero_()
+    params = [torch.nn.Parameter(layer.param.clone()) for layer in layers]
+    bs = [torch.zeros_like(p) for p in params]
+    hyper = dataclasses.replace(
+        HYPER, lr=0.1, alpha=alpha, beta1=0.9, eps=1e-3, weight_decay=0.1, trust_ratio=False, trust_eps=0.0
+    )
+    adamw = torch.optim.AdamW(params, **ADAMW)
+    for k in range(1, 7):
+        for i, (p, g) in enumerate(zip(params, make_grads(params, 6)[k - 1], strict=True)):
+            h, bs[i] = eq.explore(g, bs[i], alpha=alpha, beta=0.9)
+            p.grad = h
+            layers[i] = layers[i]._replace(grad=g, step=float(k))
+        adamw.step()
+        triton.step(layers, hyper, Scales(), Scratch())
+    assert_near([layer.param for layer in layers], params, 2 * TOLERANCE[dtype])
+    for name in STATES[:2]:
+        assert_near([getattr(x, name) for x in layers], [adamw.state[p][name] for p in params], 2 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("param", TOLERANCE)

@@ -19,14 +19,17 @@ _NAMES = {single: "single", foreach: "foreach", compiled: "fused"}
 def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
     """The module that steps the group's parameters on ``device``.
 
-    What is asked for, by ``fused=True`` or ``foreach``. Left open: on CPU the fused kernels, or foreach where they
-    cannot be built; foreach on CUDA; single elsewhere. In a step that is being compiled always single, for the
-    compiler to fuse.
+    What is asked for, by ``fused=True`` (Triton's kernels on CUDA, those in C++ elsewhere) or ``foreach``. Left open: on
+    CPU the fused kernels, or foreach where they cannot be built; foreach on CUDA; single elsewhere. In a step that is
+    being compiled always single, for the compiler to fuse.
+
+    Raises:
+        ImportError: ``fused=True`` on CUDA, and no Triton.
     """
     if torch.compiler.is_compiling():
         return single
     if group["fused"]:
-        return compiled
+        return _triton() if device.type == "cuda" else compiled
     if group["foreach"] is None:
         if group["fused"] is None and device.type == "cpu" and _can_build():
             return compiled
@@ -49,4 +52,13 @@ def _can_build() -> bool:
 
 def describe(group: dict[str, Any], device: torch.device) -> str:
     """The choice in words."""
-    return f"{_NAMES[choose(group, device)]} on {device.type}"
+    return f"{_NAMES.get(choose(group, device), 'triton')} on {device.type}"
+
+
+def _triton() -> ModuleType:
+    """Imported where it is needed: Triton may be missing, and takes its time."""
+    try:
+        from thalweg.backends import triton
+    except ImportError as error:
+        raise ImportError("fused=True for parameters on CUDA needs Triton: pip install triton") from error
+    return triton

@@ -160,7 +160,7 @@ def _count(step: eq.Scalar, device: torch.device) -> Tensor:
 @functools.lru_cache(maxsize=16)
 def _counted(step: float, device: torch.device) -> Tensor:
     """One tensor for all layers that have made as many steps; nobody writes to it."""
-    return torch.tensor(step, dtype=torch.float32, device=device)
+    return torch.full((), step, dtype=torch.float32, device=device)  # torch.tensor would wait for a device
 
 
 def _store(layers: Sequence[Layer], name: str, values: list[Tensor], hyper: Hyper) -> None:

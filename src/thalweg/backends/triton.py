@@ -18,8 +18,12 @@ A table on the device says where the layers lie, and which layer a program works
 and is sent again, without waiting for it, when an address has changed. Nothing is ever read back.
 
 Bandwidth is the bound. On an H100, with 27 GB/s and 30 KB to be kept in flight for each multiprocessor: a program moves
-64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at some 72
-registers a thread, 7 programs share a multiprocessor and have 140 KB in flight.
+64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at 80 registers a
+thread, which is what the first pass compiles to, 6 programs share a multiprocessor and may have 120 KB in flight. That
+is reckoned, not measured: the kernels have been compiled and interpreted, and have yet to run on a GPU.
+
+What a step costs beside them hangs on the number of parameters by torch's multi-tensor operations alone, which launch
+once for every hundred tensors or so: one to judge the gradients, one to count the steps, one for ``max_grad_norm``.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype, single
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach, single
 from thalweg.backends.pieces import Scratch, is_dense
 from thalweg.backends.triton_kernels import adapt, sweep
 from thalweg.backends.triton_tables import COLUMNS, tables
@@ -58,27 +62,32 @@ _TYPES = {
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     """One step of ALTO on all layers, in place; they share device, dtype and whether they have ``explore_ema``.
 
-    Parameters are float64, float32, float16 or bfloat16, gradients and state any of these; arithmetic is in float64 if
-    the parameter is, else in float32. There are three launches, or one without the trust ratio, for each dtype of
-    gradients, and as many again for tensors that do not lie at multiples of 16 bytes. A layer's tensors may have any
-    one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
+    Parameters are float64, float32, float16 or bfloat16, gradients and each of the buffers any of these; arithmetic is
+    in float64 if the parameter is, else in float32. There are three launches, or one without the trust ratio, for each
+    dtype of gradients, and as many again for tensors that do not lie at multiples of 16 bytes. A layer's tensors may
+    have any one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
 
     With ``norm_dims``, slices of a contiguous parameter over its last axes are layers of their own, at no cost. Norms
-    over other axes, other layouts and subclasses of Tensor are left to :mod:`thalweg.backends.single`.
+    over other axes, other layouts and subclasses of Tensor are left to :mod:`thalweg.backends.single`, sharded layers,
+    whose norms are those of all shards, to :mod:`thalweg.backends.foreach`: both with launches for each layer.
 
     In a CUDA graph, ``step``, ``lr`` and ``scales`` may change between replays where they are tensors on the device;
     numbers, among them the seeds of stochastic rounding, are those of the capture. A step before it has to have
     compiled the kernels.
     """
     groups: dict[tuple[object, ...], list[_Run]] = defaultdict(list)
-    others = []
+    sharded, others = [], []
     for layer in layers:
         if layer.param.numel() > 0:
             run = _run(layer, hyper)
-            if run is None:
-                others.append(layer)
-            else:
+            if run is not None:
                 groups[run.kind].append(run)
+            elif hasattr(layer.param, "device_mesh"):
+                sharded.append(layer)
+            else:
+                others.append(layer)
+    if sharded:
+        foreach.step(sharded, hyper, scales, scratch)
     if others:
         single.step(others, hyper, scales, scratch)
     device = layers[0].param.device
@@ -94,7 +103,7 @@ class _Kind(NamedTuple):
 
     param: torch.dtype
     grad: torch.dtype
-    state: torch.dtype
+    state: tuple[torch.dtype, torch.dtype, torch.dtype]
     explore: bool
     counted: bool
     aligned: bool
@@ -116,20 +125,26 @@ def _run(layer: Layer, hyper: Hyper) -> _Run | None:
     tensors = (param, grad, *state)
     counted = isinstance(layer.step, Tensor)
     if (
-        any(type(t) not in (Tensor, Parameter) or t.dtype not in _TYPES for t in tensors)
-        or any(t.dtype != m.dtype or not _lie_alike(param, t) for t in state)
+        not all(_is_plain(t) and t.dtype in _TYPES for t in tensors)
+        or not all(_lie_alike(param, t) for t in state)
         or (isinstance(layer.step, Tensor) and (layer.step.device != param.device or layer.step.dtype != torch.float32))
         or (slices := _slices(layer, hyper)) is None
     ):
         return None
-    if not _lie_alike(param, grad):
+    if grad.is_neg() or grad._is_zerotensor() or not _lie_alike(param, grad):  # or its memory is another tensor
         grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
         layer = layer._replace(grad=grad)  # and so keep it
     addresses = (param.data_ptr(), grad.data_ptr(), m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr())
     aligned = not any(a % _ALIGNMENT for a in addresses) and (
         slices == 1 or all(param.numel() // slices * t.element_size() % _ALIGNMENT == 0 for t in tensors)
     )
-    return _Run(layer, slices, addresses, _Kind(param.dtype, grad.dtype, m.dtype, b is not None, counted, aligned))
+    dtypes = (m.dtype, v.dtype, m.dtype if b is None else b.dtype)
+    return _Run(layer, slices, addresses, _Kind(param.dtype, grad.dtype, dtypes, b is not None, counted, aligned))
+
+
+def _is_plain(t: Tensor) -> bool:
+    """Whether the memory of ``t`` holds its values: that of a subclass may hold anything."""
+    return type(t) in (Tensor, Parameter)
 
 
 def _lie_alike(x: Tensor, y: Tensor) -> bool:
@@ -154,7 +169,7 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
     kind, first = runs[0].kind, runs[0].layer
     device, dtype = first.param.device, compute_dtype(kind.param)
     stochastic = hyper.stochastic_rounding and kind.param == torch.bfloat16
-    seed = first.seed if stochastic or kind.state == torch.bfloat16 else None
+    seed = first.seed if stochastic or torch.bfloat16 in kind.state else None
     count = 0 if isinstance(first.step, Tensor) else int(first.step)
     rows = tuple(
         (
@@ -166,10 +181,12 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
         )
         for run in runs
     )
-    sizes = (kind.param.itemsize, kind.grad.itemsize, *[kind.state.itemsize] * 3)
+    sizes = (kind.param.itemsize, kind.grad.itemsize, *(t.itemsize for t in kind.state))
     lines, work = tables(rows, sizes, CHUNK, device)
-    lr_tensor = hyper.lr if isinstance(hyper.lr, Tensor) and hyper.lr.device == device else None
-    lr = float(hyper.lr) if lr_tensor is None else 0.0
+    if isinstance(hyper.lr, Tensor) and hyper.lr.device.type == device.type:
+        lr_tensor, lr = hyper.lr.to(device, non_blocking=True), 0.0
+    else:  # a number, or one that the host can read without waiting
+        lr_tensor, lr = None, float(hyper.lr)
     launch = partial(
         sweep[len(work),],
         lines,
@@ -190,7 +207,9 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
         weight_decay=hyper.weight_decay,
         PARAM=_TYPES[kind.param],
         GRAD=_TYPES[kind.grad],
-        STATE=_TYPES[kind.state],
+        EXP_AVG=_TYPES[kind.state[0]],
+        EXP_AVG_SQ=_TYPES[kind.state[1]],
+        EXPLORE_EMA=_TYPES[kind.state[2]],
         DTYPE=_TYPES[dtype],
         EXPLORE=kind.explore,
         COUNTED=kind.counted,
@@ -208,7 +227,7 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
     layers = len(lines) // COLUMNS
     partials = torch.empty(2 * len(work), dtype=torch.float64, device=device)
     rates = torch.empty(layers, dtype=torch.float64, device=device)
-    exact = torch.promote_types(kind.state, dtype) == kind.state
+    exact = all(torch.promote_types(t, dtype) == t for t in kind.state)
     low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
     launch(partials, None, MEASURE=True, FRESH=True, KEEP=exact)
     adapt[layers,](

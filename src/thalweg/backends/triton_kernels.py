@@ -140,7 +140,9 @@ def sweep(
     weight_decay: tl.float64,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
-    STATE: tl.constexpr,
+    EXP_AVG: tl.constexpr,
+    EXP_AVG_SQ: tl.constexpr,
+    EXPLORE_EMA: tl.constexpr,
     DTYPE: tl.constexpr,
     EXPLORE: tl.constexpr,
     COUNTED: tl.constexpr,
@@ -172,9 +174,9 @@ def sweep(
     at = (
         _pointer(tl.load(line), offset, PARAM, ALIGNMENT),
         _pointer(tl.load(line + 1), offset, GRAD, ALIGNMENT),
-        _pointer(tl.load(line + 2), offset, STATE, ALIGNMENT),
-        _pointer(tl.load(line + 3), offset, STATE, ALIGNMENT),
-        _pointer(tl.load(line + 4), offset, STATE, ALIGNMENT),
+        _pointer(tl.load(line + 2), offset, EXP_AVG, ALIGNMENT),
+        _pointer(tl.load(line + 3), offset, EXP_AVG_SQ, ALIGNMENT),
+        _pointer(tl.load(line + 4), offset, EXPLORE_EMA, ALIGNMENT),
     )
     seeds = ((seed + tl.load(line + 6)).to(tl.uint32), (tl.load(line + 7) + offset).to(tl.uint32))
 

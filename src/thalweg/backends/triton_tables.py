@@ -26,16 +26,17 @@ class Tables(NamedTuple):
 
 _MAX_RESIDENT = 256
 _resident: OrderedDict[tuple[object, ...], tuple[object, Tables]] = OrderedDict()
-_spare: dict[tuple[object, ...], Tensor] = {}  # pinned memory, one for each resident table
-_captured: list[Tensor] = []
+_spare: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()  # pinned memory, one for each set of parameters
+_captured: list[Tensor] = []  # pinned memory that graphs read when they are replayed
 
 
 def tables(rows: tuple[Row, ...], sizes: tuple[int, ...], chunk: int, device: torch.device) -> Tables:
     """The tables for ``rows``, from the device if they are there already.
 
     There is one for each set of parameters and each stream, sent from pinned memory in the order of the stream: nobody
-    waits. A capture has its own, which the graph sends at every replay and which therefore stay for good. As it may
-    not allocate the pinned memory that they are sent from, the steps before it have laid some by.
+    waits, and the memory is used again only when it has been read. A capture has its own, which the graph sends from
+    pinned memory at every replay; that memory therefore stays for good. As a capture may not allocate it, the last step
+    before has laid some by, enough for one.
 
     Args:
         rows: one for each parameter.
@@ -51,20 +52,21 @@ def tables(rows: tuple[Row, ...], sizes: tuple[int, ...], chunk: int, device: to
         table, end = _lay_out(*content)
         host = _spare.pop((*parameters, len(table)), None)
         host = (_pinned(table) if host is None else host).copy_(table)
-        table = host.to(device, non_blocking=True)
-        _captured.extend((host, table))
-        return _cut(table, end)
+        _captured.append(host)
+        return _cut(host.to(device, non_blocking=True), end)
 
     key = (*parameters, torch.cuda.current_stream(device).cuda_stream)
     old_content, found = _resident.pop(key, (None, None))
     if found is None or old_content != content:
         table, end = _lay_out(*content)
-        if (spare := (*parameters, len(table))) not in _spare:
-            _spare[spare] = _pinned(table)
         found = _cut(_pinned(table).copy_(table).to(device, non_blocking=True), end)
     _resident[key] = content, found
-    if len(_resident) > _MAX_RESIDENT:
-        _resident.popitem(last=False)
+    length = len(found.lines) + len(found.work)
+    if (spare := (*parameters, length)) not in _spare:
+        _spare[spare] = _pinned(torch.empty(length, dtype=torch.int64))
+    for kept in (_resident, _spare):
+        if len(kept) > _MAX_RESIDENT:
+            kept.popitem(last=False)
     return found
 
 
@@ -88,4 +90,4 @@ def _lay_out(rows: tuple[Row, ...], sizes: tuple[int, ...], chunk: int) -> tuple
 
 
 def _cut(table: Tensor, end: int) -> Tables:
-    return Tables(table[:end], table[end:])
+    return Tables(*table.tensor_split((end,)))
