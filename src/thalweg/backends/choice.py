@@ -19,9 +19,9 @@ _NAMES = {single: "single", foreach: "foreach", compiled: "fused"}
 def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
     """The module that steps the group's parameters on ``device``.
 
-    What is asked for, by ``fused=True`` (Triton's kernels on CUDA, those in C++ elsewhere) or ``foreach``. Left open: on
-    CPU the fused kernels, or foreach where they cannot be built; foreach on CUDA; single elsewhere. In a step that is
-    being compiled always single, for the compiler to fuse.
+    What is asked for, by ``fused=True`` (Triton's kernels on CUDA, those in C++ elsewhere) or ``foreach``. Left open:
+    on CPU the fused kernels, or foreach where they cannot be built; foreach on CUDA; single elsewhere. In a step that
+    is being compiled always single, for the compiler to fuse.
 
     Raises:
         ImportError: ``fused=True`` on CUDA, and no Triton.

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype, single, toolchain
-from thalweg.backends.pieces import Scratch, is_dense
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach, single, toolchain
+from thalweg.backends.addresses import is_plain, walk
+from thalweg.backends.pieces import Scratch
 
 _TYPES = {
     torch.float64: "double",
@@ -26,7 +27,7 @@ _TYPES = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
-_Row: TypeAlias = tuple[int | float | None, ...]
+_Row: TypeAlias = tuple[int | float, ...]
 _Variant: TypeAlias = tuple[torch.dtype, torch.dtype, torch.dtype, torch.dtype, torch.dtype | None, bool, bool]
 
 
@@ -60,49 +61,44 @@ class _Vector(ctypes.Structure):
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     """One step of ALTO on each layer, in place, with no temporary but a copy of a gradient that is laid out otherwise.
 
-    Left to :mod:`~thalweg.backends.single` are sharded layers, those that are not dense, and stacks whose layers are
-    not contiguous.
+    Sharded layers are left to :mod:`~thalweg.backends.foreach`; to :mod:`~thalweg.backends.single` those with gaps in
+    their memory, and stacks whose layers are not contiguous.
     """
     if scales.go is not None and not scales.go.item():
         return
     calls: dict[torch.dtype, list[_Row]] = defaultdict(list)
-    kept = []  # gradients copied here, until the kernels are through
+    sharded: list[Layer] = []
+    others: list[Layer] = []
+    walks = []
     correction = functools.cache(lambda beta, count: 1.0 / float(eq.bias_correction(beta, count)))
     for layer in layers:
-        param, grad = layer.param, layer.grad
-        if param.numel() == 0:
+        size = layer.param.numel()
+        if size == 0:
             continue
-        if grad.stride() != param.stride() and not (grad.is_contiguous() and param.is_contiguous()):
-            grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
-            kept.append(grad)
-        rows = _rows(layer) if hyper.trust_ratio else 1
-        if not (rows and _lies_alike(layer, grad)):
-            single.step([layer], hyper, scales._replace(go=None), scratch)
+        found = walk(layer, hyper)
+        if found is None:
+            (sharded if hasattr(layer.param, "device_mesh") else others).append(layer)
             continue
-        count, b = float(layer.step), layer.explore_ema
-        calls[grad.dtype].append(
-            (
-                param.data_ptr(),
-                grad.data_ptr(),
-                layer.exp_avg.data_ptr(),
-                layer.exp_avg_sq.data_ptr(),
-                None if b is None else b.data_ptr(),
-                rows,
-                param.numel() // rows,
-                correction(hyper.beta2, count),
-                correction(hyper.beta3, count),
-                layer.seed,
-            )
-        )
+        walks.append(found)
+        count = float(layer.step)
+        corrections = correction(hyper.beta2, count), correction(hyper.beta3, count)
+        row = *found.addresses, found.slices, size // found.slices, *corrections, layer.seed
+        calls[found.layer.grad.dtype].append(row)
+    if sharded:
+        foreach.step(sharded, hyper, scales._replace(go=None), scratch)
+    if others:
+        single.step(others, hyper, scales._replace(go=None), scratch)
     numbers = _numbers(hyper, scales)
-    for dtype, given in calls.items():
+    for dtype, rows in calls.items():
         kernel = _kernel(_variant(layers[0], dtype, hyper))
-        kernel(_array(_Layer, given), len(given), ctypes.byref(numbers), torch.get_num_threads())
+        kernel(_array(_Layer, rows), len(rows), ctypes.byref(numbers), torch.get_num_threads())
+    # As in-place operations do, so that a backward pass of what was computed before the step raises.
+    torch.autograd.graph.increment_version([found.layer.param for found in walks])
 
 
 def all_within(tensors: Sequence[Tensor], limits: Sequence[float]) -> bool | None:
     """Whether no tensor has a NaN or an entry of a magnitude above its limit; None if the kernel cannot tell."""
-    if not all(t.device.type == "cpu" and t.dtype in _TYPES and _is_plain(t) and is_dense(t) for t in tensors):
+    if not all(t.device.type == "cpu" and t.dtype in _TYPES and is_plain(t) for t in tensors):
         return None
     rows: list[_Row] = [
         (t.data_ptr(), t.numel(), t.element_size(), _bits(limit, t.dtype))
@@ -113,30 +109,6 @@ def all_within(tensors: Sequence[Tensor], limits: Sequence[float]) -> bool | Non
 
 def _array(structure: type[ctypes.Structure], rows: Sequence[_Row]) -> Any:
     return (structure * len(rows))(*rows)  # type: ignore[misc]  # makes a structure of each row
-
-
-def _is_plain(t: Tensor) -> bool:
-    return not hasattr(t, "device_mesh")
-
-
-def _lies_alike(layer: Layer, grad: Tensor) -> bool:
-    """Whether the same position in memory is the same element in all tensors, without gaps."""
-    param, m, v, b = layer.param, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
-    if not _is_plain(param):
-        return False
-    if param.is_contiguous() and grad.is_contiguous() and m.is_contiguous() and v.is_contiguous():
-        return b is None or b.is_contiguous()
-    others = (grad, m, v) if b is None else (grad, m, v, b)
-    return layer.norm_dims is None and is_dense(param) and all(t.stride() == param.stride() for t in others)
-
-
-def _rows(layer: Layer) -> int:
-    """How many layers a parameter stacks; 0 if they are not contiguous."""
-    if layer.norm_dims is None:
-        return 1
-    kept = layer.param.ndim - len(layer.norm_dims)
-    contiguous = sorted(layer.norm_dims) == list(range(kept, layer.param.ndim))
-    return math.prod(layer.param.shape[:kept]) if contiguous else 0
 
 
 def _numbers(hyper: Hyper, scales: Scales) -> _Hyper:

@@ -38,11 +38,11 @@ from typing import NamedTuple
 import torch
 import triton.language as tl
 from torch import Tensor
-from torch.nn import Parameter
 
 from thalweg import equations as eq
 from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach, single
-from thalweg.backends.pieces import Scratch, is_dense
+from thalweg.backends.addresses import walk
+from thalweg.backends.pieces import Scratch
 from thalweg.backends.triton_kernels import adapt, sweep
 from thalweg.backends.triton_tables import COLUMNS, tables
 
@@ -120,48 +120,22 @@ class _Run(NamedTuple):
 
 def _run(layer: Layer, hyper: Hyper) -> _Run | None:
     """The layer as the kernels can walk it, or None."""
-    param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
-    state = (m, v) if b is None else (m, v, b)
-    tensors = (param, grad, *state)
     counted = isinstance(layer.step, Tensor)
-    if (
-        not all(_is_plain(t) and t.dtype in _TYPES for t in tensors)
-        or not all(_lie_alike(param, t) for t in state)
-        or (isinstance(layer.step, Tensor) and (layer.step.device != param.device or layer.step.dtype != torch.float32))
-        or (slices := _slices(layer, hyper)) is None
+    if isinstance(layer.step, Tensor) and (
+        layer.step.device != layer.param.device or layer.step.dtype != torch.float32
     ):
         return None
-    if grad.is_neg() or grad._is_zerotensor() or not _lie_alike(param, grad):  # or its memory is another tensor
-        grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
-        layer = layer._replace(grad=grad)  # and so keep it
-    addresses = (param.data_ptr(), grad.data_ptr(), m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr())
+    found = walk(layer, hyper)
+    if found is None:
+        return None
+    layer, slices, addresses = found
+    param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
+    tensors = (param, grad, m, v) if b is None else (param, grad, m, v, b)
     aligned = not any(a % _ALIGNMENT for a in addresses) and (
         slices == 1 or all(param.numel() // slices * t.element_size() % _ALIGNMENT == 0 for t in tensors)
     )
     dtypes = (m.dtype, v.dtype, m.dtype if b is None else b.dtype)
     return _Run(layer, slices, addresses, _Kind(param.dtype, grad.dtype, dtypes, b is not None, counted, aligned))
-
-
-def _is_plain(t: Tensor) -> bool:
-    """Whether the memory of ``t`` holds its values: that of a subclass may hold anything."""
-    return type(t) in (Tensor, Parameter)
-
-
-def _lie_alike(x: Tensor, y: Tensor) -> bool:
-    """Whether both are dense and the same position in memory is the same element."""
-    return (x.is_contiguous() and y.is_contiguous()) or (x.stride() == y.stride() and is_dense(x))
-
-
-def _slices(layer: Layer, hyper: Hyper) -> int | None:
-    """How many equal runs of memory have norms of their own; None if what has is no such run."""
-    if layer.norm_dims is None or not hyper.trust_ratio:
-        return 1
-    shape = layer.param.shape
-    outer = len(shape) - len(layer.norm_dims)
-    if sorted(layer.norm_dims) != list(range(outer, len(shape))) or outer == len(shape):
-        return None
-    slices = math.prod(shape[:outer])
-    return slices if slices == 1 or layer.param.is_contiguous() else None
 
 
 def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:

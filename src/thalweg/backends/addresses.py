@@ -1,0 +1,64 @@
+"""Layers as kernels see them: addresses, and how many elements lie there."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from thalweg.backends import Hyper, Layer
+from thalweg.backends.pieces import is_dense
+
+_PLAIN = (Tensor, Parameter)
+
+
+class Walk(NamedTuple):
+    """A layer whose tensors lie alike in memory and without gaps.
+
+    ``addresses`` are those of θ, g, m, v and b, 0 if there is no b; ``slices`` is how many equal parts of that memory
+    have norms of their own. The layer is to be kept until the kernels are through: its gradient may be a copy.
+    """
+
+    layer: Layer
+    slices: int
+    addresses: tuple[int, int, int, int, int]
+
+
+def walk(layer: Layer, hyper: Hyper) -> Walk | None:
+    """The layer as kernels can walk it, or None: one that is sharded, has gaps, or norms over axes in between."""
+    param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
+    alike = _lies_like(param, m) and _lies_like(param, v) and (b is None or _lies_like(param, b))
+    if not alike or type(param) not in _PLAIN or type(grad) not in _PLAIN:
+        return None
+    slices = 1 if layer.norm_dims is None or not hyper.trust_ratio else _slices(param, layer.norm_dims)
+    if slices == 0:
+        return None
+    if grad.is_neg() or grad._is_zerotensor() or not _lies_like(param, grad):
+        grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
+        layer = layer._replace(grad=grad)
+    end = 0 if b is None else b.data_ptr()
+    return Walk(layer, slices, (param.data_ptr(), grad.data_ptr(), m.data_ptr(), v.data_ptr(), end))
+
+
+def is_plain(t: Tensor) -> bool:
+    """Whether the memory of ``t`` holds its values, without gaps; that of a subclass may hold anything."""
+    return type(t) in _PLAIN and is_dense(t) and not (t.is_neg() or t._is_zerotensor())
+
+
+def _lies_like(x: Tensor, y: Tensor) -> bool:
+    """Whether both are dense and the same position in memory is the same element."""
+    return type(y) in _PLAIN and (
+        (x.is_contiguous() and y.is_contiguous()) or (x.stride() == y.stride() and is_dense(x))
+    )
+
+
+def _slices(param: Tensor, norm_dims: tuple[int, ...]) -> int:
+    """How many equal runs of memory have norms of their own; 0 if what has is no such run."""
+    outer = param.ndim - len(norm_dims)
+    if sorted(norm_dims) != list(range(outer, param.ndim)) or outer == param.ndim:
+        return 0
+    slices = math.prod(param.shape[:outer])
+    return slices if slices == 1 or param.is_contiguous() else 0
