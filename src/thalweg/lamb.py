@@ -24,13 +24,15 @@ from thalweg import layers
 from thalweg.backends import Hyper, Scales
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.pieces import Scratch
-from thalweg.hyperparameters import check_lamb
+from thalweg.hyperparameters import check_lamb, check_loaded
 from thalweg.state import load_keeping_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch.optim.optimizer import ParamsT
+
+    from thalweg.backends.precision import StateDtype
 
 BUFFERS = ("exp_avg", "exp_avg_sq", "explore_ema")
 
@@ -40,7 +42,8 @@ class Lamb(Optimizer):
 
     Bias-corrected, with decoupled weight decay, and adapted whether or not it decays, like :func:`optax.lamb` and
     unlike apex and timm, which stop adapting a group whose weight decay is 0. Gradients are not clipped unless asked.
-    State: ``exp_avg`` and ``exp_avg_sq``, 8 bytes per parameter in float32. The update is computed in float32 at least.
+    State: ``exp_avg`` and ``exp_avg_sq``, 8 bytes per parameter in float32, 4 in bfloat16, 2.03 in 8 bits. The update is
+    computed in float32 at least.
 
     Args:
         params: parameters, named parameters, or groups; every option below but ``max_grad_norm``'s norm is per group.
@@ -53,8 +56,11 @@ class Lamb(Optimizer):
         trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
         max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
             keeps its values. None: no clipping.
-        state_dtype: dtype of the moments, torch.float32 or torch.float64. None: the parameter's dtype, but float32 for
-            float16 and bfloat16.
+        state_dtype: how the moments are stored: torch.float32, torch.float64, torch.bfloat16 or "8bit", or a mapping
+            such as ``{"exp_avg": "8bit"}`` from some of them. None: in the parameter's dtype, but in float32 for
+            float16 and bfloat16. What is stored in bfloat16, 2 bytes, is rounded stochastically like a parameter with
+            ``stochastic_rounding``. 8 bits, 1.02 bytes, are torchao's: in blocks of 256, of parameters of at least 4096
+            elements in whole blocks (a shard's, if sharded); the others keep float32. Complex parameters take neither.
         nonfinite: what to do when any gradient of any group has an infinity, a NaN, or an entry whose square overflows
             (beyond 5e18 in float32; the second moment would never recover). "skip": nothing changes but
             ``skipped_steps``; decided on the device unless that is the CPU. "raise": a RuntimeError, before anything
@@ -75,6 +81,7 @@ class Lamb(Optimizer):
 
     Raises:
         ValueError: an argument outside its range, named with its value.
+        ImportError: 8-bit state without torchao, ``pip install 'thalweg[lowbit]'``.
         RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
 
     >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -99,7 +106,7 @@ class Lamb(Optimizer):
         trust_ratio: bool = True,
         trust_clip: tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: StateDtype = None,
         nonfinite: str = "skip",
         stochastic_rounding: bool = False,
         norm_dims: tuple[int, ...] | None = None,
@@ -163,7 +170,9 @@ class Lamb(Optimizer):
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict; moments keep the dtype they were saved with.
+        """Load a state dict; moments keep the dtype they were saved with, which ``state_dtype`` then says.
+
+        To read 8-bit state from a file with ``weights_only=True``, make the optimizer first: that imports its tensors.
 
         Raises:
             ValueError: the groups do not match, or a loaded hyperparameter is out of range.
@@ -175,6 +184,7 @@ class Lamb(Optimizer):
             for p in group["params"]:
                 if "step" in self.state.get(p, ()):
                     self.state[p]["step"] = self.state[p]["step"].to(layers.step_device(p, group))
+                    check_loaded(group, self.state[p])
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
@@ -236,7 +246,7 @@ class Lamb(Optimizer):
         scale = None
         if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
             scale = eq.clip_coefficient(total_norm, bound)
-        if group["stochastic_rounding"]:
+        if layers.rounds(group, self.state):
             group["rounding_step"] = group.get("rounding_step", 0) + 1
         hyper = self._hyper(group)
         for bucket in layers.buckets(group, self.state, go):

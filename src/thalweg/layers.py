@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from thalweg.backends import Layer, compute_dtype
+from thalweg.backends import Layer, compute_dtype, lowbit
 from thalweg.backends.pieces import PIECE
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, stored_as
 
 
 def is_sharded(t: Tensor) -> bool:
@@ -96,7 +97,10 @@ def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: I
         state["step"] = torch.zeros((), dtype=torch.float32, device=step_device(p, group))
     for name in names:
         if name not in state:
-            dtype = group["state_dtype"] or compute_dtype(p.dtype)
+            dtype = stored_as(group["state_dtype"], name) or compute_dtype(p.dtype)
+            if isinstance(dtype, str):
+                state[name] = lowbit.zeros(p, signed=name != EXP_AVG_SQ)
+                continue
             dtype = dtype.to_complex() if p.is_complex() and not dtype.is_complex else dtype
             state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
 
@@ -104,6 +108,16 @@ def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: I
 def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
     """Where ``step`` lives: a step that the device may skip is counted there."""
     return p.device if group["capturable"] or group["nonfinite"] == "skip" else torch.device("cpu")
+
+
+def rounds(group: dict[str, Any], states: dict[Tensor, Any]) -> bool:
+    """Whether a step of the group rounds anything stochastically, whatever the option says of state that is there."""
+    given = (states[p] for p in group["params"] if p.grad is not None)
+    return group["stochastic_rounding"] or any(
+        name in state and state[name].dtype == torch.bfloat16
+        for state in given
+        for name in (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)
+    )
 
 
 def buckets(group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None) -> list[list[Layer]]:

@@ -68,7 +68,7 @@ def _unseal(optimizer: Optimizer, keys: Collection[str]) -> None:
         state = optimizer.state.get(p, {})
         for key in keys:
             if isinstance(value := state.get(key), Sealed):
-                state[key] = value.tensor.to(device=p.device, copy=True)
+                state[key] = value.tensor.clone().to(p.device)  # a copy that torchao's tensors make too
 
 
 @contextmanager
