@@ -38,7 +38,9 @@ lamb = {
     "trust_ratio": flags,
     "trust_clip": st.one_of(st.none(), lists(2)),
     "max_grad_norm": numbers,
-    "state_dtype": st.sampled_from([None, torch.float32, torch.float64, torch.bfloat16, "float32"]),
+    "state_dtype": st.sampled_from(
+        [None, torch.float32, torch.float64, torch.bfloat16, "8bit", "float32", {"exp_avg": "8bit"}, {1: None}]
+    ),
     "nonfinite": st.sampled_from(["skip", "raise", "propagate", "drop", None]),
     "stochastic_rounding": flags,
     "norm_dims": st.one_of(st.none(), st.tuples(st.integers(-2, 1)), st.integers(0, 1)),
@@ -135,6 +137,7 @@ below_one = st.floats(0.0, 1.0, exclude_max=True)
             "trust_clip": st.sampled_from([None, (0.0, 1.0), (0.1, 10.0)]),
             "max_grad_norm": st.one_of(st.none(), st.floats(1e-6, 1e6)),
             "nonfinite": st.sampled_from(["skip", "raise", "propagate"]),
+            "state_dtype": st.sampled_from([None, torch.float64, torch.bfloat16, "8bit"]),
             "foreach": st.booleans(),
             "maximize": st.booleans(),
         },

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thalweg.backends import lowbit
 from thalweg.backends.lowbit import EIGHT_BITS
-from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, stored_as
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, NARROW, is_narrow, stored_as
 
 NONFINITE = ("skip", "raise", "propagate")
 STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16, EIGHT_BITS)
@@ -125,28 +125,34 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
         *first, last = (repr(value) for value in STATE_DTYPES)
         mapping = f"a mapping of {', '.join(map(repr, buffers))} to these"
         reject("state_dtype", given, f"{', '.join(first)}, {last} or {mapping}")
-    _check_stored(group, bfloat16=torch.bfloat16 in wanted, eight_bits=EIGHT_BITS in wanted)
-    if {torch.bfloat16, EIGHT_BITS} & set(wanted) and any(_parameter(p).is_complex() for p in group.get("params", ())):
+    _check_narrow(group)
+    if is_narrow(given) and any(_parameter(p).is_complex() for p in group.get("params", ())):
         reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
     if EIGHT_BITS in wanted:
         lowbit.torchao()
 
 
-def check_loaded(group: dict[str, Any], state: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` if a parameter's state is stored as no step with the group's options could read it.
+def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]]) -> None:
+    """Let ``state_dtype`` say how the group's state is stored, if it is in few bits, or raise ``ValueError``.
 
-    A loader that fills the tensors that are there, such as torch.distributed.checkpoint's, leaves their dtype and yet
-    brings the options of the checkpoint.
+    A loader that fills the tensors that are there, such as torch.distributed.checkpoint's, leaves them in their dtype
+    and yet brings the options of the checkpoint.
     """
-    buffers = [state[name] for name in (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA) if name in state]
-    bfloat16, eight_bits = any(b.dtype == torch.bfloat16 for b in buffers), any(map(lowbit.is_8bit, buffers))
-    _check_stored(group, bfloat16=bfloat16, eight_bits=eight_bits)
+    names = (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)[: len(group["betas"])]
+    for name in names:
+        buffers = [states[p][name] for p in group["params"] if name in states.get(p, ())]
+        dtypes = {EIGHT_BITS if lowbit.is_8bit(b) else b.dtype for b in buffers}
+        for dtype in dtypes & NARROW - {stored_as(group["state_dtype"], name)}:
+            group["state_dtype"] = {n: dtype if n == name else stored_as(group["state_dtype"], n) for n in names}
+    _check_narrow(group)
 
 
-def _check_stored(group: dict[str, Any], *, bfloat16: bool, eight_bits: bool) -> None:
-    if bfloat16 and group["capturable"]:
-        reject("capturable", True, "False with state in bfloat16, as the seed of its rounding is counted on the host")
-    if eight_bits and group["fused"]:
+def _check_narrow(group: dict[str, Any]) -> None:
+    given = group["state_dtype"]
+    if group["capturable"] and is_narrow(given):
+        allowed = "None, torch.float32 or torch.float64 with capturable=True, as the seed of rounding is on the host"
+        reject("state_dtype", given, allowed)
+    if group["fused"] and is_narrow(given, {EIGHT_BITS}):
         reject("fused", True, "None or False with state in 8 bits, which its kernels do not read")
 
 

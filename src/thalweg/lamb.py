@@ -24,6 +24,7 @@ from thalweg import layers
 from thalweg.backends import Hyper, Scales
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.pieces import Scratch
+from thalweg.backends.precision import is_narrow
 from thalweg.hyperparameters import check_lamb, check_loaded
 from thalweg.state import load_keeping_dtype
 
@@ -42,8 +43,8 @@ class Lamb(Optimizer):
 
     Bias-corrected, with decoupled weight decay, and adapted whether or not it decays, like :func:`optax.lamb` and
     unlike apex and timm, which stop adapting a group whose weight decay is 0. Gradients are not clipped unless asked.
-    State: ``exp_avg`` and ``exp_avg_sq``, 8 bytes per parameter in float32, 4 in bfloat16, 2.03 in 8 bits. The update is
-    computed in float32 at least.
+    State: ``exp_avg`` and ``exp_avg_sq``, 8 bytes per parameter in float32, 4 in bfloat16, 2.03 in 8 bits. The update
+    is computed in float32 at least.
 
     Args:
         params: parameters, named parameters, or groups; every option below but ``max_grad_norm``'s norm is per group.
@@ -58,9 +59,9 @@ class Lamb(Optimizer):
             keeps its values. None: no clipping.
         state_dtype: how the moments are stored: torch.float32, torch.float64, torch.bfloat16 or "8bit", or a mapping
             such as ``{"exp_avg": "8bit"}`` from some of them. None: in the parameter's dtype, but in float32 for
-            float16 and bfloat16. What is stored in bfloat16, 2 bytes, is rounded stochastically like a parameter with
-            ``stochastic_rounding``. 8 bits, 1.02 bytes, are torchao's: in blocks of 256, of parameters of at least 4096
-            elements in whole blocks (a shard's, if sharded); the others keep float32. Complex parameters take neither.
+            float16 and bfloat16. 8 bits are torchao's: blocks of 256 numbers with a scale, for parameters (or shards)
+            of at least 4096 elements that are whole blocks; the others keep float32. Into bfloat16 and 8 bits moments
+            are rounded stochastically, as with ``stochastic_rounding``. Complex parameters take neither.
         nonfinite: what to do when any gradient of any group has an infinity, a NaN, or an entry whose square overflows
             (beyond 5e18 in float32; the second moment would never recover). "skip": nothing changes but
             ``skipped_steps``; decided on the device unless that is the CPU. "raise": a RuntimeError, before anything
@@ -184,7 +185,7 @@ class Lamb(Optimizer):
             for p in group["params"]:
                 if "step" in self.state.get(p, ()):
                     self.state[p]["step"] = self.state[p]["step"].to(layers.step_device(p, group))
-                    check_loaded(group, self.state[p])
+            check_loaded(group, self.state)
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
@@ -246,7 +247,7 @@ class Lamb(Optimizer):
         scale = None
         if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
             scale = eq.clip_coefficient(total_norm, bound)
-        if layers.rounds(group, self.state):
+        if group["stochastic_rounding"] or is_narrow(group["state_dtype"]):
             group["rounding_step"] = group.get("rounding_step", 0) + 1
         hyper = self._hyper(group)
         for bucket in layers.buckets(group, self.state, go):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thalweg.backends import Layer, compute_dtype, lowbit
 from thalweg.backends.pieces import PIECE
-from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, stored_as
+from thalweg.backends.precision import EXP_AVG_SQ, stored_as
 
 
 def is_sharded(t: Tensor) -> bool:
@@ -110,16 +110,6 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
     return p.device if group["capturable"] or group["nonfinite"] == "skip" else torch.device("cpu")
 
 
-def rounds(group: dict[str, Any], states: dict[Tensor, Any]) -> bool:
-    """Whether a step of the group rounds anything stochastically, whatever the option says of state that is there."""
-    given = (states[p] for p in group["params"] if p.grad is not None)
-    return group["stochastic_rounding"] or any(
-        name in state and state[name].dtype == torch.bfloat16
-        for state in given
-        for name in (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)
-    )
-
-
 def buckets(group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None) -> list[list[Layer]]:
     """The group's parameters that have a gradient, their steps counted, by device, dtypes and presence of b.
 
@@ -156,8 +146,8 @@ def _count(steps: list[Tensor], go: Tensor | None) -> None:
 
 
 def _seed(step: int, index: int) -> int:
-    """32 bits for each step and parameter, far from those of all others."""
-    return (step * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 >> 24) & 0xFFFFFFFF
+    """32 bits for each step and parameter, far from those of all others; in 64 bits, which a compiled step has."""
+    return (step * 0x85EBCA6B + index * 0xC2B2AE35) & 0xFFFFFFFF
 
 
 def _norm_dims(p: Tensor, dims: tuple[int, ...] | None) -> tuple[int, ...] | None:

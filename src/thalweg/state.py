@@ -59,7 +59,7 @@ def _sealed(tree: Any, keys: Collection[str]) -> Any:
         return tree
     sealed = copy.copy(tree)
     for key, value in tree.items():
-        sealed[key] = Sealed(value) if key in keys else _sealed(value, keys)
+        sealed[key] = Sealed(value) if key in keys and isinstance(value, torch.Tensor) else _sealed(value, keys)
     return sealed
 
 

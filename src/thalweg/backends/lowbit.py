@@ -1,13 +1,16 @@
 """State in 8 bits: blocks of 256 numbers, each a scale and one of 256 fractions of it, in torchao's tensors.
 
-The fractions are those of dynamic quantization (arXiv 2110.02861): relative precision of about 1 %, over seven decades
-below the largest number of a block, with a sign for moving averages of the gradient and without for those of its
-square. A tensor holds them as ``codes``, ``scale`` and the table ``qmap``, 1 + 4/256 bytes a number and 1 KiB.
+The fractions are those of dynamic quantization (arXiv 2110.02861): steps of 1 to 7 % in the decade below the largest
+number of a block and wider ones over six more, with a sign for moving averages of the gradient and without for those of
+its square. A tensor holds them as ``codes``, ``scale`` and the table ``qmap``: 1 + 4/256 bytes a number, and 1 KiB.
 
-It reads as torchao has it, ``qmap[codes] * scale``. Writing is ours, several times faster on a CPU, and differs in
-three ways. The scale is the number of largest magnitude with its sign, and not its magnitude: the fractions have a 1
-and no -1, and so this number is kept, and what has been read and not changed is written back bit for bit. There is no
-least scale. And a mean of squares that is not 0 is not rounded to 0, or Adam's direction would divide by ε alone.
+It reads as torchao has it, ``qmap[codes] * scale``. What is written differs in three ways.
+
+- Rounding is stochastic. To nearest, an average that moves by a hundredth of its distance stands still where that is
+  less than half a step: with β1 = 0.99, b of a gradient that turns round would stay at the old one.
+- The scale is the number of largest magnitude with its sign, and not its magnitude: the fractions have a 1 and no -1.
+  So this number is kept, and what has been read and not changed is written back bit for bit.
+- A mean of squares that is not 0 does not become 0, or Adam's direction would divide by ε alone.
 """
 
 from __future__ import annotations
@@ -84,39 +87,41 @@ def read(x: Tensor) -> Tensor:
     return _like(_local(x).dequantize(), x)
 
 
-def write(target: Tensor, value: Tensor) -> None:
-    """Round to the nearest fraction of each block's number of largest magnitude."""
+def write(target: Tensor, value: Tensor, noise: Tensor) -> None:
+    """Round to one of the two nearest fractions of each block's number of largest magnitude, as 16 random bits say."""
     x = _local(target)
     blocks = _local(value).to(torch.float32).reshape(-1, BLOCK)
     low, high = blocks.aminmax(dim=1)
     scale = torch.where(high >= -low, high, low)
-    y = blocks / torch.where(scale == 0.0, 1.0, scale).unsqueeze(1)
-    x.codes.copy_(_nearest(y.view(-1), x.signed).view(x.codes.shape))
+    fractions = blocks / torch.where(scale == 0.0, 1.0, scale).unsqueeze(1)
+    x.codes.copy_(_round(fractions.view(-1), noise.reshape(-1), x.signed).view(x.codes.shape))
     x.scale.copy_(scale)
 
 
-def _nearest(y: Tensor, signed: bool) -> Tensor:
-    """The codes of fractions: how many of the bounds between codes are not above.
-
-    The upper half of a float32 says that but for one bound, to which the number is compared.
-    """
-    bounds, counts = _tables(signed, y.device)
-    code = counts[(y.view(torch.int32) >> 16).add_(1 << 15)]
-    return code + (y >= bounds[code])
+def _round(y: Tensor, noise: Tensor, signed: bool) -> Tensor:
+    """The codes of fractions."""
+    qmap, inverse_steps, below = _tables(signed, y.device)
+    code = below[(y.view(torch.int32) >> 16).add_(1 << 15)]
+    code += y >= qmap[code + 1]
+    code.clamp_(max=254)
+    # A fraction that has been read is off by its division, at most 1e-5 of a step: that must not move it.
+    share = (y - qmap[code]) * inverse_steps[code] * 1.0002 - 0.0001
+    up = noise < share * (1 << 16)
+    return code + (up if signed else up | ((code == 0) & (y > 0.0)))
 
 
 @functools.lru_cache(maxsize=16)
-def _tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The bounds, with an infinity behind them, and how many are below all floats of an upper half, from -32768 on."""
+def _tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The fractions, one over the steps between them, and for the upper half of every float, from -32768 on, a code.
+
+    That is the last whose fraction is not above any float with this half; for some of them the next one is not, either.
+    """
     module = torchao()
     qmap = torch.tensor(module.get_qmap_signed() if signed else module.get_qmap_unsigned())
-    bounds = (qmap[1:] + qmap[:-1]) / 2
-    if not signed:
-        bounds[0] = torch.finfo(torch.float32).smallest_normal  # above 0, that it may not be lost
     halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
     least = torch.where(halves < 0, halves | 0xFFFF, halves).view(torch.float32)
-    counts = torch.bucketize(least, bounds, right=True).clamp_(max=255).to(torch.int32)
-    return torch.cat((bounds, bounds.new_tensor([torch.inf]))).to(device), counts.to(device)
+    below = torch.bucketize(least, qmap, right=True, out_int32=True).sub_(1).clamp_(0, 254)
+    return qmap.to(device), qmap.diff().reciprocal().to(device), below.to(device)
 
 
 def _local(x: Tensor) -> Any:

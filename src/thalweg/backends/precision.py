@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from thalweg.backends import Hyper, Layer, lowbit
 
 StateDtype: TypeAlias = "torch.dtype | str | Mapping[str, torch.dtype | str | None] | None"
+NARROW: frozenset[torch.dtype | str] = frozenset({torch.bfloat16, lowbit.EIGHT_BITS})
 PARAM, EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA = "param", "exp_avg", "exp_avg_sq", "explore_ema"
 _SEEDS = {PARAM: 0, EXP_AVG: 1, EXP_AVG_SQ: 2, EXPLORE_EMA: 3}  # what rounds each of a layer's tensors is independent
 
@@ -18,6 +19,12 @@ _SEEDS = {PARAM: 0, EXP_AVG: 1, EXP_AVG_SQ: 2, EXPLORE_EMA: 3}  # what rounds ea
 def stored_as(state_dtype: StateDtype, name: str) -> torch.dtype | str | None:
     """What the option ``state_dtype`` says of one buffer: a dtype, "8bit" or None."""
     return state_dtype.get(name) if isinstance(state_dtype, Mapping) else state_dtype
+
+
+def is_narrow(state_dtype: StateDtype, which: Collection[torch.dtype | str] = NARROW) -> bool:
+    """Whether ``state_dtype`` asks for a buffer in fewer bits than float32, which is rounded stochastically."""
+    wanted = state_dtype.values() if isinstance(state_dtype, Mapping) else (state_dtype,)
+    return any(dtype in which for dtype in wanted)
 
 
 def wide(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -28,10 +35,10 @@ def wide(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def store(layer: Layer, name: str, value: Tensor, hyper: Hyper) -> None:
-    """Write one of the layer's tensors; state in bfloat16 is rounded stochastically, a parameter where asked for."""
+    """Write one of the layer's tensors; narrow state is rounded stochastically, a parameter where asked for."""
     target: Tensor = getattr(layer, name)
     if lowbit.is_8bit(target):
-        lowbit.write(target, value)
+        lowbit.write(target, value, noise(value, layer.seed + _SEEDS[name], layer.start))
     elif target.dtype == torch.bfloat16 and (name != PARAM or hyper.stochastic_rounding):
         rounded = stochastic_round(value, layer.seed + _SEEDS[name], layer.start)
         (cast("Any", target).to_local() if hasattr(target, "device_mesh") else target).copy_(rounded)
@@ -52,10 +59,20 @@ def stochastic_round(x: Tensor, seed: int | Tensor, start: int = 0) -> Tensor:
     >>> rounded.unique().tolist(), bool((rounded.mean() - x[0]).abs() < 4e-4)
     ([1.0, 1.0078125], True)
     """
-    index = _positions(x, start)
+    bits = noise(x, seed, start)
     x = (cast("Any", x).to_local() if hasattr(x, "device_mesh") else x).float()
-    rounded = ((x.contiguous().view(torch.int32) + _noise(index, seed)) & -(1 << 16)).view(torch.float32)
+    rounded = ((x.contiguous().view(torch.int32) + bits) & -(1 << 16)).view(torch.float32)
     return torch.where(x.isfinite(), rounded, x)
+
+
+def noise(x: Tensor, seed: int | Tensor, start: int) -> Tensor:
+    """16 random bits for each element: a 32-bit hash of seed and position, two rounds of multiply and xor-shift."""
+    h = (_positions(x, start) * 0x9E3779B1 + seed).to(torch.int32)  # which wraps; shifts keep the sign, and are masked
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        h ^= (h >> shift) & ((1 << 32 - shift) - 1)
+        h *= factor
+    h ^= (h >> 15) & ((1 << 17) - 1)
+    return h & 0xFFFF
 
 
 def _positions(x: Tensor, start: int) -> Tensor:
@@ -69,13 +86,3 @@ def _positions(x: Tensor, start: int) -> Tensor:
     for size, here, first in zip(x.shape, local_shape, offset, strict=True):
         index = index.unsqueeze(-1) * size + torch.arange(first, first + here, device=x.device)
     return index
-
-
-def _noise(index: Tensor, seed: int | Tensor) -> Tensor:
-    """16 random bits for each index: a 32-bit hash, two rounds of multiply and xor-shift."""
-    h = (index * 0x9E3779B1 + seed).to(torch.int32)  # which wraps; shifts keep the sign, and are masked
-    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
-        h ^= (h >> shift) & ((1 << 32 - shift) - 1)
-        h *= factor
-    h ^= (h >> 15) & ((1 << 17) - 1)
-    return h & 0xFFFF
