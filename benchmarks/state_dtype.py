@@ -2,10 +2,11 @@
 
     python benchmarks/state_dtype.py --machine epyc-7001-2-cores
 
-Every run is the task ``pydoc-lm`` at batch size 256 with fixed settings; only ``state_dtype`` and the seed differ. What
-is complete in ``--runs`` is not run again: interrupt, and give the same command to go on. The table shows the mean final
-validation loss over the seeds, and the mean difference to float32 at the same seed, each with the half-width of its 95 %
-interval (Student's t). "Within noise": that interval holds 0, as it does 19 times in 20 where there is no difference.
+Every run is the task ``pydoc-lm`` at batch size 256 with fixed settings; only ``state_dtype`` and the seed differ.
+What is complete in ``--runs`` is not run again: interrupt, and give the same command to go on. The table shows the mean
+final validation loss over the seeds, and the mean difference to float32 at the same seed, each with the half-width of
+its 95 % interval (Student's t). "Within noise": that interval holds 0, as it does 19 times in 20 where there is no
+difference.
 """
 
 from __future__ import annotations

@@ -301,4 +301,4 @@ def test_alpha_that_becomes_nonzero_allocates_its_buffer_as_asked_for(state_dtyp
     take_steps(optimizer, params, grads)
     b = optimizer.state[params[0]]["explore_ema"]
     assert lowbit.is_8bit(b) == (state_dtype == "8bit")
-    assert_near([numbers(b)], [sum(0.01 * 0.99 ** (2 - k) * row[0] for k, row in enumerate(grads))], 0.02)
+    assert_near([numbers(b)], [sum(0.01 * 0.99 ** (2 - k) * row[0] for k, row in enumerate(grads))], 0.05)

@@ -1,8 +1,9 @@
 """State in 8 bits: blocks of 256 numbers, each a scale and one of 256 fractions of it, in torchao's tensors.
 
-The fractions are those of dynamic quantization (arXiv 2110.02861): steps of 1 to 7 % in the decade below the largest
-number of a block and wider ones over six more, with a sign for moving averages of the gradient and without for those of
-its square. A tensor holds them as ``codes``, ``scale`` and the table ``qmap``: 1 + 4/256 bytes a number, and 1 KiB.
+The fractions are those of dynamic quantization (arXiv 2110.02861), with a sign for moving averages of the gradient and
+without for those of its square: down to a tenth of the largest number of a block in steps of 1.4 or 0.7 % of it, then
+in finer but relatively wider ones over six decades. A tensor holds them as ``codes``, ``scale`` and the table ``qmap``,
+1 + 4/256 bytes a number and 1 KiB.
 
 It reads as torchao has it, ``qmap[codes] * scale``. What is written differs in three ways.
 
@@ -101,13 +102,12 @@ def write(target: Tensor, value: Tensor, noise: Tensor) -> None:
 def _round(y: Tensor, noise: Tensor, signed: bool) -> Tensor:
     """The codes of fractions."""
     qmap, inverse_steps, below = _tables(signed, y.device)
-    code = below[(y.view(torch.int32) >> 16).add_(1 << 15)]
-    code += y >= qmap[code + 1]
-    code.clamp_(max=254)
+    code = below.index_select(0, (y.view(torch.int32) >> 16).add_(1 << 15))
+    code.add_(y >= qmap.index_select(0, code + 1)).clamp_(max=254)
+    share = (y - qmap.index_select(0, code)).mul_(inverse_steps.index_select(0, code))
     # A fraction that has been read is off by its division, at most 1e-5 of a step: that must not move it.
-    share = (y - qmap[code]) * inverse_steps[code] * 1.0002 - 0.0001
-    up = noise < share * (1 << 16)
-    return code + (up if signed else up | ((code == 0) & (y > 0.0)))
+    up = noise < share.mul_(1.0002 * (1 << 16)).sub_(1e-4 * (1 << 16))
+    return code.add_(up if signed else up | ((code == 0) & (y > 0.0)))
 
 
 @functools.lru_cache(maxsize=16)
@@ -116,8 +116,7 @@ def _tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]
 
     That is the last whose fraction is not above any float with this half; for some of them the next one is not, either.
     """
-    module = torchao()
-    qmap = torch.tensor(module.get_qmap_signed() if signed else module.get_qmap_unsigned())
+    qmap: Tensor = torchao().OptimState8bit.zeros((BLOCK,), signed).qmap
     halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
     least = torch.where(halves < 0, halves | 0xFFFF, halves).view(torch.float32)
     below = torch.bucketize(least, qmap, right=True, out_int32=True).sub_(1).clamp_(0, 254)
