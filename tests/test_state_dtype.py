@@ -177,6 +177,17 @@ def test_training_goes_on_bit_for_bit(state_dtype, dtype, way):
     assert_same(bits(resumed, resumed_params), bits(optimizer, params))
 
 
+@NARROW
+def test_the_state_dict_that_was_loaded_is_not_shared(state_dtype):
+    optimizer, params, grads = trained(state_dtype)
+    before = {name: numbers(optimizer.state[params[0]][name]).clone() for name in BUFFERS}
+    others = clone_params(params)
+    resumed = ALTO(others, state_dtype=state_dtype)
+    resumed.load_state_dict(optimizer.state_dict())
+    take_steps(resumed, others, grads)
+    assert_same([numbers(optimizer.state[params[0]][name]) for name in BUFFERS], before.values())
+
+
 @pytest.mark.parametrize(("saved", "fresh"), [(None, "8bit"), ("8bit", None), (torch.bfloat16, "8bit"), (MIXED, None)])
 def test_state_stays_as_it_was_saved_and_the_group_says_so(saved, fresh):
     optimizer, params, grads = trained(saved)
