@@ -67,7 +67,8 @@ def stochastic_round(x: Tensor, seed: int | Tensor, start: int = 0) -> Tensor:
 
 def noise(x: Tensor, seed: int | Tensor, start: int) -> Tensor:
     """16 random bits for each element: a 32-bit hash of seed and position, two rounds of multiply and xor-shift."""
-    h = _positions(x, start).mul_(0x9E3779B1).add_(seed).to(torch.int32)  # which wraps; shifts keep the sign, and are masked
+    # Conversion and products wrap; shifts keep the sign, and are masked.
+    h = _positions(x, start).mul_(0x9E3779B1).add_(seed).to(torch.int32)
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
         h ^= (h >> shift) & ((1 << 32 - shift) - 1)
         h *= factor
