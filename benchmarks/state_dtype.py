@@ -5,8 +5,8 @@
 Every run is the task ``pydoc-lm`` at batch size 256 with fixed settings; only ``state_dtype`` and the seed differ.
 What is complete in ``--runs`` is not run again: interrupt, and give the same command to go on. The table shows the mean
 final validation loss over the seeds, and the mean difference to float32 at the same seed, each with the half-width of
-its 95 % interval (Student's t). "Within noise": that interval holds 0, as it does 19 times in 20 where there is no
-difference.
+its 95 % interval (Student's t). Seed noise is the standard deviation of float32's loss over the seeds: a difference is
+within it if its mean is no larger, shown or not by its interval.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from statistics import stdev
 from typing import Any, TypeAlias
 
 import torch
@@ -114,8 +115,9 @@ def summarise(name: str, stored: str, losses: Losses) -> dict[str, Any]:
         if len(values) > 1:
             made = interval(values)
             cell |= {f"{key}_mean": made.mean, f"{key}_half_width": made.half_width}
-    if found and stored != REFERENCE and "difference_mean" in cell:
-        cell["within_noise"] = abs(cell["difference_mean"]) <= cell["difference_half_width"]
+    noise = stdev(base for base in reference.values() if base is not None) if len(differences) > 1 else None
+    if stored != REFERENCE and noise is not None:
+        cell |= {"seed_noise": noise, "within_noise": abs(cell["difference_mean"]) <= noise}
     return cell
 
 
