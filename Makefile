@@ -22,7 +22,7 @@ lint: .venv/dev
 	@touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv
-	$(PIP) -e '.[lab,jax,dev]'
+	$(PIP) -e '.[lab,jax,lowbit,dev]'
 	@touch .venv/lab $@
 
 .venv:

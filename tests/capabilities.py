@@ -99,6 +99,9 @@ LAMB_OPTIONS = (
     Option("max_grad_norm", 0.5, per_group=False),
     Option("state_dtype", torch.float64, "dtype"),
     Option("state_dtype", torch.float32, "dtype"),
+    Option("state_dtype", torch.bfloat16, "dtype", tolerance=0.02),
+    Option("state_dtype", "8bit", "how", tolerance=1e-5),  # in float32: the layers of the table are small
+    Option("state_dtype", {"exp_avg": torch.bfloat16, "exp_avg_sq": "8bit"}, "how", tolerance=0.02),
     Option("nonfinite", "propagate", "how"),
     Option("nonfinite", "raise", "how"),
     Option("stochastic_rounding", True, "how"),  # of bfloat16 alone
@@ -143,10 +146,32 @@ LAMB_INVALID = (
         for value, text in ((0.0, r"0\.0"), (-1.0, r"-1\.0"), (float("nan"), "nan"), ("a", "'a'"), (True, "True"))
     ),
     *(
-        Invalid({"state_dtype": value}, rf"state_dtype must be None, torch\.float32 or torch\.float64, got {text}")
-        for value, text in ((torch.float16, r"torch\.float16"), ("float32", "'float32'"))
+        Invalid(
+            {"state_dtype": value},
+            r"state_dtype must be None, torch\.float32, torch\.float64, torch\.bfloat16, '8bit' or a mapping of "
+            rf"'exp_avg', 'exp_avg_sq'(, 'explore_ema')? to these, got {text}",
+        )
+        for value, text in (
+            (torch.float16, r"torch\.float16"),
+            (torch.int64, r"torch\.int64"),
+            ("float32", "'float32'"),
+            (8, "8"),
+            ({"exp_avg": torch.float16}, r"\{'exp_avg': torch\.float16\}"),
+            ({"step": torch.float32}, r"\{'step': torch\.float32\}"),
+            ({"exp_avg": {}}, r"\{'exp_avg': \{\}\}"),
+        )
     ),
-    Invalid({"state_dtype": torch.int64}, r"state_dtype must be .*, got torch\.int64"),
+    *(
+        Invalid(
+            {"state_dtype": value, "capturable": True},
+            rf"state_dtype must be None, torch\.float32 or torch\.float64 with capturable=True, .*, got {text}",
+        )
+        for value, text in (("8bit", "'8bit'"), ({"exp_avg": torch.bfloat16}, r"\{'exp_avg': torch\.bfloat16\}"))
+    ),
+    Invalid(
+        {"fused": True, "state_dtype": {"exp_avg": "8bit"}},
+        "fused must be None or False with state in 8 bits, .*, got True",
+    ),
     Invalid({"nonfinite": "ignore"}, "nonfinite must be 'skip' or 'raise' or 'propagate', got 'ignore'"),
     Invalid({"nonfinite": "raise", "capturable": True}, "nonfinite must be 'skip' or 'propagate' with .*, got 'raise'"),
     Invalid({"stochastic_rounding": True, "capturable": True}, "stochastic_rounding must be False with .*, got True"),
@@ -260,6 +285,9 @@ TABLE: tuple[Capability, ...] = (
         options=(*LAMB_OPTIONS, Option("betas", (0.8, 0.7))),
         invalid=(
             *LAMB_INVALID,
+            Invalid(
+                {"state_dtype": {"explore_ema": torch.float32}}, r"state_dtype must be .*, got \{'explore_ema': .*\}"
+            ),
             Invalid({"betas": (0.9,)}, r"betas must be 2 numbers in \[0, 1\), got \(0\.9,\)"),
             Invalid({"betas": (1.0, 0.9)}, r"betas\[0\] must be a number in \[0, 1\), got 1\.0"),
             Invalid({"betas": (0.9, "a")}, r"betas\[1\] must be a number in \[0, 1\), got 'a'"),

@@ -52,7 +52,7 @@ def test_every_option_has_its_effect_and_no_other(entry, option):
         buffers = [value for (_, key), value in state_of(optimizer).items() if key not in entry.counters]
         assert buffers
         assert {buffer.dtype for buffer in buffers} == {option.value}
-        assert_near(params, others, 1e-6)
+        assert_near(params, others, max(option.tolerance, 1e-6))
 
 
 @pytest.mark.where(test=lambda entry, option: option is not None)

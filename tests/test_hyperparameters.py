@@ -38,7 +38,9 @@ lamb = {
     "trust_ratio": flags,
     "trust_clip": st.one_of(st.none(), lists(2)),
     "max_grad_norm": numbers,
-    "state_dtype": st.sampled_from([None, torch.float32, torch.float64, torch.bfloat16, "float32"]),
+    "state_dtype": st.sampled_from(
+        [None, torch.float32, torch.float64, torch.bfloat16, "8bit", "float32", {"exp_avg": "8bit"}, {1: None}]
+    ),
     "nonfinite": st.sampled_from(["skip", "raise", "propagate", "drop", None]),
     "stochastic_rounding": flags,
     "norm_dims": st.one_of(st.none(), st.tuples(st.integers(-2, 1)), st.integers(0, 1)),
@@ -131,10 +133,11 @@ valid = {
     "trust_ratio": st.booleans(),
     "trust_clip": st.sampled_from([None, (0.0, 1.0), (0.1, 10.0)]),
     "max_grad_norm": st.one_of(st.none(), st.floats(1e-6, 1e6)),
-    "state_dtype": st.sampled_from([None, torch.float32, torch.float64]),
+    "state_dtype": st.sampled_from([None, torch.float32, torch.float64, torch.bfloat16, "8bit"]),
     "nonfinite": st.sampled_from(["skip", "raise", "propagate"]),
     "stochastic_rounding": st.booleans(),
     "norm_dims": st.sampled_from([None, (-1,), (0, 1)]),
+    "overwrite_grad": st.booleans(),
     "maximize": st.booleans(),
     "foreach": st.sampled_from([None, False, True]),
     "capturable": st.booleans(),
@@ -155,8 +158,11 @@ def test_every_valid_combination_steps_on_a_convex_problem_without_a_nan(options
     p = torch.nn.Parameter(torch.tensor([[0.0, 1.0, -2.0], [0.0, 0.0, 0.0]], dtype=dtype))
     options |= {"betas": betas, "alpha": gain / (1.0 - betas[0])}
     sign = -1.0 if options.get("maximize") else 1.0
-    if options.get("capturable") and (options.get("nonfinite") == "raise" or options.get("stochastic_rounding")):
-        with pytest.raises(ValueError, match=r"^(nonfinite|stochastic_rounding) must be .* with capturable=True, as "):
+    narrow = options.get("state_dtype") in (torch.bfloat16, "8bit")
+    raises, rounds = options.get("nonfinite") == "raise", options.get("stochastic_rounding")
+    if options.get("capturable") and (narrow or raises or rounds):
+        names = "nonfinite|stochastic_rounding|state_dtype"
+        with pytest.raises(ValueError, match=rf"^({names}) must be .* with capturable=True, as "):
             ALTO([p], **options)
         return
     optimizer = ALTO([p], **options)

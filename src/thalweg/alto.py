@@ -8,17 +8,18 @@ from thalweg.hyperparameters import check_exploration, recheck_exploration, reje
 from thalweg.lamb import Lamb
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
+
+    from thalweg.backends.precision import StateDtype
 
 
 class ALTO(Lamb):
     """ALTO: the adaptor E in front of LAMB, for large batches.
 
-    State: ``exp_avg``, ``exp_avg_sq`` and ``explore_ema`` (b), 12 bytes per parameter in float32. At ``alpha=0`` it is
-    :class:`Lamb` bit for bit, and b is not allocated. If α first becomes nonzero during training, b starts from zero
-    there, as at the first step.
+    State: ``exp_avg``, ``exp_avg_sq`` and ``explore_ema`` (b), 12 bytes per parameter in float32, 6 in bfloat16, 3.05
+    in 8 bits. At ``alpha=0`` it is :class:`Lamb` bit for bit, and b is not allocated. If α first becomes nonzero during
+    training, b starts from zero there, as at the first step.
 
     Args:
         params: as in :class:`Lamb`, like all arguments not named here.
@@ -34,7 +35,7 @@ class ALTO(Lamb):
         trust_ratio: False gives E in front of AdamW.
         trust_clip: range of φ.
         max_grad_norm: global norm to clip to.
-        state_dtype: dtype of the buffers.
+        state_dtype: how the buffers are stored, all or each by its name.
         nonfinite: what to do about infinities and NaNs in the gradients.
         stochastic_rounding: for bfloat16 parameters.
         norm_dims: axes of a layer in a parameter that stacks several.
@@ -70,7 +71,7 @@ class ALTO(Lamb):
         trust_ratio: bool = True,
         trust_clip: tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: StateDtype = None,
         nonfinite: str = "skip",
         stochastic_rounding: bool = False,
         norm_dims: tuple[int, ...] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from importlib.util import find_spec
 from numbers import Real
 from typing import Any, NoReturn
@@ -10,7 +11,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from thalweg.backends import lowbit
+from thalweg.backends.lowbit import EIGHT_BITS
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, NARROW, is_narrow, stored_as
+
 NONFINITE = ("skip", "raise", "propagate")
+STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16, EIGHT_BITS)
 
 
 def reject(argument: str, value: object, allowed: str) -> NoReturn:
@@ -110,14 +116,54 @@ def check_lamb(group: dict[str, Any], betas: int) -> None:
         group["trust_clip"] = tuple(clip)
     if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
         reject("max_grad_norm", bound, "None or a number in (0, inf]")
-    if group["state_dtype"] not in (None, torch.float32, torch.float64):
-        reject("state_dtype", group["state_dtype"], "None, torch.float32 or torch.float64")
+    _check_state_dtype(group, (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)[:betas])
     check_choice("nonfinite", group["nonfinite"], NONFINITE)
     if group["nonfinite"] == "raise" and group["capturable"]:
         reject("nonfinite", "raise", "'skip' or 'propagate' with capturable=True, as raising reads the gradients back")
     if group["stochastic_rounding"] and group["capturable"]:
         reject("stochastic_rounding", True, "False with capturable=True, as its seed is counted on the host")
     _check_norm_dims(group)
+
+
+def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
+    given = group["state_dtype"]
+    if isinstance(given, Mapping):
+        group["state_dtype"] = given = dict(given)
+    wanted = [stored_as(given, name) for name in buffers]
+    known = all(w is None or (isinstance(w, torch.dtype | str) and w in STATE_DTYPES) for w in wanted)
+    if not known or (isinstance(given, dict) and not given.keys() <= set(buffers)):
+        *first, last = (repr(value) for value in STATE_DTYPES)
+        mapping = f"a mapping of {', '.join(map(repr, buffers))} to these"
+        reject("state_dtype", given, f"{', '.join(first)}, {last} or {mapping}")
+    _check_narrow(group)
+    if is_narrow(given) and any(_parameter(p).is_complex() for p in group.get("params", ())):
+        reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
+    if EIGHT_BITS in wanted:
+        lowbit.torchao()
+
+
+def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]]) -> None:
+    """Let ``state_dtype`` say how the group's state is stored, if it is in few bits, or raise ``ValueError``.
+
+    A loader that fills the tensors that are there, such as torch.distributed.checkpoint's, leaves them in their dtype
+    and yet brings the options of the checkpoint.
+    """
+    names = (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)[: len(group["betas"])]
+    for name in names:
+        buffers = [states[p][name] for p in group["params"] if name in states.get(p, ())]
+        dtypes = {EIGHT_BITS if lowbit.is_8bit(b) else b.dtype for b in buffers}
+        for dtype in dtypes & NARROW - {stored_as(group["state_dtype"], name)}:
+            group["state_dtype"] = {n: dtype if n == name else stored_as(group["state_dtype"], n) for n in names}
+    _check_narrow(group)
+
+
+def _check_narrow(group: dict[str, Any]) -> None:
+    given = group["state_dtype"]
+    if group["capturable"] and is_narrow(given):
+        allowed = "None, torch.float32 or torch.float64 with capturable=True, as the seed of rounding is on the host"
+        reject("state_dtype", given, allowed)
+    if group["fused"] and is_narrow(given, {EIGHT_BITS}):
+        reject("fused", True, "None or False with state in 8 bits, which its kernels do not read")
 
 
 def _check_norm_dims(group: dict[str, Any]) -> None:

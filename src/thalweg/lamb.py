@@ -25,13 +25,16 @@ from thalweg.backends import Hyper, Scales, compiled
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
-from thalweg.hyperparameters import check_lamb
+from thalweg.backends.precision import is_narrow
+from thalweg.hyperparameters import check_lamb, check_loaded
 from thalweg.state import load_keeping_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch.optim.optimizer import ParamsT
+
+    from thalweg.backends.precision import StateDtype
 
 BUFFERS = ("exp_avg", "exp_avg_sq", "explore_ema")
 
@@ -41,7 +44,8 @@ class Lamb(Optimizer):
 
     Bias-corrected, with decoupled weight decay, and adapted whether or not it decays, like :func:`optax.lamb` and
     unlike apex and timm, which stop adapting a group whose weight decay is 0. Gradients are not clipped unless asked.
-    State: ``exp_avg`` and ``exp_avg_sq``, 8 bytes per parameter in float32. The update is computed in float32 at least.
+    State: ``exp_avg`` and ``exp_avg_sq``, 8 bytes per parameter in float32, 4 in bfloat16, 2.03 in 8 bits. The update
+    is computed in float32 at least.
 
     Args:
         params: parameters, named parameters, or groups; every option below but ``max_grad_norm``'s norm is per group.
@@ -54,8 +58,11 @@ class Lamb(Optimizer):
         trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
         max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
             keeps its values. None: no clipping.
-        state_dtype: dtype of the moments, torch.float32 or torch.float64. None: the parameter's dtype, but float32 for
-            float16 and bfloat16.
+        state_dtype: how the moments are stored: torch.float32, torch.float64, torch.bfloat16 or "8bit", or a mapping
+            such as ``{"exp_avg": "8bit"}`` from some of them. None: in the parameter's dtype, but in float32 for
+            float16 and bfloat16. 8 bits are torchao's: blocks of 256 numbers with a scale, for parameters (or shards)
+            of at least 4096 elements that are whole blocks; the others keep float32. Into bfloat16 and 8 bits moments
+            are rounded stochastically, as with ``stochastic_rounding``. Complex parameters take neither.
         nonfinite: what to do when any gradient of any group has an infinity, a NaN, or an entry whose square overflows
             (beyond 5e18 in float32; the second moment would never recover). "skip": nothing changes but
             ``skipped_steps``; decided on the device unless that is the CPU. "raise": a RuntimeError, before anything
@@ -85,6 +92,7 @@ class Lamb(Optimizer):
 
     Raises:
         ValueError: an argument outside its range, named with its value.
+        ImportError: 8-bit state without torchao, ``pip install 'thalweg[lowbit]'``.
         RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
 
     >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -109,7 +117,7 @@ class Lamb(Optimizer):
         trust_ratio: bool = True,
         trust_clip: tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: StateDtype = None,
         nonfinite: str = "skip",
         stochastic_rounding: bool = False,
         norm_dims: tuple[int, ...] | None = None,
@@ -175,7 +183,9 @@ class Lamb(Optimizer):
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict; moments keep the dtype they were saved with.
+        """Load a state dict; moments keep the dtype they were saved with, which ``state_dtype`` then says.
+
+        To read 8-bit state from a file with ``weights_only=True``, make the optimizer first: that imports its tensors.
 
         Raises:
             ValueError: the groups do not match, or a loaded hyperparameter is out of range.
@@ -188,6 +198,7 @@ class Lamb(Optimizer):
                 if "step" in self.state.get(p, ()):
                     step = torch.as_tensor(self.state[p]["step"], dtype=torch.float32)  # a number in old checkpoints
                     self.state[p]["step"] = step.to(layers.step_device(p, group), copy=True)
+            check_loaded(group, self.state)
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
@@ -253,7 +264,7 @@ class Lamb(Optimizer):
         scale = None
         if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
             scale = eq.clip_coefficient(total_norm, bound)
-        if group["stochastic_rounding"]:
+        if group["stochastic_rounding"] or is_narrow(group["state_dtype"]):
             group["rounding_step"] = group.get("rounding_step", 0) + 1
         hyper = self._hyper(group)
         for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else frozenset()):

@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from thalweg.backends import Layer, compiled, compute_dtype
+from thalweg.backends import Layer, compiled, compute_dtype, lowbit
 from thalweg.backends.pieces import PIECE
+from thalweg.backends.precision import EXP_AVG_SQ, stored_as
 
 
 def is_sharded(t: Tensor) -> bool:
@@ -119,7 +120,10 @@ def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: I
         state["step"] = torch.zeros((), dtype=torch.float32, device=step_device(p, group))
     for name in names:
         if name not in state:
-            dtype = group["state_dtype"] or compute_dtype(p.dtype)
+            dtype = stored_as(group["state_dtype"], name) or compute_dtype(p.dtype)
+            if isinstance(dtype, str):
+                state[name] = lowbit.zeros(p, signed=name != EXP_AVG_SQ)
+                continue
             dtype = dtype.to_complex() if p.is_complex() and not dtype.is_complex else dtype
             state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
 
@@ -176,8 +180,8 @@ def _count(steps: list[Tensor], go: Tensor | None) -> None:
 
 
 def _seed(step: int, index: int) -> int:
-    """32 bits for each step and parameter, far from those of all others."""
-    return (step * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 >> 24) & 0xFFFFFFFF
+    """32 bits for each step and parameter, far from those of all others; in 64 bits, which a compiled step has."""
+    return (step * 0x85EBCA6B + index * 0xC2B2AE35) & 0xFFFFFFFF
 
 
 def _norm_dims(p: Tensor, dims: tuple[int, ...] | None) -> tuple[int, ...] | None:

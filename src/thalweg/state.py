@@ -59,7 +59,7 @@ def _sealed(tree: Any, keys: Collection[str]) -> Any:
         return tree
     sealed = copy.copy(tree)
     for key, value in tree.items():
-        sealed[key] = Sealed(value) if key in keys else _sealed(value, keys)
+        sealed[key] = Sealed(value) if key in keys and isinstance(value, torch.Tensor) else _sealed(value, keys)
     return sealed
 
 
@@ -68,7 +68,7 @@ def _unseal(optimizer: Optimizer, keys: Collection[str]) -> None:
         state = optimizer.state.get(p, {})
         for key in keys:
             if isinstance(value := state.get(key), Sealed):
-                state[key] = value.tensor.to(device=p.device, copy=True)
+                state[key] = value.tensor.clone().to(p.device)  # a copy that torchao's tensors make too
 
 
 @contextmanager

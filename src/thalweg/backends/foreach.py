@@ -130,6 +130,7 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
             torch._foreach_mul_(changes, (1.0 - hyper.beta1) * scales.go)
             torch._foreach_add_(bs, changes)
         _store(layers, EXPLORE_EMA, bs, hyper)
+        del bs
 
     ms = [wide(layer.exp_avg, dtype) for layer in layers]
     vs = [wide(layer.exp_avg_sq, dtype) for layer in layers]
