@@ -23,7 +23,7 @@ BASES = {
     "SGD": lambda params: SGD(params, 0.1, momentum=0.9),
     "AdamW": lambda params: AdamW(params, 0.1),
     "AdamW foreach": lambda params: AdamW(params, 0.1, foreach=True),
-    "SGD fused": lambda params: SGD(params, 0.1, momentum=0.9, fused=True),
+    "SGD fused": lambda params: SGD(params, 0.1, fused=True),
     "Adam maximize": lambda params: Adam(params, 0.1, maximize=True, weight_decay=0.1),
 }
 

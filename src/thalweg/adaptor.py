@@ -278,8 +278,8 @@ class E(Optimizer):
         for group in self.param_groups:
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
         refuse_sparse(self._gradients(), "E")
-        go = self._judge_finite()
         in_one_pass = not self.reevaluates and one_pass.applies(self.base)
+        go = self._judge_finite(in_one_pass)
         if go is not None and (in_one_pass or self.reevaluates or not can_skip(self.base)):
             if not go:
                 return loss
@@ -293,12 +293,12 @@ class E(Optimizer):
                 self.base.step()
         return loss
 
-    def _judge_finite(self) -> Tensor | None:
+    def _judge_finite(self, in_one_pass: bool) -> Tensor | None:
         """Whether all gradients are finite, 0-d; None if no step is skipped that has others."""
         if self.nonfinite == "propagate":
             return None
-        may_read = not any(group.get("capturable") for group in self.param_groups)
-        finite = all_finite(self._gradients(), may_read=may_read, fused=may_read and one_pass.applies(self.base))
+        may_read = self.nonfinite == "raise" or in_one_pass or not can_skip(self.base)  # the verdict, that is
+        finite = all_finite(self._gradients(), may_read=may_read, fused=in_one_pass)
         if self.nonfinite == "raise":
             if not finite:
                 refuse_nonfinite(self._gradients())

@@ -124,12 +124,12 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
         )
         one.add_argument(
             "--shapes",
-            nargs="+",
-            default=["gpt2-23m", "resnet50"],
-            metavar="MODEL",
+            type=_names,
+            default="gpt2-23m,resnet50",
+            metavar="A,B,...",
             help="gpt2-23m, gpt2-small, gpt2-medium, resnet50, bert-base, moe-block",
         )
-        one.add_argument("--optimizers", nargs="+", metavar="NAME", help="only these, by name (default: all)")
+        one.add_argument("--optimizers", type=_names, metavar="A,B,...", help="only these, by name (default: all)")
         one.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the parameters are")
         one.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the parameters")
         one.add_argument("--threads", type=_positive, metavar="N", help="threads of torch (default: its own choice)")

@@ -48,7 +48,7 @@ def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bo
     shards = [cast("Any", g).to_local() if is_sharded(g) else g for g in gradients]
     verdicts = [
         (norms <= _limit(norms.dtype)).all().to(gradients[0].device)
-        for norms in _norms([g for g in shards if g.numel() > 0], float("inf"))
+        for norms in _largest([g for g in shards if g.numel() > 0])
     ]
     nothing = torch.ones((), dtype=torch.bool, device=gradients[0].device if gradients else None)
     finite = torch.stack(verdicts).all() if verdicts else nothing
@@ -61,6 +61,14 @@ def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bo
         for group in mesh.get_all_groups():
             torch.distributed.all_reduce(verdict, torch.distributed.ReduceOp.MIN, group=group)
     return verdict.bool()
+
+
+def _largest(tensors: list[Tensor]) -> list[Tensor]:
+    """The magnitudes of the largest entries of the tensors, or NaN; a vector for those of one device and dtype."""
+    if torch.compiler.is_compiling() or not all(t.device.type == "cpu" and t.dtype.is_floating_point for t in tensors):
+        return _norms(tensors, float("inf"))
+    # On the CPU a hundred times faster than that norm.
+    return [torch.stack(torch.aminmax(t)).abs().to(compute_dtype(t.dtype)) for t in tensors]
 
 
 def _norms(tensors: Iterable[Tensor], order: float) -> list[Tensor]:

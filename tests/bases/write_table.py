@@ -34,8 +34,9 @@ Each cell is a test in `tests/bases`.
 - **resumes**: saved to a file half way, loaded with `weights_only=True` into fresh objects, it goes on as if it had
   never stopped, bit for bit. *base*: the base alone cannot be loaded so. ≈: the base alone goes on up to rounding (its
   loaded matrices lie otherwise in memory), and E does as the base does.
-- **foreach**, **fused**, **compiled**: exact in this form as well; – where the base has no such form. *compiled* is
-  `torch.compile` of the whole step, tried with those of torch's own optimizers that take no closure.
+- **foreach**, **fused**, **compiled**: exact in this form as well; – where the base has no such form. ≈: exact up to
+  rounding, as E and the base are one kernel there. *compiled* is `torch.compile` of the whole step, tried with those of
+  torch's own optimizers that take no closure.
 """
 PACKAGES = {"torch": "torch", "pytorch_optimizer": "pytorch_optimizer", "HeavyBall": "heavyball"}
 

@@ -26,7 +26,7 @@ def small_and_fast(monkeypatch):
 
 
 def bench(what, folder, *arguments):
-    cli.main(["bench", what, "--shapes", "tiny", "--out", str(folder), "--optimizers", *SOME, *arguments])
+    cli.main(["bench", what, "--shapes", "tiny", "--out", str(folder), "--optimizers", ",".join(SOME), *arguments])
 
 
 def test_step_writes_a_record_a_picture_and_a_table(tmp_path, capsys):

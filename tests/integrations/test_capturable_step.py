@@ -74,7 +74,7 @@ def test_e_reads_nothing_of_its_own(foreach):
 
 
 FUSED = {
-    "Adam": lambda params: torch.optim.Adam(params, lr=0.1, fused=True),
+    "Adam": lambda params: torch.optim.Adam(params, lr=0.1, amsgrad=True, fused=True),
     "AdamW": lambda params: torch.optim.AdamW(params, lr=0.1, amsgrad=True, fused=True),
     "Adagrad": lambda params: torch.optim.Adagrad(params, lr=0.1, fused=True),
     "SGD": lambda params: torch.optim.SGD(params, lr=0.1, fused=True),
