@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Any, cast
@@ -82,6 +83,7 @@ def _norms(tensors: Iterable[Tensor], order: float) -> list[Tensor]:
     ]
 
 
+@functools.cache
 def _limit(dtype: torch.dtype) -> float:
     """The largest gradient whose h, up to 3 times as large, has a square."""
     return float(torch.finfo(compute_dtype(dtype)).max ** 0.5 / 4.0)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-import os
-import socket
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from support import assert_same
-from torch import distributed as dist
-from torch import multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
+from two_ranks import on_two_ranks
 
 from thalweg import ALTO
 from thalweg.backends import lowbit
@@ -105,9 +102,7 @@ def test_a_distributed_checkpoint_is_read_into_8_bits_and_the_group_says_so(save
     assert resumed.param_groups[0]["rounding_step"] >= 2
 
 
-def on_a_rank(rank, port, state_dtype, foreach, folder, results):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def on_a_rank(rank, state_dtype, foreach, folder):
     whole = new_model()
     models = [whole, copy.deepcopy(whole), new_model(seed=1)]
     for model in models[1:]:
@@ -128,9 +123,7 @@ def on_a_rank(rank, port, state_dtype, foreach, folder, results):
     train(models[2], resumed, range(4, 7))
     assert_same(*([p.to_local() for p in model.parameters()] for model in models[1:]))
     assert_same(stored(resumed), stored(sharded))
-    results.put((rank, gap, in_8_bits))
-    dist.barrier()
-    dist.destroy_process_group()
+    return gap, in_8_bits
 
 
 @pytest.mark.slow
@@ -141,13 +134,7 @@ def on_a_rank(rank, port, state_dtype, foreach, folder, results):
 )
 def test_two_ranks_take_the_step_of_one_and_resume_bit_for_bit(state_dtype, foreach, tmp_path):
     """Blocks end where shards do, and what is rounded at random is rounded by its place in the whole."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(on_a_rank, (port, state_dtype, foreach, str(tmp_path), results), nprocs=2)
-    for _ in range(2):
-        _, gap, in_8_bits = results.get()
+    for gap, in_8_bits in on_two_ranks(on_a_rank, state_dtype, foreach, str(tmp_path)):
         assert gap <= 5e-5  # sums in another order move a few numbers across a step of 8 or 16 bits
         assert in_8_bits[0] == in_8_bits[1]
         assert (in_8_bits[0] > 0) == (state_dtype != torch.bfloat16)

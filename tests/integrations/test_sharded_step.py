@@ -1,15 +1,12 @@
 """FSDP2 on two processes: one decision and one norm for all ranks, and the step of a single process."""
 
 import copy
-import os
-import socket
 
 import pytest
 import torch
-from torch import distributed as dist
-from torch import multiprocessing as mp
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from two_ranks import on_two_ranks
 
 from thalweg import ALTO, EAdamW, param_groups, step_in_backward
 
@@ -30,9 +27,7 @@ IN_BACKWARD = {
 }
 
 
-def whole_and_sharded(rank, port, hidden):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def whole_and_sharded(hidden):
     torch.manual_seed(0)
     whole = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, hidden), nn.Linear(hidden, 1)).double()
     # The last layer has one row, and one rank nothing of it.
@@ -54,8 +49,8 @@ def gap_between(sharded, whole):
     )
 
 
-def train(rank, port, build, results):
-    whole, sharded = whole_and_sharded(rank, port, hidden=60_000)  # a layer larger than a piece, were it not sharded
+def train(rank, build):
+    whole, sharded = whole_and_sharded(hidden=60_000)  # a layer larger than a piece, were it not sharded
     optimizers = BUILDS[build](whole), BUILDS[build](sharded)
     for k in range(6):
         for model, optimizer in zip((whole, sharded), optimizers, strict=True):
@@ -67,13 +62,11 @@ def train(rank, port, build, results):
                 sharded[0].weight.grad.to_local()[-1, 0] = float("nan")
         for optimizer in optimizers:
             optimizer.step()
-    results.put((gap_between(sharded, whole), [int(optimizer.skipped_steps) for optimizer in optimizers]))
-    dist.barrier()
-    dist.destroy_process_group()
+    return gap_between(sharded, whole), [int(optimizer.skipped_steps) for optimizer in optimizers]
 
 
-def train_in_backward(rank, port, build, results):
-    whole, sharded = whole_and_sharded(rank, port, hidden=10)
+def train_in_backward(rank, build):
+    whole, sharded = whole_and_sharded(hidden=10)
     optimizers = IN_BACKWARD[build](whole), IN_BACKWARD[build](sharded)
     with pytest.raises(ValueError, match=r"^params must be sharded, with fully_shard, to step in backward: .*, got \("):
         step_in_backward(optimizers[0])
@@ -99,18 +92,7 @@ def train_in_backward(rank, port, build, results):
     before = [p.full_tensor().clone() for p in sharded.parameters()]
     backward(sharded, 0)
     moved = [not torch.equal(p.full_tensor(), q) for p, q in zip(sharded.parameters(), before, strict=True)]
-    results.put((gap, freed, int(optimizer.skipped_steps), moved))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def on_two_ranks(train, build):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(train, (port, build, results), nprocs=2)
-    return [results.get() for _ in range(2)]
+    return gap, freed, int(optimizer.skipped_steps), moved
 
 
 @pytest.mark.slow
