@@ -153,6 +153,7 @@ def buckets(
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
     on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
+    norm_dims, rounding_step = group["norm_dims"], group.get("rounding_step", 0)
     given = [
         (index, p, states[p])
         for index, p in enumerate(group["params"], group.get("first_index", 0))
@@ -164,15 +165,15 @@ def buckets(
         if p.dtype.is_complex:
             param, grad, m, v, b = (None if t is None else torch.view_as_real(t) for t in (param, grad, m, v, b))
         layer = Layer(
-            param=param,
-            grad=grad,
-            step=state["step"] if on_device else state["step"].item(),
-            exp_avg=m,
-            exp_avg_sq=v,
-            explore_ema=b,
-            norm_dims=_norm_dims(p, group["norm_dims"]),
-            seed=_seed(group.get("rounding_step", 0), index),
-            overwrite_grad=p in overwritable and not is_sharded(p),
+            param,
+            grad,
+            state["step"] if on_device else state["step"].item(),
+            m,
+            v,
+            b,
+            norm_dims=None if norm_dims is None else _norm_dims(p, norm_dims),
+            seed=_seed(rounding_step, index),
+            overwrite_grad=bool(overwritable) and p in overwritable and not is_sharded(p),
         )
         found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype].append(layer)
     return list(found.values())
@@ -194,8 +195,6 @@ def _seed(step: int, index: int) -> int:
     return (step * 0x85EBCA6B + index * 0xC2B2AE35) & 0xFFFFFFFF
 
 
-def _norm_dims(p: Tensor, dims: tuple[int, ...] | None) -> tuple[int, ...] | None:
+def _norm_dims(p: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
     """The axes counted from the front, with that of the real and imaginary parts, which a norm takes together."""
-    if dims is None:
-        return None
     return (*(d % p.ndim for d in dims), *((p.ndim,) if p.is_complex() else ()))

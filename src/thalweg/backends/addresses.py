@@ -30,13 +30,15 @@ class Walk(NamedTuple):
 def walk(layer: Layer, hyper: Hyper) -> Walk | None:
     """The layer as kernels can walk it, or None: one that is sharded, has gaps, or norms over axes in between."""
     param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
-    alike = _lies_like(param, m) and _lies_like(param, v) and (b is None or _lies_like(param, b))
-    if not alike or type(param) not in _PLAIN or type(grad) not in _PLAIN:
+    strides = None if param.is_contiguous() else param.stride()
+    if not (_lies_so(param, strides) and _lies_so(m, strides) and _lies_so(v, strides)):
+        return None
+    if (b is not None and not _lies_so(b, strides)) or type(grad) not in _PLAIN:
         return None
     slices = 1 if layer.norm_dims is None or not hyper.trust_ratio else _slices(param, layer.norm_dims)
     if slices == 0:
         return None
-    if grad.is_neg() or grad._is_zerotensor() or not _lies_like(param, grad):
+    if grad.is_neg() or grad._is_zerotensor() or not _lies_so(grad, strides):
         grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
         layer = layer._replace(grad=grad)
     end = 0 if b is None else b.data_ptr()
@@ -48,11 +50,11 @@ def is_plain(t: Tensor) -> bool:
     return type(t) in _PLAIN and is_dense(t) and not (t.is_neg() or t._is_zerotensor())
 
 
-def _lies_like(x: Tensor, y: Tensor) -> bool:
-    """Whether both are dense and the same position in memory is the same element."""
-    return type(y) in _PLAIN and (
-        (x.is_contiguous() and y.is_contiguous()) or (x.stride() == y.stride() and is_dense(x))
-    )
+def _lies_so(t: Tensor, strides: tuple[int, ...] | None) -> bool:
+    """Whether ``t`` is dense and has these strides, or where they are None is contiguous."""
+    if type(t) not in _PLAIN:
+        return False
+    return t.is_contiguous() if strides is None else t.stride() == strides and is_dense(t)
 
 
 def _slices(param: Tensor, norm_dims: tuple[int, ...]) -> int:

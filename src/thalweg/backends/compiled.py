@@ -98,7 +98,7 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
 
 def all_within(tensors: Sequence[Tensor], limits: Sequence[float]) -> bool | None:
     """Whether no tensor has a NaN or an entry of a magnitude above its limit; None if the kernel cannot tell."""
-    if not all(t.device.type == "cpu" and t.dtype in _TYPES and is_plain(t) for t in tensors):
+    if not all(t.is_cpu and t.dtype in _TYPES and is_plain(t) for t in tensors):
         return None
     rows: list[_Row] = [
         (t.data_ptr(), t.numel(), t.element_size(), _bits(limit, t.dtype))
