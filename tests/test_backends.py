@@ -78,6 +78,18 @@ def test_layouts_of_parameter_and_gradient_may_differ(way, size):
     assert_near([param], expected, 1e-12)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_whose_memory_is_not_their_values_are_read_as_they_are(way):
+    """Negated in name alone, as complex arithmetic leaves them, and zeros that have no memory."""
+    starts = [normal(5, 6), normal(7, seed=1)]
+    g = normal(5, 6, seed=2)
+    expected = run(starts, [[-g, torch.zeros(7, dtype=torch.float64)]], "single")
+    params = clone_params(starts)
+    params[0].grad, params[1].grad = torch._neg_view(g.clone()), torch._efficientzerotensor(7, dtype=torch.float64)
+    ALTO(params, 0.01, alpha=-5.0, nonfinite="propagate", **WAYS[way]).step()
+    assert_near(params, expected, 1e-12)
+
+
 def test_vectors_are_views_in_the_order_of_memory():
     x = normal(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     (vector,) = flat([x])
@@ -194,18 +206,17 @@ def test_the_kernel_that_judges_gradients_sees_every_entry(dtype):
     tensors = [torch.zeros(size, dtype=dtype) for size in (0, 1, 3, 100_003)]
     tensors.append(torch.zeros(4, 5, dtype=dtype).t())
     limit = 1000.0
-    limits = [limit] * len(tensors)
-    assert compiled.all_within(tensors, limits) is True
+    assert compiled.all_within(tensors, lambda dtype: limit) is True
     beyond = torch.nextafter(torch.tensor(limit, dtype=dtype), torch.tensor(torch.inf, dtype=dtype)).item()
     for i, position in ((1, 0), (2, 2), (3, 0), (3, 50_001), (3, 100_002), (4, 19)):
         for value, within in ((limit, True), (-limit, True), (beyond, False), (-beyond, False)):
             flat(tensors[i : i + 1])[0][position] = value
-            assert compiled.all_within(tensors, limits) is within
+            assert compiled.all_within(tensors, lambda dtype: limit) is within
         for value in (torch.nan, -torch.inf):
             flat(tensors[i : i + 1])[0][position] = value
-            assert compiled.all_within(tensors, limits) is False
+            assert compiled.all_within(tensors, lambda dtype: limit) is False
         tensors[i].zero_()
-    assert compiled.all_within([tensors[3][::2]], [limit]) is None  # has gaps
+    assert compiled.all_within([tensors[3][::2]], lambda dtype: limit) is None  # has gaps
 
 
 def test_float16_is_converted_as_torch_converts_it():

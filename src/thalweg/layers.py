@@ -41,7 +41,7 @@ def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bo
     """
     gradients = list(gradients)
     if may_read and fused:
-        within = compiled.all_within(gradients, [_limit(g.dtype) for g in gradients])
+        within = compiled.all_within(gradients, _limit)
         if within is not None:
             return torch.tensor(within)
     elif may_read and _surely_finite(gradients):
@@ -172,7 +172,7 @@ def buckets(
             v,
             b,
             norm_dims=None if norm_dims is None else _norm_dims(p, norm_dims),
-            seed=_seed(rounding_step, index),
+            seed=_seed(rounding_step, index) if rounding_step else 0,
             overwrite_grad=bool(overwritable) and p in overwritable and not is_sharded(p),
         )
         found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype].append(layer)

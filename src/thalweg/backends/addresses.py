@@ -38,16 +38,16 @@ def walk(layer: Layer, hyper: Hyper) -> Walk | None:
     slices = 1 if layer.norm_dims is None or not hyper.trust_ratio else _slices(param, layer.norm_dims)
     if slices == 0:
         return None
-    if grad.is_neg() or grad._is_zerotensor() or not _lies_so(grad, strides):
+    at = grad.data_ptr()
+    if at == 0 or grad.is_neg() or not _lies_so(grad, strides):  # zeros without memory, or values elsewhere
         grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
-        layer = layer._replace(grad=grad)
-    end = 0 if b is None else b.data_ptr()
-    return Walk(layer, slices, (param.data_ptr(), grad.data_ptr(), m.data_ptr(), v.data_ptr(), end))
+        layer, at = layer._replace(grad=grad), grad.data_ptr()
+    return Walk(layer, slices, (param.data_ptr(), at, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr()))
 
 
 def is_plain(t: Tensor) -> bool:
-    """Whether the memory of ``t`` holds its values, without gaps; that of a subclass may hold anything."""
-    return type(t) in _PLAIN and is_dense(t) and not (t.is_neg() or t._is_zerotensor())
+    """Whether the memory of ``t`` holds its values, but perhaps their signs; that of a subclass may hold anything."""
+    return type(t) in _PLAIN and is_dense(t)
 
 
 def _lies_so(t: Tensor, strides: tuple[int, ...] | None) -> bool:

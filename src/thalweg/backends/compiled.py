@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import struct
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,35 +28,13 @@ _TYPES = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
-_Row: TypeAlias = tuple[int | float, ...]
 _Variant: TypeAlias = tuple[torch.dtype, torch.dtype, torch.dtype, torch.dtype, torch.dtype | None, bool, bool]
 
 
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("theta", "grad", "m", "v", "b")),
-        *((name, ctypes.c_int64) for name in ("rows", "size")),
-        *((name, ctypes.c_double) for name in ("correction2", "correction3")),
-        ("seed", ctypes.c_uint64),
-    )
-
-
-class _Hyper(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_double)
-        for name in (
-            *("scale", "gain", "weight1", "weight2", "weight3"),
-            *("eps", "weight_decay", "lr", "trust_eps", "low", "high"),
-        )
-    )
-
-
-class _Vector(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("size", "bytes")),
-        ("limit", ctypes.c_uint64),
-    )
+# The structures of the C++ files.
+_LAYER = struct.Struct("=7q2dQ")
+_HYPER = struct.Struct("=11d")
+_VECTOR = struct.Struct("=3qQ")
 
 
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
@@ -66,11 +45,13 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     """
     if scales.go is not None and not scales.go.item():
         return
-    calls: dict[torch.dtype, list[_Row]] = defaultdict(list)
+    calls: dict[torch.dtype, list[bytes]] = defaultdict(list)
     sharded: list[Layer] = []
     others: list[Layer] = []
     walks = []
-    correction = functools.cache(lambda beta, count: 1.0 / float(eq.bias_correction(beta, count)))
+    corrections = functools.cache(
+        lambda count: [1.0 / float(eq.bias_correction(beta, count)) for beta in (hyper.beta2, hyper.beta3)]
+    )
     for layer in layers:
         size = layer.param.numel()
         if size == 0:
@@ -80,9 +61,8 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
             (sharded if hasattr(layer.param, "device_mesh") else others).append(layer)
             continue
         walks.append(found)
-        count = float(layer.step)
-        corrections = correction(hyper.beta2, count), correction(hyper.beta3, count)
-        row = *found.addresses, found.slices, size // found.slices, *corrections, layer.seed
+        slices = found.slices
+        row = _LAYER.pack(*found.addresses, slices, size // slices, *corrections(float(layer.step)), layer.seed)
         calls[found.layer.grad.dtype].append(row)
     if sharded:
         foreach.step(sharded, hyper, scales._replace(go=None), scratch)
@@ -91,29 +71,26 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     numbers = _numbers(hyper, scales)
     for dtype, rows in calls.items():
         kernel = _kernel(_variant(layers[0], dtype, hyper))
-        kernel(_array(_Layer, rows), len(rows), ctypes.byref(numbers), torch.get_num_threads())
+        kernel(b"".join(rows), len(rows), numbers, torch.get_num_threads())
     # As in-place operations do, so that a backward pass of what was computed before the step raises.
     torch.autograd.graph.increment_version([found.layer.param for found in walks])
 
 
-def all_within(tensors: Sequence[Tensor], limits: Sequence[float]) -> bool | None:
-    """Whether no tensor has a NaN or an entry of a magnitude above its limit; None if the kernel cannot tell."""
-    if not all(t.is_cpu and t.dtype in _TYPES and is_plain(t) for t in tensors):
-        return None
-    rows: list[_Row] = [
-        (t.data_ptr(), t.numel(), t.element_size(), _bits(limit, t.dtype))
-        for t, limit in zip(tensors, limits, strict=True)
-    ]
-    return bool(_judge()(_array(_Vector, rows), len(rows), torch.get_num_threads()))
+def all_within(tensors: Sequence[Tensor], limit: Callable[[torch.dtype], float]) -> bool | None:
+    """Whether no tensor has a NaN or an entry beyond the limit of its dtype; None if the kernel cannot tell."""
+    limits = {dtype: _bits(limit(dtype), dtype) for dtype in {t.dtype for t in tensors} if dtype in _TYPES}
+    rows = []
+    for t in tensors:
+        address, size, bits = t.data_ptr(), t.numel(), limits.get(t.dtype)
+        if bits is None or not (t.is_cpu and is_plain(t)) or (size > 0 and address == 0):
+            return None
+        rows.append(_VECTOR.pack(address, size, t.itemsize, bits))
+    return bool(_judge()(b"".join(rows), len(rows), torch.get_num_threads()))
 
 
-def _array(structure: type[ctypes.Structure], rows: Sequence[_Row]) -> Any:
-    return (structure * len(rows))(*rows)  # type: ignore[misc]  # makes a structure of each row
-
-
-def _numbers(hyper: Hyper, scales: Scales) -> _Hyper:
+def _numbers(hyper: Hyper, scales: Scales) -> bytes:
     low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
-    return _Hyper(
+    return _HYPER.pack(
         (-1.0 if hyper.maximize else 1.0) * (1.0 if scales.grad is None else scales.grad.item()),
         eq.gain(hyper.alpha, hyper.beta1),
         1.0 - hyper.beta1,
@@ -155,7 +132,7 @@ def _kernel(variant: _Variant) -> toolchain.Function:
         "TRUST_RATIO": int(trust_ratio),
         "STOCHASTIC_ROUNDING": int(stochastic_rounding),
     }
-    arguments = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+    arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64)
     return toolchain.load("kernels.cpp", "step", macros, arguments)
 
 
@@ -171,7 +148,7 @@ def missing() -> str | None:
 
 @functools.cache
 def _judge() -> toolchain.Function:
-    return toolchain.load("finite.cpp", "all_within", {}, (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64))
+    return toolchain.load("finite.cpp", "all_within", {}, (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64))
 
 
 @functools.cache
