@@ -85,7 +85,7 @@ def test_without_a_compiler_the_default_is_multi_tensor_operations_and_fused_an_
         cache.cache_clear()
     params = make_params()
     with pytest.warns(
-        UserWarning, match=r"multi-tensor operations, at about half the speed: no compiler \(foreach=True"
+        UserWarning, match=r"no compiler\nALTO and Lamb step with torch's multi-tensor operations instead"
     ):
         assert "backend: foreach on cpu" in repr(ALTO(params))
     start = clone_params(params)

@@ -45,8 +45,8 @@ def _can_build() -> bool:
     why = compiled.missing()
     if why is not None:
         warnings.warn(
-            f"thalweg steps with torch's multi-tensor operations, at about half the speed: {why} "
-            "(foreach=True chooses them without this warning)",
+            f"{why}\nALTO and Lamb step with torch's multi-tensor operations instead, at about half the speed; "
+            "foreach=True chooses them without this warning",
             stacklevel=2,
         )
     return why is None

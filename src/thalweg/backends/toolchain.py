@@ -38,10 +38,8 @@ def load(file: str, function: str, macros: Mapping[str, object], arguments: tupl
         library: Any = CppCodeCache.load(
             f"// for {_processor()}\n{defines}{source}", device_type="cpu", extra_flags=_FLAGS, needs_vec_isa=False
         )
-    except (CppCompileError, InvalidCxxCompiler) as error:
-        raise RuntimeError(
-            f"fused=True needs a C++ compiler that torch.compile can use, and on the CPU: {error}"
-        ) from error
+    except (CppCompileError, InvalidCxxCompiler, OSError) as error:
+        raise RuntimeError(f"kernels for the CPU cannot be built: {error}") from error
     _log.info("%s in %.1f s, for %s", file, time.perf_counter() - started, dict(macros))
     found: Any = getattr(library, function)
     found.argtypes, found.restype = arguments, ctypes.c_int64
