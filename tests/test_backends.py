@@ -12,7 +12,7 @@ from support import assert_near, assert_same, clone_params, take_steps
 from torch.nn import Parameter
 from torch.profiler import profile
 
-from thalweg import ALTO
+from thalweg import ALTO, Lamb
 from thalweg.backends import compiled, toolchain
 from thalweg.backends.pieces import PIECE, Scratch, flat
 from thalweg.lamb import BUFFERS
@@ -165,7 +165,7 @@ def test_one_kernel_serves_all_shapes_and_hyperparameters(monkeypatch):
 
 STEP = """
 import torch
-from thalweg import ALTO
+from thalweg import ALTO, Lamb
 p = torch.nn.Parameter(torch.ones(10))
 p.grad = torch.ones(10)
 ALTO([p], fused=True).step()
@@ -229,6 +229,16 @@ def test_float16_is_converted_as_torch_converts_it():
     fused, single = (run(starts, gradients, way, lr=0.01, **options)[0] for way in ("fused", "single"))
     assert (fused != starts[0]).double().mean() > 0.5
     assert (fused != single).double().mean() < 1e-3  # where float32 differs in its last place
+
+
+@pytest.mark.parametrize(("dtype", "gap"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)])
+def test_halfway_between_two_values_the_even_one_is_taken(dtype, gap):
+    starts = [1.0 + gap * torch.arange(1, 8, dtype=torch.float32)]
+    params = [Parameter(t.to(dtype)) for t in starts]
+    params[0].grad = torch.ones_like(params[0])
+    options = {"betas": (0.0, 0.0), "eps": 1e-30, "weight_decay": 0.0, "trust_ratio": False}  # moves by lr, exactly
+    Lamb(params, lr=gap / 2, fused=True, **options).step()
+    assert_same(params, [(t - gap / 2).to(dtype) for t in starts])
 
 
 @pytest.mark.parametrize("way", WAYS)

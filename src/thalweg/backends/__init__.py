@@ -1,6 +1,6 @@
 """How the equations are executed: the same results, at different speeds.
 
-A backend is a module with ``step(layers, hyper, scales)``, which updates the layers of one bucket in place.
+A backend is a module with ``step(layers, hyper, scales, scratch)``, which updates the layers of one bucket in place.
 """
 
 from __future__ import annotations
