@@ -90,6 +90,16 @@ def test_gradients_whose_memory_is_not_their_values_are_read_as_they_are(way):
     assert_near(params, expected, 1e-12)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_backward_pass_of_what_was_computed_before_the_step_raises(way):
+    p = Parameter(normal(5, 6))
+    loss = p.square().sum()
+    p.grad = torch.ones_like(p)
+    ALTO([p], **WAYS[way]).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_vectors_are_views_in_the_order_of_memory():
     x = normal(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     (vector,) = flat([x])

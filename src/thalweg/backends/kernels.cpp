@@ -96,9 +96,7 @@ template <bool stochastic>
 inline void store(bfloat16& to, real value, int64_t index, uint64_t seed) {
   const float x = static_cast<float>(value);
   const uint32_t bits = bits_as<uint32_t>(x);
-  const uint32_t to_nearest = bits + 0x7FFFu + ((bits >> 16) & 1u);
-  const bool finite = (bits & 0x7F800000u) != 0x7F800000u;
-  const uint32_t rounded = finite ? (stochastic ? bits + noise(index, seed) : to_nearest) : bits;
+  const uint32_t rounded = bits + (stochastic ? noise(index, seed) : 0x7FFFu + ((bits >> 16) & 1u));
   to.bits = static_cast<uint16_t>((x != x ? bits | 0x400000u : rounded) >> 16);
 }
 
