@@ -51,12 +51,11 @@ def test_layers_larger_than_a_piece_are_updated_as_if_whole(way, options, monkey
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_stacked_layers_larger_than_a_piece_have_each_their_norm(way):
-    stack, layers = normal(3, 300, 301), [normal(300, 301, seed=i) for i in range(3)]
-    with torch.no_grad():
-        for i, layer in enumerate(layers):
-            stack[i] = layer * 10.0**i
-    gradients = [[normal(3, 300, 301, seed=k)] for k in range(1, STEPS + 1)]
+@pytest.mark.parametrize("shape", [(300, 301), (60, 61)])  # larger than what is shared among threads, and smaller
+def test_stacked_layers_larger_than_a_piece_have_each_their_norm(way, shape):
+    layers = [normal(*shape, seed=i) for i in range(9)]
+    stack = torch.stack([layer * 10.0**i for i, layer in enumerate(layers)])
+    gradients = [[normal(*stack.shape, seed=k)] for k in range(1, STEPS + 1)]
     (stacked,) = run([stack], gradients, way, norm_dims=(-2, -1))
     apart = run(list(stack.unbind()), [list(row[0].unbind()) for row in gradients], "single")
     assert_near(list(stacked.unbind()), apart, 1e-12)

@@ -177,13 +177,13 @@ double trust_ratio(const Squares& squares, const Hyper& k) {
   return phi > 0 && r > 0 ? phi / (r + k.trust_eps * phi) : 1.0;
 }
 
-// How a layer is cut into blocks, none of which reaches over two rows.
+// How rows of a layer are cut into blocks, none of which reaches over two rows.
 struct Blocks {
-  const Layer& layer;
-  int64_t in_row = (layer.size + BLOCK - 1) / BLOCK, count = layer.rows * in_row;
+  int64_t size, first, rows;
+  int64_t in_row = (size + BLOCK - 1) / BLOCK, count = rows * in_row;
 
-  int64_t begin(int64_t j) const { return j / in_row * layer.size + j % in_row * BLOCK; }
-  int64_t end(int64_t j) const { return std::min(begin(j) + BLOCK, (j / in_row + 1) * layer.size); }
+  int64_t begin(int64_t j) const { return (first + j / in_row) * size + j % in_row * BLOCK; }
+  int64_t end(int64_t j) const { return std::min(begin(j) + BLOCK, (first + j / in_row + 1) * size); }
 
   // What learning rate and trust ratio make of a row.
   real rate(int64_t row, const std::vector<Squares>& sums, const Hyper& k) const {
@@ -196,11 +196,14 @@ struct Blocks {
   }
 };
 
+// How many rows are taken together: one by one, if they are large, so that the second pass finds them in the cache.
+int64_t together(const Layer& layer) { return layer.size >= PARALLEL ? 1 : layer.rows; }
+
 // All threads walk through the list. A large layer is shared out among them, and they wait for each other between its
 // two passes; a small one is left to one of them.
 extern "C" int64_t step(const Layer* layers, int64_t count, const Hyper* hyper, int64_t threads) {
   int64_t most = 0;
-  for (int64_t i = 0; i < count; ++i) most = std::max(most, Blocks{layers[i]}.count);
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, Blocks{layers[i].size, 0, together(layers[i])}.count);
   // Two, in turns: a thread may begin with the next layer while another still adds up the sums of this one.
   std::vector<Squares> shared[2] = {std::vector<Squares>(most), std::vector<Squares>(most)};
 #pragma omp parallel num_threads(threads)
@@ -211,26 +214,28 @@ extern "C" int64_t step(const Layer* layers, int64_t count, const Hyper* hyper, 
     for (int64_t i = 0; i < count; ++i) {
       const Layer& layer = layers[i];
       const Step s(layer, *hyper);
-      const Blocks blocks{layer};
       const bool large = layer.rows * layer.size >= PARALLEL;
       if (!large && i % all != me) continue;
-      const int64_t from = large ? blocks.count * me / all : 0;
-      const int64_t to = large ? blocks.count * (me + 1) / all : blocks.count;
-      if constexpr (TRUST_RATIO) {
-        if (!large) own.resize(std::max<int64_t>(own.size(), blocks.count));
-        std::vector<Squares>& sums = large ? shared[turn ^= 1] : own;
-        for (int64_t j = from; j < to; ++j) sums[j] = first_pass(s, blocks.begin(j), blocks.end(j));
-        if (large) {
+      for (int64_t first = 0; first < layer.rows; first += together(layer)) {
+        const Blocks blocks{layer.size, first, together(layer)};
+        const int64_t from = large ? blocks.count * me / all : 0;
+        const int64_t to = large ? blocks.count * (me + 1) / all : blocks.count;
+        if constexpr (TRUST_RATIO) {
+          if (!large) own.resize(std::max<int64_t>(own.size(), blocks.count));
+          std::vector<Squares>& sums = large ? shared[turn ^= 1] : own;
+          for (int64_t j = from; j < to; ++j) sums[j] = first_pass(s, blocks.begin(j), blocks.end(j));
+          if (large) {
 #pragma omp barrier
+          }
+          int64_t row = -1;
+          real rate = 0;
+          for (int64_t j = to; j-- > from;) {
+            if (j / blocks.in_row != row) rate = blocks.rate(row = j / blocks.in_row, sums, *hyper);
+            second_pass(s, rate, blocks.begin(j), blocks.end(j));
+          }
+        } else {
+          for (int64_t j = from; j < to; ++j) only_pass(s, blocks.begin(j), blocks.end(j));
         }
-        int64_t row = -1;
-        real rate = 0;
-        for (int64_t j = to; j-- > from;) {
-          if (j / blocks.in_row != row) rate = blocks.rate(row = j / blocks.in_row, sums, *hyper);
-          second_pass(s, rate, blocks.begin(j), blocks.end(j));
-        }
-      } else {
-        for (int64_t j = from; j < to; ++j) only_pass(s, blocks.begin(j), blocks.end(j));
       }
     }
   }
