@@ -50,7 +50,8 @@ def _ratios(ax: Axes, rows: list[tuple[str, Found]], reference: str) -> None:
         ratio, colour = one["paired_ratio"], _colour(one)
         ax.plot([ratio["low"], ratio["high"]], [y, y], color=colour, linewidth=3, alpha=0.5, solid_capstyle="butt")
         ax.plot(ratio["median"], y, "D" if name == reference else "o", color=colour, markersize=6)
-        text = f"{ratio['median']:.2f} ×   {1e3 * one['median_seconds']['median']:.3g} ms"
+        milliseconds = 1e3 * one["median_seconds"]["median"]
+        text = f"{ratio['median']:.2f} ×   {milliseconds:{'.0f' if milliseconds >= 100 else '.3g'}} ms"
         ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     ax.axvline(1.0, color=QUIET, linewidth=0.8, linestyle="--", zorder=0)
     low = min(one["paired_ratio"]["low"] for _, one in rows) / 1.15
