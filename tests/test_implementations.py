@@ -92,9 +92,13 @@ def test_without_a_compiler_the_default_is_multi_tensor_operations_and_fused_an_
     ):
         assert "backend: foreach on cpu" in repr(ALTO(params))
     start = clone_params(params)
-    with pytest.raises(RuntimeError, match="no compiler"):
-        take_steps(ALTO(params, fused=True), params, make_grads(params, 1))
-    assert_same(params, start)
+    for nonfinite in ("skip", "propagate"):
+        optimizer = ALTO(params, fused=True, nonfinite=nonfinite)
+        assert "backend: fused on cpu, which cannot be had here" in repr(optimizer)
+        with pytest.raises(RuntimeError, match="no compiler"):
+            take_steps(optimizer, params, make_grads(params, 1))
+        assert_same(params, start)
+        assert not optimizer.state
     assert "backend: foreach on cpu" in repr(ALTO(params))  # without another warning
     for cache in (compiled.missing, choice._can_build):
         cache.cache_clear()

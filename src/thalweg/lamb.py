@@ -243,6 +243,9 @@ class Lamb(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
+        for group in self.param_groups:
+            for p in group["params"][:1]:
+                choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
         layers.refuse_sparse(self._gradients(), type(self).__name__)
         finite = self._judge_finite()
         self.init_state()

@@ -26,11 +26,12 @@ def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
 
     Raises:
         ImportError: ``fused=True`` on CUDA, and no Triton.
+        RuntimeError: ``fused=True`` on the CPU, and no C++ compiler.
     """
     if torch.compiler.is_compiling():
         return single
     if group["fused"]:
-        return _triton() if device.type == "cuda" else compiled
+        return _triton() if device.type == "cuda" else _compiled()
     if group["foreach"] is None:
         kernels_can = device.type == "cpu" and not is_narrow(group["state_dtype"], {"8bit"})
         if group["fused"] is None and kernels_can and _can_build():
@@ -54,7 +55,16 @@ def _can_build() -> bool:
 
 def describe(group: dict[str, Any], device: torch.device) -> str:
     """The choice in words."""
-    return f"{_NAMES.get(choose(group, device), 'triton')} on {device.type}"
+    try:
+        return f"{_NAMES.get(choose(group, device), 'triton')} on {device.type}"
+    except (ImportError, RuntimeError):
+        return f"fused on {device.type}, which cannot be had here"
+
+
+def _compiled() -> ModuleType:
+    if (why := compiled.missing()) is not None:
+        raise RuntimeError(why)
+    return compiled
 
 
 def _triton() -> ModuleType:
