@@ -81,10 +81,12 @@ def all_within(tensors: Sequence[Tensor], limit: Callable[[torch.dtype], float])
     limits = {dtype: _bits(limit(dtype), dtype) for dtype in {t.dtype for t in tensors} if dtype in _TYPES}
     rows = []
     for t in tensors:
-        address, size, bits = t.data_ptr(), t.numel(), limits.get(t.dtype)
-        if bits is None or not (t.is_cpu and is_plain(t)) or (size > 0 and address == 0):
+        if not (t.is_cpu and t.dtype in limits and is_plain(t)):
             return None
-        rows.append(_VECTOR.pack(address, size, t.itemsize, bits))
+        address, size = t.data_ptr(), t.numel()
+        if address == 0 < size:  # zeros without memory
+            return None
+        rows.append(_VECTOR.pack(address, size, t.itemsize, limits[t.dtype]))
     return bool(_judge()(b"".join(rows), len(rows), torch.get_num_threads()))
 
 
