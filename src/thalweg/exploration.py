@@ -11,8 +11,8 @@ import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
 from thalweg import equations as eq
-from thalweg.backends import compute_dtype
-from thalweg.backends.memory import local, overwritable
+from thalweg.backends import compute_dtype, local
+from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import PIECE, flat
 
 if TYPE_CHECKING:

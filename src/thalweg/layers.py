@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from thalweg.backends import Layer, compiled, compute_dtype, lowbit
+from thalweg.backends import Layer, compiled, compute_dtype, local, lowbit
 from thalweg.backends.pieces import PIECE
 from thalweg.backends.precision import EXP_AVG_SQ, stored_as
 
@@ -46,7 +46,7 @@ def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bo
             return torch.tensor(within)
     elif may_read and _surely_finite(gradients):
         return torch.ones((), dtype=torch.bool)
-    shards = [cast("Any", g).to_local() if is_sharded(g) else g for g in gradients]
+    shards = [local(g) for g in gradients]
     verdicts = [
         (norms <= _limit(norms.dtype)).all().to(gradients[0].device)
         for norms in _largest([g for g in shards if g.numel() > 0])

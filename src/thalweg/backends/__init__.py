@@ -6,7 +6,7 @@ A backend is a module with ``step(layers, hyper, scales, scratch)``, which updat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
@@ -63,6 +63,11 @@ class Layer(NamedTuple):
     seed: int
     start: int = 0
     overwrite_grad: bool = False
+
+
+def local(t: Any) -> Tensor:
+    """The shard of a DTensor that is here; any other tensor itself."""
+    return cast("Tensor", t.to_local() if hasattr(t, "device_mesh") else t)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

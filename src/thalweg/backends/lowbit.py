@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import torch
 from torch import Tensor
 
+from thalweg.backends import local
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -75,26 +77,26 @@ def is_8bit(x: Tensor) -> bool:
 
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""
-    local: Tensor = cast("Any", p).to_local() if hasattr(p, "device_mesh") else p
-    if local.numel() < LEAST or local.numel() % BLOCK != 0:
+    here = local(p)
+    if here.numel() < LEAST or here.numel() % BLOCK != 0:
         return torch.zeros_like(p, dtype=torch.float32, memory_format=torch.preserve_format)
-    x = torchao().OptimState8bit.zeros(local.shape, signed, BLOCK, local.device, torch.float32)
+    x = torchao().OptimState8bit.zeros(here.shape, signed, BLOCK, here.device, torch.float32)
     x.codes.fill_(int(x.qmap.abs().argmin()))  # the code of 0, as if written
     return _like(x, p)
 
 
 def read(x: Tensor) -> Tensor:
     """The numbers of 8-bit state, in float32: what torchao's ``dequantize`` gives, in half the memory."""
-    local = _local(x)
-    numbers = local.qmap.index_select(0, local.codes.reshape(-1).int())
-    numbers.view(-1, BLOCK).mul_(local.scale.unsqueeze(1))
-    return _like(numbers.view(local.shape), x)
+    here: Any = local(x)
+    numbers = here.qmap.index_select(0, here.codes.reshape(-1).int())
+    numbers.view(-1, BLOCK).mul_(here.scale.unsqueeze(1))
+    return _like(numbers.view(here.shape), x)
 
 
 def write(target: Tensor, value: Tensor, noise: Tensor) -> None:
     """Round to one of the two nearest fractions of each block's number of largest magnitude, as 16 random bits say."""
-    x = _local(target)
-    blocks = _local(value).to(torch.float32).reshape(-1, BLOCK)
+    x: Any = local(target)
+    blocks = local(value).to(torch.float32).reshape(-1, BLOCK)
     low, high = blocks.aminmax(dim=1)
     scale = torch.where(high >= -low, high, low)
     fractions = blocks / torch.where(scale == 0.0, 1.0, scale).unsqueeze(1)
@@ -128,17 +130,13 @@ def _tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]
     return qmap.to(device), qmap.diff().reciprocal().to(device), below.to(device)
 
 
-def _local(x: Tensor) -> Any:
-    return cast("Any", x).to_local() if hasattr(x, "device_mesh") else x
-
-
-def _like(local: Tensor, x: Tensor) -> Tensor:
+def _like(here: Tensor, x: Tensor) -> Tensor:
     """What is here of a tensor that is sharded like ``x``, if that is sharded, as one."""
     if not hasattr(x, "device_mesh"):
-        return local
+        return here
     from torch.distributed.tensor import DTensor
 
     whole: Tensor = DTensor.from_local(
-        local, x.device_mesh, cast("Any", x).placements, run_check=False, shape=x.shape, stride=x.stride()
+        here, x.device_mesh, cast("Any", x).placements, run_check=False, shape=x.shape, stride=x.stride()
     )
     return whole.to(x.device)  # where that is not the mesh's, in CPU offloading

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from thalweg.backends import Layer
+from thalweg.backends import Layer, local
 from thalweg.backends.pieces import Scratch, is_dense
 
 
@@ -30,11 +30,6 @@ def overwritable(params: Iterable[Tensor]) -> frozenset[Tensor]:
         if (device, end) > last_end:
             last_end, last = (device, end), p
     return frozenset(p for p in params if p not in shared and _fits(p, p.grad))
-
-
-def local(t: Any) -> Tensor:
-    """The shard of a DTensor that is here; any other tensor itself."""
-    return cast("Tensor", t.to_local() if hasattr(t, "device_mesh") else t)
 
 
 def memory_for_r(layer: Layer, dtype: torch.dtype, scratch: Scratch) -> Tensor:

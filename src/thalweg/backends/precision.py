@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from thalweg.backends import Hyper, Layer, lowbit
+from thalweg.backends import Hyper, Layer, local, lowbit
 
 StateDtype: TypeAlias = "torch.dtype | str | Mapping[str, torch.dtype | str | None] | None"
 NARROW: frozenset[torch.dtype | str] = frozenset({torch.bfloat16, lowbit.EIGHT_BITS})
@@ -41,7 +41,7 @@ def store(layer: Layer, name: str, value: Tensor, hyper: Hyper) -> None:
         lowbit.write(target, value, noise(value, layer.seed + _SEEDS[name], layer.start))
     elif target.dtype == torch.bfloat16 and (name != PARAM or hyper.stochastic_rounding):
         rounded = stochastic_round(value, layer.seed + _SEEDS[name], layer.start)
-        (cast("Any", target).to_local() if hasattr(target, "device_mesh") else target).copy_(rounded)
+        local(target).copy_(rounded)
     else:
         target.copy_(value)
 
@@ -60,7 +60,7 @@ def stochastic_round(x: Tensor, seed: int | Tensor, start: int = 0) -> Tensor:
     ([1.0, 1.0078125], True)
     """
     bits = noise(x, seed, start)
-    x = (cast("Any", x).to_local() if hasattr(x, "device_mesh") else x).float()
+    x = local(x).float()
     rounded = ((x.contiguous().view(torch.int32) + bits) & -(1 << 16)).view(torch.float32)
     return torch.where(x.isfinite(), rounded, x)
 
