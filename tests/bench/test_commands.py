@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import torch
 
 from thalweg import cli
 from thalweg.bench import environment, step
+from thalweg.bench.contenders import CONTENDERS
 from thalweg.bench.memory import Ledger
 from thalweg.bench.shapes import MODELS
 from thalweg.bench.step import Rounds
@@ -64,6 +66,16 @@ def test_memory_writes_a_record_a_picture_and_a_table(tmp_path, capsys):
     assert found["contenders"]["alto-single"]["state_bytes_per_parameter"] == pytest.approx(12.0, abs=0.01)
     assert list(found["left_out"]) == ["apex-lamb"]
     assert "left out: apex-lamb" in capsys.readouterr().out
+
+
+def test_a_reason_is_printed_whole_brackets_included(tmp_path, capsys, monkeypatch):
+    def refuse(weights):
+        raise ImportError("pip install 'thalweg[lowbit]'")
+
+    lamb = dataclasses.replace(CONTENDERS["apex-lamb"], build=refuse, module=None)
+    monkeypatch.setitem(CONTENDERS, "apex-lamb", lamb)
+    bench("memory", tmp_path)
+    assert "left out: apex-lamb: ImportError: pip install 'thalweg[lowbit]'" in capsys.readouterr().out
 
 
 def test_the_reference_takes_part_whoever_is_named(tmp_path):

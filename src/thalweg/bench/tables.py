@@ -6,6 +6,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from thalweg.bench.picture import order
 
@@ -74,5 +75,5 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 def _with_left_out(table: Table, found: dict[str, Any]) -> Table:
     if found["left_out"]:
         table.caption_justify, table.caption_style = "left", ""
-        table.caption = "\n".join(f"left out: {name}: {why}" for name, why in found["left_out"].items())
+        table.caption = Text("\n".join(f"left out: {name}: {why}" for name, why in found["left_out"].items()))
     return table
