@@ -30,7 +30,7 @@ from thalweg.hyperparameters import check_lamb, check_loaded
 from thalweg.state import load_keeping_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from torch.optim.optimizer import ParamsT
 
@@ -246,10 +246,11 @@ class Lamb(Optimizer):
         for group in self.param_groups:
             for p in group["params"][:1]:
                 choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
-        layers.refuse_sparse(self._gradients(), type(self).__name__)
-        finite = self._judge_finite()
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        layers.refuse_sparse(gradients, type(self).__name__)
+        finite = self._judge_finite(gradients)
         self.init_state()
-        total_norm = self._total_norm()
+        total_norm = self._total_norm(gradients)
         params = (p for group in self.param_groups for p in group["params"])
         spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
         for group in self.param_groups:
@@ -270,7 +271,7 @@ class Lamb(Optimizer):
         if group["stochastic_rounding"] or is_narrow(group["state_dtype"]):
             group["rounding_step"] = group.get("rounding_step", 0) + 1
         hyper = self._hyper(group)
-        for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else frozenset()):
+        for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else ()):
             device = bucket[0].param.device
             backend = choose(group, device)
             on_device = Scales(*(None if t is None else t.to(device) for t in (scale, go)))
@@ -295,21 +296,18 @@ class Lamb(Optimizer):
             stochastic_rounding=group["stochastic_rounding"],
         )
 
-    def _gradients(self) -> Iterator[Tensor]:
-        return (p.grad for group in self.param_groups for p in group["params"] if p.grad is not None)
-
-    def _judge_finite(self) -> Tensor | None:
+    def _judge_finite(self, gradients: list[Tensor]) -> Tensor | None:
         """Whether all gradients are finite, 0-d; None if there are none, or no group skips a step that is not."""
         policies = {group["nonfinite"] for group in self.param_groups}
-        if policies == {"propagate"} or next(self._gradients(), None) is None:
+        if policies == {"propagate"} or not gradients:
             return None
         may_read = not any(group["capturable"] for group in self.param_groups)
         fused = may_read and all(
             choose(group, p.device) is compiled for group in self.param_groups for p in group["params"][:1]
         )
-        finite = layers.all_finite(self._gradients(), may_read=may_read, fused=fused)
+        finite = layers.all_finite(gradients, may_read=may_read, fused=fused)
         if "raise" in policies and not finite:
-            layers.refuse_nonfinite(self._gradients())
+            layers.refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
         # To a device without waiting; from there, if gradients have moved, only when it has arrived.
@@ -321,7 +319,7 @@ class Lamb(Optimizer):
         """Whether the group's steps are skipped on the device, without the host ever knowing."""
         return device.type != "cpu" or group["capturable"] or torch.compiler.is_compiling()
 
-    def _total_norm(self) -> Tensor | None:
+    def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        return layers.global_norm(self._gradients()) if wanted else None
+        return layers.global_norm(gradients) if wanted else None

@@ -155,25 +155,27 @@ def buckets(
     on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
     norm_dims, rounding_step = group["norm_dims"], group.get("rounding_step", 0)
     given = [
-        (index, p, states[p])
+        (index, p, p.grad, states[p])
         for index, p in enumerate(group["params"], group.get("first_index", 0))
         if p.grad is not None
     ]
     _count([state["step"] for *_, state in given], go)
-    for index, p, state in given:
-        param, grad, m, v, b = p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
-        if p.dtype.is_complex:
-            param, grad, m, v, b = (None if t is None else torch.view_as_real(t) for t in (param, grad, m, v, b))
-        layer = Layer(
+    for index, p, grad, state in given:
+        param, step, m, v, b = p, state["step"], state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
+        if p.is_complex():
+            param, grad, m, v = map(torch.view_as_real, (param, grad, m, v))
+            b = None if b is None else torch.view_as_real(b)
+        layer = Layer(  # by position, as this is much of a step of many small layers
             param,
             grad,
-            state["step"] if on_device else state["step"].item(),
+            step if on_device else step.item(),
             m,
             v,
             b,
-            norm_dims=None if norm_dims is None else _norm_dims(p, norm_dims),
-            seed=_seed(rounding_step, index) if rounding_step else 0,
-            overwrite_grad=bool(overwritable) and p in overwritable and not is_sharded(p),
+            None if norm_dims is None else _norm_dims(p, norm_dims),
+            _seed(rounding_step, index) if rounding_step else 0,
+            0,
+            bool(overwritable) and p in overwritable and not is_sharded(p),
         )
         found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype].append(layer)
     return list(found.values())

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from thalweg.backends import Hyper, Layer
 from thalweg.backends.pieces import is_dense
 
-_PLAIN = (Tensor, Parameter)
+_PLAIN = frozenset({Tensor, Parameter})
 
 
 class Walk(NamedTuple):
@@ -29,17 +29,19 @@ class Walk(NamedTuple):
 
 def walk(layer: Layer, hyper: Hyper) -> Walk | None:
     """The layer as kernels can walk it, or None: one that is sharded, has gaps, or norms over axes in between."""
-    param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
-    strides = None if param.is_contiguous() else param.stride()
-    if not (_lies_so(param, strides) and _lies_so(m, strides) and _lies_so(v, strides)):
+    param, grad, _, m, v, b, norm_dims, *_ = layer
+    own = (param, m, v) if b is None else (param, m, v, b)
+    if type(grad) not in _PLAIN or not _PLAIN.issuperset(map(type, own)):
         return None
-    if (b is not None and not _lies_so(b, strides)) or type(grad) not in _PLAIN:
+    contiguous = all(map(Tensor.is_contiguous, own))
+    if not contiguous and not (is_dense(param) and all(t.stride() == param.stride() for t in own)):
         return None
-    slices = 1 if layer.norm_dims is None or not hyper.trust_ratio else _slices(param, layer.norm_dims)
+    slices = 1 if norm_dims is None or not hyper.trust_ratio else _slices(param, norm_dims)
     if slices == 0:
         return None
+    alike = grad.is_contiguous() if contiguous else grad.stride() == param.stride()
     at = grad.data_ptr()
-    if at == 0 or grad.is_neg() or not _lies_so(grad, strides):  # zeros without memory, or values elsewhere
+    if at == 0 or grad.is_neg() or not alike:  # zeros without memory, or values elsewhere
         grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
         layer, at = layer._replace(grad=grad), grad.data_ptr()
     return Walk(layer, slices, (param.data_ptr(), at, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr()))
@@ -48,13 +50,6 @@ def walk(layer: Layer, hyper: Hyper) -> Walk | None:
 def is_plain(t: Tensor) -> bool:
     """Whether the memory of ``t`` holds its values, but perhaps their signs; that of a subclass may hold anything."""
     return type(t) in _PLAIN and is_dense(t)
-
-
-def _lies_so(t: Tensor, strides: tuple[int, ...] | None) -> bool:
-    """Whether ``t`` is dense and has these strides, or where they are None is contiguous."""
-    if type(t) not in _PLAIN:
-        return False
-    return t.is_contiguous() if strides is None else t.stride() == strides and is_dense(t)
 
 
 def _slices(param: Tensor, norm_dims: tuple[int, ...]) -> int:

@@ -78,15 +78,18 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
 
 def all_within(tensors: Sequence[Tensor], limit: Callable[[torch.dtype], float]) -> bool | None:
     """Whether no tensor has a NaN or an entry beyond the limit of its dtype; None if the kernel cannot tell."""
-    limits = {dtype: _bits(limit(dtype), dtype) for dtype in {t.dtype for t in tensors} if dtype in _TYPES}
+    limits: dict[torch.dtype, int] = {}
     rows = []
     for t in tensors:
-        if not (t.is_cpu and t.dtype in limits and is_plain(t)):
+        dtype = t.dtype
+        if not (t.is_cpu and dtype in _TYPES and is_plain(t)):
             return None
         address, size = t.data_ptr(), t.numel()
         if address == 0 < size:  # zeros without memory
             return None
-        rows.append(_VECTOR.pack(address, size, t.itemsize, limits[t.dtype]))
+        if dtype not in limits:
+            limits[dtype] = _bits(limit(dtype), dtype)
+        rows.append(_VECTOR.pack(address, size, dtype.itemsize, limits[dtype]))
     return bool(_judge()(b"".join(rows), len(rows), torch.get_num_threads()))
 
 

@@ -55,6 +55,7 @@ struct Step {
 
 constexpr int64_t BLOCK = 4096;        // elements whose squares are added up in one go
 constexpr int64_t PARALLEL = 1 << 15;  // elements from which a layer is worth more than one thread
+constexpr int64_t RUN = 64;            // elements between two looks ahead
 constexpr int EXP_AVG_SEED = 1, EXP_AVG_SQ_SEED = 2, EXPLORE_EMA_SEED = 3;
 constexpr bool EXACT = sizeof(EXP_AVG) >= sizeof(real) && sizeof(EXP_AVG_SQ) >= sizeof(real);
 
@@ -137,19 +138,38 @@ inline void move(const Step& s, int64_t i, real theta) {
   store<STOCHASTIC_ROUNDING>(s.layer.theta[i], theta, i, s.layer.seed);
 }
 
+// Asks for what is read 2 KiB from here on: so many streams at once are more than the hardware foresees.
+inline void look_ahead(const Layer& l, int64_t begin, int64_t end) {
+  const auto fetch = [](const void* x) { __builtin_prefetch(static_cast<const char*>(x) + 2048); };
+  for (int64_t i = begin; i < end; i += 16) {  // the floats of a cache line
+    fetch(l.theta + i);
+    fetch(l.grad + i);
+    fetch(l.m + i);
+    fetch(l.v + i);
+    if constexpr (EXPLORE) fetch(l.b + i);
+  }
+}
+
 struct Squares {
   double theta = 0, r = 0;
 };
 
 Squares first_pass(Step s, int64_t begin, int64_t end) {
-  real of_theta = 0, of_r = 0;
+  Squares sums;
+  for (int64_t run = begin; run < end; run += RUN) {
+    const int64_t stop = std::min(run + RUN, end);
+    look_ahead(s.layer, run, stop);
+    real of_theta = 0, of_r = 0;
 #pragma omp simd reduction(+ : of_theta, of_r)
-  for (int64_t i = begin; i < end; ++i) {
-    const real theta = load(s.layer.theta[i]), r = advance<EXACT>(s, theta, i);
-    of_theta += theta * theta;
-    of_r += r * r;
+    for (int64_t i = run; i < stop; ++i) {
+      const real theta = load(s.layer.theta[i]), r = advance<EXACT>(s, theta, i);
+      of_theta += theta * theta;
+      of_r += r * r;
+    }
+    sums.theta += of_theta;
+    sums.r += of_r;
   }
-  return {of_theta, of_r};
+  return sums;
 }
 
 void second_pass(Step s, real rate, int64_t begin, int64_t end) {
@@ -165,10 +185,14 @@ void second_pass(Step s, real rate, int64_t begin, int64_t end) {
 }
 
 void only_pass(Step s, int64_t begin, int64_t end) {
+  for (int64_t run = begin; run < end; run += RUN) {
+    const int64_t stop = std::min(run + RUN, end);
+    look_ahead(s.layer, run, stop);
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) {
-    const real theta = load(s.layer.theta[i]);
-    move(s, i, theta - s.lr * advance<true>(s, theta, i));
+    for (int64_t i = run; i < stop; ++i) {
+      const real theta = load(s.layer.theta[i]);
+      move(s, i, theta - s.lr * advance<true>(s, theta, i));
+    }
   }
 }
 
