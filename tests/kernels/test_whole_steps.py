@@ -298,6 +298,20 @@ def test_e_around_a_fused_adam_is_one_launch_for_a_group_and_dtype_and_nobody_wa
 
 
 @pytest.mark.usefixtures("cuda", "gpu_with_kernels")
+def test_e_tells_each_of_several_gpus_whether_the_step_counts(monkeypatch):
+    seen = []
+
+    class Sweep:
+        def __getitem__(self, grid):
+            return lambda lines, *_, go, **kwargs: seen.append((lines.device.index, go.device.index))
+
+    monkeypatch.setattr(triton, "sweep", Sweep())
+    params = [Parameter(torch.empty(3, device=f"cuda:{i}")) for i in (1, 0, 1)]
+    take_fake_step(EAdamW(params, fused=True, nonfinite="skip"), params)
+    assert seen == [(1, 1), (0, 0)]
+
+
+@pytest.mark.usefixtures("cuda", "gpu_with_kernels")
 @pytest.mark.parametrize(
     ("takes", "options", "dtype"),
     [
