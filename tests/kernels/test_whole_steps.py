@@ -331,11 +331,18 @@ def test_any_other_step_on_cuda_is_the_bases(takes, options, dtype):
 
 @pytest.mark.parametrize(
     ("runs", "capability", "version"),
-    [(True, (8, 0), "12.8"), (True, (9, 0), "13.0"), (False, (7, 5), "12.8"), (False, (9, 4), None)],
+    [
+        (True, (8, 0), "12.8"),
+        (True, (9, 0), "13.0"),
+        (False, (7, 5), "12.8"),
+        (False, (9, 4), None),
+        (False, None, "12.8"),
+    ],
 )
 def test_e_leaves_gpus_that_the_kernels_are_not_compiled_for_to_the_base(runs, capability, version, monkeypatch):
     """As those of AMD, for which torch says no version of CUDA; and all of them without Triton."""
     monkeypatch.setattr(torch.version, "cuda", version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     choice._triton_runs_on.cache_clear()
     assert choice.has_kernels(CUDA) is runs

@@ -71,7 +71,9 @@ def has_kernels(device: torch.device) -> bool:
 @functools.cache
 def _triton_runs_on(device: torch.device) -> bool:
     """Whether a GPU is one that the kernels are compiled for in the tests, NVIDIA's since the A100, with Triton."""
-    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
+    if torch.version.cuda is None or not torch.cuda.is_available():  # AMD's, or one that a fake tensor speaks of
+        return False
+    if torch.cuda.get_device_capability(device) < (8, 0):
         return False
     try:
         _triton()
