@@ -126,6 +126,7 @@ def scheduled(params):
         lambda params: AdamW(params, fused=False),
         lambda params: AdamW(params, fused=True, amsgrad=True),
         lambda params: AdamW(params, fused=True, maximize=True),
+        lambda params: AdamW(params, fused=True, capturable=True),
         lambda params: Adam(params, fused=True, weight_decay=0.1),
         lambda params: Own(params, fused=True),
         watched,
@@ -137,6 +138,7 @@ def scheduled(params):
         "plain",
         "amsgrad",
         "maximize",
+        "capturable",
         "coupled",
         "subclass",
         "hook",
@@ -169,7 +171,9 @@ def test_any_other_step_is_the_bases_own_bit_for_bit(build, base_steps):
 
 def test_bfloat16_parameters_are_left_to_the_base(base_steps):
     params = make_params(dtype=torch.bfloat16)
-    take_steps(EAdamW(params, fused=True), params, make_grads(params, 2))
+    optimizer = EAdamW(params, fused=True)
+    assert "one pass" not in repr(optimizer)  # said before there is a gradient
+    take_steps(optimizer, params, make_grads(params, 2))
     assert len(base_steps) == 2
 
 
@@ -224,6 +228,20 @@ def test_a_gradient_that_is_not_finite_changes_nothing(nonfinite, base_steps):
         for key, value in saved.items():
             assert torch.equal(value, state[i][key])
     assert base_steps == []
+
+
+def test_a_capture_that_the_base_refuses_is_refused_before_anything_changes(monkeypatch):
+    """As without ``capturable``; nothing can be captured here."""
+
+    def refuse(base):
+        raise RuntimeError("Attempting CUDA graph capture")
+
+    monkeypatch.setattr(AdamW, "_accelerator_graph_capture_health_check", refuse)
+    params = make_params()
+    optimizer = EAdamW(params, fused=True)
+    with pytest.raises(RuntimeError, match="Attempting CUDA graph capture"):
+        take_steps(optimizer, params, make_grads(params, 1))
+    assert not optimizer.state
 
 
 def test_what_applies_is_asked_anew_at_each_step(base_steps):

@@ -49,9 +49,10 @@ class E(Optimizer):
     passes the gradient on untouched and allocates nothing.
 
     During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged,
-    unless ``overwrite_grad``. Around Adam and AdamW of torch with ``fused=True`` on the CPU, E and the base's update
-    are one kernel instead, which keeps no g' and equals the base on g' up to rounding (:mod:`thalweg.one_pass`, which
-    says when); ``repr`` then says so.
+    unless ``overwrite_grad``. Around Adam and AdamW of torch with ``fused=True``, on the CPU and, with Triton, on CUDA,
+    E and the base's update are one kernel instead, which keeps no g' and equals the base on g' up to rounding
+    (:mod:`thalweg.one_pass`, which says when); ``repr`` then says so. That on CUDA has yet to run on a GPU: it is
+    tested under Triton's interpreter, and compiled.
 
     Public attributes and methods that E lacks are the base's (``train`` and ``eval`` of Schedule-Free, say).
 
@@ -279,33 +280,34 @@ class E(Optimizer):
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
         refuse_sparse(self._gradients(), "E")
         in_one_pass = not self.reevaluates and one_pass.applies(self.base)
-        go = self._judge_finite(in_one_pass)
-        if go is not None and (in_one_pass or self.reevaluates or not can_skip(self.base)):
-            if not go:
-                return loss
-            go = None
+        proceed, go = self._judge_finite(in_one_pass)
+        if not proceed:
+            return loss
         if self.reevaluates and closure is not None:
             self._step_on_shifted_objective(closure, loss)
         elif in_one_pass:
-            one_pass.step(self.base)
+            one_pass.step(self.base, go)
         else:
             with explored(self.base, go, overwrite_grad=self.overwrite_grad), skipping(self.base, go):
                 self.base.step()
         return loss
 
-    def _judge_finite(self, in_one_pass: bool) -> Tensor | None:
-        """Whether all gradients are finite, 0-d; None if no step is skipped that has others."""
-        if self.nonfinite == "propagate":
-            return None
-        may_read = self.nonfinite == "raise" or in_one_pass or not can_skip(self.base)  # the verdict, that is
+    def _judge_finite(self, in_one_pass: bool) -> tuple[bool, Tensor | None]:
+        """Whether there is a step as far as the host knows, and what it counts for if the device decides, 0-d."""
+        first = next(self._gradients(), None)
+        if self.nonfinite == "propagate" or first is None:
+            return True, None
+        on_host = self.reevaluates or not can_skip(self.base) or (in_one_pass and first.is_cpu)
+        may_read = on_host or self.nonfinite == "raise"  # the verdict, that is
         finite = all_finite(self._gradients(), may_read=may_read, fused=in_one_pass)
         if self.nonfinite == "raise":
             if not finite:
                 refuse_nonfinite(self._gradients())
-            return None
-        self.skipped_steps = self.skipped_steps.to(finite.device)
+            return True, None
+        # To a device without waiting; from there, if gradients have moved, only when it has arrived.
+        self.skipped_steps = self.skipped_steps.to(finite.device, non_blocking=finite.device.type != "cpu")
         self.skipped_steps += finite.logical_not()
-        return finite
+        return (bool(finite), None) if on_host else (True, finite)
 
     def _gradients(self) -> Iterator[Tensor]:
         return (p.grad for group in self.param_groups for p in group["params"] if p.grad is not None)

@@ -7,6 +7,7 @@ that they are on CUDA, with launches that are looked at and not made.
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from test_launches import FakeCuda
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.nn import Parameter
+from torch.optim import AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg import ALTO, Lamb
-from thalweg.backends import foreach, single, triton, triton_tables
+from thalweg import ALTO, E, EAdamW, Lamb, layers, one_pass
+from thalweg.backends import choice, foreach, single, triton, triton_tables
 from thalweg.backends.choice import choose, describe
 
 aten = torch.ops.aten
@@ -79,6 +81,45 @@ def test_a_closure_is_called_first(monkeypatch):
     assert not torch.equal(weight, torch.ones(3))
 
 
+def two_groups(params):
+    rest = {
+        "lr": torch.tensor(0.05, dtype=torch.float64),
+        "betas": (0.8, 0.95),
+        "weight_decay": 0.3,
+        "explore_alpha": -2.0,
+    }
+    return [{"params": params[:2]}, {"params": params[2:], **rest}]
+
+
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_e_and_adamw_in_one_pass_are_the_base_on_what_e_passes_on(dtype, judged, monkeypatch):
+    """The first step and another skipped, told on the device; of parameters without a gradient now and then."""
+    params = make_params(SHAPES, dtype)
+    others = clone_params(params)
+    grads = make_grads(params, 6)
+    grads[1][0] = grads[3][-1] = None
+    if judged:
+        grads[0][1][5] = grads[3][2] = torch.tensor(float("inf"), dtype=dtype)
+    expected = E(AdamW(two_groups(others), foreach=False, fused=False), 2.0, 0.75, nonfinite="skip")
+    take_steps(expected, others, grads)
+    monkeypatch.setattr("thalweg.one_pass.choose", lambda group, device: triton)
+    monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
+    optimizer = E(AdamW(two_groups(params), fused=True), 2.0, 0.75)
+    for row in grads:
+        for p, g in zip(params, row, strict=True):
+            p.grad = g
+        one_pass.step(optimizer.base, layers.all_finite(g for g in row if g is not None) if judged else None)
+    assert expected.skipped_steps == (2 if judged else 0)
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-12
+    assert_near([p for p in params if p.numel()], [p for p in others if p.numel()], tolerance)
+    for p, other in zip(params, others, strict=True):
+        assert optimizer.state[p].keys() == expected.state[other].keys()
+        for name, value in expected.state[other].items():
+            if value.numel():
+                assert_near([optimizer.state[p][name]], [value], tolerance)
+
+
 class NobodyWaits(TorchDispatchMode):
     """Raises for what would make the host wait for CUDA, or what torch refuses there; lists all calls."""
 
@@ -115,10 +156,11 @@ class Launch:
     """In the place of a kernel: looks at the arguments and launches nothing."""
 
     def __init__(self, name, log):
-        self.name, self.log = name, log
+        self.name, self.log, self.options = name, log, {}
 
     def __getitem__(self, grid):
         def launch(*args, **kwargs):
+            self.options = kwargs
             for value in (*args, *kwargs.values()):
                 if isinstance(value, Tensor):
                     assert value.device == CUDA
@@ -212,6 +254,102 @@ def test_nor_does_a_step_for_which_there_is_no_gradient(cuda):
         optimizer.zero_grad()
         optimizer.step()
     assert not cuda
+
+
+@pytest.fixture
+def gpu_with_kernels(monkeypatch):
+    monkeypatch.setattr(choice, "_triton_runs_on", lambda device: True)
+
+
+@pytest.mark.parametrize("lr", ["number", "on the host", "on the device"])
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+@pytest.mark.usefixtures("gpu_with_kernels")
+def test_e_around_a_fused_adam_is_one_launch_for_a_group_and_dtype_and_nobody_waits(
+    nonfinite, capturable, lr, cuda, monkeypatch
+):
+    module = importlib.import_module("torch.optim.adam")
+    monkeypatch.setattr(module, "adam", lambda *args, **kwargs: pytest.fail("the base has stepped"))
+    narrow, more, wide = (
+        [Parameter(torch.empty(shape, dtype=dtype, device="cuda")) for shape in SHAPES]
+        for dtype in (torch.float32, torch.float32, torch.float64)
+    )
+    params = [*narrow, *more, *wide]
+    groups = [{"params": narrow}, {"params": [*more, *wide]}]
+    optimizer = EAdamW(groups, fused=True, capturable=capturable, nonfinite=nonfinite)
+    rate = {"number": 0.1, "on the host": torch.tensor(0.1), "on the device": torch.full((), 0.1, device="cuda")}[lr]
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    assert repr(optimizer).endswith(", in one pass with it)")
+    for _ in range(3):
+        cuda.clear()
+        take_fake_step(optimizer, params)
+        assert [name for name, _ in cuda] == ["sweep"] * 3
+        assert isinstance(triton.sweep.options["go"], Tensor) is (nonfinite == "skip")
+        assert triton.sweep.options["COUNTED"]
+    assert {t.device for p in params for t in optimizer.state[p].values()} == {CUDA}
+    assert optimizer.skipped_steps.device.type == ("cuda" if nonfinite == "skip" else "cpu")
+    for p in params:
+        p.grad = None
+    cuda.clear()
+    with NobodyWaits():
+        optimizer.step()
+    assert not cuda
+
+
+@pytest.mark.usefixtures("cuda", "gpu_with_kernels")
+def test_e_tells_each_of_several_gpus_whether_the_step_counts(monkeypatch):
+    seen = []
+
+    class Sweep:
+        def __getitem__(self, grid):
+            return lambda lines, *_, go, **kwargs: seen.append((lines.device.index, go.device.index))
+
+    monkeypatch.setattr(triton, "sweep", Sweep())
+    params = [Parameter(torch.empty(3, device=f"cuda:{i}")) for i in (1, 0, 1)]
+    take_fake_step(EAdamW(params, fused=True, nonfinite="skip"), params)
+    assert seen == [(1, 1), (0, 0)]
+
+
+@pytest.mark.usefixtures("cuda", "gpu_with_kernels")
+@pytest.mark.parametrize(
+    ("takes", "options", "dtype"),
+    [
+        (True, {}, torch.float32),
+        (False, {}, torch.bfloat16),
+        (False, {"fused": False}, torch.float32),
+        (False, {"amsgrad": True}, torch.float32),
+        (False, {"alpha": 0.0}, torch.float32),
+    ],
+)
+def test_any_other_step_on_cuda_is_the_bases(takes, options, dtype):
+    optimizer = EAdamW([Parameter(torch.empty(3, dtype=dtype, device="cuda"))], **{"fused": True, **options})
+    assert one_pass.applies(optimizer.base) is takes
+    optimizer.base.register_step_pre_hook(lambda *_: None)
+    assert not one_pass.applies(optimizer.base)
+
+
+@pytest.mark.parametrize(
+    ("runs", "capability", "version"),
+    [
+        (True, (8, 0), "12.8"),
+        (True, (9, 0), "13.0"),
+        (False, (7, 5), "12.8"),
+        (False, (9, 4), None),
+        (False, None, "12.8"),
+    ],
+)
+def test_e_leaves_gpus_that_the_kernels_are_not_compiled_for_to_the_base(runs, capability, version, monkeypatch):
+    """As those of AMD, for which torch says no version of CUDA; and all of them without Triton."""
+    monkeypatch.setattr(torch.version, "cuda", version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    choice._triton_runs_on.cache_clear()
+    assert choice.has_kernels(CUDA) is runs
+    monkeypatch.setattr(choice, "_triton", lambda: importlib.import_module("triton_is_not_there"))
+    choice._triton_runs_on.cache_clear()
+    assert not choice.has_kernels(CUDA)
+    choice._triton_runs_on.cache_clear()
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -61,6 +61,27 @@ def describe(group: dict[str, Any], device: torch.device) -> str:
         return f"fused on {device.type}, which cannot be had here"
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Whether ``fused=True`` has kernels that run on ``device``."""
+    if device.type == "cpu":
+        return compiled.missing() is None
+    return device.type == "cuda" and _triton_runs_on(device)
+
+
+@functools.cache
+def _triton_runs_on(device: torch.device) -> bool:
+    """Whether a GPU is one that the kernels are compiled for in the tests, NVIDIA's since the A100, with Triton."""
+    if torch.version.cuda is None or not torch.cuda.is_available():  # AMD's, or one that a fake tensor speaks of
+        return False
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        _triton()
+    except ImportError:
+        return False
+    return True
+
+
 def _compiled() -> ModuleType:
     if (why := compiled.missing()) is not None:
         raise RuntimeError(why)
