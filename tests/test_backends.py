@@ -13,8 +13,8 @@ from torch.nn import Parameter
 from torch.profiler import profile
 
 from thalweg import ALTO, Lamb
-from thalweg.backends import compiled, toolchain
-from thalweg.backends.pieces import PIECE, Scratch, flat
+from thalweg.backends import Layer, compiled, toolchain
+from thalweg.backends.pieces import CHUNK, PIECE, Scratch, flat, pieces
 from thalweg.lamb import BUFFERS
 
 WAYS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
@@ -48,6 +48,17 @@ def test_layers_larger_than_a_piece_are_updated_as_if_whole(way, options, monkey
     in_pieces = run(starts, gradients, way, **options)
     whole(monkeypatch)
     assert_near(in_pieces, run(starts, gradients, "single", **options), 1e-12)
+
+
+@pytest.mark.parametrize(("device", "size"), [("cpu", PIECE), ("meta", CHUNK)])
+def test_pieces_fit_the_cache_of_a_cpu_and_outlast_the_launch_on_an_accelerator(device, size):
+    tensors = [torch.empty(2 * size + 5, device=device) for _ in range(6)]
+    layer = Layer(*tensors[:2], 1.0, *tensors[2:5], None, 0)
+    assert [(piece.start, r.numel()) for piece, r in pieces(layer, tensors[5])] == [
+        (0, size),
+        (size, size),
+        (2 * size, 5),
+    ]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW
 from thalweg import equations as eq
 from thalweg.backends import compute_dtype, local
 from thalweg.backends.memory import overwritable
-from thalweg.backends.pieces import PIECE, flat
+from thalweg.backends.pieces import flat, piece_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 ALPHA, BETA, EMA = "explore_alpha", "explore_beta", "explore_ema"
 Bucket: TypeAlias = "tuple[list[Tensor], dict[str, Any], bool]"
-
-
-BLOCK = 1 << 24
-"""Elements that are overwritten together on an accelerator, where every operation costs a launch."""
 
 
 @contextmanager
@@ -206,7 +202,7 @@ def _overwrite(
 
 def _blocks(grads: list[Tensor], emas: list[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Gradients and their b, flat and cut alike: lists of few elements in all, so that a temporary of them is small."""
-    size = PIECE if grads[0].device.type == "cpu" else BLOCK
+    size = piece_size(grads[0].device)
     gs: list[Tensor] = []
     bs: list[Tensor] = []
     total = 0

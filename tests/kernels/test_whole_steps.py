@@ -184,7 +184,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(FakeTensor, "data_ptr", lambda t: vars(t).setdefault("address", next(addresses)), raising=False)
-    monkeypatch.setattr("thalweg.backends.addresses._PLAIN", (FakeTensor, Tensor, Parameter))
+    monkeypatch.setattr("thalweg.backends.addresses._PLAIN", frozenset({FakeTensor, Tensor, Parameter}))
     monkeypatch.setattr(triton_tables, "_lay_out", functools.partial(lay_out, triton_tables._lay_out))
     for name in ("sweep", "adapt"):
         monkeypatch.setattr(triton, name, Launch(name, log))

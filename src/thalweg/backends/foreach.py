@@ -14,23 +14,22 @@ from torch import Tensor
 from thalweg import equations as eq
 from thalweg.backends import Hyper, Layer, Scales, compute_dtype, single
 from thalweg.backends.memory import memory_for_r
-from thalweg.backends.pieces import PIECE, Scratch, flat, pieces
+from thalweg.backends.pieces import Scratch, flat, piece_size, pieces
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
-
-CHUNK = 1 << 26
-"""Elements updated together on an accelerator, where every operation costs a launch."""
 
 
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     """One step of ALTO on all layers, in place; they share device, dtypes and whether they have ``explore_ema``.
 
-    Small layers are taken together up to a chunk, on CPU up to a piece; the temporaries, two in float32, have its size.
-    From an eighth of a piece, elsewhere from a chunk, a layer is taken alone: on CPU in pieces, with one temporary of
-    the layer's size, from ``scratch``, or none where its gradient may be overwritten. What is computed for a layer does
-    not hang on the others.
+    Small layers are taken together up to :func:`~thalweg.backends.pieces.piece_size`; the temporaries, two in float32,
+    have that size. A larger layer, on CPU from an eighth of that on, is taken alone and in pieces of that size, with
+    one temporary of the layer's own, from ``scratch``, or none where its gradient may be overwritten. What is computed
+    for a layer does not hang on the others.
     Layers whose tensors are laid out differently, or with gaps, are left to :mod:`~thalweg.backends.single`.
     """
-    size, large = (PIECE, PIECE // 8) if layers[0].param.device.type == "cpu" else (CHUNK, CHUNK)
+    device = layers[0].param.device
+    size = piece_size(device)
+    large = size // 8 if device.type == "cpu" else size
     aligned = [layer for layer in layers if _is_aligned(layer)]
     for layer in aligned:
         if layer.param.numel() >= large:

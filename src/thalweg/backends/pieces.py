@@ -10,7 +10,14 @@ from torch import Tensor
 from thalweg.backends import Layer
 
 PIECE = 1 << 18
-"""Elements of a piece, 1 MiB in float32: what is read and written for it stays in the cache."""
+"""Elements taken together on the CPU, 1 MiB in float32: what is read and written for them stays in the cache."""
+CHUNK = 1 << 24
+"""The same on an accelerator, 64 MiB: every operation costs a launch, and should take longer than that."""
+
+
+def piece_size(device: torch.device) -> int:
+    """How many elements are taken together on a device; temporaries are of this size."""
+    return PIECE if device.type == "cpu" else CHUNK
 
 
 class Scratch:
@@ -51,14 +58,15 @@ def flat(tensors: list[Tensor]) -> list[Tensor] | None:
 
 def pieces(layer: Layer, r: Tensor) -> Iterator[tuple[Layer, Tensor]]:
     """The layer and ``r`` beside it, cut alike; whole where they cannot be cut or the step is being compiled."""
+    size = piece_size(r.device)
     whole = [layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, r]
     if layer.explore_ema is not None:
         whole.append(layer.explore_ema)
-    vectors = None if r.numel() <= PIECE or torch.compiler.is_compiling() else flat(whole)
+    vectors = None if r.numel() <= size or torch.compiler.is_compiling() else flat(whole)
     if vectors is None:
         yield layer, r
         return
-    for i, (param, grad, m, v, r_piece, *rest) in enumerate(zip(*(t.split(PIECE) for t in vectors), strict=True)):  # type: ignore[no-untyped-call]
+    for i, (param, grad, m, v, r_piece, *rest) in enumerate(zip(*(t.split(size) for t in vectors), strict=True)):  # type: ignore[no-untyped-call]
         b = rest[0] if rest else None
-        piece = Layer(param, grad, layer.step, m, v, b, layer.norm_dims, layer.seed, start=i * PIECE)
+        piece = Layer(param, grad, layer.step, m, v, b, layer.norm_dims, layer.seed, start=i * size)
         yield piece, r_piece
