@@ -146,7 +146,7 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
 def buckets(
     group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None, overwritable: Collection[Tensor] = ()
 ) -> list[list[Layer]]:
-    """The group's parameters that have a gradient, their steps counted, by device, dtypes and presence of b.
+    """The group's parameters that have a gradient, their steps counted, by device and how each tensor is stored.
 
     ``go`` is what a step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
     gradient's memory is scratch, if the group says so.
@@ -175,7 +175,8 @@ def buckets(
             seed=_seed(rounding_step, index) if rounding_step else 0,
             overwrite_grad=bool(overwritable) and p in overwritable and not is_sharded(p),
         )
-        found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype].append(layer)
+        kinds = (lowbit.kind(m), lowbit.kind(v), None if b is None else lowbit.kind(b))
+        found[(p.device, param.dtype, *kinds)].append(layer)
     return list(found.values())
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from thalweg.backends import Hyper, Layer
+from thalweg.backends import Hyper, Layer, lowbit
 from thalweg.backends.pieces import is_dense
 
 _PLAIN = (Tensor, Parameter)
@@ -18,36 +18,46 @@ _PLAIN = (Tensor, Parameter)
 class Walk(NamedTuple):
     """A layer whose tensors lie alike in memory and without gaps.
 
-    ``addresses`` are those of θ, g, m, v and b, 0 if there is no b; ``slices`` is how many equal parts of that memory
-    have norms of their own. The layer is to be kept until the kernels are through: its gradient may be a copy.
+    ``addresses`` are those of θ, g, m, v and b, and of the scales of m, v and b, 0 for what there is not; ``slices`` is
+    how many equal parts of that memory have norms of their own. The layer is to be kept until the kernels are through:
+    its gradient may be a copy.
     """
 
     layer: Layer
     slices: int
-    addresses: tuple[int, int, int, int, int]
+    addresses: tuple[int, ...]
 
 
 def walk(layer: Layer, hyper: Hyper) -> Walk | None:
     """The layer as kernels can walk it, or None: one that is sharded, has gaps, or norms over axes in between."""
-    param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
+    param, grad = layer.param, layer.grad
+    (m, of_m), (v, of_v), (b, of_b) = map(_memory, (layer.exp_avg, layer.exp_avg_sq, layer.explore_ema))
     strides = None if param.is_contiguous() else param.stride()
     if not (_lies_so(param, strides) and _lies_so(m, strides) and _lies_so(v, strides)):
         return None
     if (b is not None and not _lies_so(b, strides)) or type(grad) not in _PLAIN:
         return None
     slices = 1 if layer.norm_dims is None or not hyper.trust_ratio else _slices(param, layer.norm_dims)
-    if slices == 0:
+    if slices == 0 or ((of_m or of_v or of_b) and (strides or param.numel() // slices % lowbit.BLOCK)):
         return None
     at = grad.data_ptr()
     if at == 0 or grad.is_neg() or not _lies_so(grad, strides):  # zeros without memory, or values elsewhere
         grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
         layer, at = layer._replace(grad=grad), grad.data_ptr()
-    return Walk(layer, slices, (param.data_ptr(), at, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr()))
+    at_b = 0 if b is None else b.data_ptr()
+    return Walk(layer, slices, (param.data_ptr(), at, m.data_ptr(), v.data_ptr(), at_b, of_m, of_v, of_b))
 
 
 def is_plain(t: Tensor) -> bool:
     """Whether the memory of ``t`` holds its values, but perhaps their signs; that of a subclass may hold anything."""
     return type(t) in _PLAIN and is_dense(t)
+
+
+def _memory(t: Any) -> tuple[Any, int]:
+    """The tensor whose memory is that of state ``t``, its codes if in 8 bits, and where their scales lie, or 0."""
+    if type(t) in _PLAIN or getattr(t, "block_size", None) != lowbit.BLOCK:
+        return t, 0
+    return t.codes, t.scale.data_ptr()
 
 
 def _lies_so(t: Tensor, strides: tuple[int, ...] | None) -> bool:

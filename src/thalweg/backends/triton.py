@@ -114,7 +114,7 @@ class _Run(NamedTuple):
 
     layer: Layer
     slices: int
-    addresses: tuple[int, int, int, int, int]
+    addresses: tuple[int, ...]
     kind: _Kind
 
 
