@@ -58,16 +58,33 @@ def test_slices_of_whole_runs_have_norms_of_their_own(monkeypatch):
     assert_agree(*kernels_only(monkeypatch, layers), 1e-6)
 
 
-@pytest.mark.parametrize("case", ["slices across runs", "permuted"])
+@pytest.mark.parametrize("case", ["slices across runs", "permuted", "permuted codes"])
 def test_what_has_its_runs_elsewhere_is_left_to_single(case, monkeypatch):
     (layer,) = layers_in_8_bits(shapes=[(64, 128)], norm_dims=(1,) if case == "slices across runs" else None)
-    if case == "permuted":
+    if "permuted" in case:
         layer = layer._replace(**{k: getattr(layer, k).t().contiguous().t() for k in TENSORS[:2]})
+    if case == "permuted codes":
+        for name in STATE:
+            getattr(layer, name).codes = getattr(layer, name).codes.t().contiguous().t()
     left = []
     original = single.step
     monkeypatch.setattr(single, "step", lambda layers, *rest: (left.append(len(layers)), original(layers, *rest)))
     assert_agree(*both([layer]))
     assert left == [1, 1]
+
+
+def test_nothing_is_written_beyond_a_layer():
+    """Whose last block has runs that are not there."""
+    (layer,) = layers_in_8_bits(shapes=SHAPES[:1])
+    whole = []
+    for name in STATE:
+        q = getattr(layer, name)
+        whole += [torch.full((t.numel() + 256,), 77, dtype=t.dtype) for t in parts(q)]
+        q.codes, q.scale = (
+            w[: t.numel()].copy_(t.flatten()).view(t.shape) for w, t in zip(whole[-2:], parts(q), strict=True)
+        )
+    triton.step([layer], HYPER, Scales(), Scratch())
+    assert all((w[-256:] == 77).all() for w in whole)
 
 
 @pytest.mark.parametrize("trust_ratio", [True, False])

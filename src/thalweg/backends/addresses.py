@@ -29,7 +29,10 @@ class Walk(NamedTuple):
 
 
 def walk(layer: Layer, hyper: Hyper) -> Walk | None:
-    """The layer as kernels can walk it, or None: one that is sharded, has gaps, or norms over axes in between."""
+    """The layer as kernels can walk it, or None: one that is sharded, has gaps, or norms over axes in between.
+
+    Nor do they walk state in 8 bits where a scale is that of numbers of two slices, or that do not lie together.
+    """
     param, grad = layer.param, layer.grad
     (m, of_m), (v, of_v), (b, of_b) = map(_memory, (layer.exp_avg, layer.exp_avg_sq, layer.explore_ema))
     strides = None if param.is_contiguous() else param.stride()

@@ -43,7 +43,7 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     """One step of ALTO on each layer, in place, with no temporary but a copy of a gradient that is laid out otherwise.
 
     Sharded layers are left to :mod:`~thalweg.backends.foreach`; to :mod:`~thalweg.backends.single` those with gaps in
-    their memory, and stacks whose layers are not contiguous.
+    their memory, stacks whose layers are not contiguous or share a scale of 8 bits, and 8 bits of permuted parameters.
     """
     if scales.go is not None and not scales.go.item():
         return

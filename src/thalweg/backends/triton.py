@@ -20,8 +20,9 @@ and is sent again, without waiting for it, when an address has changed. Nothing 
 
 Bandwidth is the bound. On an H100, with 27 GB/s and 30 KB to be kept in flight for each multiprocessor: a program moves
 64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at 80 registers a
-thread, which is what the first pass compiles to, 6 programs share a multiprocessor and may have 120 KB in flight. That
-is reckoned, not measured: the kernels have been compiled and interpreted, and have yet to run on a GPU.
+thread, which is what the first pass compiles to, 6 programs share a multiprocessor and may have 120 KB in flight. With
+state in 8 bits the second pass has up to 118 registers, in blocks of half the size. That is reckoned, not measured: the
+kernels have been compiled and interpreted, and have yet to run on a GPU.
 
 What a step costs beside them hangs on the number of parameters by torch's multi-tensor operations alone, which launch
 once for every hundred tensors or so: one to judge the gradients, one to count the steps, one for ``max_grad_norm``.
@@ -72,8 +73,9 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     have any one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
 
     With ``norm_dims``, slices of a contiguous parameter over its last axes are layers of their own, at no cost. Norms
-    over other axes, other layouts and subclasses of Tensor are left to :mod:`thalweg.backends.single`, sharded layers,
-    whose norms are those of all shards, to :mod:`thalweg.backends.foreach`: both with launches for each layer.
+    over other axes, other layouts, subclasses of Tensor, and in 8 bits slices that share a scale and parameters that are
+    not contiguous are left to :mod:`thalweg.backends.single`, sharded layers, whose norms are those of all shards, to
+    :mod:`thalweg.backends.foreach`: both with launches for each layer.
 
     In a CUDA graph, ``step``, ``lr`` and ``scales`` may change between replays where they are tensors on the device;
     numbers, among them the seeds of stochastic rounding, are those of the capture. A step before it has to have
