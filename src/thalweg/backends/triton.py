@@ -73,9 +73,9 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     have any one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
 
     With ``norm_dims``, slices of a contiguous parameter over its last axes are layers of their own, at no cost. Norms
-    over other axes, other layouts, subclasses of Tensor, and in 8 bits slices that share a scale and parameters that are
-    not contiguous are left to :mod:`thalweg.backends.single`, sharded layers, whose norms are those of all shards, to
-    :mod:`thalweg.backends.foreach`: both with launches for each layer.
+    over other axes, other layouts, subclasses of Tensor, and in 8 bits slices that share a scale and parameters that
+    are not contiguous are left to :mod:`thalweg.backends.single`, sharded layers, whose norms are those of all shards,
+    to :mod:`thalweg.backends.foreach`: both with launches for each layer.
 
     In a CUDA graph, ``step``, ``lr`` and ``scales`` may change between replays where they are tensors on the device;
     numbers, among them the seeds of stochastic rounding, are those of the capture. A step before it has to have
