@@ -168,10 +168,6 @@ LAMB_INVALID = (
         )
         for value, text in (("8bit", "'8bit'"), ({"exp_avg": torch.bfloat16}, r"\{'exp_avg': torch\.bfloat16\}"))
     ),
-    Invalid(
-        {"fused": True, "state_dtype": {"exp_avg": "8bit"}},
-        "fused must be None or False with state in 8 bits, .*, got True",
-    ),
     Invalid({"nonfinite": "ignore"}, "nonfinite must be 'skip' or 'raise' or 'propagate', got 'ignore'"),
     Invalid({"nonfinite": "raise", "capturable": True}, "nonfinite must be 'skip' or 'propagate' with .*, got 'raise'"),
     Invalid({"stochastic_rounding": True, "capturable": True}, "stochastic_rounding must be False with .*, got True"),

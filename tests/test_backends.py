@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from torch.profiler import profile
 
 from thalweg import ALTO, Lamb
-from thalweg.backends import Layer, compiled, toolchain
+from thalweg.backends import Layer, compiled, lowbit, toolchain
 from thalweg.backends.pieces import CHUNK, PIECE, Scratch, flat, pieces
 from thalweg.lamb import BUFFERS
 
@@ -145,7 +145,7 @@ def peak(step) -> int:
 @pytest.mark.parametrize(
     "options",
     [{}, {"foreach": False}, {"foreach": True}]
-    + [{"state_dtype": stored, "foreach": foreach} for stored in (torch.bfloat16, "8bit") for foreach in (True, False)],
+    + [{"state_dtype": s, "foreach": way} for s in (torch.bfloat16, "8bit") for way in (None, True, False)],
     ids=str,
 )
 def test_temporaries_are_at_most_twice_the_largest_parameter(options):
@@ -204,7 +204,8 @@ def test_kernels_come_from_the_cache_of_an_earlier_process(tmp_path):
     assert run_once() == (printed, built)
 
 
-def test_a_step_does_not_depend_on_the_number_of_threads():
+@pytest.mark.parametrize("state_dtype", [None, "8bit"])
+def test_a_step_does_not_depend_on_the_number_of_threads(state_dtype):
     shapes = [(1 << 20,), (300, 301), (40, 7, 1000), (5,), ()]
     starts = [normal(*shape, seed=i, dtype=torch.float32) for i, shape in enumerate(shapes)]
     gradients = [[normal(*shape, seed=9 + i, dtype=torch.float32) for i, shape in enumerate(shapes)]]
@@ -213,12 +214,12 @@ def test_a_step_does_not_depend_on_the_number_of_threads():
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            found.append(run(starts, gradients, "fused"))
+            found.append(run(starts, gradients, "fused", state_dtype=state_dtype))
     finally:
         torch.set_num_threads(threads)
     assert_same(found[0], found[1])
     assert_same(found[0], found[2])
-    assert_near(found[0], run(starts, gradients, "single"), 1e-6)
+    assert_near(found[0], run(starts, gradients, "single", state_dtype=state_dtype), 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -282,15 +283,18 @@ def test_all_round_stochastically_alike(way, monkeypatch):
     assert (actual != run(starts, gradients, way)[0]).double().mean() > 0.1
 
 
+NARROW = (torch.bfloat16, "8bit")
+
+
 @pytest.mark.parametrize("way", ["foreach", "fused"])
 @pytest.mark.parametrize(
     "stored",
-    [torch.bfloat16, {"exp_avg": torch.bfloat16}, {"exp_avg_sq": torch.bfloat16}, {"explore_ema": torch.bfloat16}],
+    [*NARROW, *({name: dtype} for dtype in NARROW for name in BUFFERS), dict(zip(BUFFERS, NARROW, strict=False))],
     ids=str,
 )
 @pytest.mark.parametrize("trust_ratio", [True, False])
-def test_all_store_state_in_bfloat16_alike(way, stored, trust_ratio):
-    starts = [normal(300, 301, dtype=torch.float32), normal(7, seed=1, dtype=torch.float32)]
+def test_all_store_state_in_few_bits_alike(way, stored, trust_ratio):
+    starts = [normal(*shape, seed=i, dtype=torch.float32) for i, shape in enumerate([(300, 301), (7,), (175, 512)])]
     gradients = [[normal(*t.shape, seed=k, dtype=torch.float32) for t in starts] for k in range(1, STEPS + 1)]
     found = []
     for name in (way, "single"):
@@ -301,16 +305,48 @@ def test_all_store_state_in_bfloat16_alike(way, stored, trust_ratio):
     (params, state), (expected, expected_state) = found
     assert_near(params, expected, 1e-4)
     for a, b in zip(state, expected_state, strict=True):
-        assert a.dtype == b.dtype
-        if a.dtype == torch.bfloat16:
+        assert lowbit.kind(a) == lowbit.kind(b)
+        if lowbit.is_8bit(a):
+            assert_near([a.scale], [b.scale], 1e-6)
+            a, b = a.codes, b.codes
+        if a.dtype in (torch.bfloat16, torch.uint8):
             assert (a != b).double().mean() < 2e-3  # where float32 differs in its last place
         else:
-            assert_near([a], [b], 1e-2)  # E's buffer in bfloat16 reaches the moments
+            assert_near([a], [b], 1e-2)  # E's buffer in few bits reaches the moments
+
+
+@pytest.mark.parametrize("way", ["foreach", "fused"])
+@pytest.mark.parametrize("trust_ratio", [True, False])
+def test_all_write_8_bits_alike_bit_for_bit(way, trust_ratio):
+    """What is computed is exact: from zeros, with products by powers of 2 alone, and then halved by a gradient of 0."""
+    g = normal(64, 256, dtype=torch.float32) * 10.0 ** (4 * normal(64, 256, seed=1, dtype=torch.float32) - 4).clamp_(
+        -12, 5
+    )
+    g[1], g[2, 1:], g[3, :2], g[4] = 0.0, 1e-12, torch.tensor([-1e6, 1e6]), -g[4].abs()
+    g[5, 7], g[6, 7] = torch.nan, torch.inf
+    found = []
+    for name in (way, "single"):
+        p = Parameter(torch.ones_like(g))
+        options = {"state_dtype": "8bit", "trust_ratio": trust_ratio, "nonfinite": "propagate", **WAYS[name]}
+        optimizer = ALTO([p], betas=(0.5, 0.5, 0.5), alpha=1.0, **options)
+        for gradient, alpha in ((g, 1.0), (torch.zeros_like(g), 0.0)):
+            optimizer.param_groups[0]["alpha"] = alpha
+            take_steps(optimizer, [p], [[gradient]])
+            found.append([part for key in BUFFERS for q in [optimizer.state[p][key]] for part in (q.codes, q.scale)])
+    for actual, expected in zip(found[:2], found[2:], strict=True):
+        for a, b in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 @pytest.mark.parametrize(
     ("options", "picked"),
-    [({}, "fused"), ({"foreach": True}, "foreach"), ({"foreach": False}, "single"), ({"fused": True}, "fused")],
+    [
+        ({}, "fused"),
+        ({"state_dtype": "8bit"}, "fused"),
+        ({"foreach": True}, "foreach"),
+        ({"foreach": False}, "single"),
+        ({"fused": True}, "fused"),
+    ],
 )
 def test_the_representation_says_what_was_picked(options, picked):
     assert f"backend: {picked} on cpu" in repr(ALTO([Parameter(torch.ones(2))], **options))

@@ -12,8 +12,7 @@ from support import assert_near, assert_same, clone_params, make_grads, make_par
 from torch.nn import Parameter
 
 from thalweg import ALTO, Lamb, layers
-from thalweg.backends import Scales, lowbit, single
-from thalweg.backends import foreach as foreach_backend
+from thalweg.backends import Scales, compiled, foreach, lowbit, single
 from thalweg.backends.pieces import PIECE, Scratch
 from thalweg.backends.precision import noise, stochastic_round
 from thalweg.bench.memory import state_bytes
@@ -23,8 +22,9 @@ from thalweg.layers import _seed
 BUFFERS = ("exp_avg", "exp_avg_sq", "explore_ema")
 MIXED = {"exp_avg": "8bit", "exp_avg_sq": torch.float32, "explore_ema": torch.bfloat16}
 NARROW = pytest.mark.parametrize("state_dtype", [torch.bfloat16, "8bit", MIXED], ids=["bfloat16", "8bit", "mixed"])
-FOREACH = pytest.mark.parametrize("foreach", [False, True])
-SHAPES = ((64, 128), (4096,), (10,), (2 * PIECE + 512,), (30, 300))
+WAYS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+WAY = pytest.mark.parametrize("way", WAYS)
+SHAPES = ((64, 128), (4096,), (10,), (2 * PIECE + 512,), (30, 300), (3, 4096))
 SMALL = ((64, 128), (10,), (4096,))
 
 
@@ -77,16 +77,16 @@ def rounded(stored, value, name, seed):
 
 
 @NARROW
-@FOREACH
+@pytest.mark.parametrize("way", ["single", "foreach"])  # the kernels add up norms in another order
 @pytest.mark.parametrize("options", [{}, {"norm_dims": (-1,)}, {"trust_ratio": False}], ids=str)
-def test_a_step_is_the_float32_step_from_what_is_stored_rounded_once(state_dtype, foreach, options):
+def test_a_step_is_the_float32_step_from_what_is_stored_rounded_once(state_dtype, way, options):
     """Layers smaller and larger than a piece, and of sizes that stay in float32."""
     params = make_params(SHAPES, torch.float32)
-    optimizer = ALTO(params, 0.01, state_dtype=state_dtype, foreach=foreach, **options)
+    optimizer = ALTO(params, 0.01, state_dtype=state_dtype, **WAYS[way], **options)
     optimizer.init_state()
     for step, row in enumerate(make_grads(params, 3), 1):
         others = clone_params(params)
-        exact = ALTO(others, 0.01, foreach=foreach, **options)
+        exact = ALTO(others, 0.01, **WAYS[way], **options)
         exact.init_state()
         for p, q in zip(params, others, strict=True):
             exact.state[q] = {key: numbers(t).float().clone() for key, t in optimizer.state[p].items()}
@@ -99,9 +99,9 @@ def test_a_step_is_the_float32_step_from_what_is_stored_rounded_once(state_dtype
             assert_same([numbers(stored[name]) for name in BUFFERS], expected)
 
 
-@FOREACH
-def test_each_buffer_is_stored_as_it_is_asked_for(foreach):
-    optimizer, params, _ = trained(MIXED, foreach=foreach)
+@WAY
+def test_each_buffer_is_stored_as_it_is_asked_for(way):
+    optimizer, params, _ = trained(MIXED, **WAYS[way])
     state = optimizer.state[params[0]]
     assert [lowbit.is_8bit(state[name]) for name in BUFFERS] == [True, False, False]
     assert [state[name].dtype for name in BUFFERS[1:]] == [torch.float32, torch.bfloat16]
@@ -115,13 +115,13 @@ def test_the_signs_and_tables_are_those_of_the_buffers():
 
 
 @NARROW
-@FOREACH
-def test_averages_follow_a_gradient_that_turns_round(state_dtype, foreach):
+@WAY
+def test_averages_follow_a_gradient_that_turns_round(state_dtype, way):
     """They move by a hundredth of the distance at a time, half of what rounding to nearest would lose."""
     g = torch.randn(8192, generator=torch.Generator().manual_seed(0))
     params = [Parameter(torch.ones(8192)) for _ in range(2)]
     narrow, exact = (
-        ALTO([p], 0.0, (0.99, 0.99, 0.99), 1.0, state_dtype=stored, foreach=foreach)
+        ALTO([p], 0.0, (0.99, 0.99, 0.99), 1.0, state_dtype=stored, **WAYS[way])
         for p, stored in zip(params, (state_dtype, None), strict=True)
     )
     for optimizer, p in zip((narrow, exact), params, strict=True):
@@ -202,9 +202,9 @@ def test_state_stays_as_it_was_saved_and_the_group_says_so(saved, fresh):
 
 
 @NARROW
-@FOREACH
-def test_a_step_that_is_skipped_leaves_every_bit(state_dtype, foreach):
-    optimizer, params, grads = trained(state_dtype, foreach=foreach)
+@WAY
+def test_a_step_that_is_skipped_leaves_every_bit(state_dtype, way):
+    optimizer, params, grads = trained(state_dtype, **WAYS[way])
     before, start = bits(optimizer, params), clone_params(params)
     grads[0][1][3] = float("nan")
     take_steps(optimizer, params, grads[:1])
@@ -213,7 +213,7 @@ def test_a_step_that_is_skipped_leaves_every_bit(state_dtype, foreach):
 
 
 @NARROW
-@pytest.mark.parametrize("backend", [single, foreach_backend])
+@pytest.mark.parametrize("backend", [single, foreach, compiled])
 def test_a_step_that_the_device_skips_leaves_every_bit(state_dtype, backend):
     optimizer, params, _ = trained(state_dtype, shapes=SHAPES)
     before, start = bits(optimizer, params), clone_params(params)
@@ -244,16 +244,16 @@ def test_a_group_of_its_own_storage_may_be_added(state_dtype):
 
 
 @NARROW
-@FOREACH
+@WAY
 @pytest.mark.parametrize("size", [16, 72])  # smaller and larger than a piece
-def test_layouts_of_parameter_and_gradient_may_differ(state_dtype, foreach, size):
+def test_layouts_of_parameter_and_gradient_may_differ(state_dtype, way, size):
     generator = torch.Generator().manual_seed(0)
     start, *grads = (torch.randn(size, size, size, 2, generator=generator) for _ in range(4))
     ends = []
     for layout in (torch.contiguous_format, torch.channels_last):
         params = [Parameter(start.clone(memory_format=layout))]
         rows = [[g.contiguous(memory_format=layout)] for g in grads]
-        optimizer = ALTO(params, 0.01, state_dtype=state_dtype, foreach=foreach)
+        optimizer = ALTO(params, 0.01, state_dtype=state_dtype, **WAYS[way])
         take_steps(optimizer, params, rows)
         ends.append(params)
     moved = (ends[0][0] - start).abs().max().item()
@@ -288,10 +288,7 @@ def test_complex_parameters_are_refused(state_dtype):
 
 def test_a_group_says_how_its_state_is_stored_whatever_was_loaded():
     """A distributed checkpoint is read into the tensors that are there, and brings options of its own."""
-    for state_dtype, option, text in (
-        ("8bit", "fused", r"fused must be None or False with state in 8 bits, .*, got True"),
-        (MIXED, "capturable", r"state_dtype must be None, torch\.float32 or torch\.float64 with .*, got \{.*\}"),
-    ):
+    for state_dtype in ("8bit", MIXED):
         optimizer, _, _ = trained(state_dtype)
         saved = optimizer.state_dict()
         saved["param_groups"][0]["state_dtype"] = None
@@ -299,7 +296,8 @@ def test_a_group_says_how_its_state_is_stored_whatever_was_loaded():
         assert optimizer.param_groups[0]["state_dtype"] == (
             dict.fromkeys(BUFFERS, "8bit") if state_dtype == "8bit" else {**MIXED, "exp_avg_sq": None}
         )
-        saved["param_groups"][0][option] = True
+        saved["param_groups"][0]["capturable"] = True
+        text = r"state_dtype must be None, torch\.float32 or torch\.float64 with .*, got \{.*\}"
         with pytest.raises(ValueError, match=f"^{text}$"):
             optimizer.load_state_dict(saved)
 

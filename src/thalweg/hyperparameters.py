@@ -162,8 +162,6 @@ def _check_narrow(group: dict[str, Any]) -> None:
     if group["capturable"] and is_narrow(given):
         allowed = "None, torch.float32 or torch.float64 with capturable=True, as the seed of rounding is on the host"
         reject("state_dtype", given, allowed)
-    if group["fused"] and is_narrow(given, {EIGHT_BITS}):
-        reject("fused", True, "None or False with state in 8 bits, which its kernels do not read")
 
 
 def _check_norm_dims(group: dict[str, Any]) -> None:

@@ -146,7 +146,7 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
 def buckets(
     group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None, overwritable: Collection[Tensor] = ()
 ) -> list[list[Layer]]:
-    """The group's parameters that have a gradient, their steps counted, by device, dtypes and presence of b.
+    """The group's parameters that have a gradient, their steps counted, by device and how each tensor is stored.
 
     ``go`` is what a step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
     gradient's memory is scratch, if the group says so.
@@ -177,7 +177,8 @@ def buckets(
             0,
             bool(overwritable) and p in overwritable and not is_sharded(p),
         )
-        found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype].append(layer)
+        types = (type(m), type(v), type(b))  # those of 8-bit state look like float32
+        found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype, types].append(layer)
     return list(found.values())
 
 

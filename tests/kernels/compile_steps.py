@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import triton as triton_package
-from kernel_layers import HYPER, TENSORS, make_layers
+from kernel_layers import HYPER, TENSORS, in_8_bits, make_layers
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
@@ -39,6 +39,8 @@ DTYPES = {  # of parameter, gradient, m, v, b
     "all bfloat16": (bf16, bf16, bf16, bf16, bf16),
     "float64, float32 state": (f64, f64, f32, f32, f32),
     "mixed state": (f32, bf16, bf16, f32, f16),
+    "8-bit state": (f32, f32, "8bit", "8bit", "8bit"),
+    "8-bit and mixed state": (bf16, bf16, "8bit", f32, bf16),
 }
 CUOBJDUMP = Path(triton_package.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -103,8 +105,10 @@ def take_step(name: str, explore: bool, trust_ratio: bool, on_device: bool, alig
     ``number`` is that of steps, the seed, the learning rate and the weight decay.
     """
     param, grad, m, v, b = DTYPES[name]
+    stored = dict(zip(TENSORS[2:], (m, v, b), strict=True)) if explore else {"exp_avg": m, "exp_avg_sq": v}
+    in_few = [name for name, dtype in stored.items() if dtype == "8bit"]
     layers = make_layers(
-        [(40,), (8, 16)],
+        [(17, 256), (32, 128)] if in_few else [(40,), (8, 16)],
         param,
         grad,
         explore=explore,
@@ -112,10 +116,7 @@ def take_step(name: str, explore: bool, trust_ratio: bool, on_device: bool, alig
     )
     layers = [
         layer._replace(
-            exp_avg=layer.exp_avg.to(m),
-            exp_avg_sq=layer.exp_avg_sq.to(v),
-            explore_ema=layer.explore_ema.to(b) if explore else None,
-            seed=number,
+            **{k: getattr(layer, k).to(dtype) for k, dtype in stored.items() if k not in in_few}, seed=number
         )
         for layer in layers
     ]
@@ -125,11 +126,12 @@ def take_step(name: str, explore: bool, trust_ratio: bool, on_device: bool, alig
                 **{
                     k: torch.cat((t.flatten()[:1], t.flatten()))[1:]
                     for k in TENSORS
-                    if (t := getattr(layer, k)) is not None
+                    if k not in in_few and (t := getattr(layer, k)) is not None
                 }
             )
             for layer in layers
         ]
+    layers = in_8_bits(layers, in_few)
     hyper = dataclasses.replace(
         HYPER,
         lr=torch.tensor(0.1) if on_device else float(number),
@@ -166,7 +168,7 @@ def main() -> None:
                 **options,
                 "launched": launched,
                 "constants": constants,
-                "itemsizes": [t.itemsize for t in DTYPES[name]],
+                "itemsizes": [1 if t == "8bit" else t.itemsize for t in DTYPES[name]],
                 "resources": resources(k.kernel),
                 "widths": widths(k.asm["ptx"]),
             }

@@ -67,8 +67,8 @@ class FakeCuda:
         return self.pinned[-1]
 
     def tables(self, *, grad=512, param=256):
-        row = (param, grad, 0, 0, 0, 0, 0, 1000, 1)
-        return triton_tables.tables((row,), (4,) * 5, CHUNK, torch.device("meta"))
+        row = (param, grad, *[0] * 8, 1000, 1)
+        return triton_tables.tables((row,), (4,) * triton_tables.ADDRESSES, CHUNK, torch.device("meta"))
 
 
 def test_tables_stay_on_the_device_until_an_address_changes(monkeypatch):

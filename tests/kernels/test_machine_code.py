@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("compile_steps.py")
 STACK = 16
 """Bytes: some variants come out at a few registers above what lets one more program share a multiprocessor; ptxas then
 moves as many to the stack."""
-ELEMENTS = 8  # of a block, for each thread
+THREADS = 128
 REST = (
     "float64",
     "bfloat16",
@@ -23,6 +23,8 @@ REST = (
     "all bfloat16",
     "float64, float32 state",
     "mixed state",
+    "8-bit state",
+    "8-bit and mixed state",
 )
 slow = pytest.mark.slow
 
@@ -59,7 +61,8 @@ def test_all_that_a_step_launches_compiles_without_spills_and_moves_sixteen_byte
 
 def moved(kernel):
     """How many loads and stores of 16 bytes a thread's elements of a full block are; the last may be cut short."""
-    param, grad, *state = (size * ELEMENTS // 16 for size in kernel["itemsizes"])
+    elements = int(kernel["constants"]["BLOCK"]) // THREADS
+    param, grad, *state = (size * elements // 16 for size in kernel["itemsizes"])
     flags = {name: kernel["constants"][name] == "True" for name in ("EXPLORE", "FRESH", "KEEP", "MEASURE")}
     m, v, b = state if flags["EXPLORE"] else (*state[:2], 0)
     loads = param + m + v + flags["FRESH"] * (grad + b)

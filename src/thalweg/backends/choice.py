@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.backends import compiled, foreach, single
-from thalweg.backends.precision import is_narrow
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,8 +20,8 @@ def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
     """The module that steps the group's parameters on ``device``.
 
     What is asked for, by ``fused=True`` (Triton's kernels on CUDA, those in C++ elsewhere) or ``foreach``. Left open:
-    on CPU the fused kernels, or foreach where they cannot be built or the state is in 8 bits; foreach on CUDA; single
-    elsewhere. In a step that is being compiled always single, for the compiler to fuse.
+    on CPU the fused kernels, or foreach where they cannot be built; foreach on CUDA; single elsewhere. In a step that
+    is being compiled always single, for the compiler to fuse.
 
     Raises:
         ImportError: ``fused=True`` on CUDA, and no Triton.
@@ -33,8 +32,7 @@ def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
     if group["fused"]:
         return _triton() if device.type == "cuda" else _compiled()
     if group["foreach"] is None:
-        kernels_can = device.type == "cpu" and not is_narrow(group["state_dtype"], {"8bit"})
-        if group["fused"] is None and kernels_can and _can_build():
+        if group["fused"] is None and device.type == "cpu" and _can_build():
             return compiled
         return foreach if device.type in ("cpu", "cuda") else single
     return foreach if group["foreach"] else single

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach, single, toolchain
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach, lowbit, single, toolchain
 from thalweg.backends.addresses import is_plain, walk
 from thalweg.backends.pieces import Scratch
 
@@ -28,12 +28,14 @@ _TYPES = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
-_Variant: TypeAlias = tuple[torch.dtype, torch.dtype, torch.dtype, torch.dtype, torch.dtype | None, bool, bool]
+_Stored: TypeAlias = torch.dtype | str
+_Variant: TypeAlias = tuple[torch.dtype, torch.dtype, _Stored, _Stored, _Stored | None, bool, bool]
 
 
 # The structures of the C++ files.
-_LAYER = struct.Struct("=7q2dQ")
+_LAYER = struct.Struct("=10q2dQ")
 _HYPER = struct.Struct("=11d")
+_FRACTIONS = struct.Struct("=6q")
 _VECTOR = struct.Struct("=3qQ")
 
 
@@ -41,7 +43,7 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     """One step of ALTO on each layer, in place, with no temporary but a copy of a gradient that is laid out otherwise.
 
     Sharded layers are left to :mod:`~thalweg.backends.foreach`; to :mod:`~thalweg.backends.single` those with gaps in
-    their memory, and stacks whose layers are not contiguous.
+    their memory, stacks whose layers are not contiguous or share a scale of 8 bits, and 8 bits of permuted parameters.
     """
     if scales.go is not None and not scales.go.item():
         return
@@ -70,8 +72,9 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
         single.step(others, hyper, scales._replace(go=None), scratch)
     numbers = _numbers(hyper, scales)
     for dtype, rows in calls.items():
-        kernel = _kernel(_variant(layers[0], dtype, hyper))
-        kernel(b"".join(rows), len(rows), numbers, torch.get_num_threads())
+        variant = _variant(layers[0], dtype, hyper)
+        fractions = _fractions()[0] if lowbit.EIGHT_BITS in variant else None
+        _kernel(variant)(b"".join(rows), len(rows), numbers, fractions, torch.get_num_threads())
     # As in-place operations do, so that a backward pass of what was computed before the step raises.
     torch.autograd.graph.increment_version([found.layer.param for found in walks])
 
@@ -115,9 +118,9 @@ def _variant(layer: Layer, grad: torch.dtype, hyper: Hyper) -> _Variant:
     return (
         layer.param.dtype,
         grad,
-        layer.exp_avg.dtype,
-        layer.exp_avg_sq.dtype,
-        None if layer.explore_ema is None else layer.explore_ema.dtype,
+        lowbit.kind(layer.exp_avg),
+        lowbit.kind(layer.exp_avg_sq),
+        None if layer.explore_ema is None else lowbit.kind(layer.explore_ema),
         hyper.trust_ratio,
         hyper.stochastic_rounding and layer.param.dtype == torch.bfloat16,
     )
@@ -129,16 +132,29 @@ def _kernel(variant: _Variant) -> toolchain.Function:
     macros = {
         "PARAM": _TYPES[param],
         "GRAD": _TYPES[grad],
-        "EXP_AVG": _TYPES[exp_avg],
-        "EXP_AVG_SQ": _TYPES[exp_avg_sq],
-        "EXPLORE_EMA": _TYPES[explore_ema or exp_avg],
+        "EXP_AVG": _type(exp_avg, signed=True),
+        "EXP_AVG_SQ": _type(exp_avg_sq, signed=False),
+        "EXPLORE_EMA": _type(explore_ema or param, signed=True),
         "REAL": _TYPES[compute_dtype(param)],
         "EXPLORE": int(explore_ema is not None),
         "TRUST_RATIO": int(trust_ratio),
         "STOCHASTIC_ROUNDING": int(stochastic_rounding),
+        "SHARE": lowbit.BLOCK,
+        "MARGIN": lowbit.MARGIN,
     }
-    arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64)
+    arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64)
     return toolchain.load("kernels.cpp", "step", macros, arguments)
+
+
+def _type(stored: _Stored, *, signed: bool) -> str:
+    return f"eight_bits<{int(signed)}>" if isinstance(stored, str) else _TYPES[stored]
+
+
+@functools.cache
+def _fractions() -> tuple[bytes, object]:
+    """Where the tables of 8 bits lie, unsigned and signed, and what is to be kept for it."""
+    tables = [t for signed in (False, True) for t in lowbit.tables(signed, torch.device("cpu"))]
+    return _FRACTIONS.pack(*(t.data_ptr() for t in tables)), tables
 
 
 @functools.cache

@@ -6,8 +6,11 @@
 // that of the moments before rounding. Sums are taken over blocks, and over their sums in order: they do not hang on
 // the number of threads.
 //
+// State in 8 bits (lowbit.py) has a scale for every 256 numbers: these are moved in a buffer, and then written at once.
+//
 // Compiled once for each combination of PARAM, GRAD, EXP_AVG, EXP_AVG_SQ and EXPLORE_EMA, the types of the tensors,
-// REAL, that of the arithmetic, and EXPLORE, TRUST_RATIO and STOCHASTIC_ROUNDING, 0 or 1. See compiled.py.
+// REAL, that of the arithmetic, and EXPLORE, TRUST_RATIO and STOCHASTIC_ROUNDING, 0 or 1; SHARE, how many numbers share
+// a scale, and MARGIN are lowbit.py's. See compiled.py.
 
 #include <algorithm>
 #include <cmath>
@@ -25,6 +28,11 @@ struct float16 {
   uint16_t bits;
 };
 
+template <bool has_sign>
+struct eight_bits {  // the number of a fraction
+  uint8_t code;
+};
+
 using real = REAL;
 
 struct Layer {
@@ -33,6 +41,7 @@ struct Layer {
   EXP_AVG* m;
   EXP_AVG_SQ* v;
   EXPLORE_EMA* b;
+  float *m_scales, *v_scales, *b_scales;  // of 8 bits
   int64_t rows, size;               // layers stacked in one parameter, each with norms of its own, and their elements
   double correction2, correction3;  // 1 / (1 - β^k)
   uint64_t seed;                    // of the noise that rounds; see precision.py
@@ -43,21 +52,17 @@ struct Hyper {
   double eps, weight_decay, lr, trust_eps, low, high;
 };
 
-// A layer, and the same numbers in the precision of the arithmetic.
-struct Step {
-  Layer layer;
-  real scale, gain, weight1, weight2, weight3, eps, weight_decay, lr, correction2, correction3;
-
-  Step(const Layer& l, const Hyper& k)
-      : layer(l), scale(k.scale), gain(k.gain), weight1(k.weight1), weight2(k.weight2), weight3(k.weight3), eps(k.eps),
-        weight_decay(k.weight_decay), lr(k.lr), correction2(l.correction2), correction3(l.correction3) {}
+struct Fractions {  // lowbit.tables
+  const float *values, *per_step;
+  const int32_t* below;
 };
 
 constexpr int64_t BLOCK = 4096;        // elements whose squares are added up in one go
 constexpr int64_t PARALLEL = 1 << 15;  // elements from which a layer is worth more than one thread
-constexpr int64_t RUN = 64;            // elements between two looks ahead
 constexpr int EXP_AVG_SEED = 1, EXP_AVG_SQ_SEED = 2, EXPLORE_EMA_SEED = 3;
 constexpr bool EXACT = sizeof(EXP_AVG) >= sizeof(real) && sizeof(EXP_AVG_SQ) >= sizeof(real);
+constexpr bool EIGHT_BITS = sizeof(EXP_AVG) == 1 || sizeof(EXP_AVG_SQ) == 1 || sizeof(EXPLORE_EMA) == 1;
+constexpr int64_t RUN = EIGHT_BITS ? SHARE : 64;  // elements between two looks ahead
 
 template <class To, class From>
 inline To bits_as(From from) {
@@ -110,26 +115,117 @@ inline void store(float16& to, real value, int64_t, uint64_t) {
   to.bits = static_cast<uint16_t>(rounded | (bits >> 16 & 0x8000u));
 }
 
+template <bool has_sign>
+void decode(const eight_bits<has_sign>* from, float scale, Fractions of, float* numbers) {
+#pragma omp simd
+  for (int64_t j = 0; j < RUN; ++j) numbers[j] = of.values[from[j].code] * scale;
+}
+
+// As lowbit.write does.
+template <bool has_sign>
+void encode(const float* numbers, int64_t first, uint64_t seed, Fractions of, eight_bits<has_sign>* to, float* scale) {
+  // As integers, magnitudes are in the order of the numbers, and a NaN is the largest; the last bit prefers no sign.
+  uint32_t largest = 0;
+#pragma omp simd reduction(max : largest)
+  for (int64_t j = 0; j < RUN; ++j) {
+    const uint32_t bits = bits_as<uint32_t>(numbers[j]);
+    largest = std::max(largest, bits << 1 | ~bits >> 31);
+  }
+  *scale = bits_as<float>(largest >> 1 | ~largest << 31);
+  const float divisor = *scale == 0 ? 1 : *scale;
+#pragma omp simd
+  for (int64_t j = 0; j < RUN; ++j) {
+    const float y = numbers[j] / divisor;
+    int32_t code = of.below[(bits_as<int32_t>(y) >> 16) + 0x8000];
+    code = std::min(code + (y >= of.values[code + 1]), 254);
+    const float steps = (y - of.values[code]) * of.per_step[code];
+    const float draw = static_cast<float>(static_cast<int32_t>(noise(first + j, seed) + MARGIN));
+    const int32_t lost = has_sign ? 0 : (code == 0) & (y > 0);
+    to[j].code = static_cast<uint8_t>(code + ((draw < steps) | lost));
+  }
+}
+
+// State of a layer, in a loop that begins with open and ends with close, and in 8 bits goes over a run.
+template <class T>
+struct Buffer {
+  T* at;
+  uint64_t seed;
+
+  Buffer(T* numbers, float*, uint64_t s, const Fractions*) : at(numbers), seed(s) {}
+  void open(int64_t, float*) {}
+  real get(int64_t i) const { return load(at[i]); }
+  void set(int64_t i, real x) { store<true>(at[i], x, i, seed); }
+  void close(int64_t) {}
+};
+
+template <bool has_sign>
+struct Buffer<eight_bits<has_sign>> {
+  eight_bits<has_sign>* codes;
+  float* scales;
+  uint64_t seed;
+  Fractions fractions;
+  float* at = nullptr;
+
+  Buffer(eight_bits<has_sign>* c, float* of_runs, uint64_t s, const Fractions* of)
+      : codes(c), scales(of_runs), seed(s), fractions(of[has_sign]) {}
+
+  void open(int64_t first, float* numbers) {
+    decode(codes + first, scales[first / RUN], fractions, numbers);
+    at = numbers - first;
+  }
+
+  real get(int64_t i) const { return at[i]; }
+  void set(int64_t i, real x) { at[i] = static_cast<float>(x); }
+  void close(int64_t first) { encode(at + first, first, seed, fractions, codes + first, scales + first / RUN); }
+};
+
+// A layer, and the same numbers in the precision of the arithmetic.
+struct Step {
+  Layer layer;
+  Buffer<EXP_AVG> m;
+  Buffer<EXP_AVG_SQ> v;
+  Buffer<EXPLORE_EMA> b;
+  real scale, gain, weight1, weight2, weight3, eps, weight_decay, lr, correction2, correction3;
+
+  Step(const Layer& l, const Hyper& k, const Fractions* fractions)
+      : layer(l), m(l.m, l.m_scales, l.seed + EXP_AVG_SEED, fractions),
+        v(l.v, l.v_scales, l.seed + EXP_AVG_SQ_SEED, fractions),
+        b(l.b, l.b_scales, l.seed + EXPLORE_EMA_SEED, fractions), scale(k.scale), gain(k.gain), weight1(k.weight1),
+        weight2(k.weight2), weight3(k.weight3), eps(k.eps), weight_decay(k.weight_decay), lr(k.lr),
+        correction2(l.correction2), correction3(l.correction3) {}
+
+  void open(int64_t first, float (*numbers)[RUN]) {
+    m.open(first, numbers[0]);
+    v.open(first, numbers[1]);
+    b.open(first, numbers[2]);
+  }
+
+  void close(int64_t first) {
+    m.close(first);
+    v.close(first);
+    b.close(first);
+  }
+};
+
 inline real direction(const Step& s, real theta, real m, real v) {
   return m * s.correction2 / (std::sqrt(v * s.correction3) + s.eps) + s.weight_decay * theta;
 }
 
 // r of one element, whose m, v and b move, and are written back if so asked.
 template <bool keep>
-inline real advance(const Step& s, real theta, int64_t i) {
-  const Layer& l = s.layer;
-  real h = load(l.grad[i]) * s.scale;
+inline real advance(Step& s, real theta, int64_t i) {
+  real h = load(s.layer.grad[i]) * s.scale;
   if constexpr (EXPLORE) {
-    const real b = load(l.b[i]), difference = h - b;
-    if constexpr (keep) store<true>(l.b[i], b + s.weight1 * difference, i, l.seed + EXPLORE_EMA_SEED);
+    const real b = s.b.get(i), difference = h - b;
+    if constexpr (keep) s.b.set(i, b + s.weight1 * difference);
     h += s.gain * difference;
   }
-  real m = load(l.m[i]), v = load(l.v[i]);
+  real m = s.m.get(i), v = s.v.get(i);
   m += s.weight2 * (h - m);
   v += s.weight3 * (h * h - v);
   if constexpr (keep) {
-    store<true>(l.m[i], m, i, l.seed + EXP_AVG_SEED);
-    store<true>(l.v[i], v, i, l.seed + EXP_AVG_SQ_SEED);
+    s.m.set(i, m);
+    s.v.set(i, v);
   }
   return direction(s, theta, m, v);
 }
@@ -156,42 +252,48 @@ struct Squares {
 
 Squares first_pass(Step s, int64_t begin, int64_t end) {
   Squares sums;
-  for (int64_t run = begin; run < end; run += RUN) {
-    const int64_t stop = std::min(run + RUN, end);
-    look_ahead(s.layer, run, stop);
+  for (int64_t first = begin; first < end; first += RUN) {
+    const int64_t last = std::min(first + RUN, end);
+    look_ahead(s.layer, first, last);
+    float numbers[3][RUN];
+    s.open(first, numbers);
     real of_theta = 0, of_r = 0;
 #pragma omp simd reduction(+ : of_theta, of_r)
-    for (int64_t i = run; i < stop; ++i) {
+    for (int64_t i = first; i < last; ++i) {
       const real theta = load(s.layer.theta[i]), r = advance<EXACT>(s, theta, i);
       of_theta += theta * theta;
       of_r += r * r;
     }
+    if constexpr (EXACT) s.close(first);
     sums.theta += of_theta;
     sums.r += of_r;
   }
   return sums;
 }
 
-void second_pass(Step s, real rate, int64_t begin, int64_t end) {
+void only_pass(Step s, real rate, int64_t begin, int64_t end) {
+  for (int64_t first = begin; first < end; first += RUN) {
+    const int64_t last = std::min(first + RUN, end);
+    look_ahead(s.layer, first, last);
+    float numbers[3][RUN];
+    s.open(first, numbers);
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) {
-    const real theta = load(s.layer.theta[i]);
-    if constexpr (EXACT) {
-      move(s, i, theta - rate * direction(s, theta, load(s.layer.m[i]), load(s.layer.v[i])));
-    } else {
+    for (int64_t i = first; i < last; ++i) {
+      const real theta = load(s.layer.theta[i]);
       move(s, i, theta - rate * advance<true>(s, theta, i));
     }
+    s.close(first);
   }
 }
 
-void only_pass(Step s, int64_t begin, int64_t end) {
-  for (int64_t run = begin; run < end; run += RUN) {
-    const int64_t stop = std::min(run + RUN, end);
-    look_ahead(s.layer, run, stop);
+void second_pass(Step s, real rate, int64_t begin, int64_t end) {
+  if constexpr (!EXACT) {
+    only_pass(s, rate, begin, end);
+  } else {
 #pragma omp simd
-    for (int64_t i = run; i < stop; ++i) {
+    for (int64_t i = begin; i < end; ++i) {
       const real theta = load(s.layer.theta[i]);
-      move(s, i, theta - s.lr * advance<true>(s, theta, i));
+      move(s, i, theta - rate * direction(s, theta, s.m.get(i), s.v.get(i)));
     }
   }
 }
@@ -225,7 +327,8 @@ int64_t together(const Layer& layer) { return layer.size >= PARALLEL ? 1 : layer
 
 // All threads walk through the list. A large layer is shared out among them, and they wait for each other between its
 // two passes; a small one is left to one of them.
-extern "C" int64_t step(const Layer* layers, int64_t count, const Hyper* hyper, int64_t threads) {
+extern "C" int64_t step(const Layer* layers, int64_t count, const Hyper* hyper, const Fractions* fractions,
+                        int64_t threads) {
   int64_t most = 0;
   for (int64_t i = 0; i < count; ++i) most = std::max(most, Blocks{layers[i].size, 0, together(layers[i])}.count);
   // Two, in turns: a thread may begin with the next layer while another still adds up the sums of this one.
@@ -237,7 +340,7 @@ extern "C" int64_t step(const Layer* layers, int64_t count, const Hyper* hyper, 
     int turn = 0;
     for (int64_t i = 0; i < count; ++i) {
       const Layer& layer = layers[i];
-      const Step s(layer, *hyper);
+      const Step s(layer, *hyper, fractions);
       const bool large = layer.rows * layer.size >= PARALLEL;
       if (!large && i % all != me) continue;
       for (int64_t first = 0; first < layer.rows; first += together(layer)) {
@@ -258,7 +361,7 @@ extern "C" int64_t step(const Layer* layers, int64_t count, const Hyper* hyper, 
             second_pass(s, rate, blocks.begin(j), blocks.end(j));
           }
         } else {
-          for (int64_t j = from; j < to; ++j) only_pass(s, blocks.begin(j), blocks.end(j));
+          for (int64_t j = from; j < to; ++j) only_pass(s, s.lr, blocks.begin(j), blocks.end(j));
         }
       }
     }

@@ -31,6 +31,8 @@ EIGHT_BITS = "8bit"
 BLOCK = 256
 LEAST = 4096
 """Parameters of fewer elements keep float32, and so do those that are no whole number of blocks, as in torchao."""
+MARGIN = 7
+"""Of 2**16 in a step. A fraction that has been read is off by its division, and by less: that must not move it."""
 
 
 @functools.cache
@@ -75,6 +77,11 @@ def is_8bit(x: Tensor) -> bool:
     return hasattr(getattr(x, "_local_tensor", x), "codes")
 
 
+def kind(x: Tensor) -> torch.dtype | str:
+    """What a tensor is stored as: its dtype, or "8bit"; of a DTensor, whose shards may differ, its appearance."""
+    return EIGHT_BITS if type(x) is not Tensor and hasattr(x, "codes") else x.dtype
+
+
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""
     here = local(p)
@@ -94,7 +101,10 @@ def read(x: Tensor) -> Tensor:
 
 
 def write(target: Tensor, value: Tensor, noise: Tensor) -> None:
-    """Round to one of the two nearest fractions of each block's number of largest magnitude, as 16 random bits say."""
+    """Round to one of the two nearest fractions of each block's number of largest magnitude, as 16 random bits say.
+
+    ``noise`` is written over.
+    """
     x: Any = local(target)
     blocks = local(value).to(torch.float32).reshape(-1, BLOCK)
     low, high = blocks.aminmax(dim=1)
@@ -106,28 +116,29 @@ def write(target: Tensor, value: Tensor, noise: Tensor) -> None:
 
 def _round(y: Tensor, noise: Tensor, signed: bool) -> Tensor:
     """The codes of fractions, which are written over."""
-    qmap, inverse_steps, below = _tables(signed, y.device)
+    qmap, per_step, below = tables(signed, y.device)
     code = below.index_select(0, (y.view(torch.int32) >> 16).add_(1 << 15))
     code.add_(y >= qmap[1:].index_select(0, code)).clamp_(max=254)
     lost = None if signed else (code == 0) & (y > 0.0)
     y.sub_(qmap.index_select(0, code))
-    y.mul_(inverse_steps.index_select(0, code))
-    # A fraction that has been read is off by its division, at most 1e-5 of a step: that must not move it.
-    up = noise < y.mul_(1.0002 * (1 << 16)).sub_(1e-4 * (1 << 16))
+    y.mul_(per_step.index_select(0, code))
+    up = noise.add_(MARGIN) < y  # and no sum of a product, which kernels may round once or twice
     return code.add_(up if lost is None else up | lost)
 
 
-@functools.lru_cache(maxsize=16)
-def _tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The fractions, one over the steps between them, and for the upper half of every float, from -32768 on, a code.
+@functools.cache
+def tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The fractions; what counts the steps between them in noise; for the upper half of every float a code.
 
-    That is the last whose fraction is not above any float with this half; for some of them the next one is not, either.
+    That is the last whose fraction is not above any float with this half, from -32768 on; for some of these floats the
+    next one is not, either.
     """
     qmap: Tensor = torchao().OptimState8bit.zeros((BLOCK,), signed).qmap
     halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
     least = torch.where(halves < 0, halves | 0xFFFF, halves).view(torch.float32)
     below = torch.bucketize(least, qmap, right=True, out_int32=True).sub_(1).clamp_(0, 254)
-    return qmap.to(device), qmap.diff().reciprocal().to(device), below.to(device)
+    per_step = qmap.diff().reciprocal().mul_((1 << 16) + 2 * MARGIN)
+    return qmap.to(device), per_step.to(device), below.to(device)
 
 
 def _like(here: Tensor, x: Tensor) -> Tensor:

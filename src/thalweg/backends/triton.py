@@ -12,15 +12,17 @@ r"""Multi-tensor kernels in Triton: all layers in three launches, or in one wher
 
 That is 48 bytes per parameter in float32, of which 12 may come from the cache. State that is stored in fewer bits than
 it is computed in is left alone by the first pass and moved by the second: r is that of the unrounded moments, as in the
-other backends. Sums are taken in a fixed order: a step is a function of its inputs, bit for bit.
+other backends. A block has whole runs of the numbers that share a scale in 8 bits. Sums are taken in a fixed order: a
+step is a function of its inputs, bit for bit.
 
 A table on the device says where the layers lie, and which layer a program works on. It stays there from step to step,
 and is sent again, without waiting for it, when an address has changed. Nothing is ever read back.
 
 Bandwidth is the bound. On an H100, with 27 GB/s and 30 KB to be kept in flight for each multiprocessor: a program moves
 64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at 80 registers a
-thread, which is what the first pass compiles to, 6 programs share a multiprocessor and may have 120 KB in flight. That
-is reckoned, not measured: the kernels have been compiled and interpreted, and have yet to run on a GPU.
+thread, which is what the first pass compiles to, 6 programs share a multiprocessor and may have 120 KB in flight. With
+state in 8 bits the second pass has up to 118 registers, in blocks of half the size. That is reckoned, not measured: the
+kernels have been compiled and interpreted, and have yet to run on a GPU.
 
 What a step costs beside them hangs on the number of parameters by torch's multi-tensor operations alone, which launch
 once for every hundred tensors or so: one to judge the gradients, one to count the steps, one for ``max_grad_norm``.
@@ -40,22 +42,25 @@ import triton.language as tl
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach, single
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach, lowbit, single
 from thalweg.backends.addresses import walk
 from thalweg.backends.pieces import Scratch
+from thalweg.backends.precision import NARROW
 from thalweg.backends.triton_kernels import adapt, sweep
 from thalweg.backends.triton_tables import COLUMNS, tables
 
 CHUNK = 16384
-"""Elements for one program."""
+"""Elements for one program; a whole number of blocks."""
 _BLOCK = 1024
+_BLOCK_OF_8_BITS = 512  # rounding takes more registers
 _WARPS = 4
 _ALIGNMENT = 16  # bytes of the widest load
-_TYPES = {
+_TYPES: dict[torch.dtype | str, tl.dtype] = {
     torch.float64: tl.float64,
     torch.float32: tl.float32,
     torch.float16: tl.float16,
     torch.bfloat16: tl.bfloat16,
+    lowbit.EIGHT_BITS: tl.uint8,
 }
 
 
@@ -68,8 +73,9 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     have any one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
 
     With ``norm_dims``, slices of a contiguous parameter over its last axes are layers of their own, at no cost. Norms
-    over other axes, other layouts and subclasses of Tensor are left to :mod:`thalweg.backends.single`, sharded layers,
-    whose norms are those of all shards, to :mod:`thalweg.backends.foreach`: both with launches for each layer.
+    over other axes, other layouts, subclasses of Tensor, and in 8 bits slices that share a scale and parameters that
+    are not contiguous are left to :mod:`thalweg.backends.single`, sharded layers, whose norms are those of all shards,
+    to :mod:`thalweg.backends.foreach`: both with launches for each layer.
 
     In a CUDA graph, ``step``, ``lr`` and ``scales`` may change between replays where they are tensors on the device;
     numbers, among them the seeds of stochastic rounding, are those of the capture. A step before it has to have
@@ -103,7 +109,7 @@ class _Kind(NamedTuple):
 
     param: torch.dtype
     grad: torch.dtype
-    state: tuple[torch.dtype, torch.dtype, torch.dtype]
+    state: tuple[torch.dtype | str, ...]
     explore: bool
     counted: bool
     aligned: bool
@@ -114,7 +120,7 @@ class _Run(NamedTuple):
 
     layer: Layer
     slices: int
-    addresses: tuple[int, int, int, int, int]
+    addresses: tuple[int, ...]
     kind: _Kind
 
 
@@ -131,11 +137,11 @@ def _run(layer: Layer, hyper: Hyper) -> _Run | None:
     layer, slices, addresses = found
     param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
     tensors = (param, grad, m, v) if b is None else (param, grad, m, v, b)
-    aligned = not any(a % _ALIGNMENT for a in addresses) and (
+    aligned = not any(a % _ALIGNMENT for a in addresses[:5]) and (
         slices == 1 or all(param.numel() // slices * t.element_size() % _ALIGNMENT == 0 for t in tensors)
     )
-    dtypes = (m.dtype, v.dtype, m.dtype if b is None else b.dtype)
-    return _Run(layer, slices, addresses, _Kind(param.dtype, grad.dtype, dtypes, b is not None, counted, aligned))
+    state = (lowbit.kind(m), lowbit.kind(v), compute_dtype(param.dtype) if b is None else lowbit.kind(b))
+    return _Run(layer, slices, addresses, _Kind(param.dtype, grad.dtype, state, b is not None, counted, aligned))
 
 
 def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
@@ -143,7 +149,8 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
     kind, first = runs[0].kind, runs[0].layer
     device, dtype = first.param.device, compute_dtype(kind.param)
     stochastic = hyper.stochastic_rounding and kind.param == torch.bfloat16
-    seed = first.seed if stochastic or torch.bfloat16 in kind.state else None
+    seed = first.seed if stochastic or not NARROW.isdisjoint(kind.state) else None
+    in_8_bits = lowbit.EIGHT_BITS in kind.state
     count = 0 if isinstance(first.step, Tensor) else int(first.step)
     rows = tuple(
         (
@@ -155,7 +162,8 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
         )
         for run in runs
     )
-    sizes = (kind.param.itemsize, kind.grad.itemsize, *(t.itemsize for t in kind.state))
+    state_sizes = [1 if isinstance(t, str) else t.itemsize for t in kind.state]
+    sizes = (kind.param.itemsize, kind.grad.itemsize, *state_sizes, 0, 0, 0)
     lines, work = tables(rows, sizes, CHUNK, device)
     if isinstance(hyper.lr, Tensor) and hyper.lr.device.type == device.type:
         lr_tensor, lr = hyper.lr.to(device, non_blocking=True), 0.0
@@ -167,6 +175,8 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
         work,
         go=scales.go,
         grad_scale=scales.grad,
+        signed=lowbit.tables(True, device) if in_8_bits else None,
+        unsigned=lowbit.tables(False, device) if in_8_bits else None,
         lr=lr,
         step=float(count),
         seed=(seed or 0) % 2**32,
@@ -191,7 +201,7 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
         ALIGNMENT=_ALIGNMENT if kind.aligned else 1,
         ADAPT=hyper.trust_ratio,
         CHUNK=CHUNK,
-        BLOCK=_BLOCK,
+        BLOCK=_BLOCK_OF_8_BITS if in_8_bits else _BLOCK,
         num_warps=_WARPS,
     )
     if not hyper.trust_ratio:
@@ -201,7 +211,7 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
     layers = len(lines) // COLUMNS
     partials = torch.empty(2 * len(work), dtype=torch.float64, device=device)
     rates = torch.empty(layers, dtype=torch.float64, device=device)
-    exact = all(torch.promote_types(t, dtype) == t for t in kind.state)
+    exact = not any(isinstance(t, str) or torch.promote_types(t, dtype) != t for t in kind.state)
     low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
     launch(partials, None, MEASURE=True, FRESH=True, KEEP=exact)
     adapt[layers,](

@@ -7,9 +7,25 @@ nothing, and a float64 parameter loses nothing.
 import triton
 import triton.language as tl
 
+from thalweg.backends.lowbit import BLOCK as RUN_OF_SCALE
+from thalweg.backends.lowbit import MARGIN
 from thalweg.backends.triton_tables import COLUMNS
 
 _COLUMNS = tl.constexpr(COLUMNS)
+_RUN = tl.constexpr(RUN_OF_SCALE)
+_MARGIN = tl.constexpr(MARGIN)
+
+
+@triton.jit
+def _noise(seed, index):
+    """16 random bits, of uint32: :func:`thalweg.backends.precision.noise`."""
+    h = index * 0x9E3779B1 + seed
+    h ^= h >> 16
+    h *= 0x21F0AAAD
+    h ^= h >> 15
+    h *= 0x735A2D97
+    h ^= h >> 15
+    return h & 0xFFFF
 
 
 @triton.jit
@@ -18,14 +34,8 @@ def round_to_bfloat16(x, seed, index):
 
     ``seed`` and ``index`` are uint32.
     """
-    h = index * 0x9E3779B1 + seed
-    h ^= h >> 16
-    h *= 0x21F0AAAD
-    h ^= h >> 15
-    h *= 0x735A2D97
-    h ^= h >> 15
     bits = x.to(tl.uint32, bitcast=True)
-    rounded = (bits + (h & 0xFFFF)) & 0xFFFF0000
+    rounded = (bits + _noise(seed, index)) & 0xFFFF0000
     finite = (bits & 0x7F800000) != 0x7F800000
     return tl.where(finite, rounded, bits).to(tl.float32, bitcast=True)
 
@@ -52,8 +62,62 @@ def _store(pointer, lanes, count, x, seed, index, STOCHASTIC: tl.constexpr, MASK
 
 
 @triton.jit
+def _load_state(
+    buffer, start, count, DTYPE: tl.constexpr, MASKED: tl.constexpr, EVICT: tl.constexpr, BLOCK: tl.constexpr
+):
+    pointer, scales, fractions = buffer
+    lanes = start + tl.arange(0, BLOCK)
+    if pointer.dtype.element_ty != tl.uint8:
+        x = _load(pointer, lanes, count, DTYPE, MASKED, EVICT)
+    else:
+        values, _, _ = fractions
+        x = tl.load(values + _load(pointer, lanes, count, tl.int32, MASKED, EVICT)).reshape(BLOCK // _RUN, _RUN)
+        runs = start // _RUN + tl.arange(0, BLOCK // _RUN)
+        scale = _load(scales, runs, count // _RUN, tl.float32, MASKED, "")
+        x = (x * scale[:, None]).reshape(BLOCK).to(DTYPE)
+    return x
+
+
+@triton.jit
+def _store_state(buffer, start, count, x, seed, index, SIGNED: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr):
+    pointer, scales, fractions = buffer
+    lanes = start + tl.arange(0, BLOCK)
+    if pointer.dtype.element_ty != tl.uint8:
+        _store(pointer, lanes, count, x, seed, index, True, MASKED)
+    else:
+        code, scale = encode(x.to(tl.float32), seed.to(tl.uint32), index, fractions, SIGNED, BLOCK)
+        _store(pointer, lanes, count, code, seed, index, False, MASKED)
+        runs = start // _RUN + tl.arange(0, BLOCK // _RUN)
+        _store(scales, runs, count // _RUN, scale, seed, index, False, MASKED)
+
+
+@triton.jit
+def encode(x, seed, index, fractions, SIGNED: tl.constexpr, BLOCK: tl.constexpr):
+    """The codes of float32 ``x``, and the scales of its runs: :func:`thalweg.backends.lowbit.write`."""
+    values, per_step, below = fractions
+    # As integers, magnitudes are in the order of the numbers, and a NaN is the largest; the last bit prefers no sign.
+    bits = x.to(tl.uint32, bitcast=True)
+    largest = tl.max(((bits << 1) | ((bits >> 31) ^ 1)).reshape(BLOCK // _RUN, _RUN), 1)
+    scale = ((largest >> 1) | ((largest ^ 1) << 31)).to(tl.float32, bitcast=True)
+    divisor = tl.where(scale == 0, 1.0, scale)[:, None].broadcast_to(BLOCK // _RUN, _RUN).reshape(BLOCK)
+    y = tl.div_rn(x, divisor)
+    code = tl.load(below + ((y.to(tl.int32, bitcast=True) >> 16) + 0x8000))
+    code = tl.minimum(code + (y >= tl.load(values + (code + 1))).to(tl.int32), 254)
+    steps = (y - tl.load(values + code)) * tl.load(per_step + code)
+    up = (_noise(seed, index) + _MARGIN).to(tl.float32) < steps
+    if not SIGNED:
+        up |= (code == 0) & (y > 0)
+    return (code + up.to(tl.int32)).to(tl.uint8), scale
+
+
+@triton.jit
 def _pointer(address, offset, DTYPE: tl.constexpr, ALIGNMENT: tl.constexpr):
     return tl.multiple_of(address.to(tl.pointer_type(DTYPE)) + offset, ALIGNMENT)
+
+
+@triton.jit
+def _scales(column, place):
+    return tl.load(column).to(tl.pointer_type(tl.float32)) + place // _RUN
 
 
 @triton.jit
@@ -90,28 +154,29 @@ def _block(
     BLOCK: tl.constexpr,
 ):
     """(θ², r²) of one block, moved by its step size unless it is only to be measured: see :func:`sweep`."""
-    param, grad, exp_avg, exp_avg_sq, explore_ema = at
+    param, grad, exp_avg, exp_avg_sq, explore_ema = at  # of state: codes or numbers, scales, tables
     seed, index = seeds
     factor, beyond, weight1, weight2, weight3, correction2, correction3, eps, weight_decay, rate = scalars
     lanes = start + tl.arange(0, BLOCK)
     index += lanes.to(tl.uint32)
     evict: tl.constexpr = "" if MEASURE else "evict_first"  # the second pass is the last to read
     theta = _load(param, lanes, count, DTYPE, MASKED, evict)
-    m = _load(exp_avg, lanes, count, DTYPE, MASKED, evict)
-    v = _load(exp_avg_sq, lanes, count, DTYPE, MASKED, evict)
+    m = _load_state(exp_avg, start, count, DTYPE, MASKED, evict, BLOCK)
+    v = _load_state(exp_avg_sq, start, count, DTYPE, MASKED, evict, BLOCK)
     if FRESH:
         h = factor * _load(grad, lanes, count, DTYPE, MASKED, "evict_first")
         if EXPLORE:
             g = h
-            b = _load(explore_ema, lanes, count, DTYPE, MASKED, "evict_first")
+            b = _load_state(explore_ema, start, count, DTYPE, MASKED, "evict_first", BLOCK)
             h = _lerp(b, g, beyond)
             if KEEP:
-                _store(explore_ema, lanes, count, _lerp(b, g, weight1), seed + 3, index, True, MASKED)
+                b = _lerp(b, g, weight1)
+                _store_state(explore_ema, start, count, b, seed + 3, index, True, MASKED, BLOCK)
         m = _lerp(m, h, weight2)
         v = _lerp(v, h * h, weight3)
         if KEEP:
-            _store(exp_avg, lanes, count, m, seed + 1, index, True, MASKED)
-            _store(exp_avg_sq, lanes, count, v, seed + 2, index, True, MASKED)
+            _store_state(exp_avg, start, count, m, seed + 1, index, True, MASKED, BLOCK)
+            _store_state(exp_avg_sq, start, count, v, seed + 2, index, False, MASKED, BLOCK)
     r = _divide(_divide(m, correction2), _sqrt(_divide(v, correction3)) + eps) + weight_decay * theta
     if not MEASURE:
         _store(param, lanes, count, theta - rate * r, seed, index, STOCHASTIC, MASKED)
@@ -126,6 +191,8 @@ def sweep(
     rates,
     go,
     grad_scale,
+    signed,
+    unsigned,
     lr: tl.float64,
     step: tl.float64,
     seed: tl.int64,
@@ -159,7 +226,7 @@ def sweep(
 
     The step size is ``lr``, or in ``rates``: one for each layer if ADAPT, else one for all. FRESH: the state is that of
     the last step and has to be moved as well; KEEP: and to be written back. COUNTED: the table points at the step.
-    ``go`` at 0 changes nothing.
+    ``go`` at 0 changes nothing. ``signed`` and ``unsigned`` are the tables of state in 8 bits, if any is.
     """
     if go is not None:  # noqa: SIM102
         if tl.load(go) == 0:
@@ -169,21 +236,22 @@ def sweep(
         program = tl.num_programs(0) - 1 - program
     layer = tl.load(work + program)
     line = table + layer * _COLUMNS
-    offset = (program - tl.load(line + 9)) * CHUNK
-    count = tl.minimum(tl.load(line + 8) - offset, CHUNK).to(tl.int32)
+    offset = (program - tl.load(line + 12)) * CHUNK
+    count = tl.minimum(tl.load(line + 11) - offset, CHUNK).to(tl.int32)
+    place = tl.load(line + 10) + offset
     at = (
         _pointer(tl.load(line), offset, PARAM, ALIGNMENT),
         _pointer(tl.load(line + 1), offset, GRAD, ALIGNMENT),
-        _pointer(tl.load(line + 2), offset, EXP_AVG, ALIGNMENT),
-        _pointer(tl.load(line + 3), offset, EXP_AVG_SQ, ALIGNMENT),
-        _pointer(tl.load(line + 4), offset, EXPLORE_EMA, ALIGNMENT),
+        (_pointer(tl.load(line + 2), offset, EXP_AVG, ALIGNMENT), _scales(line + 5, place), signed),
+        (_pointer(tl.load(line + 3), offset, EXP_AVG_SQ, ALIGNMENT), _scales(line + 6, place), unsigned),
+        (_pointer(tl.load(line + 4), offset, EXPLORE_EMA, ALIGNMENT), _scales(line + 7, place), signed),
     )
-    seeds = ((seed + tl.load(line + 6)).to(tl.uint32), (tl.load(line + 7) + offset).to(tl.uint32))
+    seeds = ((seed + tl.load(line + 9)).to(tl.uint32), place.to(tl.uint32))
 
     if COUNTED:
-        k = tl.load(tl.load(line + 5).to(tl.pointer_type(tl.float32))).to(tl.float64)
+        k = tl.load(tl.load(line + 8).to(tl.pointer_type(tl.float32))).to(tl.float64)
     else:
-        k = step + tl.load(line + 5).to(tl.float64)
+        k = step + tl.load(line + 8).to(tl.float64)
     factor = tl.full([], sign, DTYPE)
     if grad_scale is not None:
         factor *= tl.load(grad_scale).to(DTYPE)
@@ -238,8 +306,8 @@ def adapt(
     """One layer: its chunks' sums, in a fixed order, to η φ(‖θ‖) / (‖r‖ + ε2 φ(‖θ‖)); η where a norm is 0."""
     layer = tl.program_id(0)
     line = table + layer * _COLUMNS
-    chunks = tl.cdiv(tl.load(line + 8), CHUNK)
-    partials += 2 * tl.load(line + 9)
+    chunks = tl.cdiv(tl.load(line + 11), CHUNK)
+    partials += 2 * tl.load(line + 12)
     theta_squares = tl.zeros([BLOCK], tl.float64)
     r_squares = tl.zeros([BLOCK], tl.float64)
     for start in range(0, chunks, BLOCK):

@@ -8,10 +8,11 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-ADDRESSES = 5
-COLUMNS = 10
-"""Of a layer's line: addresses of θ, g, m, v, b; that of its step, or the step itself, counted from that of the launch;
-seed, counted from that of the launch; position of its first element in the parameter; elements; first chunk."""
+ADDRESSES = 8
+COLUMNS = 13
+"""Of a layer's line: addresses of θ, g, m, v, b; those of all scales of m, v, b in 8 bits; that of its step, or the
+step itself, counted from that of the launch; seed, counted from that of the launch; position of its first element in
+the parameter; elements; first chunk."""
 
 Row: TypeAlias = tuple[int, ...]
 """Of a parameter: what a line begins with, up to the seed; elements; number of slices, each a layer of its own."""
@@ -40,7 +41,7 @@ def tables(rows: tuple[Row, ...], sizes: tuple[int, ...], chunk: int, device: to
 
     Args:
         rows: one for each parameter.
-        sizes: bytes of an element at each of the addresses.
+        sizes: bytes of an element at each of the addresses; 0 where all slices have the address of the first.
         chunk: elements of a chunk.
         device: where the parameters are.
     """
