@@ -67,6 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Says what the defaults are, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="thalweg", description="Compare optimizers fairly and look at the result.", allow_abbrev=False
@@ -78,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         help="tuned comparison of optimizers on a task, ends in a report",
         description="Tune every optimizer with the same number of quasi-random trials, train the best setting of each "
         "on fresh seeds, and write a report. Started again, it continues where it stopped.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Defaults,
         allow_abbrev=False,
     )
     compare.add_argument("tasks", nargs="+", metavar="TASK", help="sine, digits, pydoc-lm")
@@ -119,7 +126,7 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
             what,
             help=f"{says[0].lower()}{says[1:-1]}",
             description=f"{says} Optimizers that do not run here are left out and listed with the reason.",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Defaults,
             allow_abbrev=False,
         )
         one.add_argument(
@@ -129,7 +136,12 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
             metavar="A,B,...",
             help="gpt2-23m, gpt2-small, gpt2-medium, resnet50, bert-base, moe-block",
         )
-        one.add_argument("--optimizers", type=_names, metavar="A,B,...", help="only these, by name (default: all)")
+        one.add_argument(
+            "--optimizers",
+            type=_names,
+            metavar="A,B,...",
+            help="only these, by name (default: all but alto-inductor, which compiles for minutes)",
+        )
         one.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the parameters are")
         one.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the parameters")
         one.add_argument("--threads", type=_positive, metavar="N", help="threads of torch (default: its own choice)")

@@ -57,6 +57,18 @@ def test_step_writes_a_record_a_picture_and_a_table(tmp_path, capsys):
     assert "left out: apex-lamb: ModuleNotFoundError: No module named 'apex'" in printed
 
 
+def test_who_compiles_for_minutes_takes_part_only_where_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "thalweg.bench.commands.CONTENDERS", {name: CONTENDERS[name] for name in (*SOME, "alto-inductor")}
+    )
+    bench("memory", tmp_path, "--optimizers", "alto-inductor")
+    (named,) = json.loads((tmp_path / "memory.json").read_text())["models"]
+    cli.main(["bench", "memory", "--shapes", "tiny", "--out", str(tmp_path)])
+    (unnamed,) = json.loads((tmp_path / "memory.json").read_text())["models"]
+    assert list(named["contenders"]) == ["alto-inductor"]
+    assert list(unnamed["contenders"]) == SOME[:2]
+
+
 def test_memory_writes_a_record_a_picture_and_a_table(tmp_path, capsys):
     bench("memory", tmp_path, "--dtype", "bfloat16")
     record = json.loads((tmp_path / "memory.json").read_text())

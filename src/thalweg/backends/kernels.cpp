@@ -62,7 +62,7 @@ constexpr int64_t PARALLEL = 1 << 15;  // elements from which a layer is worth m
 constexpr int EXP_AVG_SEED = 1, EXP_AVG_SQ_SEED = 2, EXPLORE_EMA_SEED = 3;
 constexpr bool EXACT = sizeof(EXP_AVG) >= sizeof(real) && sizeof(EXP_AVG_SQ) >= sizeof(real);
 constexpr bool EIGHT_BITS = sizeof(EXP_AVG) == 1 || sizeof(EXP_AVG_SQ) == 1 || sizeof(EXPLORE_EMA) == 1;
-constexpr int64_t RUN = EIGHT_BITS ? SHARE : 64;  // elements between two looks ahead
+constexpr int64_t RUN = EIGHT_BITS ? SHARE : BLOCK;  // elements of one loop
 
 template <class To, class From>
 inline To bits_as(From from) {
@@ -234,18 +234,6 @@ inline void move(const Step& s, int64_t i, real theta) {
   store<STOCHASTIC_ROUNDING>(s.layer.theta[i], theta, i, s.layer.seed);
 }
 
-// Asks for what is read 2 KiB from here on: so many streams at once are more than the hardware foresees.
-inline void look_ahead(const Layer& l, int64_t begin, int64_t end) {
-  const auto fetch = [](const void* x) { __builtin_prefetch(static_cast<const char*>(x) + 2048); };
-  for (int64_t i = begin; i < end; i += 16) {  // the floats of a cache line
-    fetch(l.theta + i);
-    fetch(l.grad + i);
-    fetch(l.m + i);
-    fetch(l.v + i);
-    if constexpr (EXPLORE) fetch(l.b + i);
-  }
-}
-
 struct Squares {
   double theta = 0, r = 0;
 };
@@ -254,7 +242,6 @@ Squares first_pass(Step s, int64_t begin, int64_t end) {
   Squares sums;
   for (int64_t first = begin; first < end; first += RUN) {
     const int64_t last = std::min(first + RUN, end);
-    look_ahead(s.layer, first, last);
     float numbers[3][RUN];
     s.open(first, numbers);
     real of_theta = 0, of_r = 0;
@@ -274,7 +261,6 @@ Squares first_pass(Step s, int64_t begin, int64_t end) {
 void only_pass(Step s, real rate, int64_t begin, int64_t end) {
   for (int64_t first = begin; first < end; first += RUN) {
     const int64_t last = std::min(first + RUN, end);
-    look_ahead(s.layer, first, last);
     float numbers[3][RUN];
     s.open(first, numbers);
 #pragma omp simd

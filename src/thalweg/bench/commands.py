@@ -36,7 +36,8 @@ def bench(options: argparse.Namespace, command: str) -> None:
         UserError: an argument that cannot be met.
     """
     models = [model(name) for name in dict.fromkeys(options.shapes)]
-    contenders = {name: contender(name) for name in options.optimizers or CONTENDERS}
+    names = options.optimizers or [name for name, one in CONTENDERS.items() if not one.patience]
+    contenders = {name: contender(name) for name in names}
     arguments = {
         "shapes": [one.name for one in models],
         "optimizers": list(contenders),

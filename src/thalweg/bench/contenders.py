@@ -59,7 +59,8 @@ Build: TypeAlias = Callable[[Weights], Any]
 class Contender:
     """One optimizer, and the module it comes from if that is another package's.
 
-    ``traffic`` is what a step has to read and write in float32, in bytes per parameter, where we know it.
+    ``traffic`` is what a step has to read and write in float32, in bytes per parameter, where we know it; ``patience``
+    is whether its first step takes minutes, so that it takes part only where it is named.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Contender:
     ours: bool = False
     traffic: int | None = None
     module: str | None = None
+    patience: bool = False
 
     def load(self) -> None:
         """Import its module.
@@ -111,6 +113,12 @@ def _ours(cls: type[thalweg.Lamb], **options: Any) -> Build:
     return build
 
 
+def _by_inductor(weights: Weights) -> Any:
+    optimizer: Any = _ours(thalweg.ALTO)(weights)
+    optimizer.step = torch.compile(optimizer.step)
+    return optimizer
+
+
 def _e_adamw(**options: Any) -> Build:
     return lambda weights: thalweg.EAdamW(weights.all(), lr=LR, weight_decay=WEIGHT_DECAY, **options)
 
@@ -138,6 +146,7 @@ CONTENDERS = {
         Contender("alto-foreach", "ALTO, foreach", _ours(thalweg.ALTO, foreach=True), ours=True, traffic=48),
         Contender("alto-single", "ALTO, foreach=False", _ours(thalweg.ALTO, foreach=False), ours=True, traffic=48),
         Contender("alto-fused", "ALTO, fused", _ours(thalweg.ALTO, fused=True), ours=True, traffic=48),
+        Contender("alto-inductor", "ALTO, torch.compile", _by_inductor, ours=True, traffic=48, patience=True),
         Contender("alto-bf16", "ALTO, bfloat16 state", _ours(thalweg.ALTO, state_dtype=torch.bfloat16), ours=True),
         Contender("alto-8bit", "ALTO, 8-bit state", _ours(thalweg.ALTO, state_dtype="8bit"), ours=True),
         Contender("lamb", "Lamb", _ours(thalweg.Lamb), ours=True),
