@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from support import assert_near, assert_same, clone_params, make_grads, make_params
@@ -34,6 +36,16 @@ def step(optimizer, params, row):
     optimizer.step()
 
 
+@contextmanager
+def nobody_waits():
+    """Inside, an operation that waits for the device is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("cls", [ALTO, Lamb])
@@ -44,12 +56,9 @@ def test_the_kernels_take_the_steps_of_single_and_nobody_waits(cls, dtype, optio
     expected = cls(others, lr=0.1, foreach=False, **OPTIONS[options])
     for row in grads:
         step(expected, others, row)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nobody_waits():
         for row in grads:
             step(optimizer, params, row)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert_near([p for p in params if p.numel()], [p for p in others if p.numel()], TOLERANCE[dtype])
 
 
@@ -71,12 +80,9 @@ def test_e_and_a_fused_adamw_in_one_pass_take_the_steps_of_the_base_and_nobody_w
     assert "in one pass" in repr(optimizer)
     for row in grads:
         step(expected, others, row)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nobody_waits():
         for row in grads:
             step(optimizer, params, row)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert_near([p for p in params if p.numel()], [p for p in others if p.numel()], TOLERANCE[dtype])
     assert optimizer.skipped_steps == expected.skipped_steps == (1 if "nonfinite" in options else 0)
     for p, other in zip(params, others, strict=True):

@@ -344,12 +344,23 @@ def test_e_leaves_gpus_that_the_kernels_are_not_compiled_for_to_the_base(runs, c
     monkeypatch.setattr(torch.version, "cuda", version)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    choice._triton_runs_on.cache_clear()
-    assert choice.has_kernels(CUDA) is runs
+    monkeypatch.setattr(triton, "probe", lambda device: None)
+    assert choice._triton_runs_on.__wrapped__(CUDA) is runs
     monkeypatch.setattr(choice, "_triton", lambda: importlib.import_module("triton_is_not_there"))
-    choice._triton_runs_on.cache_clear()
-    assert not choice.has_kernels(CUDA)
-    choice._triton_runs_on.cache_clear()
+    assert not choice._triton_runs_on.__wrapped__(CUDA)
+
+
+def test_where_triton_cannot_build_the_base_steps_and_a_warning_says_why(monkeypatch):
+    def refuse(device):
+        raise RuntimeError("no C compiler")
+
+    triton.probe(torch.device("cpu"))
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(triton, "probe", refuse)
+    with pytest.warns(UserWarning, match=r"^Triton's kernels cannot be had on cuda.*: no C compiler$"):
+        assert not choice._triton_runs_on.__wrapped__(CUDA)
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -68,14 +68,17 @@ def has_kernels(device: torch.device) -> bool:
 
 @functools.cache
 def _triton_runs_on(device: torch.device) -> bool:
-    """Whether a GPU is one that the kernels are compiled for in the tests, NVIDIA's since the A100, with Triton."""
+    """Whether it is a GPU that the kernels are compiled for in the tests, NVIDIA's since the A100, and Triton works."""
     if torch.version.cuda is None or not torch.cuda.is_available():  # AMD's, or one that a fake tensor speaks of
         return False
     if torch.cuda.get_device_capability(device) < (8, 0):
         return False
     try:
-        _triton()
+        _triton().probe(device)
     except ImportError:
+        return False
+    except Exception as error:  # it lacks a compiler or a header, say, and has no one way to tell
+        warnings.warn(f"Triton's kernels cannot be had on {device}, torch's own step instead: {error}", stacklevel=2)
         return False
     return True
 

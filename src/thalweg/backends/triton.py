@@ -46,7 +46,7 @@ from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach, lowbi
 from thalweg.backends.addresses import walk
 from thalweg.backends.pieces import Scratch
 from thalweg.backends.precision import NARROW
-from thalweg.backends.triton_kernels import adapt, sweep
+from thalweg.backends.triton_kernels import adapt, sweep, touch
 from thalweg.backends.triton_tables import COLUMNS, tables
 
 CHUNK = 16384
@@ -102,6 +102,12 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
             _launch(group, hyper, scales)
         # As in-place operations do, so that a backward pass of what was computed before the step raises.
         torch.autograd.graph.increment_version([run.layer.param for run in group])
+
+
+def probe(device: torch.device) -> None:
+    """Launch a kernel that does next to nothing; what Triton raises where it cannot, it raises here."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        touch[(1,)](torch.empty(1, device=device))
 
 
 class _Kind(NamedTuple):

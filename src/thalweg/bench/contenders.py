@@ -113,6 +113,10 @@ def _ours(cls: type[thalweg.Lamb], **options: Any) -> Build:
     return build
 
 
+def _narrow(state_dtype: torch.dtype | str) -> Build:
+    return _ours(thalweg.ALTO, fused=True, state_dtype=state_dtype)
+
+
 def _by_inductor(weights: Weights) -> Any:
     optimizer: Any = _ours(thalweg.ALTO)(weights)
     optimizer.step = torch.compile(optimizer.step)
@@ -147,8 +151,8 @@ CONTENDERS = {
         Contender("alto-single", "ALTO, foreach=False", _ours(thalweg.ALTO, foreach=False), ours=True, traffic=48),
         Contender("alto-fused", "ALTO, fused", _ours(thalweg.ALTO, fused=True), ours=True, traffic=48),
         Contender("alto-inductor", "ALTO, torch.compile", _by_inductor, ours=True, traffic=48, patience=True),
-        Contender("alto-bf16", "ALTO, bfloat16 state", _ours(thalweg.ALTO, state_dtype=torch.bfloat16), ours=True),
-        Contender("alto-8bit", "ALTO, 8-bit state", _ours(thalweg.ALTO, state_dtype="8bit"), ours=True),
+        Contender("alto-bf16", "ALTO, fused, bfloat16 state", _narrow(torch.bfloat16), ours=True),
+        Contender("alto-8bit", "ALTO, fused, 8-bit state", _narrow("8bit"), ours=True),
         Contender("lamb", "Lamb", _ours(thalweg.Lamb), ours=True),
         Contender("lamb-fused", "Lamb, fused", _ours(thalweg.Lamb, fused=True), ours=True),
         Contender("e-adamw", "EAdamW", _e_adamw(), ours=True),
