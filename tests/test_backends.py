@@ -350,3 +350,12 @@ def test_all_write_8_bits_alike_bit_for_bit(way, trust_ratio):
 )
 def test_the_representation_says_what_was_picked(options, picked):
     assert f"backend: {picked} on cpu" in repr(ALTO([Parameter(torch.ones(2))], **options))
+
+
+def test_before_parameters_are_somewhere_no_kernel_looks_for_them():
+    p = Parameter(torch.empty(3, device="meta"))
+    p.grad = torch.empty_like(p)
+    optimizer = ALTO([p], fused=True, nonfinite="propagate")
+    assert "backend: single on meta" in repr(optimizer)
+    optimizer.step()
+    assert optimizer.state[p]["exp_avg"].device.type == "meta"

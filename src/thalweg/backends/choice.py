@@ -19,9 +19,9 @@ _NAMES = {single: "single", foreach: "foreach", compiled: "fused"}
 def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
     """The module that steps the group's parameters on ``device``.
 
-    What is asked for, by ``fused=True`` (Triton's kernels on CUDA, those in C++ elsewhere) or ``foreach``. Left open:
-    on CPU the fused kernels, or foreach where they cannot be built; foreach on CUDA; single elsewhere. In a step that
-    is being compiled always single, for the compiler to fuse.
+    What is asked for, by ``fused=True`` (Triton's kernels on CUDA, those in C++ on CPU) or ``foreach``. Left open: on
+    CPU the fused kernels, or foreach where they cannot be built; foreach on CUDA; single elsewhere. In a step that is
+    being compiled always single, for the compiler to fuse.
 
     Raises:
         ImportError: ``fused=True`` on CUDA, and no Triton.
@@ -29,7 +29,7 @@ def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
     """
     if torch.compiler.is_compiling():
         return single
-    if group["fused"]:
+    if group["fused"] and device.type in ("cpu", "cuda"):  # and not while the parameters are on meta
         return _triton() if device.type == "cuda" else _compiled()
     if group["foreach"] is None:
         if group["fused"] is None and device.type == "cpu" and _can_build():
