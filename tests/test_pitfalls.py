@@ -83,7 +83,7 @@ EVERY_OPTIMIZER = {
         integrations/test_capturable_step::test_a_capturable_step_reads_nothing
         integrations/test_capturable_step::test_the_kernels_are_the_same_for_finite_and_nonfinite_gradients
         integrations/test_capturable_step::test_e_around_a_fused_base_skips_without_reading
-        kernels/test_whole_steps::test_e_around_a_fused_adam_is_one_launch_for_a_group_and_dtype_and_nobody_waits""",
+        kernels/test_nobody_waits::test_e_around_a_fused_adam_is_one_launch_for_a_group_and_dtype_and_nobody_waits""",
     "judge gradients alike on every rank": """
         integrations/test_sharded_step::test_two_ranks_take_the_step_of_one_and_skip_the_same""",
     "compute in float32 at least": """
