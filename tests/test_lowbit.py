@@ -122,7 +122,21 @@ def test_a_copy_is_apart_and_a_piece_is_not():
 def test_without_torchao_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
     lowbit.torchao.cache_clear()
-    with pytest.raises(ImportError, match=r"^state_dtype='8bit' needs torchao, pip install 'thalweg\[lowbit\]' \("):
+    with pytest.raises(
+        ImportError, match=r"^state_dtype='8bit' needs torchao>=0\.17, pip install 'thalweg\[lowbit\]' \("
+    ):
         ALTO([torch.nn.Parameter(torch.ones(3))], state_dtype={"exp_avg": "8bit"})
+    monkeypatch.undo()
+    lowbit.torchao()
+
+
+def test_a_torchao_whose_tensors_have_no_dtype_is_named(monkeypatch):
+    def zeros(shape, signed=True, block_size=256, device=None):
+        """That of torchao 0.16."""
+
+    monkeypatch.setattr(lowbit.torchao().OptimState8bit, "zeros", zeros)
+    lowbit.torchao.cache_clear()
+    with pytest.raises(ImportError, match=r"needs torchao>=0\.17, .* \(the one installed is older than 0\.17\)$"):
+        ALTO([torch.nn.Parameter(torch.ones(3))], state_dtype="8bit")
     monkeypatch.undo()
     lowbit.torchao()

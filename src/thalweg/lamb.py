@@ -311,8 +311,9 @@ class Lamb(Optimizer):
         if "skip" not in policies:
             return None
         # To a device without waiting; from there, if gradients have moved, only when it has arrived.
-        self.skipped_steps = self.skipped_steps.to(finite.device, non_blocking=finite.device.type != "cpu")
-        self.skipped_steps += finite.logical_not()
+        if self.skipped_steps.device != finite.device:
+            self.skipped_steps = self.skipped_steps.to(finite.device, non_blocking=finite.device.type != "cpu")
+        self.skipped_steps.add_(finite.logical_not())  # +=, which assigns, is not compiled by torch until 2.11
         return finite
 
     def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:

@@ -70,6 +70,13 @@ def local(t: Any) -> Tensor:
     return cast("Tensor", t.to_local() if hasattr(t, "device_mesh") else t)
 
 
+def foreach_lerp(xs: list[Tensor], ys: list[Tensor], weight: float) -> list[Tensor]:
+    """``torch._foreach_lerp``, which DTensors have since torch 2.13."""
+    if torch.__version__ < "2.13" and any(hasattr(x, "device_mesh") for x in xs):
+        return [torch.lerp(x, y, weight) for x, y in zip(xs, ys, strict=True)]
+    return list(torch._foreach_lerp(xs, ys, weight))
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which a parameter of ``dtype`` is updated, and by default keeps its state: float32 at least.
 

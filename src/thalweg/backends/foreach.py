@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype, single
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach_lerp, single
 from thalweg.backends.memory import memory_for_r
 from thalweg.backends.pieces import Scratch, flat, piece_size, pieces
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
@@ -121,7 +121,7 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
         if len(bs) == 1:
             hs = [torch.lerp(bs[0], gs[0], weight, out=scratch.like(bs[0], dtype, "h"))]
         else:
-            hs = list(torch._foreach_lerp(bs, gs, weight))
+            hs = foreach_lerp(bs, gs, weight)
         if scales.go is None:
             torch._foreach_lerp_(bs, gs, 1.0 - hyper.beta1)
         else:

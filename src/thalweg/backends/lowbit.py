@@ -17,6 +17,7 @@ It reads as torchao has it, ``qmap[codes] * scale``. What is written differs in 
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
@@ -40,18 +41,20 @@ def torchao() -> ModuleType:
     """Torchao's module of 8-bit tensors, which it takes seconds to import, with two operations that it lacks.
 
     Raises:
-        ImportError: torchao is not installed.
+        ImportError: torchao is not installed, or one before 0.17, whose tensors have one dtype only.
     """
     try:
         from torchao.optim import subclass_8bit
     except ImportError as error:
         _refuse(error)
+    if "dtype" not in inspect.signature(subclass_8bit.OptimState8bit.zeros).parameters:
+        _refuse("the one installed is older than 0.17")
     _complete(subclass_8bit.OptimState8bit)
     return cast("ModuleType", subclass_8bit)
 
 
-def _refuse(error: ImportError) -> NoReturn:
-    raise ImportError(f"state_dtype='8bit' needs torchao, pip install 'thalweg[lowbit]' ({error})") from error
+def _refuse(why: object) -> NoReturn:
+    raise ImportError(f"state_dtype='8bit' needs torchao>=0.17, pip install 'thalweg[lowbit]' ({why})")
 
 
 def _complete(cls: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import inspect
 import logging
 import platform
 import time
@@ -33,11 +34,13 @@ def load(file: str, function: str, macros: Mapping[str, object], arguments: tupl
     source = Path(__file__).with_name(file).read_text()
     defines = "".join(f"#define {name} {value}\n" for name, value in macros.items())
     started = time.perf_counter()
+    # Without Inductor's vector headers, whose flags -march=native implies and whose trial takes seconds. Older versions
+    # of torch do not offer that, and try them.
+    offered = inspect.signature(CppCodeCache.load_async).parameters
+    spared = {"needs_vec_isa": False} if "needs_vec_isa" in offered else {}
+    code = f"// for {_processor()}\n{defines}{source}"
     try:
-        # Without Inductor's vector headers, whose flags -march=native implies and whose trial takes seconds.
-        library: Any = CppCodeCache.load(
-            f"// for {_processor()}\n{defines}{source}", device_type="cpu", extra_flags=_FLAGS, needs_vec_isa=False
-        )
+        library: Any = CppCodeCache.load(code, device_type="cpu", extra_flags=_FLAGS, **spared)
     except (CppCompileError, InvalidCxxCompiler, OSError) as error:
         raise RuntimeError(f"kernels for the CPU cannot be built: {error}") from error
     _log.info("%s in %.1f s, for %s", file, time.perf_counter() - started, dict(macros))
