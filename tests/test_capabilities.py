@@ -10,7 +10,7 @@ from capabilities import TABLE
 from support import assert_near, assert_same, make_grads, make_params, state_of, take_steps
 
 import thalweg
-from thalweg import ALTO, E, Lamb
+from thalweg import ALTO, E, EAdamW, Lamb
 
 STEPS = 6
 
@@ -118,7 +118,11 @@ def test_maximize_descends_on_the_negated_gradients(entry):
     grads = make_grads(up, STEPS)
     take_steps(entry.build(up, maximize=True, weight_decay=0.1), up, grads)
     take_steps(entry.build(down, weight_decay=0.1), down, [[-g for g in row] for row in grads])
-    assert_same(up, down)
+    # maximizing, the base of E steps itself, which otherwise is one kernel with E
+    if entry.constructor is EAdamW:
+        assert_near(up, down, 1e-13)
+    else:
+        assert_same(up, down)
 
 
 @pytest.mark.where(test=lambda entry: entry.takes("lr"))

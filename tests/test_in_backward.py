@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from thalweg import ALTO, E, EAdamW, Lamb, param_groups, step_in_backward
-from thalweg.in_backward import BASES
+from thalweg.exploration import BY_PARAMETER
 
 STEPS = 6
 WIDTH = 128
@@ -95,7 +95,7 @@ def test_alto_and_lamb_equal_the_ordinary_loop(optimizer, way):
     assert len(made.param_groups) > 2
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", BY_PARAMETER)
 def test_e_around_a_base_equals_the_ordinary_loop(base):
     def build(model):
         matrices = [p for p in model.parameters() if p.ndim == 2]

@@ -1,4 +1,4 @@
-"""E and a fused Adam in one pass: which steps it takes, and that they are the base's on g'."""
+"""E and Adam in one pass: which steps it takes, and that they are the base's on g'."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import importlib
 import pytest
 import torch
 from naive import NaiveAdam, NaiveAdamW, WithE
-from support import assert_near, assert_same, assert_same_state, clone_params, make_grads, make_params, take_steps
+from support import (
+    SHAPES,
+    assert_near,
+    assert_same,
+    assert_same_state,
+    clone_params,
+    make_grads,
+    make_params,
+    take_steps,
+)
 from test_backends import peak
 from torch.nn import Parameter
 from torch.optim import Adam, AdamW
@@ -30,14 +39,15 @@ def base_steps(monkeypatch):
     return calls
 
 
+@pytest.mark.parametrize("how", [{}, {"fused": True}], ids=str)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize(("alpha", "beta"), [(-5.0, 0.99), (0.5, 0.01), (3.0, 0.75)])
-def test_it_is_the_papers_e_in_front_of_adamw(alpha, beta, weight_decay, base_steps):
+def test_it_is_the_papers_e_in_front_of_adamw(alpha, beta, weight_decay, how, base_steps):
     params = make_params()
     grads = make_grads(params, 300)
     options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": weight_decay}
     naive = [WithE(functools.partial(NaiveAdamW, **options), p.detach(), alpha, beta) for p in params]
-    take_steps(EAdamW(params, alpha=alpha, beta=beta, fused=True, **options), params, grads)
+    take_steps(EAdamW(params, alpha=alpha, beta=beta, **how, **options), params, grads)
     for row in grads:
         for rule, g in zip(naive, row, strict=True):
             rule.step(g)
@@ -50,7 +60,7 @@ def test_it_is_the_papers_e_in_front_of_adam(base_steps):
     grads = make_grads(params, 50)
     options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-6}
     naive = [WithE(functools.partial(NaiveAdam, **options), p.detach(), 1.5, 0.5) for p in params]
-    take_steps(EAdam(params, alpha=1.5, beta=0.5, fused=True, **options), params, grads)
+    take_steps(EAdam(params, alpha=1.5, beta=0.5, **options), params, grads)
     for row in grads:
         for rule, g in zip(naive, row, strict=True):
             rule.step(g)
@@ -63,6 +73,8 @@ def test_it_is_the_papers_e_in_front_of_adam(base_steps):
     "options",
     [
         {},
+        {"fused": True},
+        {"fused": True, "lr": torch.tensor(0.01, dtype=torch.float64)},
         {"lr": torch.tensor(0.01, dtype=torch.float64)},
         {"betas": (0.0, 0.5), "eps": 1e-3, "weight_decay": 0.3},
         {"cls": Adam},
@@ -76,8 +88,8 @@ def test_its_steps_and_state_are_the_bases_on_the_same_gradients(options, dtype,
     fused, other = make_params(dtype=dtype), make_params(dtype=dtype)
     grads = make_grads(fused, STEPS)
     grads[1][0] = grads[3][-1] = None
-    made = E(cls(fused, fused=True, **options), 2.0, 0.75)
-    by_base = E(cls(other, fused=False, foreach=False, **options), 2.0, 0.75)
+    made = E(cls(fused, **options), 2.0, 0.75)
+    by_base = E(cls(other, **{**options, "fused": False, "foreach": False}), 2.0, 0.75)
     take_steps(made, fused, grads)
     assert base_steps == []
     take_steps(by_base, other, grads)
@@ -90,9 +102,10 @@ def test_its_steps_and_state_are_the_bases_on_the_same_gradients(options, dtype,
             assert_near([made.state[p][key]], [value], tolerance)
 
 
-def test_gradients_stay_as_they_are_and_nothing_is_allocated():
+@pytest.mark.parametrize("fused", [None, True])
+def test_gradients_stay_as_they_are_and_nothing_is_allocated(fused):
     params = [Parameter(torch.ones(1 << 18)), Parameter(torch.ones(1000))]
-    optimizer = EAdamW(params, fused=True)
+    optimizer = EAdamW(params, fused=fused)
     own = [torch.full_like(p, 0.5) for p in params]
     for p, g in zip(params, own, strict=True):
         p.grad = g
@@ -109,13 +122,13 @@ class Own(AdamW):
 
 
 def watched(params):
-    base = AdamW(params, fused=True)
+    base = AdamW(params)
     base.register_step_pre_hook(lambda *_: None)
     return base
 
 
 def scheduled(params):
-    base = AdamW(params, fused=True)
+    base = AdamW(params)
     torch.optim.lr_scheduler.LinearLR(base)
     return base
 
@@ -124,27 +137,29 @@ def scheduled(params):
     "build",
     [
         lambda params: AdamW(params, fused=False),
+        lambda params: AdamW(params, foreach=False),
+        lambda params: AdamW(params, foreach=True),
+        lambda params: AdamW(params, amsgrad=True),
         lambda params: AdamW(params, fused=True, amsgrad=True),
-        lambda params: AdamW(params, fused=True, maximize=True),
+        lambda params: AdamW(params, maximize=True),
         lambda params: AdamW(params, fused=True, capturable=True),
-        lambda params: Adam(params, fused=True, weight_decay=0.1),
-        lambda params: Own(params, fused=True),
+        lambda params: Adam(params, weight_decay=0.1),
+        Own,
         watched,
         scheduled,
-        lambda params: AdamW([{"params": params[:1]}, {"params": params[1:], "fused": False}], fused=True),
-        lambda params: AdamW([{"params": params[:1]}, {"params": params[1:], "explore_alpha": 0.0}], fused=True),
     ],
     ids=[
-        "plain",
+        "not fused",
+        "single",
+        "foreach",
         "amsgrad",
+        "amsgrad fused",
         "maximize",
         "capturable",
         "coupled",
         "subclass",
         "hook",
         "scheduler of the base",
-        "one group",
-        "one alpha of 0",
     ],
 )
 def test_any_other_step_is_the_bases_own_bit_for_bit(build, base_steps):
@@ -153,41 +168,103 @@ def test_any_other_step_is_the_bases_own_bit_for_bit(build, base_steps):
     optimizer = E(build(params), 2.0, 0.75)
     assert "one pass" not in repr(optimizer)
     take_steps(optimizer, params, grads)
-    assert len(base_steps) == STEPS * len(optimizer.param_groups)
+    assert len(base_steps) == STEPS
     base, emas = build(expected), [torch.zeros_like(p) for p in expected]
     for row in grads:
-        seen = []
-        for i, (b, g) in enumerate(zip(emas, row, strict=True)):
-            alpha = next(
-                group.get("explore_alpha", 2.0)
-                for group in base.param_groups
-                if any(expected[i] is p for p in group["params"])
-            )
-            seen.append(torch.lerp(b, g, 1 + alpha * 0.25))
+        take_steps(base, expected, [[torch.lerp(b, g, 1.5) for b, g in zip(emas, row, strict=True)]])
+        for b, g in zip(emas, row, strict=True):
             b.lerp_(g, 0.25)
-        take_steps(base, expected, [seen])
     assert_same(params, expected)
+
+
+OPTIONS_BY_GROUP = ({}, {"explore_alpha": 0.0}, {"fused": True, "lr": 0.1}, {"foreach": False}, {"amsgrad": True})
+
+
+def two_dtypes():
+    params = make_params(SHAPES * 2, torch.float32)
+    return [p if i < len(SHAPES) else Parameter(p.detach().bfloat16()) for i, p in enumerate(params)]
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_each_parameter_takes_the_step_it_takes_alone(nonfinite, base_steps):
+    """Groups that the kernels take beside others, and in each of them parameters that the base has to step."""
+    models, alone = ([two_dtypes() for _ in OPTIONS_BY_GROUP] for _ in range(2))
+    groups = [{"params": params, **options} for params, options in zip(models, OPTIONS_BY_GROUP, strict=True)]
+    optimizer = E(AdamW(groups), 2.0, 0.75, nonfinite=nonfinite)
+    assert repr(optimizer).endswith(", partly in one pass with it)")
+    params = [p for model in models for p in model]
+    grads = [[g.to(p.dtype) for p, g in zip(params, row, strict=True)] for row in make_grads(params, STEPS)]
+    grads[1][0] = grads[2][-1] = None
+    before = list(map(id, optimizer.param_groups))
+    if nonfinite == "skip":
+        spoilt = [None if g is None else torch.full_like(g, torch.nan) for g in grads[3]]
+        take_steps(
+            optimizer, params, [*grads[:3], [*grads[3][:-1], spoilt[-1]], [spoilt[0], *grads[3][1:]], *grads[3:]]
+        )
+        assert optimizer.skipped_steps == 2
+    else:
+        take_steps(optimizer, params, grads)
+    assert list(map(id, optimizer.param_groups)) == before
+    assert len(base_steps) == STEPS * len(OPTIONS_BY_GROUP)
+    for i, p in enumerate(p for model in alone for p in model):
+        options = OPTIONS_BY_GROUP[i // len(alone[0])]
+        by_itself = E(AdamW([{"params": [p], **options}]), 2.0, 0.75)
+        in_one_pass = p.dtype == torch.float32 and options in (OPTIONS_BY_GROUP[0], OPTIONS_BY_GROUP[2])
+        assert repr(by_itself).endswith("in one pass with it)") is in_one_pass
+        take_steps(by_itself, [p], [[row[i]] for row in grads])
+        assert_same([params[i]], [p])
+        assert optimizer.state[params[i]].keys() == by_itself.state[p].keys()
+        for name, value in by_itself.state[p].items():
+            assert_same([optimizer.state[params[i]][name]], [value])
+
+
+def test_a_base_that_raises_keeps_its_groups(monkeypatch):
+    params = make_params(dtype=torch.float32)
+    optimizer = E(AdamW([{"params": params[:2]}, {"params": params[2:], "fused": False}]))
+    groups = optimizer.param_groups
+    monkeypatch.setattr(AdamW, "step", lambda self: (_ for _ in ()).throw(OSError))
+    with pytest.raises(OSError):  # noqa: PT011 (the test's own)
+        take_steps(optimizer, params, make_grads(params, 1))
+    assert optimizer.param_groups is groups
+    assert_same(params, make_params(dtype=torch.float32))
+
+
+def test_a_base_that_evaluates_the_closure_steps_itself(base_steps):
+    params = make_params(dtype=torch.float32)
+    optimizer = E(AdamW(params), reevaluates=True)
+    assert "one pass" not in repr(optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum(p.square().sum() for p in params)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert base_steps == [1]
 
 
 def test_bfloat16_parameters_are_left_to_the_base(base_steps):
     params = make_params(dtype=torch.bfloat16)
-    optimizer = EAdamW(params, fused=True)
+    optimizer = EAdamW(params)
     assert "one pass" not in repr(optimizer)  # said before there is a gradient
     take_steps(optimizer, params, make_grads(params, 2))
     assert len(base_steps) == 2
 
 
-def test_without_a_compiler_the_base_steps(monkeypatch, base_steps):
+@pytest.mark.parametrize("fused", [None, True])
+def test_without_a_compiler_the_base_steps(fused, monkeypatch, base_steps):
     monkeypatch.setattr(compiled, "missing", lambda: "no compiler")
     params = make_params(dtype=torch.float32)
-    optimizer = EAdamW(params, fused=True)
+    optimizer = EAdamW(params, fused=fused)
     take_steps(optimizer, params, make_grads(params, 2))
     assert len(base_steps) == 2
     assert "one pass" not in repr(optimizer)
 
 
 def test_the_representation_says_so():
-    assert repr(EAdamW(make_params(dtype=torch.float32), fused=True)).endswith(", in one pass with it)")
+    for fused in (None, True):
+        assert repr(EAdamW(make_params(dtype=torch.float32), fused=fused)).endswith("\n), in one pass with it)")
 
 
 def test_it_goes_on_from_a_checkpoint_of_the_base_and_of_its_own():
@@ -250,6 +327,6 @@ def test_what_applies_is_asked_anew_at_each_step(base_steps):
     optimizer = EAdamW(params, fused=True, alpha=2.0, beta=0.75)
     for alpha, calls in ((2.0, 0), (0.0, 1), (-2.0, 1)):
         optimizer.param_groups[0]["explore_alpha"] = alpha
-        assert one_pass.applies(optimizer.base) is (alpha != 0.0)
+        assert bool(one_pass.split(optimizer.base)[0]) is (alpha != 0.0)
         take_steps(optimizer, params, make_grads(params, 1))
         assert len(base_steps) == calls

@@ -21,7 +21,7 @@ SHAPES = ((2 * PIECE + 5,), (513, 515), (PIECE // 4,), (7, 3), (), (0, 3))
 LAYERS = {"ALTO": ALTO, "Lamb": Lamb}
 BASES = {
     "SGD": lambda params: SGD(params, 0.1, momentum=0.9),
-    "AdamW": lambda params: AdamW(params, 0.1),
+    "AdamW": lambda params: AdamW(params, 0.1, foreach=False),
     "AdamW foreach": lambda params: AdamW(params, 0.1, foreach=True),
     "SGD fused": lambda params: SGD(params, 0.1, fused=True),
     "Adam maximize": lambda params: Adam(params, 0.1, maximize=True, weight_decay=0.1),
@@ -92,7 +92,7 @@ def test_e_goes_on_where_alpha_comes_and_goes():
     runs = []
     for overwrite in (True, False):
         params = make_params(((5,), (3, 4)))
-        optimizer = EAdamW(params, alpha=0.0, beta=0.9, overwrite_grad=overwrite)
+        optimizer = EAdamW(params, alpha=0.0, beta=0.9, foreach=False, overwrite_grad=overwrite)
         for k, row in enumerate(make_grads(params, 6)):
             optimizer.param_groups[0]["explore_alpha"] = 0.0 if k in (0, 1, 4) else -2.0
             take_steps(optimizer, params, [row])
@@ -148,7 +148,6 @@ def model_of(sizes):
 def test_e_makes_no_copy_of_the_gradients():
     sizes = [9 * PIECE, 2 * PIECE, *[1000] * 50, *[PIECE // 2] * 9]
     params, piece = model_of(sizes), 4 * PIECE
-    model = 4 * sum(sizes)
     optimizers = [
         E(SGD(ps, 0.1, fused=True), overwrite_grad=way) for ps, way in ((params, True), (model_of(sizes), False))
     ]
@@ -156,7 +155,7 @@ def test_e_makes_no_copy_of_the_gradients():
         optimizer.step()  # allocates the state
     sparing, copying = (peak(optimizer.step) for optimizer in optimizers)
     assert sparing <= 2 * piece
-    assert copying >= model
+    assert copying >= 9 * piece  # of one part
 
 
 @pytest.mark.parametrize("way", ["single", "foreach"])
@@ -193,7 +192,7 @@ def test_only_memory_that_is_the_gradients_own_is_overwritten():
 def test_gradients_that_share_memory_are_used_as_they_are(name):
     def build(params, overwrite):
         if name == "E":
-            return EAdamW(params, lr=0.1, alpha=3.0, beta=0.9, overwrite_grad=overwrite)
+            return EAdamW(params, lr=0.1, alpha=3.0, beta=0.9, foreach=False, overwrite_grad=overwrite)
         return ALTO(params, lr=0.1, overwrite_grad=overwrite, **({"foreach": False} if name == "ALTO single" else {}))
 
     runs = []
@@ -229,7 +228,7 @@ def test_a_gradient_with_a_graph_keeps_it_for_the_base():
 def test_the_grad_stays_the_same_tensor_and_accumulates_again_once_zeroed():
     params, expected = make_params(), make_params()
     rows = make_grads(params, STEPS)
-    optimizer = EAdamW(params, overwrite_grad=True)
+    optimizer = EAdamW(params, foreach=False, overwrite_grad=True)
     for p in params:
         p.grad = torch.zeros_like(p)
     buffers = [p.grad for p in params]
@@ -239,7 +238,7 @@ def test_the_grad_stays_the_same_tensor_and_accumulates_again_once_zeroed():
             p.grad.add_(g)
         optimizer.step()
     assert all(p.grad is buffer for p, buffer in zip(params, buffers, strict=True))
-    take_steps(EAdamW(expected), expected, rows)
+    take_steps(EAdamW(expected, foreach=False), expected, rows)
     assert_same(params, expected)
 
 

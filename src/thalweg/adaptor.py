@@ -17,7 +17,8 @@ import torch
 from torch.optim import Optimizer
 
 from thalweg import one_pass
-from thalweg.exploration import ALPHA, BETA, EMA, can_skip, explored, shifts, skipping
+from thalweg.backends.memory import overwritable
+from thalweg.exploration import ALPHA, BETA, EMA, Groups, can_skip, explored, parts, shifts, skipping
 from thalweg.hyperparameters import (
     NONFINITE,
     check_beta,
@@ -27,7 +28,7 @@ from thalweg.hyperparameters import (
     recheck_exploration,
     reject,
 )
-from thalweg.layers import all_finite, refuse_nonfinite, refuse_sparse
+from thalweg.layers import all_finite, only, refuse_nonfinite, refuse_sparse
 from thalweg.objective import ShiftedObjective
 from thalweg.state import at_rest, load_keeping_dtype, mentions, refuse_without
 
@@ -49,10 +50,13 @@ class E(Optimizer):
     passes the gradient on untouched and allocates nothing.
 
     During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged,
-    unless ``overwrite_grad``. Around Adam and AdamW of torch with ``fused=True``, on the CPU and, with Triton, on CUDA,
-    E and the base's update are one kernel instead, which keeps no g' and equals the base on g' up to rounding
-    (:mod:`thalweg.one_pass`, which says when); ``repr`` then says so. That on CUDA has yet to run on a GPU: it is
-    tested under Triton's interpreter, and compiled.
+    unless ``overwrite_grad``. Most of torch's own optimizers step in parts, so that g' exists for no more than the
+    largest parameter at a time (:func:`thalweg.exploration.parts`); with another base it exists for the whole model.
+
+    Around torch's Adam and AdamW, E and the base's update are one kernel instead, which keeps no g' and equals the base
+    on g' up to rounding: on the CPU with a C++ compiler, unless ``fused=False`` or ``foreach`` asks for the base's own
+    step; on CUDA with ``fused=True`` and Triton. :func:`thalweg.one_pass.split` says for which options, and ``repr``
+    whether it is so. That on CUDA has yet to run on a GPU: it is tested under Triton's interpreter, and compiled.
 
     Public attributes and methods that E lacks are the base's (``train`` and ``eval`` of Schedule-Free, say).
 
@@ -71,7 +75,7 @@ class E(Optimizer):
             and within one step the base sees the loss plus a linear term (:mod:`thalweg.objective`). None: if its
             ``step`` requires a closure. Else E evaluates it, once, and the base gets none.
         overwrite_grad: write g' into the gradient's own memory, whose values are then undefined after the step, and
-            spare the copy of all gradients that E makes otherwise; what the base sees is the same. b then moves on
+            spare the copies of gradients that E makes otherwise; what the base sees is the same. b then moves on
             before the base's step, also if that raises. A copy is still made of a gradient that has a graph, another
             layout than its parameter, or memory shared with another gradient, and in a step under ``torch.compile``.
 
@@ -200,7 +204,9 @@ class E(Optimizer):
         return _blank, (self._base_class,), self.__getstate__()  # a class made by E.of has no importable name
 
     def __repr__(self) -> str:
-        return f"E({self.base!r}{', in one pass with it' if one_pass.applies(self.base) else ''})"
+        in_one_pass, left = self._split()
+        how = f", {'partly ' if left else ''}in one pass with it" if in_one_pass else ""
+        return f"E({self.base!r}{how})"
 
     def state_dict(self) -> dict[str, Any]:
         """The base's state dict, in which E's entries are two keys of each group and one of each parameter's state.
@@ -279,18 +285,24 @@ class E(Optimizer):
         for group in self.param_groups:
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
         refuse_sparse(self._gradients(), "E")
-        in_one_pass = not self.reevaluates and one_pass.applies(self.base)
-        proceed, go = self._judge_finite(in_one_pass)
+        in_one_pass, left = self._split()
+        proceed, go = self._judge_finite(bool(in_one_pass))
         if not proceed:
             return loss
         if self.reevaluates and closure is not None:
             self._step_on_shifted_objective(closure, loss)
-        elif in_one_pass:
-            one_pass.step(self.base, go)
-        else:
-            with explored(self.base, go, overwrite_grad=self.overwrite_grad), skipping(self.base, go):
-                self.base.step()
+        elif left:
+            own = overwritable(self._parameters()) if self.overwrite_grad else frozenset()
+            for part in parts(self.base, left):
+                with only(self.base, part), explored(self.base, go, own), skipping(self.base, go):
+                    self.base.step()
+        if in_one_pass:
+            one_pass.step(self.base, in_one_pass, go)
         return loss
+
+    def _split(self) -> tuple[Groups, Groups]:
+        """What steps in one pass with E, and what the base steps itself."""
+        return ([], self.param_groups) if self.reevaluates else one_pass.split(self.base)
 
     def _judge_finite(self, in_one_pass: bool) -> tuple[bool, Tensor | None]:
         """Whether there is a step as far as the host knows, and what it counts for if the device decides, 0-d."""
@@ -305,17 +317,21 @@ class E(Optimizer):
                 refuse_nonfinite(self._gradients())
             return True, None
         # To a device without waiting; from there, if gradients have moved, only when it has arrived.
-        self.skipped_steps = self.skipped_steps.to(finite.device, non_blocking=finite.device.type != "cpu")
-        self.skipped_steps += finite.logical_not()
+        if self.skipped_steps.device != finite.device:
+            self.skipped_steps = self.skipped_steps.to(finite.device, non_blocking=finite.device.type != "cpu")
+        self.skipped_steps.add_(finite.logical_not())  # +=, which assigns, is not compiled by torch until 2.11
         return (bool(finite), None) if on_host else (True, finite)
 
     def _gradients(self) -> Iterator[Tensor]:
-        return (p.grad for group in self.param_groups for p in group["params"] if p.grad is not None)
+        return (p.grad for p in self._parameters() if p.grad is not None)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups for p in group["params"])
 
     def _step_on_shifted_objective(self, closure: Callable[[], float], loss: Any) -> None:
         """Let the base evaluate; b moves on by the gradient of the first evaluation."""
         shifted = shifts(self.base)
-        everything = [p for group in self.param_groups for p in group["params"]]
+        everything = list(self._parameters())
         objective = ShiftedObjective(closure, loss, [p for p, *_ in shifted], [s for _, s, _ in shifted], everything)
         try:
             self.base.step(objective)

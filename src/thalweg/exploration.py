@@ -8,11 +8,24 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
-from torch.optim import SGD, Adagrad, Adam, AdamW
+from torch.optim import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
 
 from thalweg import equations as eq
-from thalweg.backends import compute_dtype, local
-from thalweg.backends.memory import overwritable
+from thalweg.backends import compute_dtype, foreach_lerp, local
 from thalweg.backends.pieces import flat, piece_size
 
 if TYPE_CHECKING:
@@ -23,20 +36,24 @@ if TYPE_CHECKING:
 
 ALPHA, BETA, EMA = "explore_alpha", "explore_beta", "explore_ema"
 Bucket: TypeAlias = "tuple[list[Tensor], dict[str, Any], bool]"
+Groups: TypeAlias = "list[dict[str, Any]]"
+# Each steps a parameter by what it keeps for that parameter alone.
+BY_PARAMETER = (SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, Adafactor, RMSprop, Rprop, ASGD, Muon)
 
 
 @contextmanager
-def explored(base: Optimizer, go: Tensor | None = None, *, overwrite_grad: bool = False) -> Iterator[None]:
+def explored(
+    base: Optimizer, go: Tensor | None = None, overwritable: frozenset[Tensor] = frozenset()
+) -> Iterator[None]:
     """Inside, ``p.grad`` is g'; on a clean exit b moves on. The gradient itself is never written to.
 
-    Or, where ``overwrite_grad``: inside, the gradients that :func:`overwritable` finds hold g' and keep it, and their b
-    have moved on already. ``go`` is what b moves on for, if that is decided on the device.
+    Those of the ``overwritable`` parameters are: inside, they hold g' and keep it, and their b have moved on already.
+    ``go`` is what b moves on for, if that is decided on the device.
     """
     buckets = list(_buckets(base))
     begun: list[tuple[Tensor, Tensor]] = []
-    if overwrite_grad:
-        everything = (p for group in base.param_groups for p in group["params"])
-        buckets, begun = _overwrite(base, buckets, overwritable(everything), go)
+    if overwritable:
+        buckets, begun = _overwrite(base, buckets, overwritable, go)
     grads = [(p, p.grad) for params, *_ in buckets for p in params]
     try:
         for params, group, foreach in buckets:
@@ -50,6 +67,38 @@ def explored(base: Optimizer, go: Tensor | None = None, *, overwrite_grad: bool 
         _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, go)
     for p, b in begun:
         base.state[p][EMA] = b
+
+
+def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:
+    """The groups, cut so that the base can step one part after the other, and g' is there for one part at a time.
+
+    A part is as large as the largest parameter, or a piece if that is more. Only a base that steps each parameter by
+    itself, and whose ``step`` nobody watches or replaces, steps in parts; in a step being compiled, none.
+    """
+    if type(base) not in BY_PARAMETER or is_watched(base) or torch.compiler.is_compiling():
+        yield groups
+        return
+    size = {p: p.numel() * p.element_size() for group in groups for p in group["params"]}
+    limit = max((max(nbytes, 4 * piece_size(p.device)) for p, nbytes in size.items()), default=0)
+    if sum(size.values()) <= limit:
+        yield groups
+        return
+    part: Groups = []
+    room = limit
+    for group in groups:
+        begin = 0
+        for end, p in enumerate(group["params"]):
+            if size[p] > room:
+                yield [*part, {**group, "params": group["params"][begin:end]}]
+                part, room, begin = [], limit, end
+            room -= size[p]
+        part.append({**group, "params": group["params"][begin:]})
+    yield part
+
+
+def is_watched(base: Optimizer) -> bool:
+    """Whether there are hooks on the base's ``step``, or a scheduler, say, has put another in its place."""
+    return bool("step" in vars(base) or base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks)
 
 
 def shifts(base: Optimizer) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -118,7 +167,7 @@ def _replacements(base: Optimizer, params: list[Tensor], group: dict[str, Any], 
     if EMA in base.state.get(params[0], {}):
         emas = [base.state[p][EMA] for p in params]
         wide = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
-        lerped = torch._foreach_lerp(emas, wide, weight) if foreach else map(torch.lerp, emas, wide, repeat(weight))
+        lerped = foreach_lerp(emas, wide, weight) if foreach else map(torch.lerp, emas, wide, repeat(weight))
         replaced = [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
     else:
         replaced = [g * weight for g in grads]

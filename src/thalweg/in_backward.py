@@ -9,33 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed as dist
-from torch.optim import (
-    ASGD,
-    SGD,
-    Adadelta,
-    Adafactor,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Muon,
-    NAdam,
-    Optimizer,
-    RAdam,
-    RMSprop,
-    Rprop,
-)
+from torch.optim import Optimizer
 
 from thalweg.adaptor import E
+from thalweg.exploration import BY_PARAMETER
 from thalweg.hyperparameters import check_bool, reject
 from thalweg.lamb import Lamb
-from thalweg.layers import is_sharded
+from thalweg.layers import is_sharded, only
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Each steps a parameter by what it keeps for that parameter alone.
-BASES = (SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, Adafactor, RMSprop, Rprop, ASGD, Muon)
 
 
 def step_in_backward(optimizer: Optimizer, *, nonfinite_by_layer: bool = False) -> SteppingInBackward:
@@ -83,11 +66,11 @@ def step_in_backward(optimizer: Optimizer, *, nonfinite_by_layer: bool = False) 
     >>> optimizer.step()
     """
     check_bool("nonfinite_by_layer", nonfinite_by_layer)
-    if not (isinstance(optimizer, Lamb) or (isinstance(optimizer, E) and type(optimizer.base) in BASES)):
+    if not (isinstance(optimizer, Lamb) or (isinstance(optimizer, E) and type(optimizer.base) in BY_PARAMETER)):
         kind = type(optimizer).__name__ + (
             f" around {type(optimizer.base).__name__}" if isinstance(optimizer, E) else ""
         )
-        names = ", ".join(base.__name__ for base in BASES)
+        names = ", ".join(base.__name__ for base in BY_PARAMETER)
         raise TypeError(f"optimizer must be ALTO, Lamb, or E around one of torch's {names}, got {kind}")
     if _MARK in vars(optimizer):
         reject("optimizer", type(optimizer).__name__, "one that does not step in backward already")
@@ -131,8 +114,7 @@ class SteppingInBackward:
     def _step_layer(self, i: int, j: int, p: Tensor) -> None:
         """Step parameter j of group i, as the only one that the optimizer has, and free its gradient."""
         with self._lock, torch.no_grad():
-            groups = self._optimizer.param_groups
-            group = groups[i]
+            group = self._optimizer.param_groups[i]
             if group["params"][j] is not p:
                 raise RuntimeError(
                     "the optimizer's parameters have been replaced: call step_in_backward again after that"
@@ -144,11 +126,8 @@ class SteppingInBackward:
                 )
             alone = {**group, "params": [p], "first_index": j}
             _check(self._optimizer, alone, self._by_layer)
-            self._optimizer.param_groups = [alone]
-            try:
+            with only(self._optimizer, [alone]):
                 self._update(self._optimizer)
-            finally:
-                self._optimizer.param_groups = groups
             p.grad = None
             self._stepped.add(p)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from typing import Any, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,24 @@ from torch import Tensor
 from thalweg.backends import Layer, compiled, compute_dtype, local, lowbit
 from thalweg.backends.pieces import PIECE
 from thalweg.backends.precision import EXP_AVG_SQ, stored_as
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from torch.optim import Optimizer
+
+
+@contextmanager
+def only(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Iterator[None]:
+    """Inside, these are the optimizer's groups."""
+    everything = optimizer.param_groups
+    if groups is not everything:
+        optimizer.param_groups = groups
+    try:
+        yield
+    finally:
+        if groups is not everything:
+            optimizer.param_groups = everything
 
 
 def is_sharded(t: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""E and the update of torch's fused Adam and AdamW in one pass over memory, on the CPU and on CUDA.
+"""E and the update of torch's Adam and AdamW in one pass over memory, on the CPU and on CUDA.
 
 E alone reads g and b and writes g' and b, 16 bytes per parameter in float32, and a fused Adam then moves 28 more. The
 kernels of ALTO without the trust ratio do both in 36, and keep no g': 5 reads and 4 writes. What they compute is what
@@ -8,6 +8,7 @@ nothing is read back; those have yet to run on a GPU, as :mod:`thalweg.backends.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from thalweg import layers
 from thalweg.backends import Hyper, Scales
 from thalweg.backends.choice import choose, has_kernels
 from thalweg.backends.pieces import Scratch
-from thalweg.exploration import ALPHA, BETA, EMA
+from thalweg.exploration import ALPHA, BETA, EMA, Groups, is_watched
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -26,46 +27,55 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float32, torch.float64)  # in others, the base rounds its own state
 
 
-def applies(base: Optimizer) -> bool:
-    """Whether the base's next step is one that the kernels can take for it.
+def split(base: Optimizer) -> tuple[Groups, Groups]:
+    """The parameters that the kernels step for the base, and those that it steps itself, by group.
 
-    It is Adam without coupled weight decay or AdamW, not a subclass, with ``fused=True``, without amsgrad and maximize;
-    on float32 or float64 parameters, not sharded, on the CPU with a C++ compiler and without ``capturable``, or on CUDA
-    with Triton and a GPU of compute capability 8.0 at least; α is nowhere 0; and nobody watches or replaces the base's
-    ``step``.
+    The kernels take Adam without coupled weight decay and AdamW, not a subclass, whose ``step`` nobody watches or
+    replaces; groups without amsgrad and maximize in which α is not 0; and in those float32 and float64 parameters that
+    are not sharded. On CUDA the group has ``fused=True``, and there is Triton and a GPU of compute capability 8.0 at
+    least. On the CPU there is a C++ compiler, and the group has ``fused=True``, or leaves ``fused`` and ``foreach``
+    open, and is not ``capturable``. Each parameter is judged by itself and its group alone, so that it makes the same
+    step whoever else is there.
     """
-    return (
-        type(base) in (Adam, AdamW)
-        and "step" not in vars(base)
-        and not (base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks)
-        and not torch.compiler.is_compiling()
-        and all(_can_take(group) for group in base.param_groups)
-    )
+    if type(base) not in (Adam, AdamW) or is_watched(base) or torch.compiler.is_compiling():
+        return [], base.param_groups
+    taken: Groups = []
+    left: Groups = []
+    for group in base.param_groups:
+        ours: list[Tensor] = []
+        others: list[Tensor] = []
+        takes = functools.cache(functools.partial(_takes, group))
+        for p in group["params"]:
+            if p.requires_grad or p.grad is not None:
+                fits = p.dtype in _DTYPES and not layers.is_sharded(p) and takes(p.device)
+                (ours if fits else others).append(p)
+        taken += [{**group, "params": ours}] if ours else []
+        left += [{**group, "params": others}] if others else []
+    return (taken, left) if taken else ([], base.param_groups)
 
 
-def _can_take(group: dict[str, Any]) -> bool:
-    params = [p for p in group["params"] if p.requires_grad or p.grad is not None]
+def _takes(group: dict[str, Any], device: torch.device) -> bool:
+    wanted, on_cpu = group["fused"], device.type == "cpu"
+    if wanted is None:
+        wanted = on_cpu and group["foreach"] is None
     return (
-        bool(group["fused"] and group[ALPHA] != 0.0)
+        bool(wanted and group[ALPHA] != 0.0)
         and not any(group[name] for name in ("amsgrad", "maximize", "differentiable"))
         and (group["decoupled_weight_decay"] or group["weight_decay"] == 0.0)
         and not any(isinstance(beta, Tensor) for beta in group["betas"])
-        and all(p.dtype in _DTYPES and not layers.is_sharded(p) for p in params)
-        and all(  # last, as it may import Triton
-            has_kernels(device) and not (group["capturable"] and device.type == "cpu")
-            for device in {p.device for p in params}
-        )
+        and not (group["capturable"] and on_cpu)
+        and has_kernels(device)  # last, as it may import Triton
     )
 
 
-def step(base: Any, go: Tensor | None = None) -> None:
-    """One step of the base on g', and b moved on; state that is missing is made as the base makes it.
+def step(base: Any, groups: Groups, go: Tensor | None = None) -> None:
+    """One step of the base on g' of ``groups``, and b moved on; state that is missing is made as the base makes it.
 
     ``go`` is what the step counts for, if that is decided on the device.
     """
     base._accelerator_graph_capture_health_check()  # as its own step does
     go = None if go is None else go.float()
-    for group in base.param_groups:
+    for group in groups:
         steps: list[Tensor] = []
         base._init_group(group, [], [], [], [], [], steps)
         for p in group["params"]:

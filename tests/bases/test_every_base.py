@@ -56,7 +56,7 @@ def test_at_alpha_zero_the_base_is_untouched_bit_for_bit_and_nothing_is_allocate
 
 
 @rows()
-def test_e_around_the_base_is_the_base_fed_with_the_papers_gradient_bit_for_bit(base):
+def test_e_around_the_base_is_the_base_fed_with_the_papers_gradient(base):
     exact(base)
 
 
@@ -84,7 +84,7 @@ def test_its_foreach_form_is_the_base_fed_with_the_papers_gradient_bit_for_bit(b
 
 
 @rows(lambda b: b.fused)
-def test_its_fused_form_is_the_base_fed_with_the_papers_gradient_bit_for_bit(base):
+def test_its_fused_form_is_the_base_fed_with_the_papers_gradient(base):
     untouched_at_zero(base, fused=True)
     exact(base, fused=True)
 

@@ -91,7 +91,8 @@ def test_e_and_adamw_in_one_pass_are_the_base_on_what_e_passes_on(dtype, judged,
     for row in grads:
         for p, g in zip(params, row, strict=True):
             p.grad = g
-        one_pass.step(optimizer.base, layers.all_finite(g for g in row if g is not None) if judged else None)
+        go = layers.all_finite(g for g in row if g is not None) if judged else None
+        one_pass.step(optimizer.base, optimizer.param_groups, go)
     assert expected.skipped_steps == (2 if judged else 0)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-12
     assert_near([p for p in params if p.numel()], [p for p in others if p.numel()], tolerance)
