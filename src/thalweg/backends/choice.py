@@ -44,7 +44,7 @@ def _can_build() -> bool:
     why = compiled.missing()
     if why is not None:
         warnings.warn(
-            f"{why}\nALTO and Lamb step with torch's multi-tensor operations instead, at about 0.6 of the speed; "
+            f"{why}\nALTO and Lamb step with torch's multi-tensor operations instead, at about half the speed; "
             "foreach=True chooses them without this warning",
             stacklevel=2,
         )
