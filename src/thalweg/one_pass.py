@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW
 
 from thalweg import layers
-from thalweg.backends import Hyper, Scales
+from thalweg.backends import Hyper, Layer, Scales, local
 from thalweg.backends.choice import choose, has_kernels
 from thalweg.backends.pieces import Scratch
 from thalweg.exploration import ALPHA, BETA, EMA, Groups, is_watched
@@ -31,11 +31,11 @@ def split(base: Optimizer) -> tuple[Groups, Groups]:
     """The parameters that the kernels step for the base, and those that it steps itself, by group.
 
     The kernels take Adam without coupled weight decay and AdamW, not a subclass, whose ``step`` nobody watches or
-    replaces; groups without amsgrad and maximize in which α is not 0; and in those float32 and float64 parameters that
-    are not sharded. On CUDA the group has ``fused=True``, and there is Triton and a GPU of compute capability 8.0 at
-    least. On the CPU there is a C++ compiler, and the group has ``fused=True``, or leaves ``fused`` and ``foreach``
-    open, and is not ``capturable``. Each parameter is judged by itself and its group alone, so that it makes the same
-    step whoever else is there.
+    replaces; groups without amsgrad and maximize in which α is not 0; and in those float32 and float64 parameters, not
+    sharded or sharded as their gradients are. On CUDA the group has ``fused=True``, and there is Triton and a GPU of
+    compute capability 8.0 at least. On the CPU there is a C++ compiler, and the group has ``fused=True``, or leaves
+    ``fused`` and ``foreach`` open, and is not ``capturable``. Each parameter is judged by itself and its group alone,
+    so that it makes the same step whoever else is there.
     """
     if type(base) not in (Adam, AdamW) or is_watched(base) or torch.compiler.is_compiling():
         return [], base.param_groups
@@ -47,11 +47,18 @@ def split(base: Optimizer) -> tuple[Groups, Groups]:
         takes = functools.cache(functools.partial(_takes, group))
         for p in group["params"]:
             if p.requires_grad or p.grad is not None:
-                fits = p.dtype in _DTYPES and not layers.is_sharded(p) and takes(p.device)
+                fits = p.dtype in _DTYPES and takes(p.device) and _is_sharded_as(p, p.grad)
                 (ours if fits else others).append(p)
         taken += [{**group, "params": ours}] if ours else []
         left += [{**group, "params": others}] if others else []
     return (taken, left) if taken else ([], base.param_groups)
+
+
+def _is_sharded_as(p: Any, grad: Any) -> bool:
+    """Whether one shard of the gradient belongs to one of the parameter; that of a sum still to be taken does not."""
+    if not layers.is_sharded(p) or grad is None:
+        return True
+    return bool(grad.device_mesh == p.device_mesh and grad.placements == p.placements)
 
 
 def _takes(group: dict[str, Any], device: torch.device) -> bool:
@@ -100,4 +107,18 @@ def step(base: Any, groups: Groups, go: Tensor | None = None) -> None:
         for bucket in layers.buckets({**group, "norm_dims": None, "capturable": on_device}, base.state, go):
             device = bucket[0].param.device
             scales = Scales(go=None if go is None else go.to(device))
-            choose(group, device).step(bucket, hyper, scales, Scratch())
+            choose(group, device).step([_here(layer) for layer in bucket], hyper, scales, Scratch())
+
+
+def _here(layer: Layer) -> Layer:
+    """The shard of a layer that is here: without a norm, nothing needs the others."""
+    if not layers.is_sharded(layer.param):
+        return layer
+    torch.autograd.graph.increment_version([layer.param])
+    return layer._replace(
+        param=local(layer.param),
+        grad=local(layer.grad),
+        exp_avg=local(layer.exp_avg),
+        exp_avg_sq=local(layer.exp_avg_sq),
+        explore_ema=local(layer.explore_ema),
+    )

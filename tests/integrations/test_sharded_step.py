@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from two_ranks import on_two_ranks
 
 from thalweg import ALTO, EAdamW, param_groups, step_in_backward
@@ -15,10 +17,11 @@ BUILDS = {
     "ALTO single": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), foreach=False),
     "ALTO fused": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), fused=True),
     "EAdamW": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip"),
+    "EAdamW foreach": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", foreach=True),
     "EAdamW fused": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", fused=True),
     "ALTO overwriting": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), overwrite_grad=True),
     "EAdamW overwriting": lambda m: EAdamW(
-        m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", fused=True, overwrite_grad=True
+        m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", foreach=False, overwrite_grad=True
     ),
 }
 IN_BACKWARD = {
@@ -52,6 +55,8 @@ def gap_between(sharded, whole):
 def train(rank, build):
     whole, sharded = whole_and_sharded(hidden=60_000)  # a layer larger than a piece, were it not sharded
     optimizers = BUILDS[build](whole), BUILDS[build](sharded)
+    in_one_pass = {repr(optimizer).endswith(", in one pass with it)") for optimizer in optimizers}
+    assert in_one_pass == {build in ("EAdamW", "EAdamW fused")}
     for k in range(6):
         for model, optimizer in zip((whole, sharded), optimizers, strict=True):
             optimizer.zero_grad()
@@ -93,6 +98,31 @@ def train_in_backward(rank, build):
     backward(sharded, 0)
     moved = [not torch.equal(p.full_tensor(), q) for p, q in zip(sharded.parameters(), before, strict=True)]
     return gap, freed, int(optimizer.skipped_steps), moved
+
+
+def step_on_a_partial_sum(rank):
+    mesh = init_device_mesh("cpu", (2,))
+    stepped = []
+    for options in ({}, {"foreach": False}):
+        p = nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Replicate()]))
+        q = nn.Parameter(DTensor.from_local(torch.ones(2), mesh, [Shard(0)]))
+        optimizer = EAdamW([p, q], lr=0.1, alpha=0.5, beta=0.5, **options)
+        for k in range(3):
+            p.grad = DTensor.from_local(torch.full((3,), k + rank - 1.5), mesh, [Partial()])
+            q.grad = DTensor.from_local(torch.full((2,), k + rank - 1.5), mesh, [Shard(0)])
+            optimizer.step()
+        stepped.append([p.full_tensor(), q.full_tensor()])
+    (p, q), (p_by_base, q_by_base) = stepped
+    return torch.equal(p, p_by_base), (q - q_by_base).abs().max().item(), p[0].item(), q.tolist()
+
+
+@pytest.mark.slow
+def test_a_gradient_still_to_be_summed_is_left_to_the_base():
+    for same, gap, p, q in on_two_ranks(step_on_a_partial_sum):
+        assert same
+        assert gap <= 1e-6
+        assert p not in (1.0, *q)
+        assert q[0] != q[2]
 
 
 @pytest.mark.slow
