@@ -8,6 +8,7 @@ from support import assert_same, assert_same_state, make_grads, make_params, tak
 from test_backends import peak
 from torch.nn import Parameter
 from torch.optim import LBFGS, SGD, AdamW, Muon
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from thalweg import E, exploration
 from thalweg.backends.pieces import PIECE
@@ -70,7 +71,13 @@ def test_a_base_is_stepped_once_where_someone_would_see_it_or_its_parameters_nee
 
     for build in (Own, hooked, scheduled, LBFGS):
         assert len(shapes_of(build(make_params(SHAPES)))) == 1
+    for register in (register_optimizer_step_pre_hook, register_optimizer_step_post_hook):
+        handle = register(lambda *_: None)
+        assert len(shapes_of(SGD(make_params(SHAPES)))) == 1
+        assert "one pass" not in repr(E(AdamW(make_params(SHAPES))))
+        handle.remove()
     assert len(shapes_of(SGD(make_params(SHAPES)))) == 4
+    assert "one pass" in repr(E(AdamW(make_params(SHAPES))))
 
 
 def test_a_model_of_one_piece_is_not_cut():

@@ -23,6 +23,7 @@ from torch.optim import (
     RMSprop,
     Rprop,
 )
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from thalweg import equations as eq
 from thalweg.backends import compute_dtype, foreach_lerp, local
@@ -97,8 +98,10 @@ def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:
 
 
 def is_watched(base: Optimizer) -> bool:
-    """Whether there are hooks on the base's ``step``, or a scheduler, say, has put another in its place."""
-    return bool("step" in vars(base) or base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks)
+    """Whether hooks see the base's ``step``, or a scheduler, say, has put another in its place."""
+    before = base._optimizer_step_pre_hooks or _global_optimizer_pre_hooks
+    after = base._optimizer_step_post_hooks or _global_optimizer_post_hooks
+    return bool("step" in vars(base) or before or after)
 
 
 def shifts(base: Optimizer) -> list[tuple[Tensor, Tensor, Tensor]]:
