@@ -107,10 +107,12 @@ def step_on_a_partial_sum(rank):
         p = nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Replicate()]))
         q = nn.Parameter(DTensor.from_local(torch.ones(2), mesh, [Shard(0)]))
         optimizer = EAdamW([p, q], lr=0.1, alpha=0.5, beta=0.5, **options)
+        versions = [p._version, q._version]
         for k in range(3):
             p.grad = DTensor.from_local(torch.full((3,), k + rank - 1.5), mesh, [Partial()])
             q.grad = DTensor.from_local(torch.full((2,), k + rank - 1.5), mesh, [Shard(0)])
             optimizer.step()
+        assert all(x._version > version for x, version in zip((p, q), versions, strict=True))  # backward would raise
         stepped.append([p.full_tensor(), q.full_tensor()])
     (p, q), (p_by_base, q_by_base) = stepped
     return torch.equal(p, p_by_base), (q - q_by_base).abs().max().item(), p[0].item(), q.tolist()
