@@ -49,6 +49,18 @@ def take_steps(optimizer: Optimizer, params: Sequence[Tensor], grads: Iterable[S
         optimizer.step()
 
 
+def hooked(base: Optimizer) -> Optimizer:
+    """With a hook on its step."""
+    base.register_step_pre_hook(lambda *_: None)
+    return base
+
+
+def scheduled(base: Optimizer) -> Optimizer:
+    """With a scheduler, which puts another step in the place of its own."""
+    torch.optim.lr_scheduler.LinearLR(base)
+    return base
+
+
 def assert_same(actual: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
     """Bit for bit, dtype and shape included."""
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
-from support import assert_near, assert_same, clone_params, take_steps
+from support import assert_near, assert_same, clone_params, make_grads, make_params, take_steps
 from torch.nn import Parameter
 from torch.profiler import profile
+from torch.torch_version import TorchVersion
 
 from thalweg import ALTO, Lamb
-from thalweg.backends import Layer, compiled, lowbit, toolchain
+from thalweg.backends import Layer, compiled, foreach_lerp, lowbit, toolchain
 from thalweg.backends.pieces import CHUNK, PIECE, Scratch, flat, pieces
 from thalweg.lamb import BUFFERS
 
@@ -350,6 +352,31 @@ def test_all_write_8_bits_alike_bit_for_bit(way, trust_ratio):
 )
 def test_the_representation_says_what_was_picked(options, picked):
     assert f"backend: {picked} on cpu" in repr(ALTO([Parameter(torch.ones(2))], **options))
+
+
+def test_what_dtensors_lack_before_torch_2_13_is_done_one_by_one(monkeypatch):
+    xs, ys = make_grads(make_params(), 2)
+    expected = torch._foreach_lerp(xs, ys, 1.5)
+    xs[0].device_mesh = None
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.1"))
+    monkeypatch.setattr(torch, "_foreach_lerp", lambda *_: pytest.fail("not for DTensors"))
+    assert_same(foreach_lerp(xs, ys, 1.5), expected)
+
+
+def test_a_toolchain_that_always_tries_the_processor_is_not_asked_not_to(monkeypatch):
+    """As that of torch 2.11."""
+
+    class Cache:
+        @classmethod
+        def load_async(cls, main_code, device_type="cpu", submit_fn=None, extra_flags=(), optimized_code=None):
+            return lambda: SimpleNamespace(all_within=SimpleNamespace())
+
+        @classmethod
+        def load(cls, *args, **kwargs):
+            return cls.load_async(*args, **kwargs)()
+
+    monkeypatch.setattr("torch._inductor.codecache.CppCodeCache", Cache)
+    assert toolchain.load("finite.cpp", "all_within", {}, ()).argtypes == ()
 
 
 def test_before_parameters_are_somewhere_no_kernel_looks_for_them():

@@ -15,8 +15,10 @@ from support import (
     assert_same,
     assert_same_state,
     clone_params,
+    hooked,
     make_grads,
     make_params,
+    scheduled,
     take_steps,
 )
 from test_backends import peak
@@ -121,18 +123,6 @@ class Own(AdamW):
     """A subclass may do anything in its step."""
 
 
-def watched(params):
-    base = AdamW(params)
-    base.register_step_pre_hook(lambda *_: None)
-    return base
-
-
-def scheduled(params):
-    base = AdamW(params)
-    torch.optim.lr_scheduler.LinearLR(base)
-    return base
-
-
 @pytest.mark.parametrize(
     "build",
     [
@@ -145,8 +135,8 @@ def scheduled(params):
         lambda params: AdamW(params, fused=True, capturable=True),
         lambda params: Adam(params, weight_decay=0.1),
         Own,
-        watched,
-        scheduled,
+        lambda params: hooked(AdamW(params)),
+        lambda params: scheduled(AdamW(params)),
     ],
     ids=[
         "not fused",

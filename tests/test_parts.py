@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import assert_same, assert_same_state, make_grads, make_params, take_steps
+from support import assert_same, assert_same_state, hooked, make_grads, make_params, scheduled, take_steps
 from test_backends import peak
 from torch.nn import Parameter
 from torch.optim import LBFGS, SGD, AdamW, Muon
@@ -40,9 +40,7 @@ def test_the_result_is_that_of_one_step_bit_for_bit(cls, foreach, overwrite_grad
         groups = [{"params": params[:2]}, {"params": params[2:3], "lr": 0.1, "explore_alpha": 0.0}]
         groups += [{"params": [], "lr": 0.5}, {"params": params[3:], "explore_alpha": -3.0}]
         base = cls(groups, lr=0.01, **({} if cls is Muon else {"foreach": foreach}))
-        if cut is not CUT:
-            base.register_step_pre_hook(lambda *_: None)
-        optimizer = E(base, 2.0, 0.75, overwrite_grad=overwrite_grad)
+        optimizer = E(base if cut is CUT else hooked(base), 2.0, 0.75, overwrite_grad=overwrite_grad)
         assert shapes_of(base) == cut
         grads = make_grads(params, 5)
         grads[1][0] = grads[3][-1] = None
@@ -59,18 +57,9 @@ def test_a_base_is_stepped_once_where_someone_would_see_it_or_its_parameters_nee
     class Own(SGD):
         """A subclass may do anything in its step."""
 
-    def hooked(params):
-        base = SGD(params)
-        base.register_step_post_hook(lambda *_: None)
-        return base
-
-    def scheduled(params):
-        base = SGD(params)
-        torch.optim.lr_scheduler.LinearLR(base)
-        return base
-
-    for build in (Own, hooked, scheduled, LBFGS):
-        assert len(shapes_of(build(make_params(SHAPES)))) == 1
+    params = make_params(SHAPES)
+    for base in (Own(params), hooked(SGD(params)), scheduled(SGD(params)), LBFGS(params)):
+        assert len(shapes_of(base)) == 1
     for register in (register_optimizer_step_pre_hook, register_optimizer_step_post_hook):
         handle = register(lambda *_: None)
         assert len(shapes_of(SGD(make_params(SHAPES)))) == 1

@@ -28,7 +28,7 @@ from thalweg.hyperparameters import (
     recheck_exploration,
     reject,
 )
-from thalweg.layers import all_finite, only, refuse_nonfinite, refuse_sparse
+from thalweg.layers import all_finite, count_skipped, only, refuse_nonfinite, refuse_sparse
 from thalweg.objective import ShiftedObjective
 from thalweg.state import at_rest, load_keeping_dtype, mentions, refuse_without
 
@@ -316,10 +316,7 @@ class E(Optimizer):
             if not finite:
                 refuse_nonfinite(self._gradients())
             return True, None
-        # To a device without waiting; from there, if gradients have moved, only when it has arrived.
-        if self.skipped_steps.device != finite.device:
-            self.skipped_steps = self.skipped_steps.to(finite.device, non_blocking=finite.device.type != "cpu")
-        self.skipped_steps.add_(finite.logical_not())  # +=, which assigns, is not compiled by torch until 2.11
+        count_skipped(self, finite)
         return (bool(finite), None) if on_host else (True, finite)
 
     def _gradients(self) -> Iterator[Tensor]:

@@ -310,10 +310,7 @@ class Lamb(Optimizer):
             layers.refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
-        # To a device without waiting; from there, if gradients have moved, only when it has arrived.
-        if self.skipped_steps.device != finite.device:
-            self.skipped_steps = self.skipped_steps.to(finite.device, non_blocking=finite.device.type != "cpu")
-        self.skipped_steps.add_(finite.logical_not())  # +=, which assigns, is not compiled by torch until 2.11
+        layers.count_skipped(self, finite)
         return finite
 
     def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:

@@ -53,8 +53,9 @@ def torchao() -> ModuleType:
     return cast("ModuleType", subclass_8bit)
 
 
-def _refuse(why: object) -> NoReturn:
-    raise ImportError(f"state_dtype='8bit' needs torchao>=0.17, pip install 'thalweg[lowbit]' ({why})")
+def _refuse(why: ImportError | str) -> NoReturn:
+    text = f"state_dtype='8bit' needs torchao>=0.17, pip install 'thalweg[lowbit]' ({why})"
+    raise ImportError(text) from (why if isinstance(why, ImportError) else None)
 
 
 def _complete(cls: Any) -> None:
