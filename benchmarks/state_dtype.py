@@ -50,8 +50,8 @@ SETTINGS = {
 def _contender(name: str, stored: Any) -> optimizers.Contender:
     def build(model: nn.Module, s: optimizers.Settings) -> thalweg.ALTO:
         groups = thalweg.param_groups(model, s["weight_decay"])
-        betas = (s["beta"], s["momentum"], optimizers.SECOND_MOMENT)
-        return thalweg.ALTO(groups, lr=s["lr"], alpha=s["alpha"], betas=betas, state_dtype=stored)
+        betas = (s["momentum"], optimizers.SECOND_MOMENT)
+        return thalweg.ALTO(groups, lr=s["lr"], betas=betas, alpha=s["alpha"], beta=s["beta"], state_dtype=stored)
 
     return optimizers.Contender(f"alto-{name}", {}, build)
 

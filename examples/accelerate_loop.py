@@ -16,7 +16,7 @@ images = images.float() / 16
 model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 
 accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.05, alpha=-5.0, betas=(0.99, 0.9, 0.99))
+optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.05, alpha=-5.0, beta=0.99)
 scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=32)
 loader = DataLoader(TensorDataset(images, labels), batch_size=256, shuffle=True)
 model, optimizer, scheduler, loader = accelerator.prepare(model, optimizer, scheduler, loader)

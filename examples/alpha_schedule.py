@@ -24,7 +24,7 @@ def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, key: str, st
 
 
 for cls, options, key in (
-    (ALTO, {"betas": (0.9, 0.9, 0.99), "alpha": -5.0}, "alpha"),
+    (ALTO, {"alpha": -5.0, "beta": 0.9}, "alpha"),
     (EAdamW, {"beta": 0.9, "alpha": -5.0}, "explore_alpha"),
 ):
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ x = torch.linspace(-1, 1, 256).unsqueeze(1)
 y = torch.sin(3 * x)
 model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
 
-optimizer = ALTO(model.parameters(), lr=torch.tensor(0.02), alpha=0.5, betas=(0.01, 0.9, 0.99))
+optimizer = ALTO(model.parameters(), lr=torch.tensor(0.02), alpha=0.5, beta=0.01)
 step = torch.compile(optimizer.step)
 for k in range(200):
     for group in optimizer.param_groups:

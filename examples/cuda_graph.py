@@ -10,7 +10,7 @@ x = torch.linspace(-1, 1, 256, device=device).unsqueeze(1)
 y = torch.sin(3 * x)
 model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1)).to(device)
 lr = torch.tensor(0.02, device=device)  # a tensor, so that the graph sees it change
-optimizer = ALTO(model.parameters(), lr=lr, alpha=0.5, betas=(0.01, 0.9, 0.99), capturable=True)
+optimizer = ALTO(model.parameters(), lr=lr, alpha=0.5, beta=0.01, capturable=True)
 
 loss = torch.zeros((), device=device)
 

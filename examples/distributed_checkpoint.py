@@ -15,7 +15,7 @@ from thalweg import ALTO
 def build() -> tuple[torch.nn.Module, ALTO]:
     """A new model and its optimizer."""
     model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
-    return model, ALTO(model.parameters(), lr=0.02, alpha=-5.0, betas=(0.99, 0.9, 0.99))
+    return model, ALTO(model.parameters(), lr=0.02, alpha=-5.0, beta=0.99)
 
 
 def train(model: torch.nn.Module, optimizer: ALTO, steps: int) -> float:

@@ -53,7 +53,7 @@ torch.manual_seed(0)
 built, loss = train(Classifier(), optimizer_cls_and_kwargs=(EAdamW, {"lr": 0.01, "alpha": 0.5, "beta": 0.01}))
 
 model = Classifier()
-optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.02, alpha=-5.0, betas=(0.99, 0.9, 0.99))
+optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.02, alpha=-5.0, beta=0.99)
 given, other_loss = train(model, optimizers=(optimizer, None))  # None: the Trainer's own schedule
 
 print(f"Trainer: training loss {loss:.3f} with EAdamW, {other_loss:.3f} with ALTO, {given.state.global_step} steps")

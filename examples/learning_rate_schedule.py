@@ -10,9 +10,8 @@ x = torch.linspace(-1, 1, 256).unsqueeze(1)
 y = torch.sin(3 * x)
 model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
 
-optimizer = ALTO(model.parameters(), lr=0.05, alpha=0.5, betas=(0.01, 0.9, 0.99))
+optimizer = ALTO(model.parameters(), lr=0.05, alpha=0.5, beta=0.01)
 warmup = LinearLR(optimizer, start_factor=0.1, total_iters=20)
-# OneCycleLR and CyclicLR need cycle_momentum=False: ALTO's betas[0] is no momentum, and a step would say so.
 scheduler = SequentialLR(optimizer, [warmup, CosineAnnealingLR(optimizer, T_max=180)], milestones=[20])
 rates = []
 for _ in range(200):

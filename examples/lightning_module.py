@@ -28,7 +28,7 @@ class Classifier(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """ALTO with a learning rate that falls at every step."""
-        optimizer = ALTO(param_groups(self, weight_decay=0.01), lr=0.02, alpha=-5.0, betas=(0.99, 0.9, 0.99))
+        optimizer = ALTO(param_groups(self, weight_decay=0.01), lr=0.02, alpha=-5.0, beta=0.99)
         scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=32)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -12,7 +12,7 @@ images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=Tr
 images = images.float() / 16
 model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 
-optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.02, alpha=-5.0, betas=(0.99, 0.9, 0.99))
+optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.02, alpha=-5.0, beta=0.99)
 scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
 average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
 for _ in range(30):

@@ -176,7 +176,7 @@ LAMB_INVALID = (
         for value, text in ((1, "1"), ((), r"\(\)"), ((0, 0), r"\(0, 0\)"), ((1.0,), r"\(1\.0,\)"))
     ),
     Invalid({"norm_dims": (0, -1)}, r"norm_dims must be different axes of every parameter of its group, .*"),
-    Invalid({"betas": 0.9}, r"betas must be [23] numbers in \[0, 1\), got 0\.9"),
+    Invalid({"betas": 0.9}, r"betas must be 2 numbers in \[0, 1\), got 0\.9"),
 )
 
 E_ARGUMENTS = ("nonfinite", "reevaluates", "overwrite_grad")  # of the instance, not of a group
@@ -254,19 +254,26 @@ TABLE: tuple[Capability, ...] = (
         name="ALTO",
         make=functools.partial(ALTO, lr=0.01),
         constructor=ALTO,
-        options=(*LAMB_OPTIONS, Option("betas", (0.9, 0.8, 0.7)), Option("alpha", 20.0), Option("alpha", 0.0)),
+        options=(
+            *LAMB_OPTIONS,
+            Option("betas", (0.8, 0.7)),
+            Option("beta", 0.9),
+            Option("alpha", 20.0),
+            Option("alpha", 0.0),
+        ),
         invalid=(
             *LAMB_INVALID,
-            Invalid({"betas": (0.9, 0.99)}, r"betas must be 3 numbers in \[0, 1\), got \(0\.9, 0\.99\)"),
-            Invalid({"betas": (1.0, 0.9, 0.9)}, r"betas\[0\] must be a number in \[0, 1\), got 1\.0"),
-            Invalid({"betas": (0.9, -0.1, 0.9)}, r"betas\[1\] must be a number in \[0, 1\), got -0\.1"),
-            Invalid({"betas": (0.9, 0.9, float("nan"))}, r"betas\[2\] must be a number in \[0, 1\), got nan"),
+            Invalid({"betas": (0.99, 0.9, 0.99)}, r"betas must be 2 numbers in \[0, 1\), got \(0\.99, 0\.9, 0\.99\)"),
+            Invalid({"betas": (-0.1, 0.9)}, r"betas\[0\] must be a number in \[0, 1\), got -0\.1"),
+            Invalid({"betas": (0.9, float("nan"))}, r"betas\[1\] must be a number in \[0, 1\), got nan"),
+            Invalid({"beta": 1.0}, r"beta must be a number in \[0, 1\), got 1\.0"),
+            Invalid({"beta": None}, r"beta must be a number in \[0, 1\), got None"),
             Invalid(
                 {"alpha": 100.0},
-                r"alpha must be a number in \(-100, 100\), as \|alpha\| < 1/\(1 - betas\[0\]\) with betas\[0\]=0\.99, "
+                r"alpha must be a number in \(-100, 100\), as \|alpha\| < 1/\(1 - beta\) with beta=0\.99, "
                 r"got 100\.0",
             ),
-            Invalid({"alpha": -1.0, "betas": (0.0, 0.9, 0.9)}, r"alpha must be a number in \(-1, 1\), .*, got -1\.0"),
+            Invalid({"alpha": -1.0, "beta": 0.0}, r"alpha must be a number in \(-1, 1\), .*, got -1\.0"),
             Invalid({"alpha": None}, r"alpha must be a number in \(-100, 100\), .*, got None"),
         ),
         state=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
@@ -297,7 +304,13 @@ TABLE: tuple[Capability, ...] = (
         name="ALTO over stacked layers",
         make=functools.partial(ALTO, lr=0.01, norm_dims=(-2, -1)),
         constructor=ALTO,
-        options=(*LAMB_OPTIONS, Option("betas", (0.9, 0.8, 0.7)), Option("alpha", 20.0), Option("norm_dims", (0,))),
+        options=(
+            *LAMB_OPTIONS,
+            Option("betas", (0.8, 0.7)),
+            Option("beta", 0.9),
+            Option("alpha", 20.0),
+            Option("norm_dims", (0,)),
+        ),
         invalid=(),
         state=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
         wide=("step", "exp_avg", "exp_avg_sq", "explore_ema"),

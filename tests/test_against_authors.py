@@ -45,9 +45,10 @@ def train(model: nn.Module, optimizer: Optimizer) -> None:
 def test_alto_follows_the_authors(alpha, beta, foreach):
     start = network()
     theirs, ours = copy.deepcopy(start), copy.deepcopy(start)
-    common = {"lr": 0.01, "betas": (beta, 0.9, 0.99), "eps": 1e-6, "weight_decay": 0.05}
-    train(theirs, AUTHORS_ALTO.ALTO(theirs.parameters(), alp=alpha, **common))
-    train(ours, ALTO(ours.parameters(), alpha=alpha, trust_eps=0.0, max_grad_norm=1.0, foreach=foreach, **common))
+    common = {"lr": 0.01, "eps": 1e-6, "weight_decay": 0.05}
+    train(theirs, AUTHORS_ALTO.ALTO(theirs.parameters(), alp=alpha, betas=(beta, 0.9, 0.99), **common))
+    options = {"alpha": alpha, "beta": beta, "trust_eps": 0.0, "max_grad_norm": 1.0, "foreach": foreach}
+    train(ours, ALTO(ours.parameters(), **common, **options))
     assert_moved(theirs.parameters(), start.parameters())
     assert_near(ours.parameters(), theirs.parameters(), TOLERANCE)
 

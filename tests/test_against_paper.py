@@ -43,7 +43,7 @@ RULES = {
 
 def build(rule: str, params: Any, alpha: float, beta: float, **options: Any) -> Optimizer:
     if rule == "ALTO":
-        return ALTO(params, alpha=alpha, **{**LAMB, "betas": (beta, *LAMB["betas"])}, **options)
+        return ALTO(params, alpha=alpha, beta=beta, **LAMB, **options)
     return RULES[rule][1](params, alpha=alpha, beta=beta, **options)
 
 

@@ -179,7 +179,7 @@ def test_one_kernel_serves_all_shapes_and_hyperparameters(monkeypatch):
     for k in range(1, 6):
         for p in params:
             p.grad = normal(*p.shape, seed=k, dtype=torch.float32)
-        group.update(lr=0.1 / k, alpha=-0.1 * k, weight_decay=0.1 * (k - 1), betas=(0.5, 0.9 - 0.1 * k, 0.99))
+        group.update(lr=0.1 / k, alpha=-0.1 * k, weight_decay=0.1 * (k - 1), betas=(0.9 - 0.1 * k, 0.99), beta=0.5)
         group.update(trust_clip=(0.1, float(k)), eps=1e-6 * k, trust_eps=1e-6 * k)
         optimizer.step()
     assert [file for file in built if file == "kernels.cpp"] == ["kernels.cpp"]
@@ -330,7 +330,7 @@ def test_all_write_8_bits_alike_bit_for_bit(way, trust_ratio):
     for name in (way, "single"):
         p = Parameter(torch.ones_like(g))
         options = {"state_dtype": "8bit", "trust_ratio": trust_ratio, "nonfinite": "propagate", **WAYS[name]}
-        optimizer = ALTO([p], betas=(0.5, 0.5, 0.5), alpha=1.0, **options)
+        optimizer = ALTO([p], betas=(0.5, 0.5), beta=0.5, alpha=1.0, **options)
         for gradient, alpha in ((g, 1.0), (torch.zeros_like(g), 0.0)):
             optimizer.param_groups[0]["alpha"] = alpha
             take_steps(optimizer, [p], [[gradient]])

@@ -48,7 +48,7 @@ def test_alto_at_alpha_zero_is_lamb_bit_for_bit_and_allocates_nothing_more(dtype
     lamb, alto = make_params(dtype=dtype), make_params(dtype=dtype)
     grads = make_grads(lamb, STEPS)
     take_steps(Lamb(lamb, lr=0.01, betas=(0.8, 0.95), foreach=foreach), lamb, grads)
-    optimizer = ALTO(alto, lr=0.01, betas=(0.7, 0.8, 0.95), alpha=0.0, foreach=foreach)
+    optimizer = ALTO(alto, lr=0.01, betas=(0.8, 0.95), beta=0.7, alpha=0.0, foreach=foreach)
     take_steps(optimizer, alto, grads)
     assert_moved(lamb, make_params(dtype=dtype))
     assert_same(alto, lamb)
@@ -60,7 +60,7 @@ def test_alto_without_trust_ratio_is_e_around_adamw(foreach):
     ours, theirs = make_params(), make_params()
     grads = make_grads(ours, STEPS)
     common = {"lr": 0.01, "eps": 1e-6, "weight_decay": 0.1, "foreach": foreach}
-    take_steps(ALTO(ours, betas=(0.99, 0.9, 0.99), alpha=-5.0, trust_ratio=False, **common), ours, grads)
+    take_steps(ALTO(ours, beta=0.99, alpha=-5.0, trust_ratio=False, **common), ours, grads)
     take_steps(E(torch.optim.AdamW(theirs, betas=(0.9, 0.99), **common), alpha=-5.0, beta=0.99), theirs, grads)
     assert_near(ours, theirs, 1e-12)
 

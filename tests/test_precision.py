@@ -76,7 +76,7 @@ def test_the_ema_of_small_gradients_does_not_stall(dtype, foreach):
     g = torch.full((2,), 0.5, dtype=dtype)
     optimizers = [
         ESGD(params, lr=0.0, alpha=1.0, beta=0.999, foreach=foreach),
-        ALTO(params, lr=0.0, alpha=1.0, betas=(0.999, 0.9, 0.99), foreach=foreach),
+        ALTO(params, lr=0.0, alpha=1.0, beta=0.999, foreach=foreach),
     ]
     for optimizer in optimizers:
         take_steps(optimizer, params, [[g]] * 2000)

@@ -19,10 +19,7 @@ def cases(optimizer):
     names = set(optimizer([torch.zeros(1)]).defaults)
     for case in ADAMW.optim_inputs_func("cpu"):
         if set(case.kwargs) <= names and not case.kwargs.get("capturable"):
-            kwargs = dict(case.kwargs)
-            if "betas" in kwargs and optimizer is ALTO:
-                kwargs["betas"] = (0.5, *kwargs["betas"])
-            yield pytest.param(optimizer, kwargs, id=f"{optimizer.__name__}-{case.desc}")
+            yield pytest.param(optimizer, dict(case.kwargs), id=f"{optimizer.__name__}-{case.desc}")
 
 
 EVERY_CASE = pytest.mark.parametrize(("optimizer", "kwargs"), [case for o in OPTIMIZERS for case in cases(o)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from thalweg.hyperparameters import check_exploration, recheck_exploration, reject
+from thalweg.backends.precision import EXPLORE_EMA
+from thalweg.hyperparameters import check_beta, check_exploration, recheck_exploration
 from thalweg.lamb import Lamb
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ class ALTO(Lamb):
     Args:
         params: as in :class:`Lamb`, like all arguments not named here.
         lr: learning rate η ≥ 0.
-        betas: (β1, β2, β3): the decay rates of E, of the first and of the second moment. Schedulers that cycle
-            "momentum" through ``betas[0]`` (OneCycleLR, CyclicLR) would cycle E's β1: a step then raises, and
-            ``cycle_momentum=False`` is what to pass.
+        betas: (β2, β3) of the paper, the decay rates of the first and of the second moment, as in every Adam.
         alpha: α of E, |α| < 1/(1-β1); negative explores (the paper's choice for batches of 1K and more, with
-            β1 = 0.99), positive exploits (α = 0.5 and β1 = 0.01 below that). See :func:`thalweg.paper_defaults`.
+            β1 = 0.99), positive exploits (α = 0.5 and β1 = 0.01 below that): ``**paper_defaults(batch_size)`` passes
+            both (:func:`thalweg.paper_defaults`).
+        beta: β1 of E, the decay rate of the average of the gradient, in [0, 1).
         eps: ε1 > 0.
         trust_eps: ε2 ≥ 0.
         weight_decay: λ ≥ 0.
@@ -51,19 +52,20 @@ class ALTO(Lamb):
 
     >>> import torch
     >>> model = torch.nn.Linear(4, 1)
-    >>> optimizer = ALTO(model.parameters(), lr=0.01, alpha=0.5, betas=(0.01, 0.9, 0.99))
+    >>> optimizer = ALTO(model.parameters(), lr=0.01, alpha=0.5, beta=0.01)
     >>> model(torch.ones(2, 4)).square().mean().backward()
     >>> optimizer.step()
     """
 
-    _beta_count = 3
+    _buffers = (*Lamb._buffers, EXPLORE_EMA)
 
     def __init__(
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float, float] = (0.99, 0.9, 0.99),
+        betas: tuple[float, float] = (0.9, 0.99),
         alpha: float = -5.0,
+        beta: float = 0.99,
         eps: float = 1e-6,
         trust_eps: float = 1e-6,
         weight_decay: float = 0.01,
@@ -86,6 +88,7 @@ class ALTO(Lamb):
             lr=lr,
             betas=betas,
             alpha=alpha,
+            beta=beta,
             eps=eps,
             trust_eps=trust_eps,
             weight_decay=weight_decay,
@@ -105,12 +108,17 @@ class ALTO(Lamb):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
-        check_exploration(group["alpha"], group["betas"][0], names=("alpha", "betas[0]"))
+        check_beta("beta", group["beta"])
+        check_exploration(group["alpha"], group["beta"], names=("alpha", "beta"))
+
+    def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
+        if "beta" in group or len(group.get("betas", ())) != 3:
+            return group
+        beta, *betas = group["betas"]  # as they were until 0.1
+        return {**group, "betas": tuple(betas), "beta": beta}
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
         """(α, β1) of a group, which schedules may have changed since they were checked."""
-        alpha, beta = group["alpha"], group["betas"][0]
-        if "base_momentum" in group:
-            reject("cycle_momentum", True, "False in a scheduler of ALTO, as betas[0] is E's β1 and no momentum")
-        recheck_exploration(alpha, beta, names=("alpha", "betas[0]"))
+        alpha, beta = group["alpha"], group["beta"]
+        recheck_exploration(alpha, beta, names=("alpha", "beta"))
         return alpha, beta

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thalweg.backends import lowbit
 from thalweg.backends.lowbit import EIGHT_BITS
-from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, NARROW, is_narrow, stored_as
+from thalweg.backends.precision import NARROW, is_narrow, stored_as
 
 NONFINITE = ("skip", "raise", "propagate")
 STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16, EIGHT_BITS)
@@ -43,13 +43,13 @@ def check_beta(argument: str, value: object) -> None:
         reject(argument, value, "a number in [0, 1)")
 
 
-def check_betas(betas: Any, count: int) -> tuple[float, ...]:
-    """``betas`` as a tuple of ``count`` numbers in [0, 1), or ``ValueError``."""
-    if not isinstance(betas, tuple | list) or len(betas) != count:
-        reject("betas", betas, f"{count} numbers in [0, 1)")
+def check_betas(betas: Any) -> tuple[float, float]:
+    """``betas`` as a tuple of two numbers in [0, 1), or ``ValueError``."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        reject("betas", betas, "2 numbers in [0, 1)")
     for i, beta in enumerate(betas):
         check_beta(f"betas[{i}]", beta)
-    return tuple(betas)
+    return betas[0], betas[1]
 
 
 def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> None:
@@ -90,14 +90,14 @@ def check_choice(argument: str, value: object, allowed: tuple[str, ...]) -> None
         reject(argument, value, " or ".join(map(repr, allowed)))
 
 
-def check_lamb(group: dict[str, Any], betas: int) -> None:
-    """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; it has ``betas`` betas."""
+def check_lamb(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; its state is ``buffers``."""
     check_nonnegative("lr", group["lr"], tensor=True)
     for name in ("eps", "trust_eps", "weight_decay"):
         check_nonnegative(name, group[name])
     if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
         reject("eps", group["eps"], f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0")
-    group["betas"] = check_betas(group["betas"], betas)
+    group["betas"] = check_betas(group["betas"])
     for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
         check_bool(name, group[name])
     for name in ("foreach", "fused"):
@@ -116,7 +116,7 @@ def check_lamb(group: dict[str, Any], betas: int) -> None:
         group["trust_clip"] = tuple(clip)
     if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
         reject("max_grad_norm", bound, "None or a number in (0, inf]")
-    _check_state_dtype(group, (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)[:betas])
+    _check_state_dtype(group, buffers)
     check_choice("nonfinite", group["nonfinite"], NONFINITE)
     if group["nonfinite"] == "raise" and group["capturable"]:
         reject("nonfinite", "raise", "'skip' or 'propagate' with capturable=True, as raising reads the gradients back")
@@ -142,13 +142,12 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
         lowbit.torchao()
 
 
-def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]]) -> None:
+def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]], names: tuple[str, ...]) -> None:
     """Let ``state_dtype`` say how the group's state is stored, if it is in few bits, or raise ``ValueError``.
 
     A loader that fills the tensors that are there, such as torch.distributed.checkpoint's, leaves them in their dtype
     and yet brings the options of the checkpoint.
     """
-    names = (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)[: len(group["betas"])]
     for name in names:
         buffers = [states[p][name] for p in group["params"] if name in states.get(p, ())]
         dtypes = {EIGHT_BITS if lowbit.is_8bit(b) else b.dtype for b in buffers}

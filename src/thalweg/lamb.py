@@ -13,7 +13,7 @@ Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from thalweg.backends import Hyper, Scales, compiled
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
-from thalweg.backends.precision import is_narrow
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, is_narrow
 from thalweg.hyperparameters import check_lamb, check_loaded
 from thalweg.state import load_keeping_dtype
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
     from thalweg.backends.precision import StateDtype
-
-BUFFERS = ("exp_avg", "exp_avg_sq", "explore_ema")
 
 
 class Lamb(Optimizer):
@@ -103,7 +101,7 @@ class Lamb(Optimizer):
     tensor(0.5000, grad_fn=<LinalgVectorNormBackward0>)
     """
 
-    _beta_count = 2
+    _buffers: ClassVar[tuple[str, ...]] = (EXP_AVG, EXP_AVG_SQ)
 
     def __init__(
         self,
@@ -156,7 +154,7 @@ class Lamb(Optimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range."""
-        check_lamb(group, self._beta_count)
+        check_lamb(group, self._buffers)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its missing options filled in from the defaults.
@@ -190,15 +188,21 @@ class Lamb(Optimizer):
         Raises:
             ValueError: the groups do not match, or a loaded hyperparameter is out of range.
         """
-        for group in state_dict["param_groups"]:
+        groups = [self._renewed(group) for group in state_dict["param_groups"]]
+        for group in groups:
             self._check({**self.defaults, **group, "params": ()})  # which are numbers here
-        load_keeping_dtype(self, super().load_state_dict, state_dict, BUFFERS)
+        state_dict = {**state_dict, "param_groups": groups}
+        load_keeping_dtype(self, super().load_state_dict, state_dict, self._buffers)
         for group in self.param_groups:
             for p in group["params"]:
                 if "step" in self.state.get(p, ()):
                     step = torch.as_tensor(self.state[p]["step"], dtype=torch.float32)  # a number in old checkpoints
                     self.state[p]["step"] = step.to(layers.step_device(p, group), copy=True)
-            check_loaded(group, self.state)
+            check_loaded(group, self.state, self._buffers)
+
+    def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
+        """A saved group as today's version has it."""
+        return group
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
@@ -212,7 +216,7 @@ class Lamb(Optimizer):
         self._add_state(group, new=True)
 
     def _add_state(self, group: dict[str, Any], *, new: bool) -> None:
-        names = BUFFERS if self._exploration(group)[0] != 0.0 else BUFFERS[:2]
+        names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
         for p in group["params"]:
             if (p.requires_grad or p.grad is not None) and new == (p not in self.state):
                 layers.init_state(p, group, self.state[p], names)
@@ -279,7 +283,7 @@ class Lamb(Optimizer):
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
         alpha, beta1 = self._exploration(group)
-        beta2, beta3 = group["betas"][-2:]
+        beta2, beta3 = group["betas"]
         lr = group["lr"]
         return Hyper(
             lr=lr.reshape(()) if isinstance(lr, Tensor) else lr,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Batch = tuple[Tensor, Tensor]
 OPTIONS = {
-    ALTO: {"lr": 0.05, "alpha": -5.0, "betas": (0.9, 0.8, 0.99)},
+    ALTO: {"lr": 0.05, "alpha": -5.0, "betas": (0.8, 0.99), "beta": 0.9},
     EAdamW: {"lr": 0.01, "alpha": 0.5, "beta": 0.25},
 }
 CLASSES = list(OPTIONS)

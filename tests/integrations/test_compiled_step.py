@@ -13,10 +13,10 @@ from torch._dynamo.utils import counters
 from thalweg import ALTO, EAdamW, Lamb
 
 BUILDS = {
-    "ALTO": functools.partial(ALTO, alpha=-5.0, betas=(0.9, 0.8, 0.99)),
-    "ALTO foreach": functools.partial(ALTO, alpha=0.5, betas=(0.9, 0.8, 0.99), foreach=True),
+    "ALTO": functools.partial(ALTO, alpha=-5.0, betas=(0.8, 0.99), beta=0.9),
+    "ALTO foreach": functools.partial(ALTO, alpha=0.5, betas=(0.8, 0.99), beta=0.9, foreach=True),
     "ALTO capturable, clipped": functools.partial(
-        ALTO, alpha=0.5, betas=(0.9, 0.8, 0.99), capturable=True, max_grad_norm=0.1, trust_clip=(0.5, 2.0)
+        ALTO, alpha=0.5, betas=(0.8, 0.99), beta=0.9, capturable=True, max_grad_norm=0.1, trust_clip=(0.5, 2.0)
     ),
     "Lamb": Lamb,
     "Lamb, nonfinite propagates": functools.partial(Lamb, nonfinite="propagate"),

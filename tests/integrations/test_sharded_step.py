@@ -13,19 +13,19 @@ from two_ranks import on_two_ranks
 from thalweg import ALTO, EAdamW, param_groups, step_in_backward
 
 BUILDS = {
-    "ALTO": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), max_grad_norm=0.5),
-    "ALTO single": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), foreach=False),
-    "ALTO fused": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), fused=True),
+    "ALTO": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, beta=0.5, max_grad_norm=0.5),
+    "ALTO single": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, beta=0.5, foreach=False),
+    "ALTO fused": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, beta=0.5, fused=True),
     "EAdamW": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip"),
     "EAdamW foreach": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", foreach=True),
     "EAdamW fused": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", fused=True),
-    "ALTO overwriting": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), overwrite_grad=True),
+    "ALTO overwriting": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, beta=0.5, overwrite_grad=True),
     "EAdamW overwriting": lambda m: EAdamW(
         m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", foreach=False, overwrite_grad=True
     ),
 }
 IN_BACKWARD = {
-    "ALTO": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, betas=(0.5, 0.9, 0.99), nonfinite="propagate"),
+    "ALTO": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, beta=0.5, nonfinite="propagate"),
     "EAdamW": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5),
 }
 

@@ -49,7 +49,7 @@ def test_settings_reach_the_optimizer():
     model = nn.Linear(2, 1)
     s = {"lr": 0.03, "weight_decay": 0.2, "momentum": 0.8, "alpha": -0.5, "beta": 0.25}
     alto = CONTENDERS["alto"].build(model, s)
-    assert alto.param_groups[0]["betas"] == (0.25, 0.8, 0.99)
+    assert (alto.param_groups[0]["betas"], alto.param_groups[0]["beta"]) == ((0.8, 0.99), 0.25)
     assert [(g["alpha"], g["lr"], g["weight_decay"]) for g in alto.param_groups] == [(-0.5, 0.03, 0.2), (-0.5, 0.03, 0)]
     e = CONTENDERS["e-sgd"].build(model, s)
     assert isinstance(e, thalweg.E)

@@ -71,8 +71,8 @@ def e_over(
 
 
 def alto(name: str, torch_options: dict[str, Any], optax_options: dict[str, Any], **schedule: Any) -> Case:
-    common_torch = {"lr": 0.01, "betas": (0.99, 0.9, 0.99), "weight_decay": 0.1, "trust_eps": 0.01}
-    common_optax = {"learning_rate": 0.01, "b1": 0.99, "b2": 0.9, "b3": 0.99, "weight_decay": 0.1, "trust_eps": 0.01}
+    common_torch = {"lr": 0.01, "betas": (0.9, 0.99), "beta": 0.99, "weight_decay": 0.1, "trust_eps": 0.01}
+    common_optax = {"learning_rate": 0.01, "b1": 0.9, "b2": 0.99, "beta": 0.99, "weight_decay": 0.1, "trust_eps": 0.01}
     groups = torch_options.pop("groups", None)
     return Case(
         f"ALTO {name}",
@@ -135,8 +135,10 @@ CASES: tuple[Case, ...] = (
         set_everywhere("explore_alpha", lambda k: alpha_at(k)),
     ),
     alto("", {}, {}),
-    alto("small batches", {"alpha": 0.5, "betas": (0.01, 0.9, 0.99)}, {"alpha": 0.5, "b1": 0.01}),
-    alto("betas", {"alpha": 0.5, "betas": (0.0, 0.0, 0.999)}, {"alpha": 0.5, "b1": 0.0, "b2": 0.0, "b3": 0.999}),
+    alto("small batches", {"alpha": 0.5, "beta": 0.01}, {"alpha": 0.5, "beta": 0.01}),
+    alto(
+        "betas", {"alpha": 0.5, "betas": (0.0, 0.999), "beta": 0.0}, {"alpha": 0.5, "b1": 0.0, "b2": 0.999, "beta": 0.0}
+    ),
     alto("alpha=0", {"alpha": 0.0}, {"alpha": 0}),
     alto("eps", {"eps": 0.1}, {"eps": 0.1}),
     alto("no decay, no trust_eps", {"weight_decay": 0.0, "trust_eps": 0.0}, {"weight_decay": 0.0, "trust_eps": 0.0}),
@@ -164,8 +166,8 @@ CASES: tuple[Case, ...] = (
     ),
     alto(
         "schedule of alpha",
-        {"betas": (0.9, 0.9, 0.99)},
-        {"alpha": alpha_at, "b1": 0.9},
+        {"beta": 0.9},
+        {"alpha": alpha_at, "beta": 0.9},
         schedule=set_everywhere("alpha", alpha_at),
     ),
     alto(

@@ -32,7 +32,7 @@ LAYOUTS = {
 }
 OPTIMIZERS = {
     "E of SGD": lambda: optax.chain(tj.scale_by_exploration(3.0, 0.75), optax.sgd(0.1, momentum=0.9)),
-    "alto": lambda: tj.alto(0.1, 0.75, alpha=3.0, norm_axes=STACKED),
+    "alto": lambda: tj.alto(0.1, beta=0.75, alpha=3.0, norm_axes=STACKED),
 }
 STEPS = 2
 COLLECTIVE = re.compile(

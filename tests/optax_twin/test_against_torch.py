@@ -71,8 +71,9 @@ def test_the_layer_at_zero_starts_there_and_moves(float64):
 
 NAMES = {
     "lr": "learning_rate",
-    "betas": ("b1", "b2", "b3"),
+    "betas": ("b1", "b2"),
     "alpha": "alpha",
+    "beta": "beta",
     "eps": "eps",
     "trust_eps": "trust_eps",
     "weight_decay": "weight_decay",

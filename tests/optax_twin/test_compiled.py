@@ -99,12 +99,12 @@ SCHEDULED = {
     "E": lambda: tj.scale_by_exploration(optax.cosine_decay_schedule(5.0, 10), 0.9),
     "alto": lambda: tj.alto(
         optax.warmup_cosine_decay_schedule(0.0, 0.1, 3, 10),
-        b1=0.9,
+        beta=0.9,
         alpha=optax.linear_schedule(-5.0, 5.0, 10),
         weight_decay=optax.linear_schedule(0.0, 0.1, 10),
     ),
     "alto, injected": lambda: optax.inject_hyperparams(tj.alto)(
-        optax.cosine_decay_schedule(0.1, 10), b1=0.9, alpha=optax.linear_schedule(-5.0, 5.0, 10)
+        optax.cosine_decay_schedule(0.1, 10), beta=0.9, alpha=optax.linear_schedule(-5.0, 5.0, 10)
     ),
 }
 

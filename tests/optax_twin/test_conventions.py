@@ -94,11 +94,11 @@ def test_vmap_over_alpha_and_beta_is_each_alone():
     alphas, betas = jnp.array([-5.0, 0.0, 3.0]), jnp.array([0.99, 0.5, 0.75])
 
     def train(alpha, beta):
-        return run(tj.alto(0.1, b1=beta, alpha=alpha), tree(0), gradients(3))[0]
+        return run(tj.alto(0.1, beta=beta, alpha=alpha), tree(0), gradients(3))[0]
 
     together = jax.vmap(train)(alphas, betas)
     for i in range(3):
-        alone = run(tj.alto(0.1, b1=float(betas[i]), alpha=float(alphas[i])), tree(0), gradients(3))[0]
+        alone = run(tj.alto(0.1, beta=float(betas[i]), alpha=float(alphas[i])), tree(0), gradients(3))[0]
         assert_near(jax.tree.map(lambda x, i=i: x[i], together), alone, 1e-5)
 
 
@@ -225,7 +225,7 @@ def test_apply_if_finite_leaves_out_a_bad_step(make):
 
 INJECTED = {
     "E": (tj.scale_by_exploration, {"alpha": -5.0, "beta": 0.99}, ()),
-    "alto": (tj.alto, {"learning_rate": 0.1, "alpha": 3.0, "b1": 0.75}, ()),
+    "alto": (tj.alto, {"learning_rate": 0.1, "alpha": 3.0, "beta": 0.75}, ()),
     "lamb": (tj.lamb, {"learning_rate": 0.1, "mask": lambda p: jax.tree.map(jnp.ndim, p)}, ("mask",)),
     "scale_by_trust_ratio": (tj.scale_by_trust_ratio, {"eps": 0.1, "norm_axes": (-1,)}, ()),
 }
@@ -252,8 +252,8 @@ def test_injected_hyperparameters_can_be_changed_and_scheduled():
     assert_near(injected.update(g, state, params)[0], e.update(g, e.init(params))[0], 1e-6)
 
     alpha = optax.linear_schedule(-5.0, 5.0, 4)
-    scheduled = optax.inject_hyperparams(tj.alto)(0.1, b1=0.9, alpha=alpha)
-    expected = run(tj.alto(0.1, b1=0.9, alpha=alpha), params, gradients(6))[0]
+    scheduled = optax.inject_hyperparams(tj.alto)(0.1, beta=0.9, alpha=alpha)
+    expected = run(tj.alto(0.1, beta=0.9, alpha=alpha), params, gradients(6))[0]
     assert_near(run(scheduled, params, gradients(6))[0], expected, 1e-5)
 
 

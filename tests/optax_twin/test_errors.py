@@ -28,8 +28,8 @@ def torch_e(**arguments):
 
 
 def torch_alto(**arguments):
-    names = {"b1": 0, "b2": 1, "b3": 2}
-    betas = [0.99, 0.9, 0.99]
+    names = {"b1": 0, "b2": 1}
+    betas = [0.9, 0.99]
     for name in names.keys() & arguments.keys():
         betas[names[name]] = arguments.pop(name)
     arguments["lr"] = arguments.pop("learning_rate", 0.1)
@@ -50,9 +50,9 @@ ALTO_INVALID = [
         for value in (-1.0, NAN, float("inf"), "1", True)
         if not (name == "eps" and value != -1.0)
     ),
-    *({name: value} for name in ("b1", "b2", "b3") for value in (1.0, -0.1, "a")),
+    *({name: value} for name in ("b1", "b2", "beta") for value in (1.0, -0.1, "a")),
     {"alpha": 100.0},
-    {"alpha": -1.0, "b1": 0.0},
+    {"alpha": -1.0, "beta": 0.0},
     *({"trust_clip": value} for value in (1.0, (1.0,), (2.0, 1.0), (-1.0, 1.0), (0.0, NAN), ("a", 1.0))),
 ]
 
@@ -66,7 +66,7 @@ def test_e_refuses_what_torchs_does_in_its_words(arguments):
 def test_alto_refuses_what_torchs_does_in_its_words(arguments):
     ours = refusal(tj.alto, **{"learning_rate": 0.1, **arguments})
     theirs = refusal(torch_alto, **arguments)
-    for name, twin in (("lr", "learning_rate"), ("betas[0]", "b1"), ("betas[1]", "b2"), ("betas[2]", "b3")):
+    for name, twin in (("lr", "learning_rate"), ("betas[0]", "b1"), ("betas[1]", "b2")):
         theirs = re.sub(rf"(?<!\w){re.escape(name)}", twin, theirs)
     if "eps" in arguments:  # torch has two bounds for it
         assert re.fullmatch(r"eps must be a number in \[1\.18e-38, inf\), as 0/0 is .*, got -1\.0", ours)

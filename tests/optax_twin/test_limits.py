@@ -39,7 +39,7 @@ def test_e_at_alpha_0_is_not_there_bit_for_bit(name, dtype):
 )
 def test_alto_at_alpha_0_is_lamb_and_the_chain_without_e_bit_for_bit(alpha, dtype):
     params, grads = tree(0, dtype), gradients(10, dtype)
-    alto = run(tj.alto(0.1, 0.9, 0.8, 0.99, alpha, weight_decay=0.1), params, grads)[0]
+    alto = run(tj.alto(0.1, 0.8, 0.99, alpha, 0.9, weight_decay=0.1), params, grads)[0]
     lamb = run(tj.lamb(0.1, 0.8, 0.99, weight_decay=0.1), params, grads)[0]
     assert_same(alto, lamb)
     if dtype == jnp.float32:
@@ -55,7 +55,7 @@ def test_alto_at_alpha_0_is_lamb_and_the_chain_without_e_bit_for_bit(alpha, dtyp
 def test_alto_is_e_in_front_of_lamb_bit_for_bit():
     chain = optax.chain(tj.scale_by_exploration(3.0, 0.75), tj.lamb(0.1, 0.8, 0.99))
     params, grads = tree(0), gradients(10)
-    assert_same(run(tj.alto(0.1, 0.75, 0.8, 0.99, 3.0), params, grads)[0], run(chain, params, grads)[0])
+    assert_same(run(tj.alto(0.1, 0.8, 0.99, 3.0, 0.75), params, grads)[0], run(chain, params, grads)[0])
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 def alto(
     learning_rate: optax.ScalarOrSchedule,
-    b1: ArrayLike = 0.99,
-    b2: ArrayLike = 0.9,
-    b3: ArrayLike = 0.99,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.99,
     alpha: optax.ScalarOrSchedule = -5.0,
+    beta: ArrayLike = 0.99,
     eps: ArrayLike = 1e-6,
     trust_eps: ArrayLike = 1e-6,
     weight_decay: optax.ScalarOrSchedule = 0.01,
@@ -58,12 +58,12 @@ def alto(
 
     Args:
         learning_rate: η, a number or a schedule.
-        b1: β1 of E, in [0, 1).
-        b2: β2, the decay rate of the first moment.
-        b3: β3, the decay rate of the second moment.
+        b1: decay rate of the first moment, in [0, 1), as in :func:`optax.lamb`; the paper's β2.
+        b2: decay rate of the second moment; the paper's β3.
         alpha: α of E with ``|α| < 1/(1-β1)``, a number or a schedule; negative explores (the paper's choice for batches
             of 1K and more), positive exploits (α = 0.5 and β1 = 0.01 below that). At the number 0 this is LAMB, bit for
             bit, and b is not allocated.
+        beta: β1 of E, in [0, 1).
         eps: ε1 > 0.
         trust_eps: ε2 ≥ 0 of the trust ratio.
         weight_decay: λ ≥ 0, a number or a schedule.
@@ -95,12 +95,11 @@ def alto(
     """
     check_beta("b1", b1)
     check_beta("b2", b2)
-    check_beta("b3", b3)
-    check_exploration(alpha, b1, names=("alpha", "b1"))
+    check_exploration(alpha, beta, names=("alpha", "beta"))
     return _lamb(
         learning_rate,
-        scale_by_exploration(alpha, b1, accumulator_dtype),
-        scale_by_adam(b2, b3, eps, eps_root, accumulator_dtype),
+        scale_by_exploration(alpha, beta, accumulator_dtype),
+        scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype),
         trust_eps=trust_eps,
         weight_decay=weight_decay,
         mask=mask,

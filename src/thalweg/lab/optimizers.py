@@ -115,7 +115,7 @@ def _lamb(model: nn.Module, s: Settings) -> Optimizer:
 
 def _alto(model: nn.Module, s: Settings) -> Optimizer:
     groups = thalweg.param_groups(model, s["weight_decay"])
-    return thalweg.ALTO(groups, lr=s["lr"], alpha=s["alpha"], betas=(s["beta"], *_betas(s)))
+    return thalweg.ALTO(groups, lr=s["lr"], betas=_betas(s), alpha=s["alpha"], beta=s["beta"])
 
 
 def _with_e(base: Callable[[nn.Module, Settings], Optimizer]) -> Callable[[nn.Module, Settings], Optimizer]:
