@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from thalweg.backends.precision import EXPLORE_EMA
-from thalweg.hyperparameters import check_beta, check_exploration, recheck_exploration
+from thalweg.hyperparameters import check_beta, check_exploration
 from thalweg.lamb import Lamb
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class ALTO(Lamb):
             capturable=capturable,
         )
 
-    def _check(self, group: dict[str, Any]) -> None:
-        super()._check(group)
+    def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
+        super()._check(group, may_wait=may_wait)
         check_beta("beta", group["beta"])
         check_exploration(group["alpha"], group["beta"], names=("alpha", "beta"))
 
@@ -118,7 +118,4 @@ class ALTO(Lamb):
         return {**group, "betas": tuple(betas), "beta": beta}
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
-        """(α, β1) of a group, which schedules may have changed since they were checked."""
-        alpha, beta = group["alpha"], group["beta"]
-        recheck_exploration(alpha, beta, names=("alpha", "beta"))
-        return alpha, beta
+        return group["alpha"], group["beta"]

@@ -26,7 +26,7 @@ from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, is_narrow
-from thalweg.hyperparameters import check_lamb, check_loaded
+from thalweg.hyperparameters import check_keys, check_lamb, check_loaded
 from thalweg.state import load_keeping_dtype
 
 if TYPE_CHECKING:
@@ -152,20 +152,24 @@ class Lamb(Optimizer):
         self._scratch = Scratch()
         super().__init__(params, defaults)
 
-    def _check(self, group: dict[str, Any]) -> None:
+    def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
         """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range."""
-        check_lamb(group, self._buffers)
+        check_lamb(group, self._buffers, may_wait=may_wait)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its missing options filled in from the defaults.
 
         Raises:
-            ValueError: an option is out of range; nothing is added then.
+            ValueError: an option is out of range or misspelt; nothing is added then.
         """
-        params = param_group["params"]
-        merged = {**self.defaults, **param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
-        self._check(merged)
-        super().add_param_group(merged)
+        check_keys(param_group, self.defaults)
+        group = {**self.defaults, **param_group}
+        super().add_param_group(group)
+        try:
+            self._check(group)
+        except BaseException:
+            self.param_groups.pop()
+            raise
 
     def __repr__(self) -> str:
         """The groups, and how each is stepped."""
@@ -247,6 +251,8 @@ class Lamb(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
+        for group in self.param_groups:  # a schedule may have written anything
+            self._check(group, may_wait=False)
         for group in self.param_groups:
             for p in group["params"][:1]:
                 choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
