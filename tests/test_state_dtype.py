@@ -121,7 +121,7 @@ def test_averages_follow_a_gradient_that_turns_round(state_dtype, way):
     g = torch.randn(8192, generator=torch.Generator().manual_seed(0))
     params = [Parameter(torch.ones(8192)) for _ in range(2)]
     narrow, exact = (
-        ALTO([p], 0.0, (0.99, 0.99, 0.99), 1.0, state_dtype=stored, **WAYS[way])
+        ALTO([p], 0.0, (0.99, 0.99), 1.0, 0.99, state_dtype=stored, **WAYS[way])
         for p, stored in zip(params, (state_dtype, None), strict=True)
     )
     for optimizer, p in zip((narrow, exact), params, strict=True):
@@ -136,7 +136,7 @@ def test_averages_follow_a_gradient_that_turns_round(state_dtype, way):
 def test_the_noise_is_another_at_every_step_and_for_every_parameter_and_buffer(state_dtype):
     params = [Parameter(torch.ones(4096)) for _ in range(2)]
     g = torch.randn(4096, generator=torch.Generator().manual_seed(0))
-    optimizer = ALTO(params, 0.0, (0.5, 0.5, 0.5), 1.0, state_dtype=state_dtype)
+    optimizer = ALTO(params, 0.0, (0.5, 0.5), 1.0, 0.5, state_dtype=state_dtype)
     seen = set()
     for _ in range(3):
         optimizer.state.clear()  # so that each step rounds the same numbers

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from thalweg.backends.precision import EXPLORE_EMA
 from thalweg.hyperparameters import check_beta, check_exploration
-from thalweg.lamb import Lamb
+from thalweg.lamb import BUFFERS, Lamb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ class ALTO(Lamb):
     >>> optimizer.step()
     """
 
-    _buffers = (*Lamb._buffers, EXPLORE_EMA)
+    _buffers = BUFFERS
 
     def __init__(
         self,
@@ -112,10 +112,11 @@ class ALTO(Lamb):
         check_exploration(group["alpha"], group["beta"], names=("alpha", "beta"))
 
     def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
-        if "beta" in group or len(group.get("betas", ())) != 3:
-            return group
-        beta, *betas = group["betas"]  # as they were until 0.1
-        return {**group, "betas": tuple(betas), "beta": beta}
+        group = super()._renewed(group)
+        betas = group.get("betas")
+        if "beta" not in group and isinstance(betas, Sequence) and len(betas) == 3:  # as they were until 0.1
+            group = {**group, "betas": tuple(betas[1:]), "beta": betas[0]}
+        return group
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
         return group["alpha"], group["beta"]

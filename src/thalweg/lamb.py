@@ -25,9 +25,9 @@ from thalweg.backends import Hyper, Scales, compiled
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
-from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, is_narrow
-from thalweg.hyperparameters import check_keys, check_lamb, check_loaded
-from thalweg.state import load_keeping_dtype
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
+from thalweg.hyperparameters import check_keys, check_lamb, check_loaded, reject
+from thalweg.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
     from thalweg.backends.precision import StateDtype
+
+MOMENTS = (EXP_AVG, EXP_AVG_SQ)
+BUFFERS = (*MOMENTS, EXPLORE_EMA)
+# Options of ALTO, of torch's Adam and of E around it.
+_OTHERS = frozenset(
+    {"alpha", "beta", "amsgrad", "differentiable", "decoupled_weight_decay", "explore_alpha", "explore_beta"}
+)
 
 
 class Lamb(Optimizer):
@@ -101,7 +108,7 @@ class Lamb(Optimizer):
     tensor(0.5000, grad_fn=<LinalgVectorNormBackward0>)
     """
 
-    _buffers: ClassVar[tuple[str, ...]] = (EXP_AVG, EXP_AVG_SQ)
+    _buffers: ClassVar[tuple[str, ...]] = MOMENTS
 
     def __init__(
         self,
@@ -185,28 +192,44 @@ class Lamb(Optimizer):
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict; moments keep the dtype they were saved with, which ``state_dtype`` then says.
+        """Load a state dict, of ALTO, LAMB, or of torch's Adam, AdamW and E around them: training goes on from it.
+
+        Options that it lacks stay as they are (ALTO's α and β1, loading LAMB's or AdamW's), and b starts from zero
+        where it has none. Moments keep the dtype they were saved with, which ``state_dtype`` then says. All is checked
+        before it counts: after an error the optimizer is as it was.
 
         To read 8-bit state from a file with ``weights_only=True``, make the optimizer first: that imports its tensors.
 
         Raises:
-            ValueError: the groups do not match, or a loaded hyperparameter is out of range.
+            ValueError: the groups do not match, a loaded hyperparameter is out of range, or the state is that of other
+                parameters or of another kind of optimizer.
         """
-        groups = [self._renewed(group) for group in state_dict["param_groups"]]
-        for group in groups:
-            self._check({**self.defaults, **group, "params": ()})  # which are numbers here
-        state_dict = {**state_dict, "param_groups": groups}
-        load_keeping_dtype(self, super().load_state_dict, state_dict, self._buffers)
-        for group in self.param_groups:
-            for p in group["params"]:
-                if "step" in self.state.get(p, ()):
-                    step = torch.as_tensor(self.state[p]["step"], dtype=torch.float32)  # a number in old checkpoints
-                    self.state[p]["step"] = step.to(layers.step_device(p, group), copy=True)
-            check_loaded(group, self.state, self._buffers)
+        check_state_dict(state_dict)
+        own = [{name: group[name] for name in self.defaults if name in group} for group in self.param_groups]
+        given = [self._renewed(group) for group in state_dict["param_groups"]]
+        groups = [{**mine, **theirs} for mine, theirs in zip(own, given)] + given[len(own) :]  # noqa: B905 (torch counts)
+        with restored_on_error(self):
+            load_keeping_dtype(self, super().load_state_dict, {**state_dict, "param_groups": groups}, BUFFERS)
+            for group in self.param_groups:
+                check_keys(group, self.defaults)
+                self._check(group)
+                for p in group["params"]:
+                    if state := self.state.get(p):
+                        state.pop(EXPLORE_EMA if EXPLORE_EMA not in self._buffers else None, None)
+                        check_state(p, state, MOMENTS, self._buffers)
+                        step = torch.as_tensor(state["step"], dtype=torch.float32)  # a number in old checkpoints
+                        state["step"] = step.reshape(()).to(layers.step_device(p, group), copy=True)
+                check_loaded(group, self.state, self._buffers)
 
     def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
-        """A saved group as today's version has it."""
-        return group
+        """A saved group as this optimizer has it, less what Adam and E have besides.
+
+        Raises:
+            ValueError: Adam's ``amsgrad=True``.
+        """
+        if group.get("amsgrad"):
+            reject("amsgrad", True, f"False in a state that {type(self).__name__} loads")
+        return {name: value for name, value in group.items() if name not in _OTHERS - self.defaults.keys()}
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from thalweg.hyperparameters import is_number, reject
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator
 
     from torch.optim import Optimizer
 
@@ -23,6 +27,74 @@ class Sealed:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"load_state_dict must not cast state that keeps its dtype: it looked for its {name!r}")
+
+
+@contextmanager
+def restored_on_error(optimizer: Optimizer) -> Iterator[None]:
+    """Whatever is raised inside, groups and state are afterwards what they were: the same objects, the same entries.
+
+    Tensors that were there are not copied: what is inside is taken to put others in their place, as loading does.
+    """
+    groups, states = optimizer.param_groups, optimizer.state
+    entries = [(entry, dict(entry)) for entry in (*groups, *states.values()) if isinstance(entry, dict)]
+    before, listed = dict(states), [(group, list(group["params"])) for group in groups]
+    try:
+        yield
+    except BaseException:
+        optimizer.param_groups, optimizer.state = groups, states
+        states.clear()
+        states.update(before)
+        for entry, content in entries:
+            entry.clear()
+            entry.update(content)
+        for group, params in listed:
+            group["params"][:] = params
+        raise
+
+
+def check_state_dict(state_dict: Any) -> None:
+    """Raise ``ValueError`` unless it has the form of an optimizer's state dict."""
+    form = isinstance(state_dict, Mapping) and isinstance(state_dict.get("state"), Mapping)
+    groups = state_dict.get("param_groups") if form else None
+    if not (isinstance(groups, list | tuple) and all(isinstance(group, Mapping) for group in groups)):
+        got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else state_dict
+        reject("state_dict", got, "an optimizer's, a dictionary with 'state' and a list of 'param_groups'")
+
+
+def check_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...], buffers: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless a parameter's state is a count of steps and moving averages of its gradient.
+
+    Args:
+        p: the parameter.
+        state: what is kept for it, not empty.
+        needed: names of the averages that must be there.
+        buffers: names of those that may be there.
+    """
+    of = f"of a parameter of shape {tuple(p.shape)}"
+    if not {"step", *needed} <= state.keys() <= {"step", *buffers}:
+        reject(f"the state {of}", list(state), f"under the names {', '.join(('step', *buffers))}")
+    step = state["step"]
+    count = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
+    if not (is_number(count) and 0 <= count < math.inf and count == int(count)):
+        reject(f"step {of}", step, "a whole number in [0, inf)")
+    for name in buffers:
+        if name in state:
+            _check_buffer(f"{name} {of}", state[name], p)
+
+
+def _check_buffer(which: str, x: Any, p: Any) -> None:
+    kind = "complex" if p.is_complex() else "floating-point"
+    if not isinstance(x, torch.Tensor):
+        reject(which, x, f"a {kind} tensor of that shape")
+    fits = x.shape == p.shape and x.layout == torch.strided
+    if not (fits and (x.is_complex() if p.is_complex() else x.is_floating_point())):
+        got = f"{x.dtype}, {x.layout}, of shape {tuple(x.shape)}"
+        raise ValueError(f"{which} must be a dense {kind} tensor of that shape, got one of {got}")
+    if hasattr(x, "device_mesh") != hasattr(p, "device_mesh"):
+        got = f"a {type(x).__name__} for a {type(p).__name__}"
+        raise ValueError(
+            f"{which} must be sharded as it is, as torch.distributed.checkpoint.state_dict loads it, got {got}"
+        )
 
 
 def load_keeping_dtype(
