@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
+from fractions import Fraction
 from importlib.util import find_spec
 from numbers import Real
 from typing import Any, NoReturn
@@ -33,7 +35,7 @@ def check_nonnegative(argument: str, value: object) -> None:
     Traceback (most recent call last):
     ValueError: lr must be a number in [0, inf), got -1
     """
-    if not (is_number(value) and 0.0 <= value <= sys.float_info.max):  # type: ignore[operator]
+    if not (is_number(value) and 0.0 <= value < math.inf):  # type: ignore[operator]
         reject(argument, value, "a number in [0, inf)")
 
 
@@ -92,13 +94,15 @@ def check_bool(argument: str, value: object, *, none: bool = False) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether value is a real number; True and False are not."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether value is a real number, NumPy's too; True, False, fractions and integers beyond all floats are not."""
+    if not isinstance(value, Real) or isinstance(value, bool | Fraction):
+        return False
+    return not isinstance(value, int) or abs(value) <= sys.float_info.max
 
 
 def check_choice(argument: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise ``ValueError`` unless value is one of the allowed strings."""
-    if value not in allowed:
+    if not (isinstance(value, str) and value in allowed):
         reject(argument, value, " or ".join(map(repr, allowed)))
 
 

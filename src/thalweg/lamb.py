@@ -13,6 +13,7 @@ Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
@@ -229,7 +230,10 @@ class Lamb(Optimizer):
         """
         if group.get("amsgrad"):
             reject("amsgrad", True, f"False in a state that {type(self).__name__} loads")
-        return {name: value for name, value in group.items() if name not in _OTHERS - self.defaults.keys()}
+        kept = {name: value for name, value in group.items() if name not in _OTHERS - self.defaults.keys()}
+        if isinstance(stored := kept.get("state_dtype"), Mapping):
+            kept["state_dtype"] = {name: dtype for name, dtype in stored.items() if name in self._buffers}
+        return kept
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
