@@ -35,7 +35,7 @@ def test_an_optimizer_is_restored_with_all_that_it_holds(build, error):
     held = [optimizer, *([optimizer.base] if build is EAdamW else []), optimizer.inner, optimizer.scheduler]
     before = [contents(vars(o)) for o in held]
 
-    def spoil():
+    def spoil(error=None):
         optimizer.param_groups[0]["tags"].add("b")
         optimizer.param_groups[1]["lr"] = optimizer.param_groups[0]["betas"] = None
         del optimizer.param_groups[0]["eps"]
@@ -47,12 +47,13 @@ def test_an_optimizer_is_restored_with_all_that_it_holds(build, error):
         optimizer.past.append(3)
         optimizer.inner.state = optimizer.scheduler.base_lrs = optimizer.new = None
         optimizer.scheduler.last_epoch = 7
+        if error is not None:
+            raise error
 
     with restored_on_error(optimizer):
         pass
     with pytest.raises(error), restored_on_error(optimizer):
-        spoil()
-        raise error
+        spoil(error)
     assert [contents(vars(o)) for o in held] == before
     assert optimizer.param_groups[0]["tags"] == {"a"}
     with restored_on_error(optimizer):
