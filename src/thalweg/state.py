@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,29 +28,6 @@ class Sealed:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"load_state_dict must not cast state that keeps its dtype: it looked for its {name!r}")
-
-
-@contextmanager
-def restored_on_error(optimizer: Optimizer) -> Iterator[None]:
-    """Whatever is raised inside, groups and state are afterwards what they were: the same objects, the same entries.
-
-    Tensors that were there are not copied: what is inside is taken to put others in their place, as loading does.
-    """
-    groups, states = optimizer.param_groups, optimizer.state
-    entries = [(entry, dict(entry)) for entry in (*groups, *states.values()) if isinstance(entry, dict)]
-    before, listed = dict(states), [(group, list(group["params"])) for group in groups]
-    try:
-        yield
-    except BaseException:
-        optimizer.param_groups, optimizer.state = groups, states
-        states.clear()
-        states.update(before)
-        for entry, content in entries:
-            entry.clear()
-            entry.update(content)
-        for group, params in listed:
-            group["params"][:] = params
-        raise
 
 
 def check_state_dict(state_dict: Any) -> None:
@@ -141,6 +119,36 @@ def _unseal(optimizer: Optimizer, keys: Collection[str]) -> None:
         for key in keys:
             if isinstance(value := state.get(key), Sealed):
                 state[key] = value.tensor.clone().to(p.device)  # a copy that torchao's tensors make too
+
+
+@contextmanager
+def restored_on_error(optimizer: Optimizer) -> Iterator[None]:
+    """If what is inside fails, the optimizer is then as it was: its attributes, groups and state, and what they hold.
+
+    So are optimizers and schedulers inside it. A tensor is kept, not copied: what is written into one stays written.
+    """
+    before: list[tuple[Any, Any]] = []
+    _note(optimizer, before, set())
+    try:
+        yield
+    except BaseException:
+        for container, contents in before:
+            container.clear()
+            (container.update if isinstance(container, dict | set) else container.extend)(contents)
+        raise
+
+
+def _note(value: Any, found: list[tuple[Any, Any]], seen: set[int]) -> None:
+    """Append each mutable container that a load may reach from ``value``, with a copy of what it holds."""
+    if hasattr(type(value), "load_state_dict") and not isinstance(value, torch.nn.Module):
+        value = vars(value)
+    if not isinstance(value, dict | list | tuple | set | deque) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if not isinstance(value, tuple):
+        found.append((value, copy.copy(value)))
+    for branch in value.values() if isinstance(value, dict) else value:
+        _note(branch, found, seen)
 
 
 @contextmanager
