@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg import layers
-from thalweg.backends import Hyper, Scales, compiled
+from thalweg.backends import Hyper, Scales, compiled, compute_dtype
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
@@ -75,7 +75,7 @@ class Lamb(Optimizer):
             changes. "propagate": step all the same, as torch's optimizers do.
         stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
             decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
-            group as ``rounding_step``. Other dtypes are written as ever.
+            group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as ever.
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
         overwrite_grad: use the gradients' memory as scratch, so that their values are undefined after the step. Spares
@@ -290,27 +290,29 @@ class Lamb(Optimizer):
         total_norm = self._total_norm(gradients)
         params = (p for group in self.param_groups for p in group["params"])
         spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
-        plans = [self._plan(group, go, spare) for group, go in self._moving(finite)]  # what raises has raised by now
+        plans = list(self._plans(finite, spare))  # what raises has raised by now
         if finite is not None:
             layers.count_skipped(self, finite)
         for plan in plans:
             self._carry_out(plan, total_norm)
         return loss
 
-    def _moving(self, finite: Tensor | None) -> Iterator[tuple[dict[str, Any], Tensor | None]]:
-        """The groups that move as far as the host knows, each with what its step counts for if the device decides."""
+    def _plans(self, finite: Tensor | None, spare: frozenset[Tensor]) -> Iterator[layers.Plan]:
+        """What the groups do that move as far as the host knows."""
+        first = 0
         for group in self.param_groups:
-            if finite is None or group["nonfinite"] != "skip":
-                yield group, None
-            elif self._on_device(group, finite.device):
-                yield group, finite.float()
-            elif finite:
-                yield group, None
-
-    def _plan(self, group: dict[str, Any], go: Tensor | None, spare: frozenset[Tensor]) -> layers.Plan:
-        rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
-        own = spare if group["overwrite_grad"] else ()
-        return layers.plan(group, self.state, self._hyper(group), go, overwritable=own, rounds=rounds)
+            on_device = finite is not None and self._on_device(group, finite.device)
+            if finite is None or group["nonfinite"] != "skip" or on_device or finite:
+                yield layers.plan(
+                    group,
+                    self.state,
+                    self._hyper(group),
+                    finite.float() if finite is not None and group["nonfinite"] == "skip" and on_device else None,
+                    overwritable=spare if group["overwrite_grad"] else (),
+                    rounds=group["stochastic_rounding"] or is_narrow(group["state_dtype"]),
+                    first=first,
+                )
+            first += len(group["params"])
 
     def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
         scale = None
@@ -319,7 +321,10 @@ class Lamb(Optimizer):
         layers.count(plan)
         for backend, bucket in plan.buckets:
             device = bucket[0].param.device
-            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, plan.go)))
+            on_device = Scales(
+                None if scale is None else scale.to(device, compute_dtype(bucket[0].param.dtype)),
+                None if plan.go is None else plan.go.to(device),
+            )
             backend.step(bucket, plan.hyper, on_device, self._scratch)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
@@ -364,4 +369,5 @@ class Lamb(Optimizer):
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        return layers.global_norm(gradients) if wanted else None
+        may_read = not (torch.compiler.is_compiling() or any(group["capturable"] for group in self.param_groups))
+        return layers.global_norm(gradients, may_read=may_read) if wanted else None
