@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from thalweg import ALTO, Lamb, layers
 from thalweg.backends import Scales, compiled, foreach, lowbit, single
+from thalweg.backends.memory import Footprint
 from thalweg.backends.pieces import PIECE, Scratch
 from thalweg.backends.precision import noise, stochastic_round
 from thalweg.bench.memory import state_bytes
@@ -222,7 +223,8 @@ def test_a_step_that_the_device_skips_leaves_every_bit(state_dtype, backend):
     group = optimizer.param_groups[0]
     go = torch.tensor(0.0)
     with torch.no_grad():
-        plan = layers.plan(group, optimizer.state, optimizer._hyper(group), go, rounds=True)
+        (given,) = layers.look([group], optimizer.state, Footprint(), "ALTO")
+        plan = layers.plan(group, given, optimizer.state, optimizer._hyper(group), go, rounds=True)
         layers.count(plan)
         for _, bucket in plan.buckets:
             backend.step(bucket, plan.hyper, Scales(go=go), Scratch())

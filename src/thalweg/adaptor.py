@@ -17,8 +17,8 @@ import torch
 from torch.optim import Optimizer
 
 from thalweg import one_pass
-from thalweg.backends.memory import overwritable
-from thalweg.exploration import ALPHA, BETA, EMA, Groups, can_skip, explored, parts, shifts, skipping
+from thalweg.backends.memory import Footprint, overwritable
+from thalweg.exploration import ALPHA, BETA, EMA, Groups, can_skip, check_left, explored, parts, shifts, skipping
 from thalweg.hyperparameters import (
     NONFINITE,
     check_beta,
@@ -28,7 +28,7 @@ from thalweg.hyperparameters import (
     recheck_exploration,
     reject,
 )
-from thalweg.layers import all_finite, count_skipped, only, refuse_nonfinite, refuse_sparse
+from thalweg.layers import all_finite, count_skipped, look, only, refuse_nonfinite
 from thalweg.objective import ShiftedObjective
 from thalweg.state import at_rest, load_keeping_dtype, mentions, refuse_without
 
@@ -191,7 +191,7 @@ class E(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.skipped_steps = torch.zeros((), dtype=torch.int64)
+        self.skipped_steps, self._footprint = torch.zeros((), dtype=torch.int64), Footprint()
         super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
         for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
             name = f"_optimizer_{hooks}_hooks"  # the base runs them, since it saves and loads
@@ -284,8 +284,9 @@ class E(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
-        refuse_sparse(self._gradients(), "E")
         in_one_pass, left = self._split()
+        given = look(in_one_pass, self.state, self._footprint, "E")
+        check_left(self.base, left, judged=self.nonfinite != "propagate")
         proceed, go = self._judge_finite(bool(in_one_pass))
         if not proceed:
             return loss
@@ -297,7 +298,7 @@ class E(Optimizer):
                 with only(self.base, part), explored(self.base, go, own), skipping(self.base, go):
                     self.base.step()
         if in_one_pass:
-            one_pass.step(self.base, in_one_pass, go)
+            one_pass.step(self.base, in_one_pass, given, go)
         return loss
 
     def _split(self) -> tuple[Groups, Groups]:

@@ -27,7 +27,17 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from thalweg import equations as eq
 from thalweg.backends import compute_dtype, foreach_lerp, local
+from thalweg.backends.checks import (
+    LOW,
+    PLAIN,
+    check_buffer,
+    check_gradient,
+    check_memory,
+    check_storage,
+    holds_its_values,
+)
 from thalweg.backends.pieces import flat, piece_size
+from thalweg.hyperparameters import reject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +50,10 @@ Bucket: TypeAlias = "tuple[list[Tensor], dict[str, Any], bool]"
 Groups: TypeAlias = "list[dict[str, Any]]"
 # Each steps a parameter by what it keeps for that parameter alone.
 BY_PARAMETER = (SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, Adafactor, RMSprop, Rprop, ASGD, Muon)
+_BUFFERS = {  # of these and of E, those in the shape of their parameter
+    *(EMA, "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"),
+    *("acc_delta", "sum", "prev", "step_size", "ax"),
+}
 
 
 @contextmanager
@@ -68,6 +82,58 @@ def explored(
         _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, go)
     for p, b in begun:
         base.state[p][EMA] = b
+
+
+def check_left(base: Optimizer, groups: Groups, *, judged: bool) -> None:
+    """Raise unless gradients and b fit the parameters that the base steps itself, before it does.
+
+    So must what torch's optimizers keep: a fused kernel does not look, and others have counted by the time they do.
+
+    Args:
+        base: the optimizer.
+        groups: what it steps.
+        judged: whether somebody asks if the gradients are finite.
+
+    Raises:
+        RuntimeError: a sparse gradient.
+        ValueError, TypeError: what :mod:`thalweg.backends.checks` says of a tensor that does not fit, or a gradient to
+            be judged whose class alone knows its values.
+    """
+    if torch.compiler.is_compiling():
+        return
+    buffers = _BUFFERS if type(base) in BY_PARAMETER else {EMA}
+    for group in groups:
+        for p in group["params"]:
+            if (g := p.grad) is None:
+                continue
+            if not _is_ordinary(g, p):
+                check_gradient(p, g, "E")
+                if holds_its_values(type(here := local(p))):
+                    check_storage(f"a parameter of shape {tuple(p.shape)}", here)
+            if judged and not holds_its_values(cls := type(local(g))):
+                reject("nonfinite", "skip or raise", f"'propagate' for gradients of class {cls.__name__}")
+            for name, x in base.state.get(p, {}).items():
+                if name in buffers and (x is not None or name == EMA) and not _is_ordinary(x, p):
+                    check_buffer(name, x, p)
+                    if holds_its_values(type(here := local(x))):
+                        check_memory(f"{name} of a parameter of shape {tuple(p.shape)}", here)
+
+
+def _is_ordinary(x: Any, p: Tensor) -> bool:
+    """Whether ``x`` goes with ``p`` without further questions, as nearly all gradients and buffers do."""
+    return (
+        type(x) in PLAIN
+        and type(p) in PLAIN
+        and not (p.is_nested or x.is_nested)
+        and x.layout is torch.strided
+        and x.shape == p.shape
+        and (x.dtype is p.dtype or (x.dtype is torch.float32 and not p.is_complex()))
+        and x.get_device() == p.get_device()
+        and x.is_contiguous()
+        and not x.is_inference()
+        and x.data_ptr() >= LOW
+        and p.data_ptr() >= LOW
+    )
 
 
 def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:

@@ -24,7 +24,7 @@ from thalweg import equations as eq
 from thalweg import layers
 from thalweg.backends import Hyper, Scales, compiled, compute_dtype
 from thalweg.backends.choice import choose, describe
-from thalweg.backends.memory import overwritable
+from thalweg.backends.memory import Footprint, overwritable
 from thalweg.backends.pieces import Scratch
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.hyperparameters import check_keys, check_lamb, check_loaded, reject
@@ -157,7 +157,7 @@ class Lamb(Optimizer):
     def _start(self, params: ParamsT, **defaults: Any) -> None:
         self._check(defaults)
         self.skipped_steps = torch.zeros((), dtype=torch.int64)
-        self._scratch = Scratch()
+        self._scratch, self._footprint = Scratch(), Footprint()
         super().__init__(params, defaults)
 
     def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
@@ -187,7 +187,7 @@ class Lamb(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("skipped_steps", torch.zeros((), dtype=torch.int64))
-        self._scratch = Scratch()
+        self._scratch, self._footprint = Scratch(), Footprint()
         for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -249,7 +249,8 @@ class Lamb(Optimizer):
     def _add_state(self, group: dict[str, Any], *, new: bool) -> None:
         names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
         for p in group["params"]:
-            if (p.requires_grad or p.grad is not None) and new == (p not in self.state):
+            lacks = p not in self.state if new else names[-1] not in self.state.get(p, names)
+            if lacks and (p.requires_grad or p.grad is not None):
                 layers.init_state(p, group, self.state[p], names)
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
@@ -283,36 +284,39 @@ class Lamb(Optimizer):
         for group in self.param_groups:
             for p in group["params"][:1]:
                 choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        layers.refuse_sparse(gradients, type(self).__name__)
+        given = layers.look(self.param_groups, self.state, self._footprint, type(self).__name__)
+        gradients = [grad for some in given for _, _, grad, _ in some]
         finite = self._judge_finite(gradients)
         self.init_state()
         total_norm = self._total_norm(gradients)
         params = (p for group in self.param_groups for p in group["params"])
         spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
-        plans = list(self._plans(finite, spare))  # what raises has raised by now
+        moving = self._moving(finite, given)
+        plans = [self._plan(group, some, go, spare) for group, some, go in moving]  # what raises has raised by now
         if finite is not None:
             layers.count_skipped(self, finite)
         for plan in plans:
             self._carry_out(plan, total_norm)
         return loss
 
-    def _plans(self, finite: Tensor | None, spare: frozenset[Tensor]) -> Iterator[layers.Plan]:
-        """What the groups do that move as far as the host knows."""
-        first = 0
-        for group in self.param_groups:
-            on_device = finite is not None and self._on_device(group, finite.device)
-            if finite is None or group["nonfinite"] != "skip" or on_device or finite:
-                yield layers.plan(
-                    group,
-                    self.state,
-                    self._hyper(group),
-                    finite.float() if finite is not None and group["nonfinite"] == "skip" and on_device else None,
-                    overwritable=spare if group["overwrite_grad"] else (),
-                    rounds=group["stochastic_rounding"] or is_narrow(group["state_dtype"]),
-                    first=first,
-                )
-            first += len(group["params"])
+    def _moving(
+        self, finite: Tensor | None, given: list[list[layers.Given]]
+    ) -> Iterator[tuple[dict[str, Any], list[layers.Given], Tensor | None]]:
+        """The groups that move as far as the host knows, each with what its step counts for if the device decides."""
+        for group, some in zip(self.param_groups, given, strict=True):
+            if finite is None or group["nonfinite"] != "skip":
+                yield group, some, None
+            elif self._on_device(group, finite.device):
+                yield group, some, finite.float()
+            elif finite:
+                yield group, some, None
+
+    def _plan(
+        self, group: dict[str, Any], given: list[layers.Given], go: Tensor | None, spare: frozenset[Tensor]
+    ) -> layers.Plan:
+        rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
+        own = spare if group["overwrite_grad"] else ()
+        return layers.plan(group, given, self.state, self._hyper(group), go, overwritable=own, rounds=rounds)
 
     def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
         scale = None

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from contextlib import contextmanager
-from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from thalweg import equations as eq
 from thalweg.backends import Hyper, Layer, compiled, compute_dtype, local, lowbit
+from thalweg.backends.addresses import look as addresses_of
+from thalweg.backends.checks import BUFFERS, check_state, refuse_step
 from thalweg.backends.choice import choose
 from thalweg.backends.norms import fast_norms, is_exact, norms
 from thalweg.backends.pieces import PIECE
 from thalweg.backends.precision import EXP_AVG_SQ, stored_as
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from types import ModuleType
 
     from torch.optim import Optimizer
+
+    from thalweg.backends.memory import Footprint
+
+Given: TypeAlias = "tuple[int, Tensor, Tensor, tuple[int, ...] | None]"
+"""A parameter's number in its group, itself, its gradient, and the addresses of both and its state (None: not yet)."""
 
 
 @contextmanager
@@ -40,16 +47,6 @@ def only(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Iterator[None]:
 def is_sharded(t: Tensor) -> bool:
     """Whether a tensor is a DTensor; by its mesh, as importing the class takes half a second."""
     return hasattr(t, "device_mesh")
-
-
-def refuse_sparse(gradients: Iterable[Tensor], optimizer: str) -> None:
-    """Raise ``RuntimeError`` for a gradient that is not dense."""
-    for g in gradients:
-        if g.layout != torch.strided:
-            raise RuntimeError(
-                f"{optimizer} needs dense gradients, got one of layout {g.layout} and shape {tuple(g.shape)}: "
-                "build the layer with sparse=False"
-            )
 
 
 def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bool = False) -> Tensor:
@@ -90,7 +87,7 @@ def _largest(tensors: list[Tensor]) -> list[Tensor]:
     """The magnitudes of the largest entries of the tensors, or NaN; a vector for those of one device and dtype."""
     if torch.compiler.is_compiling() or not all(t.device.type == "cpu" and t.dtype.is_floating_point for t in tensors):
         return [
-            torch.stack(torch._foreach_norm(some, inf, dtype=None if dtype.is_complex else compute_dtype(dtype)))
+            torch.stack(torch._foreach_norm(some, math.inf, dtype=None if dtype.is_complex else compute_dtype(dtype)))
             for (_, dtype, _), some in _alike(tensors).items()
         ]
     # On the CPU a hundred times faster than that norm.
@@ -162,7 +159,13 @@ def global_norm(gradients: Iterable[Tensor], *, may_read: bool = False) -> Tenso
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:
-    """Allocate what ``state`` lacks of the step count and of the named buffers, as zeros."""
+    """Allocate what ``state`` lacks of the step count and of the named buffers, as zeros: all of it, or b.
+
+    Raises:
+        ValueError: it has the step count or a moment, and not the others.
+    """
+    if not state.keys().isdisjoint(("step", *BUFFERS)):
+        check_state(p, state)
     if "step" not in state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=step_device(p, group))
     for name in names:
@@ -180,6 +183,59 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
     return p.device if group["capturable"] or group["nonfinite"] == "skip" else torch.device("cpu")
 
 
+def look(
+    groups: list[dict[str, Any]], states: Mapping[Any, dict[str, Any]], footprint: Footprint, optimizer: str
+) -> list[list[Given]]:
+    """The parameters of each group that have a gradient, with it and their addresses; nothing changes.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: a gradient, a parameter or its state is not what a step takes for granted.
+    """
+    if torch.compiler.is_compiling():  # torch's operations look themselves
+        return [_unseen(group, first) for group, first in _placed(groups)]
+    return _seen(groups, states, footprint, optimizer)
+
+
+def _unseen(group: dict[str, Any], first: int) -> list[Given]:
+    return [(i, p, p.grad, ()) for i, p in _numbered(group, first) if p.grad is not None]
+
+
+def _seen(
+    groups: list[dict[str, Any]], states: Mapping[Any, dict[str, Any]], footprint: Footprint, optimizer: str
+) -> list[list[Given]]:
+    everything: list[list[Given]] = []
+    written: list[int] = []
+    nothing: dict[str, Any] = {}
+    for group, first in _placed(groups):
+        found: list[Given] = []
+        for index, p in _numbered(group, first):
+            grad = p.grad
+            if grad is None:
+                continue
+            state = states.get(p, nothing)
+            addresses = addresses_of(p, grad, state, optimizer)
+            found.append((index, p, grad, addresses))
+            if addresses:
+                written += (addresses[0], addresses[2], addresses[3], addresses[4], id(state.get("step")))
+            else:
+                written += (id(p), *map(id, state.values()))
+        everything.append(found)
+    footprint.check(written, ((p, states.get(p, nothing)) for found in everything for _, p, *_ in found), optimizer)
+    return everything
+
+
+def _placed(groups: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each group, and the place of its first parameter among those of all."""
+    first = 0
+    for group in groups:
+        yield group, first
+        first += len(group["params"])
+
+
+def _numbered(group: dict[str, Any], first: int) -> Iterable[tuple[int, Tensor]]:
+    return enumerate(group["params"], group.get("first_index", first))
+
+
 class Plan(NamedTuple):
     """What a step of a group is to do: layers in buckets, each with what steps it, and counts, yet to be moved on."""
 
@@ -193,20 +249,19 @@ class Plan(NamedTuple):
 
 def plan(
     group: dict[str, Any],
+    given: list[Given],
     states: dict[Tensor, Any],
     hyper: Hyper,
     go: Tensor | None,
     *,
     overwritable: Collection[Tensor] = (),
     rounds: bool = False,
-    first: int = 0,
 ) -> Plan:
-    """The group's parameters that have a gradient, by device and how each tensor is stored; nothing changes.
+    """The group's parameters that are given a gradient, by device and how each tensor is stored; nothing changes.
 
     ``go`` is what the step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
-    gradient's memory is scratch, if the group says so; ``rounds`` is whether something is rounded stochastically;
-    ``first`` is the place of the group's first parameter among those of all groups. The layers have the number of the
-    step that is to come.
+    gradient's memory is scratch, if the group says so; ``rounds`` is whether something is rounded stochastically. The
+    layers have the number of the step that is to come.
 
     Raises:
         ImportError, RuntimeError: kernels that the group asks for cannot be had.
@@ -216,20 +271,25 @@ def plan(
     norm_dims = group["norm_dims"]
     rounding_step = group.get("rounding_step", 0) + 1 if rounds else 0
     counts = []
-    for index, p in enumerate(group["params"], group.get("first_index", first)):
-        grad = p.grad
-        if grad is None:
-            continue
+    for index, p, grad, addresses in given:
         state = states[p]
         param, step, m, v, b = p, state["step"], state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
         counts.append(step)
+        if not on_device:
+            count = step.item() + 1.0
+            if not 1.0 <= count < math.inf:
+                refuse_step(step, p)
+        if b is not None and addresses and not addresses[4]:
+            addresses = None  # b is there since the rest was looked at
         if p.is_complex():
-            param, grad, m, v = map(torch.view_as_real, (param, grad.resolve_conj(), m, v))
+            if grad.is_conj():
+                grad, addresses = grad.resolve_conj(), None
+            param, grad, m, v = map(torch.view_as_real, (param, grad, m, v))
             b = None if b is None else torch.view_as_real(b)
         layer = Layer(  # by position, as this is much of a step of many small layers
             param,
             grad,
-            step if on_device else step.item() + 1.0,
+            step if on_device else count,
             m,
             v,
             b,
@@ -237,6 +297,7 @@ def plan(
             _seed(rounding_step, index) if rounding_step else 0,
             0,
             bool(overwritable) and p in overwritable and not is_sharded(p),
+            addresses,
         )
         types = (type(m), type(v), type(b))  # those of 8-bit state look like float32
         found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype, types].append(layer)

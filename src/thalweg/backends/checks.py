@@ -7,8 +7,8 @@ storage has been freed, or whose class keeps its values elsewhere. All is looked
 from __future__ import annotations
 
 import functools
-import math
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ from torch.nn import Parameter
 from torch.nn.parameter import UninitializedParameter
 
 from thalweg.backends import local, lowbit
-from thalweg.backends.precision import EXP_AVG_SQ
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA
 
+BUFFERS = (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)
 PLAIN = frozenset({Tensor, Parameter})
 LOW = 1 << 40
 """No memory lies below, on most systems; what seems to may be that of a storage which has been freed."""
@@ -97,8 +98,9 @@ def check_gradient(p: Any, grad: Any, optimizer: str) -> None:
         raise ValueError(f"{of} must be of dtype {', '.join(map(str, allowed))}, got {grad.dtype}")
     if grad.device != p.device:
         raise ValueError(f"{of} must be on its device, {p.device}, got one on {grad.device}")
-    if (here := local(grad)).data_ptr() < LOW and not here._is_zerotensor():
-        check_memory(of, here)
+    here = local(grad)
+    if holds_its_values(type(here)) and not here._is_zerotensor():
+        check_storage(of, here)
 
 
 def check_buffer(name: str, x: Any, p: Any) -> None:
@@ -131,37 +133,61 @@ def check_buffer(name: str, x: Any, p: Any) -> None:
         raise ValueError(f"{of} must be on its device, {local(p).device}, got {got}")
 
 
+def check_state(p: Any, state: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless ``state``, not empty, is what ALTO, Lamb, or E around Adam keeps for ``p``."""
+    if lacking := {"step", EXP_AVG, EXP_AVG_SQ} - state.keys():
+        names = ", ".join(sorted(lacking))
+        raise ValueError(f"the state of a parameter of shape {tuple(p.shape)} must have {names}, got {list(state)}")
+    check_step(state["step"], p)
+    for name in BUFFERS:
+        if name in state:
+            check_buffer(name, state[name], p)
+
+
 def _placement(t: Any) -> tuple[Any, Any] | None:
     return (t.device_mesh, t.placements) if hasattr(t, "device_mesh") else None
 
 
 def check_step(step: Any, p: Any) -> None:
-    """Raise ``ValueError`` unless ``step`` can be the count of steps of ``p``."""
-    sound = isinstance(step, Tensor) and step.ndim == 0 and step.dtype in (torch.float32, torch.float64)
-    if not sound or (step.is_cpu and not 0.0 <= step.item() < math.inf):
-        allowed = "a 0-d tensor of dtype torch.float32 that counts from 0"
-        raise ValueError(f"step of a parameter of shape {tuple(p.shape)} must be {allowed}, got {step!r:.80}")
+    """Raise ``ValueError`` unless ``step`` can be the count of steps of ``p``, if what it says is."""
+    if not (isinstance(step, Tensor) and step.ndim == 0 and step.dtype in (torch.float32, torch.float64)):
+        refuse_step(step, p)
+
+
+def refuse_step(step: Any, p: Any) -> NoReturn:
+    """Raise ``ValueError``."""
+    allowed = "a 0-d tensor of dtype torch.float32 that counts from 0"
+    raise ValueError(f"step of a parameter of shape {tuple(p.shape)} must be {allowed}, got {step!r:.80}")
 
 
 def check_memory(of: str, t: Tensor) -> None:
-    """Raise ``ValueError`` unless each element of ``t`` has a place of its own in memory that is there.
-
-    A tensor of inference mode is refused outside it, as torch refuses to write to one.
-    """
-    what = None
-    steps = sorted((stride, n) for n, stride in zip(t.shape, t.stride(), strict=True) if n > 1)
-    reach = 0
-    for stride, n in steps:
-        if stride <= reach:
-            what = f"own every element of its memory, got strides {t.stride()}, which lead to one by several ways"
-        reach += stride * (n - 1)
-    if t.numel() > 0 and t.untyped_storage().nbytes() < (t.storage_offset() + reach + 1) * t.element_size():
-        what = f"have its memory, got a storage of {t.untyped_storage().nbytes()} bytes: it has been freed"
-    if t._is_zerotensor():
-        what = "have memory, got a tensor of zeros without any"
+    """Raise ``ValueError`` unless each element of ``t`` has a place of its own in memory that may be written to."""
+    check_storage(of, t)
+    if _reach(t) is None:
+        raise ValueError(
+            f"{of} must have a place for each element, got shape {tuple(t.shape)} and strides {t.stride()}"
+        )
     if t.is_neg() or t.is_conj():
-        what = "hold its values, got a view that negates or conjugates them: call resolve_neg() and resolve_conj()"
+        raise ValueError(f"{of} must hold its values, got a view that negates or conjugates them: resolve it")
     if t.is_inference() and not torch.is_inference_mode_enabled():
-        what = "not be made in inference mode, which forbids writing to it outside: clone() it"
-    if what is not None:
-        raise ValueError(f"{of} must {what}")
+        raise ValueError(f"{of} must be made outside inference mode, or not be written to outside it: clone() it")
+
+
+def check_storage(of: str, t: Tensor) -> None:
+    """Raise ``ValueError`` if the storage of ``t`` is not there, or smaller than its shape says."""
+    if t._is_zerotensor():
+        raise ValueError(f"{of} must have memory, got a tensor of zeros without any")
+    last = t.storage_offset() + sum(stride * (n - 1) for n, stride in zip(t.shape, t.stride(), strict=True))
+    there = t.untyped_storage().nbytes()
+    if t.numel() > 0 and there < (last + 1) * t.element_size():
+        raise ValueError(f"{of} must have its memory, got a storage of {there} bytes: it has been freed or cut")
+
+
+def _reach(t: Tensor) -> int | None:
+    """The distance between the first and the last element of ``t`` in memory; None if two may be in one place."""
+    reach = 0
+    for stride, n in sorted((stride, n) for n, stride in zip(t.shape, t.stride(), strict=True) if n > 1):
+        if stride <= reach:
+            return None
+        reach += stride * (n - 1)
+    return reach

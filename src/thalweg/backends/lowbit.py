@@ -105,7 +105,7 @@ def check(of: str, x: Any, *, signed: bool) -> None:
         )
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""
     here = local(p)

@@ -46,7 +46,8 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
             _write(piece, PARAM, wide(piece.param, dtype) - change, hyper, scales)
 
 
-_step_outside = torch.compiler.disable(step)  # which cannot trace what is written to torchao's tensors
+# Which cannot trace what is written to torchao's tensors.
+_step_outside = torch.compiler.disable(step)  # type: ignore[no-untyped-call]
 
 
 def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales) -> Tensor:
