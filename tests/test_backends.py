@@ -197,7 +197,7 @@ print(p.tolist())
 
 def test_kernels_come_from_the_cache_of_an_earlier_process(tmp_path):
     def run_once():
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        environment = {**os.environ, "THALWEG_CACHE_DIR": str(tmp_path)}
         done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=True)
         return done.stdout, {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")}
 

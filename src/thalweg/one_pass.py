@@ -91,6 +91,7 @@ def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor 
     """
     base._accelerator_graph_capture_health_check()  # as its own step does
     go = None if go is None else go.float()
+    plans = []
     for group, some in zip(groups, given, strict=True):
         steps: list[Tensor] = []
         base._init_group(group, [], [], [], [], [], steps)
@@ -115,12 +116,13 @@ def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor 
         on_device = any(not count.is_cpu for count in steps)  # where the base counts, and nobody may wait for it
         options = {"norm_dims": None, "capturable": on_device, "foreach": None, "fused": on_device or None}
         # On the CPU, with no kernel foreach, no error.
-        plan = layers.plan({**group, **options}, some, base.state, hyper, go)
+        plans.append(layers.plan({**group, **options}, some, base.state, hyper, go))
+    for plan in plans:  # what raises has raised by now
         layers.count(plan)
         for backend, bucket in plan.buckets:
             device = bucket[0].param.device
             scales = Scales(go=None if go is None else go.to(device))
-            backend.step([_here(layer) for layer in bucket], hyper, scales, Scratch())
+            backend.step([_here(layer) for layer in bucket], plan.hyper, scales, Scratch())
 
 
 def _here(layer: Layer) -> Layer:
