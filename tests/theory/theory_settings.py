@@ -25,15 +25,21 @@ class Setting:
 
 
 def random_settings(
-    count: int, *, seed: int, momentum: tuple[float, float] = (0.0, 0.99), nesterov: bool = False, horizon: float = 1e3
+    count: int,
+    *,
+    seed: int,
+    momentum: tuple[float, float] = (0.0, 0.99),
+    nesterov: bool = False,
+    horizon: float = 1e3,
+    gain: float = 0.999,
 ) -> list[Setting]:
-    """Gains from -1 to 1, horizons from 1 to ``horizon`` steps; a fifth has β1 = 0, a fifth the lowest momentum."""
+    """Gains within ±``gain``, horizons from 1 to ``horizon``; a fifth has β1 = 0, a fifth the lowest momentum."""
     draw = random.Random(seed)
     settings = []
     for k in range(count):
         beta = 0.0 if k % 5 == 0 else 1.0 - horizon ** -draw.random()
         m = momentum[0] if k % 5 == 1 else draw.uniform(*momentum)
-        c = draw.uniform(-0.999, 0.999)
+        c = draw.uniform(-gain, gain)
         settings.append(Setting(c / (1.0 - beta), beta, m, nesterov and m > 0.0))
     return settings
 

@@ -29,10 +29,10 @@ def check_nonnegative(argument: str, value: object) -> None:
         reject(argument, value, "a number in [0, inf)")
 
 
-def check_positive(argument: str, value: object) -> None:
-    """Raise ``ValueError`` unless 0 < value < inf."""
-    if not (_is_number(value) and 0.0 < value < math.inf):  # type: ignore[operator]
-        reject(argument, value, "a number in (0, inf)")
+def check_positive(argument: str, value: object, *, below: float = math.inf) -> None:
+    """Raise ``ValueError`` unless 0 < value < ``below``."""
+    if not (_is_number(value) and 0.0 < value < below):  # type: ignore[operator]
+        reject(argument, value, f"a number in (0, {below:g})")
 
 
 def check_beta(argument: str, value: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from thalweg.theory.checks import check_beta, check_finite, check_nonnegative, reject
+from thalweg.theory.checks import check_beta, check_finite, check_nonnegative, check_positive, reject
 
 
 class Setting(NamedTuple):
@@ -162,6 +162,4 @@ def look_ahead_offset(ema: float, lr: float, alpha: float) -> float:
 
 
 def _check_open(momentum: float) -> None:
-    check_beta("momentum", momentum)
-    if momentum == 0.0:
-        reject("momentum", momentum, "a number in (0, 1)")
+    check_positive("momentum", momentum, below=1.0)
