@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,14 +41,26 @@ def warn_if_narrow(filters: Iterable[Filter]) -> None:
             return
 
 
+def enough_alpha(beta: float, *, momentum: float, nesterov: bool) -> float:
+    """The most negative α that keeps a tenth of the base's stable range, of three digits; there has to be one.
+
+    >>> enough_alpha(0.75, momentum=0.9, nesterov=False)
+    -1.18
+    """
+    tenth = stability_limit(0.0, 0.0, momentum=momentum, nesterov=nesterov) / TOO_NARROW
+    alpha = alphas_for_limit(tenth, beta, momentum=momentum, nesterov=nesterov)[0]
+    digits = 2 - math.floor(math.log10(-alpha))
+    return round(math.ceil(alpha * 10.0**digits) / 10.0**digits, digits)
+
+
 def _text(one: Filter, limit: float, alone: float) -> str:
     alpha, beta, momentum, nesterov = one
-    weakest = alphas_for_limit(alone / TOO_NARROW, beta, momentum=momentum, nesterov=nesterov)[0]
+    enough = enough_alpha(beta, momentum=momentum, nesterov=nesterov)
     command = f"thalweg theory --alpha {alpha:g} --beta {beta:g} --momentum {momentum:g}{' --nesterov' * nesterov}"
     return (
         f"alpha={alpha:g} with beta={beta:g} in front of momentum {momentum:g} is stable only up to learning rate x "
         f"curvature = {limit:.3g}, {alone / limit:.3g} times less than without E ({alone:.3g}): expect divergence, or "
-        f"to need a smaller learning rate. At this beta, alpha of at least {weakest:.3g} keeps a tenth of the range; "
+        f"to need a smaller learning rate. At this beta, alpha of at least {enough:g} keeps a tenth of the range; "
         f"`{command}` says more"
     )
 
