@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 import torch
+from scipy.stats import t as student
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 CHANCE = (math.log(10.0), 10.0)
 """Loss, and accuracy in per cent, of guessing one of ten classes."""
@@ -85,3 +87,10 @@ class Sharpness:
 def _dot(a: list[Tensor] | tuple[Tensor, ...], b: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     """Of the vectors of each seed."""
     return torch.stack([(x * y).sum((1, 2)) for x, y in zip(a, b, strict=True)]).sum(0)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half-width of the 95 % confidence interval by Student's t; infinite for a single value."""
+    if len(values) == 1:
+        return values[0], math.inf
+    return mean(values), float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))

@@ -21,13 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from small_images import Images, load
-from stacked import Networks, Sharpness
+from stacked import Networks, Sharpness, interval
 from torch.nn import functional as F
 
 from thalweg import ESGD
 from thalweg.bench.environment import environment
-from thalweg.lab.records import write_json
-from thalweg.lab.results import interval
 from thalweg.theory import implicit_regularization, stability_limit
 
 if TYPE_CHECKING:
@@ -164,8 +162,8 @@ def _over(values: list[float | None]) -> str:
     there = [value for value in values if value is not None]
     if not there:
         return "-"
-    made = interval(there)
-    text = f"{made.mean:.3g} ± {made.half_width or 0.0:.2g}"
+    mean, half = interval(there)
+    text = f"{mean:.3g} ± {half:.2g}"
     return text if len(there) == len(values) else f"{text} ({len(there)} of {len(values)})"
 
 
@@ -194,7 +192,7 @@ def main() -> None:
         if cell.key not in record["cells"]:
             record["cells"][cell.key] = EXPERIMENTS[cell.experiment](cell, images, seeds)
             print(cell.key, flush=True)
-            write_json(path, {**record, "environment": environment()})
+            path.write_text(json.dumps({**record, "environment": environment()}, indent=1))
     print(tables(record))
     print(f"\nwritten: {path}")
 

@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from small_images import Images, load
-from stacked import Networks
+from stacked import Networks, interval
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, AdamW, RMSprop
 
 from thalweg import ALTO, E
 from thalweg.bench.environment import environment
-from thalweg.lab.records import write_json
-from thalweg.lab.results import interval
 from thalweg.zeroth_order import spsa
 
 if TYPE_CHECKING:
@@ -199,10 +197,10 @@ def _entry(cell: dict[str, Any], alone: dict[str, Any] | None) -> str:
     values = cell["test"]
     if alone is not None:
         values = [mine - theirs for mine, theirs in zip(values, alone["test"], strict=True)]
-    made = interval(values)
+    mean, half = interval(values)
     loss = sum(cell["loss"]) / len(cell["loss"])
     sign = "" if alone is None else "+"
-    return f"{made.mean:{sign}.1f} ± {made.half_width or 0.0:.1f} ({loss:.3f}; {cell['lr']:.2g})"
+    return f"{mean:{sign}.1f} ± {half:.1f} ({loss:.3f}; {cell['lr']:.2g})"
 
 
 def _key(regime: str, name: str, s: Setting) -> str:
@@ -233,8 +231,8 @@ def main() -> None:
         key = _key(regime, name, s)
         if key not in record["cells"]:
             record["cells"][key] = cell = measure(images, name, s, regime, fresh)
-            print(f"{key}: {interval(cell['test']).mean:.1f} %, lr {cell['lr']:.2g}", flush=True)
-            write_json(path, {**record, "environment": environment()})
+            print(f"{key}: {interval(cell['test'])[0]:.1f} %, lr {cell['lr']:.2g}", flush=True)
+            path.write_text(json.dumps({**record, "environment": environment()}, indent=1))
     print(tables(record))
     print(f"\nwritten: {path}")
 
