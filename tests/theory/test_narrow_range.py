@@ -7,10 +7,12 @@ import warnings
 
 import pytest
 import torch
+from theory_settings import Setting, random_settings
 from torch.nn import Parameter
 
 from thalweg import ALTO, ESGD, E, EAdam, EAdamW, Lamb
 from thalweg.theory import stability_limit
+from thalweg.theory.warning import Filter, enough_alpha, is_narrow, warn_if_narrow
 
 SGD, RMSprop, NAdam = torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam
 NARROW = {"alpha": -3.0, "beta": 0.75}
@@ -126,3 +128,19 @@ def _timed(call) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_any_narrow_setting_has_an_alpha_to_recommend(nesterov):
+    settings = random_settings(1000, seed=5, nesterov=nesterov, momentum=(0.01, 0.999), horizon=20.0)
+    narrow = [s for s in settings if is_narrow(stability_limit(s.alpha, s.beta, **s.base), alone(s))]
+    assert len(narrow) >= 10
+    for s in narrow:
+        enough = enough_alpha(s.alpha, s.beta, **s.base)
+        assert s.alpha < enough < 0.0, s
+        assert not is_narrow(stability_limit(enough, s.beta, **s.base), alone(s)), s
+        assert len(said(lambda s=s: warn_if_narrow([Filter(s.alpha, s.beta, s.momentum, s.nesterov)]))) == 1
+
+
+def alone(s: Setting) -> float:
+    return stability_limit(0.0, 0.0, **s.base)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* is stable only up to")
 SHARES = (0.98, 1.02)
 STEPS = 20
 LATE = 1e13  # a step count at which nothing is left of bias correction, which float32 holds, and adds 1 to in vain
@@ -128,10 +129,10 @@ def start_adamax(s: Setting, modes: Modes) -> tuple[Tensor, Tensor, dict[str, An
 def start_lamb(s: Setting, modes: Modes) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """One more element, far out on a slope of 1, makes ‖θ‖ and ‖r‖, and so the ratio of the layer, constant."""
     far = 1000.0
-    ratio = eq.trust_ratio(far, 1.0, eps=1e-6, clip=None)
+    far_norm, one = torch.tensor([[far], [1.0]], dtype=torch.float64)
+    ratio = eq.trust_ratio(far_norm, one, eps=1e-6, clip=None)
     curvature = modes.x / (1e-10 * ratio)
     small = 1e-9  # so that curvature times θ is small beside the slope
-    one = torch.ones(1, dtype=torch.float64)
     return (
         torch.cat([modes.theta * small, far * one]),
         torch.cat([curvature, 0 * one]),

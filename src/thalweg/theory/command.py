@@ -8,7 +8,7 @@ from textwrap import fill
 from thalweg.theory.checks import check_bool, check_filter, check_positive, reject
 from thalweg.theory.regularization import implicit_regularization
 from thalweg.theory.stability import Crossings, crossings, damping, gain, swing_period
-from thalweg.theory.warning import ROUNDING, TOO_NARROW, enough_alpha
+from thalweg.theory.warning import enough_alpha, is_narrow
 
 NEAR, BEYOND = 0.8, 1.2
 """Of the limit: measured edges of stability lie between these but for the shortest-lived ones, docs/what-e-does.md."""
@@ -94,8 +94,8 @@ def _limit(alpha: float, beta: float, momentum: float, nesterov: bool, here: Cro
     else:
         period = swing_period(limit, alpha, beta, momentum=momentum, nesterov=nesterov)
         text += f". Beyond it, iterates swing with a period of {period:.3g} steps."
-    if limit * TOO_NARROW < before * (1.0 - ROUNDING):
-        enough = enough_alpha(beta, momentum=momentum, nesterov=nesterov)
+    if is_narrow(limit, before):
+        enough = enough_alpha(alpha, beta, momentum=momentum, nesterov=nesterov)
         text += (
             f" That is a narrow range: α < 0 averages the gradient once more in front of a momentum that averages it, "
             f"and both are late. α of at least {enough:g} at this β1 keeps a tenth of the range, a larger β1 more."

@@ -7,7 +7,6 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
-from thalweg.theory.inverse import alphas_for_limit
 from thalweg.theory.stability import stability_limit
 
 if TYPE_CHECKING:
@@ -36,26 +35,39 @@ def warn_if_narrow(filters: Iterable[Filter]) -> None:
             continue
         limit = stability_limit(one.alpha, one.beta, momentum=one.momentum, nesterov=one.nesterov)
         alone = stability_limit(0.0, 0.0, momentum=one.momentum, nesterov=one.nesterov)
-        if limit * TOO_NARROW < alone * (1.0 - ROUNDING):
+        if is_narrow(limit, alone):
             warnings.warn(_text(one, limit, alone), stacklevel=_outside())
             return
 
 
-def enough_alpha(beta: float, *, momentum: float, nesterov: bool) -> float:
-    """The most negative α that keeps a tenth of the base's stable range, of three digits; there has to be one.
+def is_narrow(limit: float, alone: float) -> bool:
+    """Whether a stability limit is less than a tenth of that of the base alone."""
+    return limit * TOO_NARROW < alone * (1.0 - ROUNDING)
 
-    >>> enough_alpha(0.75, momentum=0.9, nesterov=False)
+
+def enough_alpha(alpha: float, beta: float, *, momentum: float, nesterov: bool) -> float:
+    """Of the α < 0 that keep a tenth of the base's stable range, the one nearest to an ``alpha`` that does not.
+
+    Rounded to three digits, towards 0. By bisection: with Nesterov's momentum the limit jumps where a swing begins.
+
+    >>> enough_alpha(-3.0, 0.75, momentum=0.9, nesterov=False)
     -1.18
     """
-    tenth = stability_limit(0.0, 0.0, momentum=momentum, nesterov=nesterov) / TOO_NARROW
-    alpha = alphas_for_limit(tenth, beta, momentum=momentum, nesterov=nesterov)[0]
-    digits = 2 - math.floor(math.log10(-alpha))
-    return round(math.ceil(alpha * 10.0**digits) / 10.0**digits, digits)
+    alone = stability_limit(0.0, 0.0, momentum=momentum, nesterov=nesterov)
+    narrow, enough = alpha, 0.0
+    for _ in range(50):
+        middle = (narrow + enough) / 2.0
+        if is_narrow(stability_limit(middle, beta, momentum=momentum, nesterov=nesterov), alone):
+            narrow = middle
+        else:
+            enough = middle
+    digits = 2 - math.floor(math.log10(-enough))
+    return round(math.ceil(enough * 10.0**digits) / 10.0**digits, digits)
 
 
 def _text(one: Filter, limit: float, alone: float) -> str:
     alpha, beta, momentum, nesterov = one
-    enough = enough_alpha(beta, momentum=momentum, nesterov=nesterov)
+    enough = enough_alpha(alpha, beta, momentum=momentum, nesterov=nesterov)
     command = f"thalweg theory --alpha {alpha:g} --beta {beta:g} --momentum {momentum:g}{' --nesterov' * nesterov}"
     return (
         f"alpha={alpha:g} with beta={beta:g} in front of momentum {momentum:g} is stable only up to learning rate x "
