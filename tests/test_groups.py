@@ -12,7 +12,7 @@ STEPS = 6
 
 
 def rounds_by_place(option):
-    """Whether numbers are rounded at random, by the place of a parameter among all: another one in another optimizer."""
+    """Whether numbers are rounded at random, by the place of a parameter among all of an optimizer."""
     stored = option.kwargs.get("state_dtype")
     stored = set(stored.values()) if isinstance(stored, dict) else {stored}
     return bool({torch.bfloat16, "8bit"} & stored) or option.kwargs.get("stochastic_rounding", False)
