@@ -37,7 +37,7 @@ from thalweg.backends.checks import (
     holds_its_values,
 )
 from thalweg.backends.pieces import flat, piece_size
-from thalweg.hyperparameters import reject
+from thalweg.hyperparameters import check_beta, check_exploration, check_keys, reject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,31 @@ _BUFFERS = {  # of these and of E, those in the shape of their parameter
     *(EMA, "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"),
     *("acc_delta", "sum", "prev", "step_size", "ax"),
 }
+
+
+def with_e(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A group with E's entries, those that it lacks from the defaults; SAM repeats E's own under their short names.
+
+    Raises:
+        ValueError: an option that nobody would read, or E's out of range.
+    """
+    checked = {**group, **{name: defaults[name] for name in (ALPHA, BETA) if name not in group}}
+    refuse_misnamed(checked, defaults)
+    for argument in {"alpha", "beta"} - defaults.keys():
+        checked.pop(argument, None)
+    check_keys(checked, defaults)
+    check_beta(BETA, checked[BETA])
+    check_exploration(checked[ALPHA], checked[BETA], names=(ALPHA, BETA))
+    if checked.get("differentiable"):
+        reject("differentiable", True, "False, as E is not differentiable")
+    return checked
+
+
+def refuse_misnamed(group: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for an α or β1 that nobody would read; some bases have an ``alpha`` of their own."""
+    for argument, name in (("alpha", ALPHA), ("beta", BETA)):
+        if argument not in defaults and group.get(argument, group[name]) != group[name]:
+            reject(argument, group[argument], f"called {name} in a group of E")
 
 
 @contextmanager

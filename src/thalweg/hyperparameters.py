@@ -84,6 +84,14 @@ def check_lr(lr: object, *, may_wait: bool) -> None:
     check_nonnegative("lr", lr)
 
 
+def check_count(argument: str, value: object) -> int:
+    """``value``, a number or a tensor of one, as an integer, or ``ValueError`` unless it is whole and at least 0."""
+    count = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if not (is_number(count) and 0 <= count < math.inf and count == int(count)):  # type: ignore[operator, call-overload]
+        reject(argument, value, "a whole number in [0, inf)")
+    return int(count)  # type: ignore[call-overload, no-any-return]
+
+
 def check_beta(argument: str, value: object) -> None:
     """Raise ``ValueError`` unless 0 <= value < 1."""
     if not (is_number(value) and 0.0 <= value < 1.0):  # type: ignore[operator]
@@ -112,9 +120,10 @@ def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> 
         reject(a, alpha, f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={beta:g}")
 
 
-def recheck_exploration(alpha: Any, beta: float, *, names: tuple[str, str]) -> None:
+def recheck_exploration(alpha: Any, beta: Any, *, names: tuple[str, str]) -> None:
     """As :func:`check_beta` and :func:`check_exploration`, at little cost, for what a schedule may have changed."""
-    if not (0.0 <= beta < 1.0 and abs(alpha) * (1.0 - beta) < 1.0):
+    floats = type(alpha) is float and type(beta) is float
+    if not (floats and 0.0 <= beta < 1.0 and abs(alpha) * (1.0 - beta) < 1.0):
         check_beta(names[1], beta)
         check_exploration(alpha, beta, names=names)
 
@@ -157,7 +166,7 @@ def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
     """Raise ``ValueError`` for a key of a group that is meant to be an option but is none of the ``known`` ones.
 
     That is one like the name of an option, misspelt, or the name of another optimizer's. Other keys are the user's, or
-    a scheduler's such as ``initial_lr``, and stay.
+    a scheduler's such as ``initial_lr`` and ``max_momentum``, which have the name whole, and stay.
 
     >>> check_keys({"params": [], "weigth_decay": 0.1}, ("lr", "weight_decay"))
     Traceback (most recent call last):
@@ -165,7 +174,8 @@ def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
     """
     for key in group:
         if isinstance(key, str) and key not in known and key not in ("params", "param_names"):
-            alike = get_close_matches(key.lower(), known, n=1, cutoff=0.8)
+            others = [name for name in known if f"_{name}_" not in f"_{key}_"]
+            alike = get_close_matches(key.lower(), others, n=1, cutoff=0.8)
             if alike or key in _FOREIGN:
                 reject("a parameter group", key, f"given options by their names, {', '.join(alike or sorted(known))}")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from thalweg import equations as eq
-from thalweg import layers
+from thalweg import layers, skipped
 from thalweg.backends import Hyper, Scales, compiled, compute_dtype
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import Footprint, overwritable
@@ -37,11 +37,21 @@ if TYPE_CHECKING:
 
     from thalweg.backends.precision import StateDtype
 
+SKIPPED = "skipped_steps"
 MOMENTS = (EXP_AVG, EXP_AVG_SQ)
 BUFFERS = (*MOMENTS, EXPLORE_EMA)
 # Options of ALTO, of torch's Adam and of E around it.
 _OTHERS = frozenset(
-    {"alpha", "beta", "amsgrad", "differentiable", "decoupled_weight_decay", "explore_alpha", "explore_beta"}
+    {
+        "alpha",
+        "beta",
+        "amsgrad",
+        "differentiable",
+        "decoupled_weight_decay",
+        "explore_alpha",
+        "explore_beta",
+        "explore_skipped",
+    }
 )
 
 
@@ -96,7 +106,8 @@ class Lamb(Optimizer):
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
 
     Attributes:
-        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; not saved.
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; saved. Ten in a
+            row are warned of, once, where they are not counted in a graph or stepping in backward.
 
     Raises:
         ValueError: an argument outside its range, named with its value.
@@ -158,7 +169,7 @@ class Lamb(Optimizer):
 
     def _start(self, params: ParamsT, **defaults: Any) -> None:
         self._check(defaults)
-        self.skipped_steps = torch.zeros((), dtype=torch.int64)
+        skipped.start(self, SKIPPED)
         self._scratch, self._footprint = Scratch(), Footprint()
         super().__init__(params, defaults)
 
@@ -180,6 +191,7 @@ class Lamb(Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
+        skipped.note(self, SKIPPED)
 
     def __repr__(self) -> str:
         """The groups, and how each is stepped."""
@@ -188,11 +200,21 @@ class Lamb(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("skipped_steps", torch.zeros((), dtype=torch.int64))
+        skipped.start(self, SKIPPED)
+        skipped.note(self, SKIPPED)
         self._scratch, self._footprint = Scratch(), Footprint()
         for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        skipped.note(self, SKIPPED)
+        return super().__getstate__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As every optimizer's, with the count of skipped steps in each group."""
+        skipped.note(self, SKIPPED)
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict, of ALTO, LAMB, or of torch's Adam, AdamW and E around them: training goes on from it.
@@ -296,7 +318,7 @@ class Lamb(Optimizer):
         moving = self._moving(finite, given)
         plans = [self._plan(group, some, go, spare) for group, some, go in moving]  # what raises has raised by now
         if finite is not None:
-            layers.count_skipped(self, finite)
+            skipped.count_skipped(self, finite)
         for plan in plans:
             self._carry_out(plan, total_norm)
         return loss

@@ -132,15 +132,6 @@ def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
             )
 
 
-def count_skipped(optimizer: Any, finite: Tensor) -> None:
-    """Count a step in ``optimizer.skipped_steps`` if it was not :func:`all_finite`, where the verdict is."""
-    device = finite.device
-    if optimizer.skipped_steps.device != device:
-        # To a device without waiting; from there, if gradients have moved, only when it has arrived.
-        optimizer.skipped_steps = optimizer.skipped_steps.to(device, non_blocking=device.type != "cpu")
-    optimizer.skipped_steps.add_(finite.logical_not())  # in place: torch 2.11 does not compile that it is assigned
-
-
 def global_norm(gradients: Iterable[Tensor], *, may_read: bool = False) -> Tensor:
     """The 2-norm of all gradients together, over all shards, whatever the size of their entries.
 

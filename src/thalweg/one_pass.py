@@ -21,6 +21,7 @@ from thalweg.backends.checks import PLAIN, holds_its_values
 from thalweg.backends.choice import has_kernels
 from thalweg.backends.pieces import Scratch
 from thalweg.exploration import ALPHA, BETA, EMA, Groups, is_watched
+from thalweg.hyperparameters import check_betas, check_lr, check_nonnegative
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -81,6 +82,15 @@ def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> b
         and not (group["capturable"] and on_cpu)
         and has_kernels(device, dtype)  # last, as it may import Triton
     )
+
+
+def check(groups: Groups) -> None:
+    """Raise ``ValueError`` for what a schedule may have written into groups and the kernels cannot take."""
+    for group in groups:
+        check_lr(group["lr"], may_wait=False)
+        check_betas(group["betas"])
+        check_nonnegative("eps", group["eps"])
+        check_nonnegative("weight_decay", group["weight_decay"])
 
 
 def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections import deque
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.backends.checks import check_buffer
-from thalweg.hyperparameters import is_number, reject
+from thalweg.hyperparameters import check_count, reject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -52,10 +51,7 @@ def check_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...], buffe
     of = f"of a parameter of shape {tuple(p.shape)}"
     if not {"step", *needed} <= state.keys() <= {"step", *buffers}:
         reject(f"the state {of}", list(state), f"under the names {', '.join(('step', *buffers))}")
-    step = state["step"]
-    count = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
-    if not (is_number(count) and 0 <= count < math.inf and count == int(count)):
-        reject(f"step {of}", step, "a whole number in [0, inf)")
+    check_count(f"step {of}", state["step"])
     for name in buffers:
         if name in state:
             check_buffer(name, state[name], p)
