@@ -66,8 +66,9 @@ def _check(base: Any, group: dict[str, Any], p: Tensor, state: Any) -> None:
     if EMA in state:
         check_buffer(f"{EMA} {of}", state[EMA], p)
     torchs = type(base) in BY_PARAMETER
-    if not torchs and not _is_count_of_its_own(state.get("step", 0)):
-        check_count(f"step {of}", state["step"])
+    step = state.get("step", 0)
+    if not torchs and (not isinstance(step, Tensor) or step.numel() == 1):  # else it is something of its own
+        check_count(f"step {of}", step)
     expected = _made_by(base, group, p) if torchs and state else _present(base, p, state)
     if not expected.keys() <= state.keys():
         reject(f"the state {of}", sorted(map(str, state)), f"{type(base).__name__}'s, with {', '.join(expected)}")
@@ -85,11 +86,6 @@ def _check(base: Any, group: dict[str, Any], p: Tensor, state: Any) -> None:
             check_buffer(which, x, p if like.shape == p.shape else like)
         elif not isinstance(x, Tensor) or x.shape != like.shape:
             reject(which, x, f"a tensor of shape {tuple(like.shape)}")
-
-
-def _is_count_of_its_own(step: Any) -> bool:
-    """Whether a base that is not torch's keeps something else under the name ``step`` than one number."""
-    return isinstance(step, Tensor) and step.numel() != 1
 
 
 def _present(base: Any, p: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -115,6 +111,7 @@ def _made_by(base: Any, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
 
 def check_groups(base: Optimizer, before: list[dict[str, Any]]) -> None:
     """Raise ``ValueError`` for a group that a load has left without an option it had ``before``."""
+    needed = [name for name in base.defaults if name not in (ALPHA, BETA) and not name.startswith("_")]
     for i, (had, group) in enumerate(zip(before, base.param_groups, strict=True)):
-        if lost := [name for name in base.defaults.keys() - {ALPHA, BETA} if name in had and name not in group]:
+        if lost := [name for name in needed if name in had and name not in group]:
             reject(f"param_groups[{i}]", sorted(map(str, group)), f"{type(base).__name__}'s, with {', '.join(lost)}")

@@ -66,7 +66,7 @@ def with_e(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     refuse_misnamed(checked, defaults)
     for argument in {"alpha", "beta"} - defaults.keys():
         checked.pop(argument, None)
-    check_keys(checked, defaults)
+    check_keys(checked, defaults, foreign=False)  # some bases have options that are in no defaults
     check_beta(BETA, checked[BETA])
     check_exploration(checked[ALPHA], checked[BETA], names=(ALPHA, BETA))
     if checked.get("differentiable"):

@@ -162,11 +162,11 @@ _FOREIGN = {
 }
 
 
-def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
+def check_keys(group: Mapping[str, Any], known: Collection[str], *, foreign: bool = True) -> None:
     """Raise ``ValueError`` for a key of a group that is meant to be an option but is none of the ``known`` ones.
 
-    That is one like the name of an option, misspelt, or the name of another optimizer's. Other keys are the user's, or
-    a scheduler's such as ``initial_lr`` and ``max_momentum``, which have the name whole, and stay.
+    That is one like the name of an option, misspelt, or, if ``foreign``, the name of another optimizer's. Other keys
+    are the user's, or a scheduler's such as ``initial_lr`` and ``max_momentum``, which have the name whole, and stay.
 
     >>> check_keys({"params": [], "weigth_decay": 0.1}, ("lr", "weight_decay"))
     Traceback (most recent call last):
@@ -176,7 +176,7 @@ def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
         if isinstance(key, str) and key not in known and key not in ("params", "param_names"):
             others = [name for name in known if f"_{name}_" not in f"_{key}_"]
             alike = get_close_matches(key.lower(), others, n=1, cutoff=0.8)
-            if alike or key in _FOREIGN:
+            if alike or (foreign and key in _FOREIGN):
                 reject("a parameter group", key, f"given options by their names, {', '.join(alike or sorted(known))}")
 
 
