@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from thalweg import one_pass, skipped, stable_range
 from thalweg.backends.memory import Footprint, overwritable
-from thalweg.base_state import check_groups, load
+from thalweg.base_state import load
 from thalweg.class_form import class_form
 from thalweg.exploration import (
     ALPHA,
@@ -268,7 +268,6 @@ class E(Optimizer):
         before = [dict(group) for group in self.param_groups]
         with restored_on_error(self):
             load(self.base, state_dict)
-            check_groups(self.base, before)
             for had, group in zip(before, self.param_groups, strict=True):
                 checked = with_e(group, {**self.defaults, ALPHA: had[ALPHA], BETA: had[BETA]})
                 group.clear()

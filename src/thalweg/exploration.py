@@ -50,7 +50,7 @@ Bucket: TypeAlias = "tuple[list[Tensor], dict[str, Any], bool]"
 Groups: TypeAlias = "list[dict[str, Any]]"
 # Each steps a parameter by what it keeps for that parameter alone.
 BY_PARAMETER = (SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, Adafactor, RMSprop, Rprop, ASGD, Muon)
-_BUFFERS = {  # of these and of E, those in the shape of their parameter
+BUFFERS = {  # of these and of E, those in the shape of their parameter
     *(EMA, "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"),
     *("acc_delta", "sum", "prev", "step_size", "ax"),
 }
@@ -126,7 +126,7 @@ def check_left(base: Optimizer, groups: Groups, *, judged: bool) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    buffers = _BUFFERS if type(base) in BY_PARAMETER else {EMA}
+    buffers = BUFFERS if type(base) in BY_PARAMETER else {EMA}
     for group in groups:
         for p in group["params"]:
             if (g := p.grad) is None:
