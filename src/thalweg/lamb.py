@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg import layers
-from thalweg.backends import Hyper, Scales, compiled, compute_dtype
+from thalweg.backends import Hyper, Scales, compiled, compute_dtype, has_numbers, is_abstract
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
@@ -282,7 +282,8 @@ class Lamb(Optimizer):
             self._check(group, may_wait=False)
         for group in self.param_groups:
             for p in group["params"][:1]:
-                choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
+                if not is_abstract(p):
+                    choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         layers.refuse_sparse(gradients, type(self).__name__)
         finite = self._judge_finite(gradients)
@@ -301,7 +302,7 @@ class Lamb(Optimizer):
         """What the groups do that move as far as the host knows."""
         first = 0
         for group in self.param_groups:
-            on_device = finite is not None and self._on_device(group, finite.device)
+            on_device = finite is not None and self._on_device(group, finite)
             if finite is None or group["nonfinite"] != "skip" or on_device or finite:
                 yield layers.plan(
                     group,
@@ -351,20 +352,21 @@ class Lamb(Optimizer):
         policies = {group["nonfinite"] for group in self.param_groups}
         if policies == {"propagate"} or not gradients:
             return None
-        may_read = not any(group["capturable"] for group in self.param_groups)
+        readable = has_numbers(gradients[0])
+        may_read = readable and not any(group["capturable"] for group in self.param_groups)
         fused = may_read and all(
             choose(group, p.device) is compiled for group in self.param_groups for p in group["params"][:1]
         )
         finite = layers.all_finite(gradients, may_read=may_read, fused=fused)
-        if "raise" in policies and not finite:
+        if "raise" in policies and readable and not finite:
             layers.refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
         return finite
 
-    def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:
+    def _on_device(self, group: dict[str, Any], finite: Tensor) -> bool:
         """Whether the group's steps are skipped on the device, without the host ever knowing."""
-        return device.type != "cpu" or group["capturable"] or torch.compiler.is_compiling()
+        return finite.device.type != "cpu" or group["capturable"] or is_abstract(finite)
 
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import torch
 from torch import Tensor
 
-from thalweg.backends import local
+from thalweg.backends import is_fake, local
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -112,7 +112,7 @@ def zeros(p: Tensor, *, signed: bool) -> Tensor:
     if here.numel() < LEAST or here.numel() % BLOCK != 0:
         return torch.zeros_like(p, dtype=torch.float32, memory_format=torch.preserve_format)
     x = torchao().OptimState8bit.zeros(here.shape, signed, BLOCK, here.device, torch.float32)
-    x.codes.fill_(int(x.qmap.abs().argmin()))  # the code of 0, as if written
+    x.codes.fill_(x.qmap.abs().argmin())  # the code of 0, as if written
     return _like(x, p)
 
 
@@ -140,7 +140,8 @@ def write(target: Tensor, value: Tensor, noise: Tensor) -> None:
 
 def _round(y: Tensor, noise: Tensor, signed: bool) -> Tensor:
     """The codes of fractions, which are written over."""
-    qmap, per_step, below = tables(signed, y.device)
+    made = tables.__wrapped__ if is_fake(y) else tables  # fake ones are not to be kept
+    qmap, per_step, below = made(signed, y.device)
     code = below.index_select(0, (y.view(torch.int32) >> 16).add_(1 << 15))
     code.add_(y >= qmap[1:].index_select(0, code)).clamp_(max=254)
     lost = None if signed else (code == 0) & (y > 0.0)
