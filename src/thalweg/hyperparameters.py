@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from thalweg.backends import lowbit
+from thalweg.backends import is_abstract, lowbit
 from thalweg.backends.lowbit import EIGHT_BITS
 from thalweg.backends.precision import NARROW, is_narrow, stored_as
 
@@ -45,7 +45,7 @@ def check_lr(lr: object, *, may_wait: bool) -> None:
     One on an accelerator is read only where the step ``may_wait`` for it, and none in a step being compiled.
     """
     if isinstance(lr, Tensor) and lr.numel() == 1:
-        if torch.compiler.is_compiling() or not (may_wait or lr.is_cpu):
+        if is_abstract(lr) or not (may_wait or lr.is_cpu):
             return
         lr = lr.item()
     check_nonnegative("lr", lr)

@@ -352,13 +352,12 @@ class Lamb(Optimizer):
         policies = {group["nonfinite"] for group in self.param_groups}
         if policies == {"propagate"} or not gradients:
             return None
-        readable = has_numbers(gradients[0])
-        may_read = readable and not any(group["capturable"] for group in self.param_groups)
+        may_read = self._may_read(gradients)
         fused = may_read and all(
             choose(group, p.device) is compiled for group in self.param_groups for p in group["params"][:1]
         )
         finite = layers.all_finite(gradients, may_read=may_read, fused=fused)
-        if "raise" in policies and readable and not finite:
+        if "raise" in policies and has_numbers(gradients[0]) and not finite:
             layers.refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
@@ -371,5 +370,8 @@ class Lamb(Optimizer):
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        may_read = not (torch.compiler.is_compiling() or any(group["capturable"] for group in self.param_groups))
-        return layers.global_norm(gradients, may_read=may_read) if wanted else None
+        return layers.global_norm(gradients, may_read=self._may_read(gradients)) if wanted else None
+
+    def _may_read(self, gradients: list[Tensor]) -> bool:
+        """Whether numbers that are on the host may be read there."""
+        return not (any(map(is_abstract, gradients[:1])) or any(group["capturable"] for group in self.param_groups))

@@ -136,8 +136,8 @@ def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
 
 
 def count_skipped(optimizer: Any, finite: Tensor) -> None:
-    """Count a step in ``optimizer.skipped_steps`` if it was not :func:`all_finite`, where the verdict is, if it is one."""
-    if not has_numbers(finite):
+    """Count a step in ``optimizer.skipped_steps`` if it was not :func:`all_finite`, where the verdict is."""
+    if not has_numbers(finite):  # it is none
         return
     device = finite.device
     if optimizer.skipped_steps.device != device:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.parameter import UninitializedParameter
 
-from thalweg.backends import local, lowbit
+from thalweg.backends import has_numbers, local, lowbit
 from thalweg.backends.precision import EXP_AVG_SQ
 
 PLAIN = frozenset({Tensor, Parameter})
@@ -138,7 +138,7 @@ def _placement(t: Any) -> tuple[Any, Any] | None:
 def check_step(step: Any, p: Any) -> None:
     """Raise ``ValueError`` unless ``step`` can be the count of steps of ``p``."""
     sound = isinstance(step, Tensor) and step.ndim == 0 and step.dtype in (torch.float32, torch.float64)
-    if not sound or (step.is_cpu and not 0.0 <= step.item() < math.inf):
+    if not sound or (step.is_cpu and has_numbers(step) and not 0.0 <= step.item() < math.inf):
         allowed = "a 0-d tensor of dtype torch.float32 that counts from 0"
         raise ValueError(f"step of a parameter of shape {tuple(p.shape)} must be {allowed}, got {step!r:.80}")
 

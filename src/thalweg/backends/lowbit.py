@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from thalweg.backends import is_fake, local
 
@@ -105,7 +106,7 @@ def check(of: str, x: Any, *, signed: bool) -> None:
         )
 
 
-@torch.compiler.disable
+@_disable_dynamo
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""
     here = local(p)
