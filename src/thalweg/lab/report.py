@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from thalweg.lab.summary import Interval, Metric, Row, Summary, Table
+    from thalweg.lab.metric import Metric
+    from thalweg.lab.summary import Interval, Row, Summary, Table
 
 # Okabe and Ito's colours, without the two that vanish on a white or a dark page, two of Paul Tol's, grey, brown.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999933", "#aa4499", "#888c94", "#9c6b4f")
