@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from thalweg.backends.precision import EXPLORE_EMA
-from thalweg.hyperparameters import check_beta, check_exploration, recheck_exploration
-from thalweg.lamb import Lamb
+from thalweg.hyperparameters import check_beta, check_exploration
+from thalweg.lamb import BUFFERS, Lamb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ class ALTO(Lamb):
     >>> optimizer.step()
     """
 
-    _buffers = (*Lamb._buffers, EXPLORE_EMA)
+    _buffers = BUFFERS
 
     def __init__(
         self,
@@ -106,19 +106,17 @@ class ALTO(Lamb):
             capturable=capturable,
         )
 
-    def _check(self, group: dict[str, Any]) -> None:
-        super()._check(group)
+    def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
+        super()._check(group, may_wait=may_wait)
         check_beta("beta", group["beta"])
         check_exploration(group["alpha"], group["beta"], names=("alpha", "beta"))
 
     def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
-        if "beta" in group or len(group.get("betas", ())) != 3:
-            return group
-        beta, *betas = group["betas"]  # as they were until 0.1
-        return {**group, "betas": tuple(betas), "beta": beta}
+        group = super()._renewed(group)
+        betas = group.get("betas")
+        if "beta" not in group and isinstance(betas, Sequence) and len(betas) == 3:  # as they were until 0.1
+            group = {**group, "betas": tuple(betas[1:]), "beta": betas[0]}
+        return group
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
-        """(α, β1) of a group, which schedules may have changed since they were checked."""
-        alpha, beta = group["alpha"], group["beta"]
-        recheck_exploration(alpha, beta, names=("alpha", "beta"))
-        return alpha, beta
+        return group["alpha"], group["beta"]

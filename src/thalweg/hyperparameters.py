@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from fractions import Fraction
 from importlib.util import find_spec
 from numbers import Real
 from typing import Any, NoReturn
@@ -24,22 +28,32 @@ def reject(argument: str, value: object, allowed: str) -> NoReturn:
     raise ValueError(f"{argument} must be {allowed}, got {value!r}")
 
 
-def check_nonnegative(argument: str, value: object, *, tensor: bool = False) -> None:
-    """Raise ``ValueError`` unless 0 <= value < inf; where ``tensor``, a one-element tensor counts as its value.
+def check_nonnegative(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless 0 <= value < inf.
 
     >>> check_nonnegative("lr", -1)
     Traceback (most recent call last):
     ValueError: lr must be a number in [0, inf), got -1
     """
-    if tensor and isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if not (is_number(value) and 0.0 <= float(value) < math.inf):  # type: ignore[arg-type]
+    if not (is_number(value) and 0.0 <= value < math.inf):  # type: ignore[operator]
         reject(argument, value, "a number in [0, inf)")
+
+
+def check_lr(lr: object, *, may_wait: bool) -> None:
+    """Raise ``ValueError`` unless lr is a number in [0, inf) or a tensor of one.
+
+    One on an accelerator is read only where the step ``may_wait`` for it, and none in a step being compiled.
+    """
+    if isinstance(lr, Tensor) and lr.numel() == 1:
+        if torch.compiler.is_compiling() or not (may_wait or lr.is_cpu):
+            return
+        lr = lr.item()
+    check_nonnegative("lr", lr)
 
 
 def check_beta(argument: str, value: object) -> None:
     """Raise ``ValueError`` unless 0 <= value < 1."""
-    if not (is_number(value) and 0.0 <= float(value) < 1.0):  # type: ignore[arg-type]
+    if not (is_number(value) and 0.0 <= value < 1.0):  # type: ignore[operator]
         reject(argument, value, "a number in [0, 1)")
 
 
@@ -61,7 +75,7 @@ def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> 
     """
     limit = 1.0 / (1.0 - beta)
     # Compared as a gain, |α|(1-β1) < 1: the quotient rounds.
-    if not (is_number(alpha) and abs(float(alpha)) * (1.0 - beta) < 1.0):  # type: ignore[arg-type]
+    if not (is_number(alpha) and abs(alpha) * (1.0 - beta) < 1.0):  # type: ignore[arg-type]
         a, b = names
         reject(a, alpha, f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={beta:g}")
 
@@ -80,19 +94,53 @@ def check_bool(argument: str, value: object, *, none: bool = False) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether value is a real number; True and False are not."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether value is a real number, NumPy's too; True, False, fractions and integers beyond all floats are not."""
+    if not isinstance(value, Real) or isinstance(value, bool | Fraction):
+        return False
+    return not isinstance(value, int) or abs(value) <= sys.float_info.max
 
 
 def check_choice(argument: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise ``ValueError`` unless value is one of the allowed strings."""
-    if value not in allowed:
+    if not (isinstance(value, str) and value in allowed):
         reject(argument, value, " or ".join(map(repr, allowed)))
 
 
-def check_lamb(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
+# Options of other optimizers, and other names for ours: in a group they would say what nobody hears.
+_FOREIGN = {
+    "amsgrad",
+    "b1",
+    "b2",
+    "dampening",
+    "decay",
+    "differentiable",
+    "learning_rate",
+    "momentum",
+    "nesterov",
+    "wd",
+}
+
+
+def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise ``ValueError`` for a key of a group that is meant to be an option but is none of the ``known`` ones.
+
+    That is one like the name of an option, misspelt, or the name of another optimizer's. Other keys are the user's, or
+    a scheduler's such as ``initial_lr``, and stay.
+
+    >>> check_keys({"params": [], "weigth_decay": 0.1}, ("lr", "weight_decay"))
+    Traceback (most recent call last):
+    ValueError: a parameter group must be given options by their names, weight_decay, got 'weigth_decay'
+    """
+    for key in group:
+        if isinstance(key, str) and key not in known and key not in ("params", "param_names"):
+            alike = get_close_matches(key.lower(), known, n=1, cutoff=0.8)
+            if alike or key in _FOREIGN:
+                reject("a parameter group", key, f"given options by their names, {', '.join(alike or sorted(known))}")
+
+
+def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: bool = True) -> None:
     """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; its state is ``buffers``."""
-    check_nonnegative("lr", group["lr"], tensor=True)
+    check_lr(group["lr"], may_wait=may_wait)
     for name in ("eps", "trust_eps", "weight_decay"):
         check_nonnegative(name, group[name])
     if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
@@ -104,8 +152,8 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
         check_bool(name, group[name], none=True)
     if group["fused"] and group["foreach"]:
         reject("fused", True, "None or False with foreach=True, of which it would take the place")
-    for p in group.get("params", ()) if group["fused"] else ():
-        if (device := _parameter(p).device).type == "cuda" and find_spec("triton") is None:
+    for device in {p.device for p in group.get("params", ())} if group["fused"] else ():
+        if device.type == "cuda" and not (torch.compiler.is_compiling() or _has_triton()):
             reject("fused", True, f"None or False for a parameter on {device} without Triton (pip install triton)")
         if device.type not in ("cpu", "cuda", "meta"):
             reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
@@ -118,11 +166,16 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
         reject("max_grad_norm", bound, "None or a number in (0, inf]")
     _check_state_dtype(group, buffers)
     check_choice("nonfinite", group["nonfinite"], NONFINITE)
-    if group["nonfinite"] == "raise" and group["capturable"]:
+    if group["nonfinite"] == "raise" and _is_capturable(group):
         reject("nonfinite", "raise", "'skip' or 'propagate' with capturable=True, as raising reads the gradients back")
-    if group["stochastic_rounding"] and group["capturable"]:
+    if group["stochastic_rounding"] and _is_capturable(group):
         reject("stochastic_rounding", True, "False with capturable=True, as its seed is counted on the host")
     _check_norm_dims(group)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
@@ -136,9 +189,9 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
         mapping = f"a mapping of {', '.join(map(repr, buffers))} to these"
         reject("state_dtype", given, f"{', '.join(first)}, {last} or {mapping}")
     _check_narrow(group)
-    if is_narrow(given) and any(_parameter(p).is_complex() for p in group.get("params", ())):
+    if is_narrow(given) and any(p.is_complex() for p in group.get("params", ())):
         reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
-    if EIGHT_BITS in wanted:
+    if EIGHT_BITS in wanted and not torch.compiler.is_compiling():  # Dynamo cannot trace a cache
         lowbit.torchao()
 
 
@@ -156,9 +209,14 @@ def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]],
     _check_narrow(group)
 
 
+def _is_capturable(group: dict[str, Any]) -> bool:
+    """Whether it is said to be; to a step that is being compiled Dynamo says it of every group."""
+    return group["capturable"] and not torch.compiler.is_compiling()
+
+
 def _check_narrow(group: dict[str, Any]) -> None:
     given = group["state_dtype"]
-    if group["capturable"] and is_narrow(given):
+    if _is_capturable(group) and is_narrow(given):
         allowed = "None, torch.float32 or torch.float64 with capturable=True, as the seed of rounding is on the host"
         reject("state_dtype", given, allowed)
 
@@ -172,10 +230,5 @@ def _check_norm_dims(group: dict[str, Any]) -> None:
         reject("norm_dims", dims, "None or a tuple of different axes")
     group["norm_dims"] = tuple(dims)
     for p in group.get("params", ()):
-        p = _parameter(p)
         if len({d % p.ndim for d in dims if -p.ndim <= d < p.ndim}) != len(dims):
             reject("norm_dims", dims, f"different axes of every parameter of its group, one of shape {tuple(p.shape)}")
-
-
-def _parameter(entry: Tensor | tuple[str, Tensor]) -> Tensor:
-    return entry[1] if isinstance(entry, tuple) else entry

@@ -13,6 +13,7 @@ Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
@@ -21,20 +22,27 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg import layers
-from thalweg.backends import Hyper, Scales, compiled
+from thalweg.backends import Hyper, Scales, compiled, compute_dtype
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
-from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, is_narrow
-from thalweg.hyperparameters import check_lamb, check_loaded
-from thalweg.state import load_keeping_dtype
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
+from thalweg.hyperparameters import check_keys, check_lamb, check_loaded, reject
+from thalweg.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch.optim.optimizer import ParamsT
 
     from thalweg.backends.precision import StateDtype
+
+MOMENTS = (EXP_AVG, EXP_AVG_SQ)
+BUFFERS = (*MOMENTS, EXPLORE_EMA)
+# Options of ALTO, of torch's Adam and of E around it.
+_OTHERS = frozenset(
+    {"alpha", "beta", "amsgrad", "differentiable", "decoupled_weight_decay", "explore_alpha", "explore_beta"}
+)
 
 
 class Lamb(Optimizer):
@@ -67,7 +75,7 @@ class Lamb(Optimizer):
             changes. "propagate": step all the same, as torch's optimizers do.
         stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
             decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
-            group as ``rounding_step``. Other dtypes are written as ever.
+            group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as ever.
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
         overwrite_grad: use the gradients' memory as scratch, so that their values are undefined after the step. Spares
@@ -101,7 +109,7 @@ class Lamb(Optimizer):
     tensor(0.5000, grad_fn=<LinalgVectorNormBackward0>)
     """
 
-    _buffers: ClassVar[tuple[str, ...]] = (EXP_AVG, EXP_AVG_SQ)
+    _buffers: ClassVar[tuple[str, ...]] = MOMENTS
 
     def __init__(
         self,
@@ -152,20 +160,24 @@ class Lamb(Optimizer):
         self._scratch = Scratch()
         super().__init__(params, defaults)
 
-    def _check(self, group: dict[str, Any]) -> None:
+    def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
         """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range."""
-        check_lamb(group, self._buffers)
+        check_lamb(group, self._buffers, may_wait=may_wait)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its missing options filled in from the defaults.
 
         Raises:
-            ValueError: an option is out of range; nothing is added then.
+            ValueError: an option is out of range or misspelt; nothing is added then.
         """
-        params = param_group["params"]
-        merged = {**self.defaults, **param_group, "params": [params] if isinstance(params, Tensor) else list(params)}
-        self._check(merged)
-        super().add_param_group(merged)
+        check_keys(param_group, self.defaults)
+        group = {**self.defaults, **param_group}
+        super().add_param_group(group)
+        try:
+            self._check(group)
+        except BaseException:
+            self.param_groups.pop()
+            raise
 
     def __repr__(self) -> str:
         """The groups, and how each is stepped."""
@@ -181,28 +193,47 @@ class Lamb(Optimizer):
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict; moments keep the dtype they were saved with, which ``state_dtype`` then says.
+        """Load a state dict, of ALTO, LAMB, or of torch's Adam, AdamW and E around them: training goes on from it.
+
+        Options that it lacks stay as they are (ALTO's α and β1, loading LAMB's or AdamW's), and b starts from zero
+        where it has none. Moments keep the dtype they were saved with, which ``state_dtype`` then says. All is checked
+        before it counts: after an error the optimizer is as it was.
 
         To read 8-bit state from a file with ``weights_only=True``, make the optimizer first: that imports its tensors.
 
         Raises:
-            ValueError: the groups do not match, or a loaded hyperparameter is out of range.
+            ValueError: the groups do not match, a loaded hyperparameter is out of range, or the state is that of other
+                parameters or of another kind of optimizer.
         """
-        groups = [self._renewed(group) for group in state_dict["param_groups"]]
-        for group in groups:
-            self._check({**self.defaults, **group, "params": ()})  # which are numbers here
-        state_dict = {**state_dict, "param_groups": groups}
-        load_keeping_dtype(self, super().load_state_dict, state_dict, self._buffers)
-        for group in self.param_groups:
-            for p in group["params"]:
-                if "step" in self.state.get(p, ()):
-                    step = torch.as_tensor(self.state[p]["step"], dtype=torch.float32)  # a number in old checkpoints
-                    self.state[p]["step"] = step.to(layers.step_device(p, group), copy=True)
-            check_loaded(group, self.state, self._buffers)
+        check_state_dict(state_dict)
+        own = [{name: group[name] for name in self.defaults if name in group} for group in self.param_groups]
+        given = [self._renewed(group) for group in state_dict["param_groups"]]
+        groups = [{**mine, **theirs} for mine, theirs in zip(own, given)] + given[len(own) :]  # noqa: B905 (torch counts)
+        with restored_on_error(self):
+            load_keeping_dtype(self, super().load_state_dict, {**state_dict, "param_groups": groups}, BUFFERS)
+            for group in self.param_groups:
+                check_keys(group, self.defaults)
+                self._check(group)
+                for p in group["params"]:
+                    if state := self.state.get(p):
+                        state.pop(EXPLORE_EMA if EXPLORE_EMA not in self._buffers else None, None)
+                        check_state(p, state, MOMENTS, self._buffers)
+                        step = torch.as_tensor(state["step"], dtype=torch.float32)  # a number in old checkpoints
+                        state["step"] = step.reshape(()).to(layers.step_device(p, group), copy=True)
+                check_loaded(group, self.state, self._buffers)
 
     def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
-        """A saved group as today's version has it."""
-        return group
+        """A saved group as this optimizer has it, less what Adam and E have besides.
+
+        Raises:
+            ValueError: Adam's ``amsgrad=True``.
+        """
+        if group.get("amsgrad"):
+            reject("amsgrad", True, f"False in a state that {type(self).__name__} loads")
+        kept = {name: value for name, value in group.items() if name not in _OTHERS - self.defaults.keys()}
+        if isinstance(stored := kept.get("state_dtype"), Mapping):
+            kept["state_dtype"] = {name: dtype for name, dtype in stored.items() if name in self._buffers}
+        return kept
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
@@ -247,6 +278,8 @@ class Lamb(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
+        for group in self.param_groups:  # a schedule may have written anything
+            self._check(group, may_wait=False)
         for group in self.param_groups:
             for p in group["params"][:1]:
                 choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
@@ -257,29 +290,42 @@ class Lamb(Optimizer):
         total_norm = self._total_norm(gradients)
         params = (p for group in self.param_groups for p in group["params"])
         spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
-        for group in self.param_groups:
-            if finite is None or group["nonfinite"] != "skip":
-                self._step_group(group, total_norm, None, spare)
-            elif self._on_device(group, finite.device):
-                self._step_group(group, total_norm, finite.float(), spare)
-            elif finite:
-                self._step_group(group, total_norm, None, spare)
+        plans = list(self._plans(finite, spare))  # what raises has raised by now
+        if finite is not None:
+            layers.count_skipped(self, finite)
+        for plan in plans:
+            self._carry_out(plan, total_norm)
         return loss
 
-    def _step_group(
-        self, group: dict[str, Any], total_norm: Tensor | None, go: Tensor | None, spare: frozenset[Tensor]
-    ) -> None:
+    def _plans(self, finite: Tensor | None, spare: frozenset[Tensor]) -> Iterator[layers.Plan]:
+        """What the groups do that move as far as the host knows."""
+        first = 0
+        for group in self.param_groups:
+            on_device = finite is not None and self._on_device(group, finite.device)
+            if finite is None or group["nonfinite"] != "skip" or on_device or finite:
+                yield layers.plan(
+                    group,
+                    self.state,
+                    self._hyper(group),
+                    finite.float() if finite is not None and group["nonfinite"] == "skip" and on_device else None,
+                    overwritable=spare if group["overwrite_grad"] else (),
+                    rounds=group["stochastic_rounding"] or is_narrow(group["state_dtype"]),
+                    first=first,
+                )
+            first += len(group["params"])
+
+    def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
         scale = None
-        if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
+        if (bound := plan.group["max_grad_norm"]) is not None and total_norm is not None:
             scale = eq.clip_coefficient(total_norm, bound)
-        if group["stochastic_rounding"] or is_narrow(group["state_dtype"]):
-            group["rounding_step"] = group.get("rounding_step", 0) + 1
-        hyper = self._hyper(group)
-        for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else ()):
+        layers.count(plan)
+        for backend, bucket in plan.buckets:
             device = bucket[0].param.device
-            backend = choose(group, device)
-            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, go)))
-            backend.step(bucket, hyper, on_device, self._scratch)
+            on_device = Scales(
+                None if scale is None else scale.to(device, compute_dtype(bucket[0].param.dtype)),
+                None if plan.go is None else plan.go.to(device),
+            )
+            backend.step(bucket, plan.hyper, on_device, self._scratch)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
         alpha, beta1 = self._exploration(group)
@@ -314,7 +360,6 @@ class Lamb(Optimizer):
             layers.refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
-        layers.count_skipped(self, finite)
         return finite
 
     def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:
@@ -324,4 +369,5 @@ class Lamb(Optimizer):
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        return layers.global_norm(gradients) if wanted else None
+        may_read = not (torch.compiler.is_compiling() or any(group["capturable"] for group in self.param_groups))
+        return layers.global_norm(gradients, may_read=may_read) if wanted else None

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections import deque
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from thalweg.backends.checks import check_buffer
+from thalweg.hyperparameters import is_number, reject
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator
 
     from torch.optim import Optimizer
 
@@ -23,6 +29,36 @@ class Sealed:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"load_state_dict must not cast state that keeps its dtype: it looked for its {name!r}")
+
+
+def check_state_dict(state_dict: Any) -> None:
+    """Raise ``ValueError`` unless it has the form of an optimizer's state dict."""
+    form = isinstance(state_dict, Mapping) and isinstance(state_dict.get("state"), Mapping)
+    groups = state_dict.get("param_groups") if form else None
+    if not (isinstance(groups, list | tuple) and all(isinstance(group, Mapping) for group in groups)):
+        got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else state_dict
+        reject("state_dict", got, "an optimizer's, a dictionary with 'state' and a list of 'param_groups'")
+
+
+def check_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...], buffers: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless a parameter's state is a count of steps and moving averages of its gradient.
+
+    Args:
+        p: the parameter.
+        state: what is kept for it, not empty.
+        needed: names of the averages that must be there.
+        buffers: names of those that may be there.
+    """
+    of = f"of a parameter of shape {tuple(p.shape)}"
+    if not {"step", *needed} <= state.keys() <= {"step", *buffers}:
+        reject(f"the state {of}", list(state), f"under the names {', '.join(('step', *buffers))}")
+    step = state["step"]
+    count = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
+    if not (is_number(count) and 0 <= count < math.inf and count == int(count)):
+        reject(f"step {of}", step, "a whole number in [0, inf)")
+    for name in buffers:
+        if name in state:
+            check_buffer(name, state[name], p)
 
 
 def load_keeping_dtype(
@@ -69,6 +105,36 @@ def _unseal(optimizer: Optimizer, keys: Collection[str]) -> None:
         for key in keys:
             if isinstance(value := state.get(key), Sealed):
                 state[key] = value.tensor.clone().to(p.device)  # a copy that torchao's tensors make too
+
+
+@contextmanager
+def restored_on_error(optimizer: Optimizer) -> Iterator[None]:
+    """If what is inside fails, the optimizer is then as it was: its attributes, groups and state, and what they hold.
+
+    So are optimizers and schedulers inside it. A tensor is kept, not copied: what is written into one stays written.
+    """
+    before: list[tuple[Any, Any]] = []
+    _note(optimizer, before, set())
+    try:
+        yield
+    except BaseException:
+        for container, contents in before:
+            container.clear()
+            (container.update if isinstance(container, dict | set) else container.extend)(contents)
+        raise
+
+
+def _note(value: Any, found: list[tuple[Any, Any]], seen: set[int]) -> None:
+    """Append each mutable container that a load may reach from ``value``, with a copy of what it holds."""
+    if hasattr(type(value), "load_state_dict") and not isinstance(value, torch.nn.Module):
+        value = vars(value)
+    if not isinstance(value, dict | list | tuple | set | deque) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if not isinstance(value, tuple):
+        found.append((value, copy.copy(value)))
+    for branch in value.values() if isinstance(value, dict) else value:
+        _note(branch, found, seen)
 
 
 @contextmanager
