@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ LAB = (
     "sklearn", "transformers", "typer", "yaml",
 )  # fmt: skip
 GOES_ON = ("compare", "train")
-MANY = {"--batch-size": str.isdigit, "--set": lambda text: "=" in text}
+MANY: dict[str, Callable[[str], bool]] = {"--batch-size": str.isdigit, "--set": lambda text: "=" in text}
 """Options that take several values after each other, and what a value looks like."""
 
 
@@ -90,7 +91,8 @@ def _run(arguments: list[str]) -> int:
         print(fault.trace, file=sys.stderr)
         fail(f"{fault}: mend the task, the same command goes on", code=1)
     except Exception as error:
-        says = getattr(error, "format_message", None)  # what Typer raises on a bad command line has it
+        # What Typer raises on a bad command line has it.
+        says: Callable[[], str] | None = getattr(error, "format_message", None)
         if says is None:
             raise
         if type(error).__name__ == "NoArgsIsHelpError":

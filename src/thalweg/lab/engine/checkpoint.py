@@ -88,5 +88,6 @@ def load(folder: Path, spec_hash: str) -> dict[str, Any] | None:
 
 
 def remove(folder: Path) -> None:
-    """The run is over."""
-    (folder / NAME).unlink(missing_ok=True)
+    """The run is over: no checkpoint, and nothing of a write that a kill cut short."""
+    for path in (folder / NAME, *folder.glob(".*.tmp")):
+        path.unlink(missing_ok=True)

@@ -55,6 +55,7 @@ def loader(data: Any, pieces: Iterator[list[int]], workers: int = 0) -> DataLoad
         batch_sampler=_Pieces(pieces),
         collate_fn=_as_it_is if isinstance(data, Rows) else default_collate,
         num_workers=workers,
+        generator=torch.Generator(),  # or each loader would draw from the global one, and a resumed run makes another
     )
 
 

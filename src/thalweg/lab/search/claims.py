@@ -88,11 +88,9 @@ class Watch:
 
     def silent(self, ticket: str, beat: object) -> bool:
         """Whether the ticket's beat has not changed for :data:`LEASE` seconds of our watching."""
-        before, since = self.seen.get(ticket, (None, 0.0))
-        if before != beat:
+        if ticket not in self.seen or self.seen[ticket][0] != beat:
             self.seen[ticket] = beat, time.monotonic()
-            return False
-        return time.monotonic() - since > LEASE
+        return time.monotonic() - self.seen[ticket][1] > LEASE
 
 
 class FileClaims:
