@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import FullyShardedDataParallelPlugin, gather_object, send_to_device, set_seed
-from torch import Tensor
+from accelerate.utils import gather_object, send_to_device, set_seed
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
@@ -67,12 +67,15 @@ class Training:
         set_seed(spec.seed)
         with of_the_task(spec.task, "model()"):
             model = self.task.model()
+        self.sharded = how.sharding == "fsdp2" and accelerator.num_processes > 1
+        if self.sharded:
+            model = _sharded(model.to(accelerator.device))
         with of_the_optimizer():
             optimizer = contender(spec.optimizer).build(model, spec.settings)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model = accelerator.prepare_model(model, evaluation_mode=self.sharded)  # that is: not in DDP as well
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         scale = schedules.LR_RULES[spec.lr_rule](spec.batch_size / spec.lr_base)
         self.rates = [group["lr"] * scale for group in self.optimizer.param_groups]
-        self.sharded = how.sharding == "fsdp2" and accelerator.num_processes > 1
         self.step, self.seconds, self.first = 0, 0.0, 0.0
         self.window = torch.zeros(2, device=accelerator.device)  # sum of training losses, and how many
         self.history: list[dict[str, Any]] = []
@@ -166,6 +169,10 @@ class Training:
                 scores.append(self.task.score(model(inputs), targets)[: len(piece)].cpu())
             mine = torch.cat(scores)
             value = self.task.combine(torch.cat(gather_object([mine])) if ranks > 1 else mine)
+        if self.sharded:  # after a forward without a backward the root is still whole
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
         model.train()
         _mode(self.optimizer, "train")
         return value
@@ -217,8 +224,8 @@ class Training:
             checkpoint.set_generators(state["generators"][self.accelerator.process_index])
         return True
 
-    def _bare(self) -> torch.nn.Module:
-        model: torch.nn.Module = self.model if self.sharded else self.accelerator.unwrap_model(self.model)
+    def _bare(self) -> nn.Module:
+        model: nn.Module = self.model if self.sharded else self.accelerator.unwrap_model(self.model)
         return model
 
     def _inner(self) -> torch.optim.Optimizer:
@@ -228,19 +235,24 @@ class Training:
 
 def _accelerator(spec: RunSpec, how: How, folder: Path) -> Accelerator:
     AcceleratorState._reset_state()  # the precision of an earlier run in this process
-    plugin = None
-    if how.sharding == "fsdp2" and torch.distributed.is_available() and _ranks() > 1:
-        plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     return Accelerator(
         mixed_precision=spec.precision,
-        fsdp_plugin=plugin,
+        cpu=not torch.accelerator.is_available(),  # said, or the processes of torchrun would each train alone on a CPU
         log_with=list(how.trackers) or None,
         project_dir=str(folder),
     )
 
 
-def _ranks() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _sharded(model: nn.Module) -> nn.Module:
+    """The model's parameters as shards, those of repeated blocks a block at a time.
+
+    By torch's own call: Accelerate has FSDP2 for accelerators alone, and swaps the optimizer's parameters afterwards.
+    """
+    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for block in blocks:
+            fully_shard(block)
+    fully_shard(model)
+    return model
 
 
 def _length(targets: Any) -> int:
