@@ -16,7 +16,7 @@ from thalweg.lab.terminal import typed
 
 ROOMS = ("thalweg.lab.cli", "thalweg.bench.cli")  # each with register(app)
 LAB = (
-    "accelerate", "jinja2", "matplotlib", "numpy", "optuna", "plotly", "psutil", "pytorch_optimizer", "rich", "scipy",
+    "accelerate", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich", "scipy",
     "sklearn", "transformers", "typer", "yaml",
 )  # fmt: skip
 GOES_ON = ("compare", "train")

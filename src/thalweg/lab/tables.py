@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table as Grid
 
+from thalweg.lab.report import words
+
 if TYPE_CHECKING:
     from thalweg.lab.summary import Row, Summary, Table
 
@@ -20,7 +22,7 @@ def grid(table: Table, summary: Summary, console: Any) -> Grid:
     )
     found = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     found.add_column("optimizer", no_wrap=True)
-    found.add_column("mean ± 95 % CI", justify="right", no_wrap=True)
+    found.add_column("mean (95 % interval)", justify="right", no_wrap=True)
     for name in ("steps to target", "seconds to target", "reached", "failed seeds", "failed trials"):
         found.add_column(name, justify="right")
     wide = console.width >= 140
@@ -34,12 +36,11 @@ def grid(table: Table, summary: Summary, console: Any) -> Grid:
 
 
 def _texts(row: Row) -> tuple[str, ...]:
-    half = "" if row.test is None or row.test.half_width is None else f" ± {row.test.half_width:.2g}"
     return (
         row.optimizer,
-        "none finished" if row.test is None else f"{row.test.mean:.4g}{half}",
-        "" if row.steps_to_target is None else f"{row.steps_to_target:.0f}",
-        "" if row.seconds_to_target is None else f"{row.seconds_to_target:.2f}",
+        "none finished" if row.test is None else words.interval(row.test),
+        "" if row.steps_to_target is None else f"{row.steps_to_target.mean:.0f}",
+        "" if row.seconds_to_target is None else f"{row.seconds_to_target.mean:.2f}",
         f"{row.reached}/{row.seeds}",
         str(row.failed_seeds),
         f"{row.failed_trials}/{row.trials}",
