@@ -31,7 +31,7 @@ from thalweg.hyperparameters import check_keys, check_lamb, check_loaded, reject
 from thalweg.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
     from torch.optim.optimizer import ParamsT
 
@@ -238,19 +238,19 @@ class Lamb(Optimizer):
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
         for group in self.param_groups:
-            self._init_group(group)
-            self._add_state(group, new=False)  # such as b, where α has become nonzero
+            if torch.compiler.is_compiling():
+                self._init_group(group)
+            self._add_state(group)  # or b alone, where α has become nonzero
 
     def _init_group(self, group: dict[str, Any]) -> None:
         # torch.compile runs a method of this name outside the graph. Inside, inductor would make one tensor of equal
         # new ones, and all parameters would count in one "step".
-        self._add_state(group, new=True)
+        self._add_state(group, but=self.state)
 
-    def _add_state(self, group: dict[str, Any], *, new: bool) -> None:
+    def _add_state(self, group: dict[str, Any], but: Container[Tensor] = ()) -> None:
         names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
         for p in group["params"]:
-            lacks = p not in self.state if new else names[-1] not in self.state.get(p, names)
-            if lacks and (p.requires_grad or p.grad is not None):
+            if names[-1] not in self.state.get(p, ()) and (p.requires_grad or p.grad is not None) and p not in but:
                 layers.init_state(p, group, self.state[p], names)
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:

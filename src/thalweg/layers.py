@@ -190,7 +190,7 @@ def look(
 
 
 def _unseen(group: dict[str, Any]) -> list[Given]:
-    return [(i, p, cast("Tensor", p.grad), ()) for i, p in _numbered(group) if p.grad is not None]
+    return [(i, p, p.grad, ()) for i, p in _numbered(group) if p.grad is not None]
 
 
 def _seen(

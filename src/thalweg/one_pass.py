@@ -92,11 +92,11 @@ def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor 
     base._accelerator_graph_capture_health_check()  # as its own step does
     go = None if go is None else go.float()
     for group, some in zip(groups, given, strict=True):
-        steps: list[Tensor] = []
-        base._init_group(group, [], [], [], [], [], steps)
-        for p in group["params"]:
-            if p.grad is not None and EMA not in base.state[p]:
-                base.state[p][EMA] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        if not all(addresses and addresses[4] for *_, addresses in some):
+            base._init_group(group, [], [], [], [], [], [])
+            for _, p, *_ in some:
+                if EMA not in base.state[p]:
+                    base.state[p][EMA] = torch.zeros_like(p, memory_format=torch.preserve_format)
         beta2, beta3 = group["betas"]
         hyper = Hyper(
             lr=group["lr"],
@@ -112,7 +112,7 @@ def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor 
             maximize=False,
             stochastic_rounding=False,
         )
-        on_device = any(not count.is_cpu for count in steps)  # where the base counts, and nobody may wait for it
+        on_device = any(not base.state[p]["step"].is_cpu for _, p, *_ in some)  # where the base counts, and nobody may wait for it
         options = {"norm_dims": None, "capturable": on_device, "foreach": None, "fused": on_device or None}
         # On the CPU, with no kernel foreach, no error.
         plan = layers.plan({**group, **options}, some, base.state, hyper, go)

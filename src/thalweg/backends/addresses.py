@@ -39,27 +39,34 @@ def look(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> tuple[int,
     Raises:
         ValueError, TypeError, RuntimeError: what :mod:`thalweg.backends.checks` says of a tensor that does not fit.
     """
-    if state:
-        try:  # what a model of many small layers spends here is a tenth of its step
-            shape = p.shape
-            m, v, b = state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
+    try:  # at once, as a model of many small layers spends a good part of its step here
+        shape = p.shape
+        m, v, b = state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
+        if (
+            type(p) in PLAIN
+            and type(grad) in PLAIN
+            and type(m) in PLAIN
+            and type(v) in PLAIN
+            and (b is None or (type(b) in PLAIN and b.shape == shape))
+            and grad.shape == shape
+            and m.shape == shape
+            and v.shape == shape
+            and grad.dtype is p.dtype
+            and grad.get_device() == p.get_device()
+            and (at := grad.data_ptr()) >= LOW
+        ):
             if (
-                type(p) in PLAIN
-                and type(grad) in PLAIN
-                and type(m) in PLAIN
-                and type(v) in PLAIN
-                and (b is None or (type(b) in PLAIN and b.shape == shape))
-                and grad.shape == shape
-                and m.shape == shape
-                and v.shape == shape
-                and grad.dtype is p.dtype
-                and grad.get_device() == p.get_device()
+                p.is_contiguous()
+                and grad.is_contiguous()
+                and m.is_contiguous()
+                and v.is_contiguous()
+                and (b is None or b.is_contiguous())
+                and not grad.is_neg()
             ):
-                at = grad.data_ptr()
-                if at >= LOW:
-                    return _lie(p, grad, m, v, b, at)
-        except (KeyError, AttributeError, RuntimeError):
-            pass
+                return p.data_ptr(), at, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr(), 0, 0, 0
+            return _lie(p, grad, m, v, b)
+    except (KeyError, AttributeError, RuntimeError):
+        pass
     check_parameter(p, optimizer)
     check_gradient(p, grad, optimizer)
     if not state or state.keys().isdisjoint(("step", *BUFFERS)):
@@ -75,24 +82,23 @@ def lie(
     (m, of_m), (v, of_v), (b, of_b) = _memory(exp_avg), _memory(exp_avg_sq), _memory(explore_ema)
     if not all(t is None or holds_its_values(type(t)) for t in (param, grad, m, v, b)):
         return ()
-    scales = (of_m, of_v, of_b)
-    found = _lie(param, grad, m, v, b, grad.data_ptr(), scales)
-    return found if param.is_contiguous() or not any(scales) else ()
+    found = _lie(param, grad, m, v, b)
+    if not (of_m or of_v or of_b):
+        return found
+    return (*found[:5], of_m, of_v, of_b) if found and param.is_contiguous() else ()
 
 
-def _lie(
-    param: Any, grad: Any, m: Any, v: Any, b: Any, at_grad: int, scales: tuple[int, int, int] = (0, 0, 0)
-) -> tuple[int, ...]:
-    if param.is_contiguous() and m.is_contiguous() and v.is_contiguous() and (b is None or b.is_contiguous()):
+def _lie(param: Any, grad: Any, m: Any, v: Any, b: Any) -> tuple[int, ...]:
+    """The same for tensors that hold their values, and without scales."""
+    if param.is_contiguous() and all(t is None or t.is_contiguous() for t in (m, v, b)):
         alike = grad.is_contiguous()
     else:
         stride = param.stride()
-        if not (is_dense(param) and m.stride() == v.stride() == stride and (b is None or b.stride() == stride)):
+        if not (is_dense(param) and all(t is None or t.stride() == stride for t in (m, v, b))):
             return ()
         alike = grad.stride() == stride
-    if not alike or grad.is_neg():
-        at_grad = 0
-    return (param.data_ptr(), at_grad, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr(), *scales)
+    at = grad.data_ptr() if alike and not grad.is_neg() else 0
+    return param.data_ptr(), at, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr(), 0, 0, 0
 
 
 def walk(layer: Layer, hyper: Hyper) -> Walk | None:
