@@ -17,7 +17,7 @@ from torch.torch_version import TorchVersion
 from thalweg import ALTO, Lamb
 from thalweg.backends import Layer, compiled, foreach_lerp, lowbit, toolchain
 from thalweg.backends.pieces import CHUNK, PIECE, Scratch, flat, pieces
-from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA
+from thalweg.lamb import BUFFERS
 
 WAYS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 STEPS = 3
@@ -197,7 +197,7 @@ print(p.tolist())
 
 def test_kernels_come_from_the_cache_of_an_earlier_process(tmp_path):
     def run_once():
-        environment = {**os.environ, "THALWEG_CACHE_DIR": str(tmp_path)}
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
         done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=True)
         return done.stdout, {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")}
 
@@ -286,7 +286,6 @@ def test_all_round_stochastically_alike(way, monkeypatch):
 
 
 NARROW = (torch.bfloat16, "8bit")
-BUFFERS = (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)
 
 
 @pytest.mark.parametrize("way", ["foreach", "fused"])

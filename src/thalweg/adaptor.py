@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 import torch
 from torch.optim import Optimizer
 
-from thalweg import one_pass, stable_range
-from thalweg.backends.memory import Footprint, overwritable
-from thalweg.exploration import ALPHA, BETA, EMA, Groups, can_skip, check_left, explored, parts, shifts, skipping
+from thalweg import one_pass
+from thalweg.backends.memory import overwritable
+from thalweg.exploration import ALPHA, BETA, EMA, Groups, can_skip, explored, parts, shifts, skipping
 from thalweg.hyperparameters import (
     NONFINITE,
-    as_scalar,
     check_beta,
     check_bool,
     check_choice,
@@ -29,7 +28,7 @@ from thalweg.hyperparameters import (
     recheck_exploration,
     reject,
 )
-from thalweg.layers import all_finite, count_skipped, look, only, refuse_nonfinite
+from thalweg.layers import all_finite, count_skipped, only, refuse_nonfinite, refuse_sparse
 from thalweg.objective import ShiftedObjective
 from thalweg.state import at_rest, load_keeping_dtype, mentions, refuse_without
 
@@ -112,7 +111,6 @@ class E(Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if ALPHA in optimizer.defaults:
             reject("optimizer", type(optimizer).__name__, "an optimizer that E is not wrapped around already")
-        alpha, beta = as_scalar(alpha), as_scalar(beta)
         check_beta("beta", beta)
         check_exploration(alpha, beta, names=("alpha", "beta"))
         check_choice("nonfinite", nonfinite, NONFINITE)
@@ -123,7 +121,8 @@ class E(Optimizer):
             _check_group({ALPHA: alpha, BETA: beta, **group})
         optimizer.defaults.update({ALPHA: alpha, BETA: beta})
         for group in optimizer.param_groups:
-            group.update({ALPHA: alpha, BETA: beta, **group})
+            group.setdefault(ALPHA, alpha)
+            group.setdefault(BETA, beta)
         if reevaluates is None:
             closure = inspect.signature(optimizer.step).parameters.get("closure")
             reevaluates = closure is not None and closure.default is inspect.Parameter.empty
@@ -131,7 +130,6 @@ class E(Optimizer):
             reject("overwrite_grad", True, f"False, as {type(optimizer).__name__} evaluates the closure itself")
         own = {"nonfinite": nonfinite, "reevaluates": reevaluates, "overwrite_grad": overwrite_grad}
         self.__setstate__({"base": optimizer, **own})
-        stable_range.warn(optimizer)
 
     @staticmethod
     def of(base: type[Optimizer]) -> type[ClassForm]:
@@ -193,7 +191,7 @@ class E(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.skipped_steps, self._footprint = torch.zeros((), dtype=torch.int64), Footprint()
+        self.skipped_steps = torch.zeros((), dtype=torch.int64)
         super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
         for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
             name = f"_optimizer_{hooks}_hooks"  # the base runs them, since it saves and loads
@@ -286,9 +284,8 @@ class E(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
+        refuse_sparse(self._gradients(), "E")
         in_one_pass, left = self._split()
-        given = look(in_one_pass, self.state, self._footprint, "E")
-        check_left(self.base, left, judged=self.nonfinite != "propagate")
         proceed, go = self._judge_finite(bool(in_one_pass))
         if not proceed:
             return loss
@@ -300,7 +297,7 @@ class E(Optimizer):
                 with only(self.base, part), explored(self.base, go, own), skipping(self.base, go):
                     self.base.step()
         if in_one_pass:
-            one_pass.step(self.base, in_one_pass, given, go)
+            one_pass.step(self.base, in_one_pass, go)
         return loss
 
     def _split(self) -> tuple[Groups, Groups]:

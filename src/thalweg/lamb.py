@@ -14,7 +14,7 @@ Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -22,16 +22,16 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg import layers
-from thalweg.backends import Hyper, Scales, compiled, compute_dtype
+from thalweg.backends import Hyper, Scales, compiled
 from thalweg.backends.choice import choose, describe
-from thalweg.backends.memory import Footprint, overwritable
+from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
-from thalweg.hyperparameters import DECAYED, check_keys, check_lamb, check_loaded, reject
+from thalweg.hyperparameters import check_keys, check_lamb, check_loaded, reject
 from thalweg.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from torch.optim.optimizer import ParamsT
 
@@ -60,9 +60,7 @@ class Lamb(Optimizer):
         eps: ε1 > 0, added to √v̂.
         trust_eps: ε2 ≥ 0 of the trust ratio; 0 gives the published LAMB.
         weight_decay: λ ≥ 0.
-        trust_ratio: False drops the layerwise scaling, and what remains is AdamW. "decayed": groups are adapted while
-            their weight decay is positive, for frameworks that make a group without decay of biases and norms (Hugging
-            Face's Trainer, timm).
+        trust_ratio: False drops the layerwise scaling, and what remains is AdamW.
         trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
         max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
             keeps its values. None: no clipping.
@@ -77,7 +75,7 @@ class Lamb(Optimizer):
             changes. "propagate": step all the same, as torch's optimizers do.
         stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
             decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
-            group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as ever.
+            group as ``rounding_step``. Other dtypes are written as ever.
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
         overwrite_grad: use the gradients' memory as scratch, so that their values are undefined after the step. Spares
@@ -122,7 +120,7 @@ class Lamb(Optimizer):
         trust_eps: float = 1e-6,
         weight_decay: float = 0.01,
         *,
-        trust_ratio: bool | Literal["decayed"] = True,
+        trust_ratio: bool = True,
         trust_clip: tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         state_dtype: StateDtype = None,
@@ -159,7 +157,7 @@ class Lamb(Optimizer):
     def _start(self, params: ParamsT, **defaults: Any) -> None:
         self._check(defaults)
         self.skipped_steps = torch.zeros((), dtype=torch.int64)
-        self._scratch, self._footprint = Scratch(), Footprint()
+        self._scratch = Scratch()
         super().__init__(params, defaults)
 
     def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
@@ -189,7 +187,7 @@ class Lamb(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("skipped_steps", torch.zeros((), dtype=torch.int64))
-        self._scratch, self._footprint = Scratch(), Footprint()
+        self._scratch = Scratch()
         for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -251,8 +249,7 @@ class Lamb(Optimizer):
     def _add_state(self, group: dict[str, Any], *, new: bool) -> None:
         names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
         for p in group["params"]:
-            lacks = p not in self.state if new else names[-1] not in self.state.get(p, names)
-            if lacks and (p.requires_grad or p.grad is not None):
+            if (p.requires_grad or p.grad is not None) and new == (p not in self.state):
                 layers.init_state(p, group, self.state[p], names)
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
@@ -286,52 +283,36 @@ class Lamb(Optimizer):
         for group in self.param_groups:
             for p in group["params"][:1]:
                 choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
-        given = layers.look(self.param_groups, self.state, self._footprint, type(self).__name__)
-        gradients = [grad for some in given for _, _, grad, _ in some]
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        layers.refuse_sparse(gradients, type(self).__name__)
         finite = self._judge_finite(gradients)
         self.init_state()
         total_norm = self._total_norm(gradients)
         params = (p for group in self.param_groups for p in group["params"])
         spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
-        moving = self._moving(finite, given)
-        plans = [self._plan(group, some, go, spare) for group, some, go in moving]  # what raises has raised by now
-        if finite is not None:
-            layers.count_skipped(self, finite)
-        for plan in plans:
-            self._carry_out(plan, total_norm)
+        for group in self.param_groups:
+            if finite is None or group["nonfinite"] != "skip":
+                self._step_group(group, total_norm, None, spare)
+            elif self._on_device(group, finite.device):
+                self._step_group(group, total_norm, finite.float(), spare)
+            elif finite:
+                self._step_group(group, total_norm, None, spare)
         return loss
 
-    def _moving(
-        self, finite: Tensor | None, given: list[list[layers.Given]]
-    ) -> Iterator[tuple[dict[str, Any], list[layers.Given], Tensor | None]]:
-        """The groups that move as far as the host knows, each with what its step counts for if the device decides."""
-        for group, some in zip(self.param_groups, given, strict=True):
-            if finite is None or group["nonfinite"] != "skip":
-                yield group, some, None
-            elif self._on_device(group, finite.device):
-                yield group, some, finite.float()
-            elif finite:
-                yield group, some, None
-
-    def _plan(
-        self, group: dict[str, Any], given: list[layers.Given], go: Tensor | None, spare: frozenset[Tensor]
-    ) -> layers.Plan:
-        rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
-        own = spare if group["overwrite_grad"] else ()
-        return layers.plan(group, given, self.state, self._hyper(group), go, overwritable=own, rounds=rounds)
-
-    def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
+    def _step_group(
+        self, group: dict[str, Any], total_norm: Tensor | None, go: Tensor | None, spare: frozenset[Tensor]
+    ) -> None:
         scale = None
-        if (bound := plan.group["max_grad_norm"]) is not None and total_norm is not None:
+        if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
             scale = eq.clip_coefficient(total_norm, bound)
-        layers.count(plan)
-        for backend, bucket in plan.buckets:
+        if group["stochastic_rounding"] or is_narrow(group["state_dtype"]):
+            group["rounding_step"] = group.get("rounding_step", 0) + 1
+        hyper = self._hyper(group)
+        for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else ()):
             device = bucket[0].param.device
-            on_device = Scales(
-                None if scale is None else scale.to(device, compute_dtype(bucket[0].param.dtype)),
-                None if plan.go is None else plan.go.to(device),
-            )
-            backend.step(bucket, plan.hyper, on_device, self._scratch)
+            backend = choose(group, device)
+            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, go)))
+            backend.step(bucket, hyper, on_device, self._scratch)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
         alpha, beta1 = self._exploration(group)
@@ -346,7 +327,7 @@ class Lamb(Optimizer):
             eps=group["eps"],
             trust_eps=group["trust_eps"],
             weight_decay=group["weight_decay"],
-            trust_ratio=group["weight_decay"] > 0.0 if group["trust_ratio"] == DECAYED else group["trust_ratio"],
+            trust_ratio=group["trust_ratio"],
             trust_clip=group["trust_clip"],
             maximize=group["maximize"],
             stochastic_rounding=group["stochastic_rounding"],
@@ -366,6 +347,7 @@ class Lamb(Optimizer):
             layers.refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
+        layers.count_skipped(self, finite)
         return finite
 
     def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:
@@ -375,5 +357,4 @@ class Lamb(Optimizer):
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        may_read = not (torch.compiler.is_compiling() or any(group["capturable"] for group in self.param_groups))
-        return layers.global_norm(gradients, may_read=may_read) if wanted else None
+        return layers.global_norm(gradients) if wanted else None

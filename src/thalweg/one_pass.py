@@ -17,8 +17,7 @@ from torch.optim import Adam, AdamW
 
 from thalweg import layers
 from thalweg.backends import Hyper, Layer, Scales, local
-from thalweg.backends.checks import PLAIN, holds_its_values
-from thalweg.backends.choice import has_kernels
+from thalweg.backends.choice import choose, has_kernels
 from thalweg.backends.pieces import Scratch
 from thalweg.exploration import ALPHA, BETA, EMA, Groups, is_watched
 
@@ -48,28 +47,21 @@ def split(base: Optimizer) -> tuple[Groups, Groups]:
         takes = functools.cache(functools.partial(_takes, group))
         for p in group["params"]:
             if p.requires_grad or p.grad is not None:
-                fits = p.dtype in _DTYPES and takes(p.device, p.dtype) and _is_walkable(p, p.grad)
+                fits = p.dtype in _DTYPES and takes(p.device) and _is_sharded_as(p, p.grad)
                 (ours if fits else others).append(p)
         taken += [{**group, "params": ours}] if ours else []
         left += [{**group, "params": others}] if others else []
     return (taken, left) if taken else ([], base.param_groups)
 
 
-def _is_walkable(p: Any, grad: Any) -> bool:
-    """Whether memory holds the values, and one shard of the gradient belongs to one of the parameter.
-
-    That of a sum still to be taken does not.
-    """
-    if type(p) in PLAIN and (grad is None or type(grad) in PLAIN):
-        return True
-    if not all(t is None or holds_its_values(type(local(t))) for t in (p, grad)):
-        return False
+def _is_sharded_as(p: Any, grad: Any) -> bool:
+    """Whether one shard of the gradient belongs to one of the parameter; that of a sum still to be taken does not."""
     if not layers.is_sharded(p) or grad is None:
         return True
-    return layers.is_sharded(grad) and bool(grad.device_mesh == p.device_mesh and grad.placements == p.placements)
+    return bool(grad.device_mesh == p.device_mesh and grad.placements == p.placements)
 
 
-def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> bool:
+def _takes(group: dict[str, Any], device: torch.device) -> bool:
     wanted, on_cpu = group["fused"], device.type == "cpu"
     if wanted is None:
         wanted = on_cpu and group["foreach"] is None
@@ -79,20 +71,18 @@ def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> b
         and (group["decoupled_weight_decay"] or group["weight_decay"] == 0.0)
         and not any(isinstance(beta, Tensor) for beta in group["betas"])
         and not (group["capturable"] and on_cpu)
-        and has_kernels(device, dtype)  # last, as it may import Triton
+        and has_kernels(device)  # last, as it may import Triton
     )
 
 
-def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor | None = None) -> None:
+def step(base: Any, groups: Groups, go: Tensor | None = None) -> None:
     """One step of the base on g' of ``groups``, and b moved on; state that is missing is made as the base makes it.
 
-    ``given`` is what :func:`thalweg.layers.look` has found in them; ``go`` is what the step counts for, if that is
-    decided on the device.
+    ``go`` is what the step counts for, if that is decided on the device.
     """
     base._accelerator_graph_capture_health_check()  # as its own step does
     go = None if go is None else go.float()
-    plans = []
-    for group, some in zip(groups, given, strict=True):
+    for group in groups:
         steps: list[Tensor] = []
         base._init_group(group, [], [], [], [], [], steps)
         for p in group["params"]:
@@ -114,15 +104,10 @@ def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor 
             stochastic_rounding=False,
         )
         on_device = any(not count.is_cpu for count in steps)  # where the base counts, and nobody may wait for it
-        options = {"norm_dims": None, "capturable": on_device, "foreach": None, "fused": on_device or None}
-        # On the CPU, with no kernel foreach, no error.
-        plans.append(layers.plan({**group, **options}, some, base.state, hyper, go))
-    for plan in plans:  # what raises has raised by now
-        layers.count(plan)
-        for backend, bucket in plan.buckets:
+        for bucket in layers.buckets({**group, "norm_dims": None, "capturable": on_device}, base.state, go):
             device = bucket[0].param.device
             scales = Scales(go=None if go is None else go.to(device))
-            backend.step([_here(layer) for layer in bucket], plan.hyper, scales, Scratch())
+            choose(group, device).step([_here(layer) for layer in bucket], hyper, scales, Scratch())
 
 
 def _here(layer: Layer) -> Layer:
@@ -136,5 +121,4 @@ def _here(layer: Layer) -> Layer:
         exp_avg=local(layer.exp_avg),
         exp_avg_sq=local(layer.exp_avg_sq),
         explore_ema=local(layer.explore_ema),
-        addresses=None,
     )
