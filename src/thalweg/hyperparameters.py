@@ -39,13 +39,10 @@ def check_nonnegative(argument: str, value: object) -> None:
         reject(argument, value, "a number in [0, inf)")
 
 
-def check_lr(lr: object, *, may_wait: bool) -> None:
-    """Raise ``ValueError`` unless lr is a number in [0, inf) or a tensor of one.
-
-    One on an accelerator is read only where the step ``may_wait`` for it, and none in a step being compiled.
-    """
+def check_lr(lr: object) -> None:
+    """Raise ``ValueError`` unless lr is a number in [0, inf), or a tensor of one unless the step is being compiled."""
     if isinstance(lr, Tensor) and lr.numel() == 1:
-        if torch.compiler.is_compiling() or not (may_wait or lr.is_cpu):
+        if torch.compiler.is_compiling():
             return
         lr = lr.item()
     check_nonnegative("lr", lr)
@@ -140,7 +137,9 @@ def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
 
 def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: bool = True) -> None:
     """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; its state is ``buffers``."""
-    check_lr(group["lr"], may_wait=may_wait)
+    lr = group["lr"]
+    if may_wait or not isinstance(lr, Tensor) or (lr.is_cpu and not group["capturable"]):  # else nothing is read back
+        check_lr(lr)
     for name in ("eps", "trust_eps", "weight_decay"):
         check_nonnegative(name, group[name])
     if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
