@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 from collections.abc import Collection, Mapping
@@ -152,7 +151,7 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
     if group["fused"] and group["foreach"]:
         reject("fused", True, "None or False with foreach=True, of which it would take the place")
     for device in {p.device for p in group.get("params", ())} if group["fused"] else ():
-        if device.type == "cuda" and not _has_triton():
+        if device.type == "cuda" and may_wait and find_spec("triton") is None:  # a step asks when it looks for kernels
             reject("fused", True, f"None or False for a parameter on {device} without Triton (pip install triton)")
         if device.type not in ("cpu", "cuda", "meta"):
             reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
@@ -170,11 +169,6 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
     if group["stochastic_rounding"] and group["capturable"]:
         reject("stochastic_rounding", True, "False with capturable=True, as its seed is counted on the host")
     _check_norm_dims(group)
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
