@@ -152,7 +152,7 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
     if group["fused"] and group["foreach"]:
         reject("fused", True, "None or False with foreach=True, of which it would take the place")
     for device in {p.device for p in group.get("params", ())} if group["fused"] else ():
-        if device.type == "cuda" and not _has_triton():
+        if device.type == "cuda" and not (torch.compiler.is_compiling() or _has_triton()):
             reject("fused", True, f"None or False for a parameter on {device} without Triton (pip install triton)")
         if device.type not in ("cpu", "cuda", "meta"):
             reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
@@ -165,9 +165,9 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
         reject("max_grad_norm", bound, "None or a number in (0, inf]")
     _check_state_dtype(group, buffers)
     check_choice("nonfinite", group["nonfinite"], NONFINITE)
-    if group["nonfinite"] == "raise" and group["capturable"]:
+    if group["nonfinite"] == "raise" and _is_capturable(group):
         reject("nonfinite", "raise", "'skip' or 'propagate' with capturable=True, as raising reads the gradients back")
-    if group["stochastic_rounding"] and group["capturable"]:
+    if group["stochastic_rounding"] and _is_capturable(group):
         reject("stochastic_rounding", True, "False with capturable=True, as its seed is counted on the host")
     _check_norm_dims(group)
 
@@ -190,7 +190,7 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
     _check_narrow(group)
     if is_narrow(given) and any(p.is_complex() for p in group.get("params", ())):
         reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
-    if EIGHT_BITS in wanted:
+    if EIGHT_BITS in wanted and not torch.compiler.is_compiling():  # Dynamo cannot trace a cache
         lowbit.torchao()
 
 
@@ -208,9 +208,14 @@ def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]],
     _check_narrow(group)
 
 
+def _is_capturable(group: dict[str, Any]) -> bool:
+    """Whether it is said to be; to a step that is being compiled Dynamo says it of every group."""
+    return group["capturable"] and not torch.compiler.is_compiling()
+
+
 def _check_narrow(group: dict[str, Any]) -> None:
     given = group["state_dtype"]
-    if group["capturable"] and is_narrow(given):
+    if _is_capturable(group) and is_narrow(given):
         allowed = "None, torch.float32 or torch.float64 with capturable=True, as the seed of rounding is on the host"
         reject("state_dtype", given, allowed)
 
