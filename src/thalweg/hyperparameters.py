@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from thalweg.backends import lowbit
+from thalweg.backends import is_abstract, lowbit
 from thalweg.backends.lowbit import EIGHT_BITS
 from thalweg.backends.precision import NARROW, is_narrow, stored_as
 
@@ -40,9 +40,9 @@ def check_nonnegative(argument: str, value: object) -> None:
 
 
 def check_lr(lr: object) -> None:
-    """Raise ``ValueError`` unless lr is a number in [0, inf), or a tensor of one unless the step is being compiled."""
+    """Raise ``ValueError`` unless lr is a number in [0, inf), or a tensor of one where its number can be read."""
     if isinstance(lr, Tensor) and lr.numel() == 1:
-        if torch.compiler.is_compiling():
+        if is_abstract(lr):
             return
         lr = lr.item()
     check_nonnegative("lr", lr)
