@@ -357,4 +357,5 @@ class Lamb(Optimizer):
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        return layers.global_norm(gradients) if wanted else None
+        may_read = not (torch.compiler.is_compiling() or any(group["capturable"] for group in self.param_groups))
+        return layers.global_norm(gradients, may_read=may_read) if wanted else None

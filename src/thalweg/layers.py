@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from thalweg import equations as eq
 from thalweg.backends import Layer, compiled, compute_dtype, local, lowbit
+from thalweg.backends.norms import fast_norms, is_exact, norms
 from thalweg.backends.pieces import PIECE
 from thalweg.backends.precision import EXP_AVG_SQ, stored_as
 
@@ -85,20 +88,20 @@ def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bo
 def _largest(tensors: list[Tensor]) -> list[Tensor]:
     """The magnitudes of the largest entries of the tensors, or NaN; a vector for those of one device and dtype."""
     if torch.compiler.is_compiling() or not all(t.device.type == "cpu" and t.dtype.is_floating_point for t in tensors):
-        return _norms(tensors, float("inf"))
+        return [
+            torch.stack(torch._foreach_norm(some, inf, dtype=None if dtype.is_complex else compute_dtype(dtype)))
+            for (_, dtype, _), some in _alike(tensors).items()
+        ]
     # On the CPU a hundred times faster than that norm.
     return [torch.stack(torch.aminmax(t)).abs().to(compute_dtype(t.dtype)) for t in tensors]
 
 
-def _norms(tensors: Iterable[Tensor], order: float) -> list[Tensor]:
-    """The norms of the tensors, in float32 at least; a vector for those of one device and dtype."""
-    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+def _alike(tensors: Iterable[Tensor]) -> dict[tuple[Any, ...], list[Tensor]]:
+    """The tensors of one device, dtype and mesh."""
+    found: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
     for t in tensors:
-        alike[t.device, t.dtype].append(t)
-    return [
-        torch.stack(torch._foreach_norm(some, order, dtype=None if dtype.is_complex else compute_dtype(dtype)))
-        for (_, dtype), some in alike.items()
-    ]
+        found[t.device, t.dtype, getattr(t, "device_mesh", None)].append(t)
+    return found
 
 
 @functools.cache
@@ -141,14 +144,21 @@ def count_skipped(optimizer: Any, finite: Tensor) -> None:
     optimizer.skipped_steps.add_(finite.logical_not())  # in place: torch 2.11 does not compile that it is assigned
 
 
-def global_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The 2-norm of all gradients together, over all shards, taken in float32 at least."""
-    gradients = list(gradients)
-    if any(is_sharded(g) for g in gradients):
-        total = torch.nn.utils.get_total_norm([g.to(compute_dtype(g.dtype)) for g in gradients])
-        return cast("Any", total).full_tensor() if is_sharded(total) else total
-    norms = [norms.to(gradients[0].device) for norms in _norms(gradients, 2.0)]
-    return torch.linalg.vector_norm(torch.cat(norms)) if norms else torch.zeros(())
+def global_norm(gradients: Iterable[Tensor], *, may_read: bool = False) -> Tensor:
+    """The 2-norm of all gradients together, over all shards, whatever the size of their entries.
+
+    Where it ``may_read`` numbers on the host, it is several times faster for gradients on the CPU.
+    """
+    groups = _alike(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g for g in gradients)
+    if not groups:
+        return torch.zeros(())
+    if may_read and all(device.type == "cpu" and mesh is None for device, _, mesh in groups):
+        total = torch.linalg.vector_norm(torch.cat([fast_norms(some) for some in groups.values()]))
+        if is_exact(total, torch.float32):
+            return total
+    device = next(iter(groups))[0]
+    found = [cast("Any", norms(some)) for some in groups.values()]
+    return eq.norm(torch.cat([(n.full_tensor() if is_sharded(n) else n).to(device) for n in found]))
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:
@@ -190,7 +200,7 @@ def buckets(
     for index, p, grad, state in given:
         param, step, m, v, b = p, state["step"], state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
         if p.is_complex():
-            param, grad, m, v = map(torch.view_as_real, (param, grad, m, v))
+            param, grad, m, v = map(torch.view_as_real, (param, grad.resolve_conj(), m, v))
             b = None if b is None else torch.view_as_real(b)
         layer = Layer(  # by position, as this is much of a step of many small layers
             param,
@@ -225,6 +235,11 @@ def _seed(step: int, index: int) -> int:
     return (step * 0x85EBCA6B + index * 0xC2B2AE35) & 0xFFFFFFFF
 
 
-def _norm_dims(p: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes counted from the front, with that of the real and imaginary parts, which a norm takes together."""
+def _norm_dims(p: Tensor, dims: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes counted from the front, with that of the real and imaginary parts, which a norm takes together.
+
+    None if they are all there are.
+    """
+    if len(dims) == p.ndim:
+        return None
     return (*(d % p.ndim for d in dims), *((p.ndim,) if p.is_complex() else ()))
