@@ -99,8 +99,8 @@ def trust_ratio(theta_norm: Tensor, r_norm: Tensor, *, eps: float, clip: tuple[f
 def norm(x: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
     """The 2-norm of a layer, 0-d; or over ``dims`` alone, of each layer stacked in x, in a shape that broadcasts.
 
-    In float64, as the squares of 1e25 and 1e-25 are beyond float32; what float64 cannot square either is divided by the
-    largest entry first.
+    In float64, as the squares of 1e25 and 1e-25 are beyond float32; what float64 cannot square either is divided by its
+    1-norm first.
 
     >>> norm(torch.tensor([[3.0, 4.0], [6.0, 8.0]]), dims=(1,))
     tensor([[ 5.],
@@ -110,8 +110,8 @@ def norm(x: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
     if x.dtype != torch.float64 and x.device.type != "mps":  # which has no float64
         wide: Tensor = torch.linalg.vector_norm(x, dim=dims, keepdim=keep, dtype=torch.float64)
         return wide
-    largest = torch.linalg.vector_norm(x, math.inf, dim=dims, keepdim=keep)
-    scale = torch.where((largest > 0) & (largest < math.inf), largest, 1.0)
+    total = torch.linalg.vector_norm(x, 1, dim=dims, keepdim=keep)
+    scale = torch.where((total > 0) & (total < math.inf), total, 1.0)
     scaled: Tensor = scale * torch.linalg.vector_norm(x / scale, dim=dims, keepdim=keep)
     return scaled
 

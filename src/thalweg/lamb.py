@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg import layers
-from thalweg.backends import Hyper, Scales, compiled
+from thalweg.backends import Hyper, Scales, compiled, compute_dtype
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
@@ -311,7 +311,10 @@ class Lamb(Optimizer):
         for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else ()):
             device = bucket[0].param.device
             backend = choose(group, device)
-            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, go)))
+            on_device = Scales(
+                None if scale is None else scale.to(device, compute_dtype(bucket[0].param.dtype)),
+                None if go is None else go.to(device),
+            )
             backend.step(bucket, hyper, on_device, self._scratch)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:

@@ -20,7 +20,7 @@ def norms(tensors: list[Tensor], *, on_host: bool = False) -> Tensor:
         if is_exact(found, found.dtype):
             return found
     if tensors[0].dtype == torch.float64 or tensors[0].device.type == "mps":
-        return torch.stack([eq.norm(t) for t in tensors])
+        return torch.stack([eq.norm(t.to(compute_dtype(t.dtype))) for t in tensors])
     return torch.stack(torch._foreach_norm(tensors, 2.0, dtype=torch.float64))  # on CUDA without a copy in float64
 
 
