@@ -144,6 +144,13 @@ def _sqrt(x):
 
 
 @triton.jit
+def _squares(x, BLOCK: tl.constexpr):
+    """Sums of four squares, in float64: the squares of 1e25 and of 1e-25 are beyond float32."""
+    x = x.to(tl.float64)
+    return tl.sum((x * x).reshape(BLOCK // 4, 4), 1)
+
+
+@triton.jit
 def _block(
     at,
     seeds,
@@ -159,7 +166,7 @@ def _block(
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(θ², r²) of one block, moved by its step size unless it is only to be measured: see :func:`sweep`."""
+    """The squares of θ and of r in one block, moved by its step size if not to be measured: see :func:`sweep`."""
     param, grad, exp_avg, exp_avg_sq, explore_ema = at  # of state: codes or numbers, scales, tables
     seed, index = seeds
     factor, beyond, weight1, weight2, weight3, correction2, correction3, eps, weight_decay, rate = scalars
@@ -186,7 +193,7 @@ def _block(
     r = _divide(_divide(m, correction2), _sqrt(_divide(v, correction3)) + eps) + weight_decay * theta
     if not MEASURE:
         _store(param, lanes, count, theta - rate * r, seed, index, STOCHASTIC, MASKED)
-    return theta * theta, r * r
+    return _squares(theta, BLOCK), _squares(r, BLOCK)
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -276,8 +283,8 @@ def sweep(
         tl.full([], weight_decay, DTYPE),
         rate,
     )
-    theta_squares = tl.zeros([BLOCK], DTYPE)
-    r_squares = tl.zeros([BLOCK], DTYPE)
+    theta_squares = tl.zeros([BLOCK // 4], tl.float64)
+    r_squares = tl.zeros([BLOCK // 4], tl.float64)
     full = count // BLOCK * BLOCK
     for start in range(0, full, BLOCK):
         theta_square, r_square = _block(
@@ -292,8 +299,8 @@ def sweep(
         theta_squares += theta_square
         r_squares += r_square
     if MEASURE:
-        tl.store(partials + 2 * program, tl.sum(theta_squares, 0).to(tl.float64))
-        tl.store(partials + 2 * program + 1, tl.sum(r_squares, 0).to(tl.float64))
+        tl.store(partials + 2 * program, tl.sum(theta_squares, 0))
+        tl.store(partials + 2 * program + 1, tl.sum(r_squares, 0))
 
 
 @triton.jit
