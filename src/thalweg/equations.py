@@ -56,7 +56,8 @@ def explore(g: Tensor, b: Tensor, *, alpha: float, beta: float) -> tuple[Tensor,
     >>> h.item(), b.item()
     (1.25, 0.5)
     """
-    return torch.lerp(b, g, 1.0 + gain(alpha, beta)), torch.lerp(b, g, 1.0 - beta)
+    # From g, not from b: 1 + c would round a small c in float32.
+    return torch.lerp(g, b, -gain(alpha, beta)), torch.lerp(b, g, 1.0 - beta)
 
 
 def moments(h: Tensor, m: Tensor, v: Tensor, *, beta2: float, beta3: float) -> tuple[Tensor, Tensor]:

@@ -116,11 +116,11 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
         hs = [torch.where(scales.go > 0, h, 0.0) for h in hs]
     if layers[0].explore_ema is not None:
         bs = [wide(layer.explore_ema, dtype) for layer in layers if layer.explore_ema is not None]
-        gs, weight = hs, 1.0 + eq.gain(hyper.alpha, hyper.beta1)
+        gs, weight = hs, -eq.gain(hyper.alpha, hyper.beta1)
         if len(bs) == 1:
-            hs = [torch.lerp(bs[0], gs[0], weight, out=scratch.like(bs[0], dtype, "h"))]
+            hs = [torch.lerp(gs[0], bs[0], weight, out=scratch.like(bs[0], dtype, "h"))]
         else:
-            hs = foreach_lerp(bs, gs, weight)
+            hs = foreach_lerp(gs, bs, weight)
         if scales.go is not None:  # towards itself, b stays where it is
             gs = [torch.where(scales.go > 0, g, b) for g, b in zip(gs, bs, strict=True)]
         torch._foreach_lerp_(bs, gs, 1.0 - hyper.beta1)

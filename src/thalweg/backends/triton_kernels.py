@@ -169,7 +169,7 @@ def _block(
     """The squares of θ and of r in one block, moved by its step size if not to be measured: see :func:`sweep`."""
     param, grad, exp_avg, exp_avg_sq, explore_ema = at  # of state: codes or numbers, scales, tables
     seed, index = seeds
-    factor, beyond, weight1, weight2, weight3, correction2, correction3, eps, weight_decay, rate = scalars
+    factor, gain, weight1, weight2, weight3, correction2, correction3, eps, weight_decay, rate = scalars
     lanes = start + tl.arange(0, BLOCK)
     index += lanes.to(tl.uint32)
     evict: tl.constexpr = "" if MEASURE else "evict_first"  # the second pass is the last to read
@@ -181,7 +181,7 @@ def _block(
         if EXPLORE:
             g = h
             b = _load_state(explore_ema, start, count, DTYPE, MASKED, "evict_first", BLOCK)
-            h = _lerp(b, g, beyond)
+            h = _lerp(g, b, -gain)
             if KEEP:
                 b = _lerp(b, g, weight1)
                 _store_state(explore_ema, start, count, b, seed + 3, index, True, MASKED, BLOCK)
@@ -210,7 +210,7 @@ def sweep(
     step: tl.float64,
     seed: tl.int64,
     sign: tl.float64,
-    beyond: tl.float64,
+    gain: tl.float64,
     weight1: tl.float64,
     weight2: tl.float64,
     weight3: tl.float64,
@@ -273,7 +273,7 @@ def sweep(
         rate = tl.load(rates + (layer if ADAPT else 0)).to(DTYPE)
     scalars = (
         factor,
-        tl.full([], beyond, DTYPE),
+        tl.full([], gain, DTYPE),
         tl.full([], weight1, DTYPE),
         tl.full([], weight2, DTYPE),
         tl.full([], weight3, DTYPE),
