@@ -75,7 +75,7 @@ class Lamb(Optimizer):
             changes. "propagate": step all the same, as torch's optimizers do.
         stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
             decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
-            group as ``rounding_step``. Other dtypes are written as ever.
+            group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as ever.
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
         overwrite_grad: use the gradients' memory as scratch, so that their values are undefined after the step. Spares
@@ -290,17 +290,19 @@ class Lamb(Optimizer):
         total_norm = self._total_norm(gradients)
         params = (p for group in self.param_groups for p in group["params"])
         spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
+        first = 0
         for group in self.param_groups:
             if finite is None or group["nonfinite"] != "skip":
-                self._step_group(group, total_norm, None, spare)
+                self._step_group(group, first, total_norm, None, spare)
             elif self._on_device(group, finite.device):
-                self._step_group(group, total_norm, finite.float(), spare)
+                self._step_group(group, first, total_norm, finite.float(), spare)
             elif finite:
-                self._step_group(group, total_norm, None, spare)
+                self._step_group(group, first, total_norm, None, spare)
+            first += len(group["params"])
         return loss
 
     def _step_group(
-        self, group: dict[str, Any], total_norm: Tensor | None, go: Tensor | None, spare: frozenset[Tensor]
+        self, group: dict[str, Any], first: int, total_norm: Tensor | None, go: Tensor | None, spare: frozenset[Tensor]
     ) -> None:
         scale = None
         if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
@@ -308,7 +310,7 @@ class Lamb(Optimizer):
         if group["stochastic_rounding"] or is_narrow(group["state_dtype"]):
             group["rounding_step"] = group.get("rounding_step", 0) + 1
         hyper = self._hyper(group)
-        for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else ()):
+        for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else (), first):
             device = bucket[0].param.device
             backend = choose(group, device)
             on_device = Scales(

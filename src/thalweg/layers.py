@@ -181,19 +181,24 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
 
 
 def buckets(
-    group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None, overwritable: Collection[Tensor] = ()
+    group: dict[str, Any],
+    states: dict[Tensor, Any],
+    go: Tensor | None,
+    overwritable: Collection[Tensor] = (),
+    first: int = 0,
 ) -> list[list[Layer]]:
     """The group's parameters that have a gradient, their steps counted, by device and how each tensor is stored.
 
     ``go`` is what a step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
-    gradient's memory is scratch, if the group says so.
+    gradient's memory is scratch, if the group says so; ``first`` is the place of the group's first parameter among those
+    of all groups.
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
     on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
     norm_dims, rounding_step = group["norm_dims"], group.get("rounding_step", 0)
     given = [
         (index, p, p.grad, states[p])
-        for index, p in enumerate(group["params"], group.get("first_index", 0))
+        for index, p in enumerate(group["params"], group.get("first_index", first))
         if p.grad is not None
     ]
     _count([state["step"] for *_, state in given], go)
