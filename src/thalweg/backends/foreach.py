@@ -174,7 +174,8 @@ def _rates(
         found = (norms(tensors, on_host=_on_host(layers[0])) for tensors in (thetas, rs))
         return list((rate * eq.trust_ratio(*found, eps=eps, clip=clip).to(dtype)).unbind())
     return [
-        rate * eq.trust_ratio(eq.norm(theta, layer.norm_dims), eq.norm(r, layer.norm_dims), eps=eps, clip=clip).to(dtype)
+        rate
+        * eq.trust_ratio(eq.norm(theta, layer.norm_dims), eq.norm(r, layer.norm_dims), eps=eps, clip=clip).to(dtype)
         for layer, theta, r in zip(layers, thetas, rs, strict=True)
     ]
 
