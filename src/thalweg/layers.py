@@ -190,8 +190,7 @@ def buckets(
     """The group's parameters that have a gradient, their steps counted, by device and how each tensor is stored.
 
     ``go`` is what a step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
-    gradient's memory is scratch, if the group says so; ``first`` is the place of the group's first parameter among those
-    of all groups.
+    gradient's memory is scratch, if the group says so; ``first`` is the place of the group's first parameter among all.
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
     on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
