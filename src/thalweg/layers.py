@@ -153,7 +153,7 @@ def global_norm(gradients: Iterable[Tensor], *, may_read: bool = False) -> Tenso
     if not groups:
         return torch.zeros(())
     if may_read and all(device.type == "cpu" and mesh is None for device, _, mesh in groups):
-        total = torch.linalg.vector_norm(torch.cat([fast_norms(some) for some in groups.values()]))
+        total: Tensor = torch.linalg.vector_norm(torch.cat([fast_norms(some) for some in groups.values()]))
         if is_exact(total, torch.float32):
             return total
     device = next(iter(groups))[0]

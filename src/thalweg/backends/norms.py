@@ -33,7 +33,7 @@ def is_exact(found: Tensor, dtype: torch.dtype) -> bool:
     """Whether norms show that no square that matters was beyond ``dtype``."""
     limits = torch.finfo(dtype)
     low, high = (end.item() for end in found.aminmax())
-    return limits.tiny**0.5 * 1e7 < low and high < limits.max**0.5 / 10.0
+    return bool(limits.tiny**0.5 * 1e7 < low and high < limits.max**0.5 / 10.0)
 
 
 def norms_over(x: Tensor, dims: tuple[int, ...]) -> Tensor:

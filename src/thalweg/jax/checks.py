@@ -1,14 +1,14 @@
 """Checks of hyperparameters, with the texts of :mod:`thalweg.hyperparameters` but without torch.
 
-Only Python and NumPy numbers are judged, early and by value. Arrays may be traced (``optax.inject_hyperparams``,
-``jax.vmap``), and a schedule has no value yet: both pass.
+Numbers and arrays are judged early and by value, arrays in all their entries. What has no value yet passes: an array
+that is traced (``optax.inject_hyperparams``, ``jax.vmap``), and a schedule.
 """
 
 from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 import numpy as np
@@ -28,11 +28,20 @@ def is_number(value: object) -> bool:
 
 
 def check_number(argument: str, value: object, allowed: str, holds: Callable[[float], bool]) -> None:
-    """Raise ``ValueError`` unless value is an array or a number for which ``holds``."""
-    if isinstance(value, jax.Array | np.ndarray):
-        return
-    if not (is_number(value) and holds(float(value))):  # type: ignore[arg-type]
-        reject(argument, value, allowed)
+    """Raise ``ValueError`` unless ``holds`` for a number, for each entry of an array, or who knows of a traced one."""
+    if not isinstance(value, jax.core.Tracer):
+        known = _numbers(value)
+        if known is None or not all(map(holds, known.flat)):
+            reject(argument, value, allowed)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A number or an array of real numbers in float64; None for anything else."""
+    if is_number(value):
+        return np.asarray(float(value))
+    array = isinstance(value, jax.Array | np.ndarray)
+    real = array and any(jax.numpy.issubdtype(value.dtype, kind) for kind in (np.integer, np.floating))
+    return np.asarray(value, np.float64) if real else None
 
 
 def check_nonnegative(argument: str, value: object, *, schedule: bool = False) -> None:
@@ -70,7 +79,13 @@ def check_exploration(alpha: object, beta: object, *, names: tuple[str, str]) ->
     if callable(alpha):
         return
     if not is_number(beta):
-        check_number(a, alpha, f"a number with |{a}| < 1/(1 - {b})", math.isfinite)
+        allowed = f"a number with |{a}| < 1/(1 - {b})"
+        check_number(a, alpha, allowed, math.isfinite)
+        if any(isinstance(x, jax.core.Tracer) for x in (alpha, beta)):
+            return
+        known_alpha, known_beta = _numbers(alpha), _numbers(beta)
+        if not np.all(np.abs(known_alpha) * (1.0 - known_beta) < 1.0):  # type: ignore[operator,arg-type]
+            reject(a, alpha, allowed)
         return
     known = float(beta)  # type: ignore[arg-type]
     limit = 1.0 / (1.0 - known)
@@ -85,3 +100,24 @@ def check_clip(argument: str, clip: object) -> None:
     pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
     if not pair or not 0.0 <= clip[0] <= clip[1]:  # type: ignore[index]
         reject(argument, clip, "None or (lo, hi) with 0 <= lo <= hi")
+
+
+def check_mask(argument: str, mask: object) -> None:
+    """Raise ``ValueError`` unless mask is None, a function, or a tree of what says yes or no."""
+    if not callable(mask) and not all(
+        isinstance(leaf, bool | int | np.bool_ | np.ndarray | jax.Array) for leaf in jax.tree.leaves(mask)
+    ):
+        reject(argument, mask, "None, a tree of True and False, or a function from parameters to one")
+
+
+def check_axes(argument: str, axes: object) -> None:
+    """Raise ``ValueError`` unless axes is a function, or a tree of None and tuples of different axes."""
+    for leaf in jax.tree.leaves(axes, is_leaf=is_axes):
+        if not is_axes(leaf) and not callable(axes):
+            reject(argument, axes, "None or a tuple of different axes, for each parameter")
+
+
+def is_axes(x: object) -> bool:
+    """Whether x is None or a tuple of different axes."""
+    # By exact type: optax's MaskedNode is an empty named tuple.
+    return x is None or (type(x) is tuple and all(type(axis) is int for axis in x) and len({*x}) == len(x))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thalweg.jax.checks import is_number, reject
 
@@ -63,10 +64,10 @@ def lerp(start: Any, end: Any, weight: ArrayLike) -> jax.Array:
     Array(4., dtype=float32)
     """
     dtype = jnp.promote_types(wide_dtype(start), wide_dtype(end))
-    real = jnp.finfo(dtype).dtype
+    real = np.finfo(dtype).dtype
     start, end = jnp.asarray(start, dtype), jnp.asarray(end, dtype)
-    from_start = start + jnp.asarray(weight, real) * (end - start)
-    from_end = end - jnp.asarray(1 - weight, real) * (end - start)
+    from_start: jax.Array = start + jnp.asarray(weight, real) * (end - start)
+    from_end: jax.Array = end - jnp.asarray(1 - weight, real) * (end - start)
     if is_number(weight):
         return from_start if weight < 0.5 else from_end  # type: ignore[operator]
     return jnp.where(jnp.asarray(weight) < 0.5, from_start, from_end)
