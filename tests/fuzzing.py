@@ -67,7 +67,9 @@ class Life:
                 options["lr"] = 0.01
             build = rng.choice([EAdamW, E.of(torch.optim.SGD), E.of(torch.optim.RMSprop), E.of(torch.optim.NAdam)])
             own = ("explore_alpha", "explore_beta") if build._own["alpha"] != "alpha" else ("alpha", "beta")
-            options |= dict(zip(own, exploring.values(), strict=True)) | {"nonfinite": rng.choice(["propagate", "skip"])}
+            options |= dict(zip(own, exploring.values(), strict=True)) | {
+                "nonfinite": rng.choice(["propagate", "skip"])
+            }
             return build, {"foreach": False}, options
         build = rng.choice([ALTO, Lamb])
         options |= exploring if build is ALTO else {}
