@@ -39,7 +39,17 @@ lamb = {
     "trust_clip": st.one_of(st.none(), lists(2)),
     "max_grad_norm": numbers,
     "state_dtype": st.sampled_from(
-        [None, torch.float32, torch.float64, torch.bfloat16, "8bit", "float32", {"exp_avg": "8bit"}, {1: None}]
+        [
+            None,
+            torch.float32,
+            torch.float64,
+            torch.bfloat16,
+            "8bit",
+            "float32",
+            "float16",
+            {"exp_avg": "8bit"},
+            {1: None},
+        ]
     ),
     "nonfinite": st.sampled_from(["skip", "raise", "propagate", "drop", None]),
     "stochastic_rounding": flags,

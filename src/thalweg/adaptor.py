@@ -21,6 +21,7 @@ from thalweg.backends.memory import overwritable
 from thalweg.exploration import ALPHA, BETA, EMA, Groups, can_skip, explored, parts, shifts, skipping
 from thalweg.hyperparameters import (
     NONFINITE,
+    as_scalar,
     check_beta,
     check_bool,
     check_choice,
@@ -111,6 +112,7 @@ class E(Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if ALPHA in optimizer.defaults:
             reject("optimizer", type(optimizer).__name__, "an optimizer that E is not wrapped around already")
+        alpha, beta = as_scalar(alpha), as_scalar(beta)
         check_beta("beta", beta)
         check_exploration(alpha, beta, names=("alpha", "beta"))
         check_choice("nonfinite", nonfinite, NONFINITE)

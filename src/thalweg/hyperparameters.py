@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from fractions import Fraction
 from importlib.util import find_spec
@@ -21,11 +21,44 @@ from thalweg.backends.precision import NARROW, is_narrow, stored_as
 
 NONFINITE = ("skip", "raise", "propagate")
 STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16, EIGHT_BITS)
+DECAYED = "decayed"
+_BY_NAME = {str(dtype)[skip:]: dtype for dtype in STATE_DTYPES if isinstance(dtype, torch.dtype) for skip in (0, 6)}
+_PLAIN = frozenset({float, int, bool, str, type(None)})
+_SEQUENCES = frozenset({"betas", "trust_clip", "norm_dims"})
 
 
 def reject(argument: str, value: object, allowed: str) -> NoReturn:
     """Raise the one kind of ``ValueError`` this package raises for a bad hyperparameter."""
     raise ValueError(f"{argument} must be {allowed}, got {value!r}")
+
+
+def make_plain(group: dict[str, Any]) -> None:
+    """Put options in Python's own types, the only ones in a state dict: numbers for NumPy's, tuples for lists.
+
+    Lists may be OmegaConf's, arrays or tensors. What is of no such kind stays, for the checks to refuse.
+
+    >>> group = {"betas": torch.tensor([0.5, 0.75]), "trust_clip": [0, 10.0]}
+    >>> make_plain(group)
+    >>> group
+    {'betas': (0.5, 0.75), 'trust_clip': (0, 10.0)}
+    """
+    for name, value in group.items():
+        if name in _SEQUENCES:
+            if type(value) is not tuple or any(type(x) not in _PLAIN for x in value):
+                group[name] = _as_tuple(value)
+        elif type(value) not in _PLAIN:
+            group[name] = as_scalar(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(map(as_scalar, value))
+    return tuple(value.tolist()) if getattr(value, "ndim", None) == 1 else value
+
+
+def as_scalar(value: Any) -> Any:
+    """A scalar of NumPy as Python's; anything else as it is."""
+    return value.tolist() if getattr(value, "ndim", None) == 0 and not isinstance(value, Tensor) else value
 
 
 def check_nonnegative(argument: str, value: object) -> None:
@@ -54,13 +87,12 @@ def check_beta(argument: str, value: object) -> None:
         reject(argument, value, "a number in [0, 1)")
 
 
-def check_betas(betas: Any) -> tuple[float, float]:
-    """``betas`` as a tuple of two numbers in [0, 1), or ``ValueError``."""
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
+def check_betas(betas: object) -> None:
+    """Raise ``ValueError`` unless betas is a tuple of two numbers in [0, 1)."""
+    if not isinstance(betas, tuple) or len(betas) != 2:
         reject("betas", betas, "2 numbers in [0, 1)")
     for i, beta in enumerate(betas):
         check_beta(f"betas[{i}]", beta)
-    return betas[0], betas[1]
 
 
 def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> None:
@@ -137,6 +169,7 @@ def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
 
 def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: bool = True) -> None:
     """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; its state is ``buffers``."""
+    make_plain(group)
     lr = group["lr"]
     if may_wait or not isinstance(lr, Tensor) or (lr.is_cpu and not group["capturable"]):  # else nothing is read back
         check_lr(lr)
@@ -144,8 +177,10 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
         check_nonnegative(name, group[name])
     if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
         reject("eps", group["eps"], f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0")
-    group["betas"] = check_betas(group["betas"])
-    for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
+    check_betas(group["betas"])
+    if not isinstance(adapt := group["trust_ratio"], bool) and not (isinstance(adapt, str) and adapt == DECAYED):
+        reject("trust_ratio", adapt, f"True, False or {DECAYED!r}")
+    for name in ("maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
         check_bool(name, group[name])
     for name in ("foreach", "fused"):
         check_bool(name, group[name], none=True)
@@ -157,10 +192,9 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
         if device.type not in ("cpu", "cuda", "meta"):
             reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
     if (clip := group["trust_clip"]) is not None:
-        pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
+        pair = isinstance(clip, tuple) and len(clip) == 2 and all(map(is_number, clip))
         if not pair or not 0.0 <= clip[0] <= clip[1]:
             reject("trust_clip", clip, "None or (lo, hi) with 0 <= lo <= hi")
-        group["trust_clip"] = tuple(clip)
     if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
         reject("max_grad_norm", bound, "None or a number in (0, inf]")
     _check_state_dtype(group, buffers)
@@ -180,7 +214,9 @@ def _has_triton() -> bool:
 def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
     given = group["state_dtype"]
     if isinstance(given, Mapping):
-        group["state_dtype"] = given = dict(given)
+        group["state_dtype"] = given = {name: _named(dtype) for name, dtype in given.items()}
+    else:
+        group["state_dtype"] = given = _named(given)
     wanted = [stored_as(given, name) for name in buffers]
     known = all(w is None or (isinstance(w, torch.dtype | str) and w in STATE_DTYPES) for w in wanted)
     if not known or (isinstance(given, dict) and not given.keys() <= set(buffers)):
@@ -192,6 +228,10 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
         reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
     if EIGHT_BITS in wanted:
         lowbit.torchao()
+
+
+def _named(dtype: Any) -> Any:
+    return _BY_NAME.get(dtype, dtype) if isinstance(dtype, str) else dtype
 
 
 def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]], names: tuple[str, ...]) -> None:
@@ -219,10 +259,9 @@ def _check_norm_dims(group: dict[str, Any]) -> None:
     dims = group["norm_dims"]
     if dims is None:
         return
-    integers = isinstance(dims, tuple | list) and all(isinstance(d, int) and not isinstance(d, bool) for d in dims)
+    integers = isinstance(dims, tuple) and all(isinstance(d, int) and not isinstance(d, bool) for d in dims)
     if not integers or not dims or len(set(dims)) != len(dims):
         reject("norm_dims", dims, "None or a tuple of different axes")
-    group["norm_dims"] = tuple(dims)
     for p in group.get("params", ()):
         if len({d % p.ndim for d in dims if -p.ndim <= d < p.ndim}) != len(dims):
             reject("norm_dims", dims, f"different axes of every parameter of its group, one of shape {tuple(p.shape)}")

@@ -14,7 +14,7 @@ Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
-from thalweg.hyperparameters import check_keys, check_lamb, check_loaded, reject
+from thalweg.hyperparameters import DECAYED, check_keys, check_lamb, check_loaded, reject
 from thalweg.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ class Lamb(Optimizer):
         eps: ε1 > 0, added to √v̂.
         trust_eps: ε2 ≥ 0 of the trust ratio; 0 gives the published LAMB.
         weight_decay: λ ≥ 0.
-        trust_ratio: False drops the layerwise scaling, and what remains is AdamW.
+        trust_ratio: False drops the layerwise scaling, and what remains is AdamW. "decayed": groups are adapted while
+            their weight decay is positive, for frameworks that make a group without decay of biases and norms (Hugging
+            Face's Trainer, timm).
         trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
         max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
             keeps its values. None: no clipping.
@@ -120,7 +122,7 @@ class Lamb(Optimizer):
         trust_eps: float = 1e-6,
         weight_decay: float = 0.01,
         *,
-        trust_ratio: bool = True,
+        trust_ratio: bool | Literal["decayed"] = True,
         trust_clip: tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         state_dtype: StateDtype = None,
@@ -327,7 +329,7 @@ class Lamb(Optimizer):
             eps=group["eps"],
             trust_eps=group["trust_eps"],
             weight_decay=group["weight_decay"],
-            trust_ratio=group["trust_ratio"],
+            trust_ratio=group["weight_decay"] > 0.0 if group["trust_ratio"] == DECAYED else group["trust_ratio"],
             trust_clip=group["trust_clip"],
             maximize=group["maximize"],
             stochastic_rounding=group["stochastic_rounding"],
