@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from omegaconf import OmegaConf
 from trees import assert_near, assert_same, gradients, run, tree
 
 import thalweg.jax as tj
@@ -146,6 +147,18 @@ def test_norm_axes_may_be_a_prefix_or_one_for_all():
     in_full = run(tj.lamb(0.1, norm_axes={"a": [(1,), (1,)], "b": (1,)}), params, grads)
     assert_same(run(tj.lamb(0.1, norm_axes={"a": (1,), "b": (1,)}), params, grads), in_full)
     assert_same(run(tj.lamb(0.1, norm_axes=(1,)), params, grads), in_full)
+
+
+@pytest.mark.parametrize("kind", [list, OmegaConf.create, np.array])
+def test_axes_and_bounds_may_be_lists_as_config_files_have_them(kind):
+    params = {"a": [jnp.ones((2, 3)), jnp.full((3, 2), 2.0)], "b": jnp.ones((4, 2))}
+    grads = [jax.tree.map(lambda p: p + jnp.arange(p.size).reshape(p.shape), params)] * 3
+    for axes in ([1], [0, 1]):
+        given = tj.alto(0.1, norm_axes=kind(axes), trust_clip=kind([0.5, 1.5]))
+        expected = tj.alto(0.1, norm_axes=tuple(axes), trust_clip=(0.5, 1.5))
+        assert_same(run(given, params, grads), run(expected, params, grads))
+    per_parameter = run(tj.lamb(0.1, norm_axes={"a": (1,), "b": [0]}), params, grads)
+    assert_same(per_parameter, run(tj.lamb(0.1, norm_axes={"a": [(1,), (1,)], "b": (0,)}), params, grads))
 
 
 def test_an_update_can_be_differentiated_where_norms_and_gradients_are_zero():

@@ -5,13 +5,14 @@ r"""LAMB's trust ratio: each layer's update scaled to the norm of the layer.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from thalweg.jax.checks import check_clip, check_nonnegative, reject
+from thalweg.jax.checks import as_tuple, check_clip, check_nonnegative, reject
 from thalweg.jax.dtypes import is_none, wide_dtype
 from thalweg.jax.moments import abs_square
 
@@ -56,7 +57,7 @@ def scale_by_trust_ratio(
         You et al., Large Batch Optimization for Deep Learning, arXiv 1904.00962, 2020
     """
     check_nonnegative("eps", eps)
-    check_clip("clip", clip)
+    clip = check_clip("clip", clip)
 
     def scale(axes: tuple[int, ...] | None, r: Any, theta: Any) -> Any:
         if r is None:
@@ -81,7 +82,7 @@ def scale_by_trust_ratio(
         def scale_subtree(axes: Any, r: optax.Updates, theta: optax.Params) -> optax.Updates:
             if not _is_axes(axes):
                 reject("norm_axes", axes, "None or a tuple of axes, for each parameter")
-            return jax.tree.map(lambda r, theta: scale(axes, r, theta), r, theta, is_leaf=is_none)
+            return jax.tree.map(lambda r, theta: scale(as_tuple(axes), r, theta), r, theta, is_leaf=is_none)
 
         tree = norm_axes(params) if callable(norm_axes) else norm_axes
         return jax.tree.map(scale_subtree, tree, updates, params, is_leaf=_is_axes), state
@@ -101,5 +102,7 @@ def norm(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
 
 
 def _is_axes(x: object) -> bool:
-    # By exact type: optax's MaskedNode is an empty named tuple.
-    return x is None or (type(x) is tuple and all(isinstance(axis, int) for axis in x))
+    # By exact type: optax's MaskedNode is an empty named tuple. And an empty list is a tree without leaves.
+    axes = as_tuple(x)
+    listed = type(axes) is tuple and (type(x) is tuple or len(axes) > 0)
+    return x is None or (listed and all(isinstance(axis, Integral) for axis in axes))  # type: ignore[attr-defined]
