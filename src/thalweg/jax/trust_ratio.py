@@ -105,4 +105,4 @@ def _is_axes(x: object) -> bool:
     # By exact type: optax's MaskedNode is an empty named tuple. And an empty list is a tree without leaves.
     axes = as_tuple(x)
     listed = type(axes) is tuple and (type(x) is tuple or len(axes) > 0)
-    return x is None or (listed and all(isinstance(axis, Integral) for axis in axes))  # type: ignore[attr-defined]
+    return x is None or (listed and all(isinstance(axis, Integral) for axis in axes))
