@@ -151,6 +151,7 @@ def test_the_valid_strategies_cover_every_option_but_kernels_that_are_compiled()
     assert {*valid, "betas", "alpha", "beta", "fused"} == set(alto)
 
 
+@pytest.mark.filterwarnings("ignore:.* is stable only up to")
 @settings(FEW, max_examples=120)
 @given(st.fixed_dictionaries({}, optional=valid), betas, below_one, gains, dtypes)
 def test_every_valid_combination_steps_on_a_convex_problem_without_a_nan(options, betas, beta, gain, dtype):
@@ -174,6 +175,7 @@ def test_every_valid_combination_steps_on_a_convex_problem_without_a_nan(options
     assert all(value.isfinite().all() for value in optimizer.state[p].values())
 
 
+@pytest.mark.filterwarnings("ignore:.* is stable only up to")
 @settings(FEW, max_examples=40)
 @given(
     st.fixed_dictionaries(

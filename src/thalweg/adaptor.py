@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 import torch
 from torch.optim import Optimizer
 
-from thalweg import one_pass
+from thalweg import one_pass, stable_range
 from thalweg.backends.memory import overwritable
 from thalweg.exploration import ALPHA, BETA, EMA, Groups, can_skip, explored, parts, shifts, skipping
 from thalweg.hyperparameters import (
@@ -121,8 +121,7 @@ class E(Optimizer):
             _check_group({ALPHA: alpha, BETA: beta, **group})
         optimizer.defaults.update({ALPHA: alpha, BETA: beta})
         for group in optimizer.param_groups:
-            group.setdefault(ALPHA, alpha)
-            group.setdefault(BETA, beta)
+            group.update({ALPHA: alpha, BETA: beta, **group})
         if reevaluates is None:
             closure = inspect.signature(optimizer.step).parameters.get("closure")
             reevaluates = closure is not None and closure.default is inspect.Parameter.empty
@@ -130,6 +129,7 @@ class E(Optimizer):
             reject("overwrite_grad", True, f"False, as {type(optimizer).__name__} evaluates the closure itself")
         own = {"nonfinite": nonfinite, "reevaluates": reevaluates, "overwrite_grad": overwrite_grad}
         self.__setstate__({"base": optimizer, **own})
+        stable_range.warn(optimizer)
 
     @staticmethod
     def of(base: type[Optimizer]) -> type[ClassForm]:

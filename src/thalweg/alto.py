@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg.hyperparameters import check_beta, check_exploration
 from thalweg.lamb import BUFFERS, Lamb
+from thalweg.theory.warning import Filter, warn_if_narrow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,6 +106,7 @@ class ALTO(Lamb):
             fused=fused,
             capturable=capturable,
         )
+        warn_if_narrow(Filter(group["alpha"], group["beta"], group["betas"][0]) for group in self.param_groups)
 
     def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
         super()._check(group, may_wait=may_wait)
