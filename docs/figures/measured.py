@@ -75,13 +75,9 @@ def _settled(ax: Axes, record: dict[str, Any]) -> None:
             label = None
             if momentum and at < 5.0:  # where the iterates swing
                 mean, _ = interval(cell["sharpness"])
+                where = (-10, -18) if alpha < -1.0 else (0, 9)
                 ax.annotate(
-                    f"{alpha:g}, {beta:g}",
-                    (at, mean),
-                    (-2 if alpha < -1.0 else 8, 10),
-                    textcoords="offset points",
-                    fontsize=7,
-                    ha="center",
+                    f"{alpha:g}, {beta:g}", (at, mean), where, textcoords="offset points", fontsize=7, ha="center"
                 )
     _diagonal(ax, (3.0, 50.0))
     ax.set(xscale="log", yscale="log")
