@@ -4,7 +4,7 @@ PIP := $(BIN)/pip install --quiet -c constraints.txt
 
 .PHONY: demo test lint clean
 
-demo: .venv/lab  ## compare optimizers on two small tasks and write a report (two to five minutes)
+demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and write a report (under six minutes)
 	$(BIN)/thalweg compare sine digits --optimizers sgd,adamw,nadamw,lamb,muon,alto,e-adamw \
 		--trials 8 --seeds 5 --out runs/demo
 

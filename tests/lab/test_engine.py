@@ -3,6 +3,7 @@ import json
 import math
 import os
 import pickle
+import sys
 import time
 from dataclasses import fields, replace
 
@@ -11,7 +12,8 @@ import small_tasks
 import torch
 
 from thalweg.lab import records, tasks
-from thalweg.lab.engine import How, Place, RunSpec, Stopped, Training, checkpoint, data, schedules, train
+from thalweg.lab.engine import How, Place, RunSpec, Stopped, Training, checkpoint, data, loop, schedules, train
+from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import Failed, diverged
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.reading import read_run
@@ -91,7 +93,7 @@ def test_tuning_never_sees_the_test_set(tmp_path):
 def test_everything_in_a_spec_counts(name):
     other = {
         "task": "small_tasks:Moody", "optimizer": "sgd", "settings": {**ADAMW, "lr": 0.02}, "schedule": "linear",
-        "lr_rule": "sqrt", "precision": "bf16", "augment": "x", "code": "1", "data": "1", "clip": 1.0, "test": False,
+        "lr_rule": "sqrt", "precision": "bf16", "augment": "flip", "code": "1", "data": "1", "clip": 1.0, "test": False,
     }  # fmt: skip
     value = other.get(name, getattr(LINE, name) if name in other else None)
     changed = replace(LINE, **{name: value if name in other else getattr(LINE, name) * 2 or 1 / 8})
@@ -472,3 +474,35 @@ def test_quadratic_deep_is_deepobs_own(tmp_path):
         while training.step < steps:
             training.take_step(batches)
         assert training.score("test") == pytest.approx(expected, rel=0.01)
+
+
+# augmentation
+
+
+def test_augmentation_moves_and_mirrors_images_and_keeps_their_shape():
+    pytest.importorskip("kornia")
+    torch.manual_seed(0)
+    images = torch.arange(64.0).view(1, 1, 8, 8).repeat(50, 1, 1, 1) + 1.0
+    flipped = augmentation("flip")(images)
+    mirrored = [torch.equal(image, images[0].flip(-1)) for image in flipped]
+    assert 10 < sum(mirrored) < 40
+    assert all(torch.equal(image, images[0]) for image, other in zip(flipped, mirrored, strict=True) if not other)
+    moved = augmentation("crop")(images)
+    assert moved.shape == images.shape
+    assert 3 < len({image.numpy().tobytes() for image in moved}) <= 9
+    with pytest.raises(UserError, match="needs batches of images"):
+        augmentation("flip")(torch.ones(3, 2))
+
+
+def test_augmentation_reaches_training_and_not_evaluation(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop, "augmentation", lambda name: lambda images: seen.append(name) or images + 100.0)
+    train(replace(LINE, augment="flip"), tmp_path / "it")
+    assert seen == ["flip"] * 12
+    assert records.read_json(tmp_path / "it" / "result.json")["failure"] != "refused"
+
+
+def test_augmentation_without_kornia_is_one_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
+    with pytest.raises(UserError, match="--augment flip needs kornia: pip install kornia"):
+        augmentation("flip")

@@ -41,6 +41,9 @@ Schedule = Annotated[str, typer.Option(help="cosine, linear, polynomial, step or
 Warmup = Annotated[float, typer.Option(help="Share of the steps over which the learning rate rises.")]
 Clip = Annotated[float | None, typer.Option(help="Largest global norm of the gradient.", show_default=False)]
 Smoothing = Annotated[float, typer.Option(help="Label smoothing, of tasks whose loss knows it.")]
+Augment = Annotated[
+    str | None, typer.Option(help="flip, crop or flip-crop: of batches of images, by kornia.", show_default=False)
+]
 Precision = Annotated[str, typer.Option(help="no, bf16 or fp16.")]
 Steps = Annotated[
     int | None,
@@ -74,6 +77,7 @@ def compare(
     warmup: Warmup = 0.05,
     clip: Clip = None,
     label_smoothing: Smoothing = 0.0,
+    augment: Augment = None,
     precision: Precision = "no",
     jobs: Annotated[
         int | None,
@@ -116,6 +120,7 @@ def compare(
             "warmup": warmup,
             "clip": clip,
             "label_smoothing": label_smoothing,
+            "augment": augment,
             "precision": precision,
         },
         jobs=jobs,
@@ -149,6 +154,7 @@ def train(
     lr_base: Annotated[int, typer.Option(min=1, help="The batch size for which lr is given, with --lr-rule.")] = 256,
     clip: Clip = None,
     label_smoothing: Smoothing = 0.0,
+    augment: Augment = None,
     precision: Precision = "no",
     evaluations: Annotated[int, typer.Option(min=1, max=MOST, metavar="N", help="Over the run.")] = 20,
     micro_batch: Annotated[
@@ -182,6 +188,7 @@ def train(
             "lr_base": lr_base,
             "clip": clip,
             "label_smoothing": label_smoothing,
+            "augment": augment,
             "precision": precision,
             "evaluations": evaluations,
         },

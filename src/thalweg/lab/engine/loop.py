@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
 from thalweg.lab.engine import checkpoint, data, schedules
+from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import diverged, of_the_optimizer, of_the_task
 from thalweg.lab.errors import UserError
 
@@ -58,6 +59,7 @@ class Training:
         if spec.label_smoothing and shared.label_smoothing is None:
             raise UserError(f"label_smoothing must be 0: the loss of {spec.task} knows none")
         self.task.label_smoothing = spec.label_smoothing
+        self.augment = augmentation(spec.augment)
         self.examples = len(self.data.train)
         if not accelerator.num_processes <= spec.batch_size <= self.examples:
             raise UserError(
@@ -128,6 +130,8 @@ class Training:
     def _backward(self, batch: Any, *, last: bool) -> None:
         """Add a part's share of the gradient of the mean loss of the global batch."""
         inputs, targets = send_to_device(batch, self.accelerator.device)
+        if self.augment is not None:
+            inputs = self.augment(inputs)
         share = _length(targets) * self.accelerator.num_processes / self.spec.batch_size  # ranks are averaged
         with self.accelerator.no_sync(self.model) if not last else nullcontext():
             loss = self.task.loss(self.model(inputs), targets) * share

@@ -13,6 +13,7 @@ from typing import Any
 import thalweg
 from thalweg.lab import records, tasks
 from thalweg.lab.contenders import CONTENDERS, contender
+from thalweg.lab.engine.augment import AUGMENTATIONS
 from thalweg.lab.engine.schedules import LR_RULES, SCHEDULES
 from thalweg.lab.errors import UserError
 
@@ -69,6 +70,8 @@ class RunSpec:
         check(self.lr_base >= 1, "lr_base", "an integer of at least 1")
         check(self.clip is None or self.clip > 0.0, "clip", "None or greater than 0")
         check(0.0 <= self.label_smoothing < 1.0, "label_smoothing", "in [0, 1)")
+        known = ", ".join(AUGMENTATIONS)
+        check(self.augment is None or self.augment in AUGMENTATIONS, "augment", f"None or one of {known}")
         check(self.precision in ("no", "bf16", "fp16"), "precision", "one of no, bf16, fp16")
         check(1 <= self.evaluations <= 10_000, "evaluations", "an integer from 1 to 10000")
 

@@ -26,7 +26,7 @@ class Sine(Task):
         """69,632 evenly spaced points of [-2π, 2π]: a random 65,536 to train on, 2,048 each to validate and test."""
         x = torch.linspace(-2.0 * math.pi, 2.0 * math.pi, 69632).unsqueeze(1)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-        return Splits(*(Rows(x[part], x[part].sin()) for part in order.split((65536, 2048, 2048))))
+        return Splits(*(Rows(x[part], x[part].sin()) for part in torch.split(order, [65536, 2048, 2048])))
 
     def model(self) -> nn.Module:
         """1-32-32-1 with tanh."""
