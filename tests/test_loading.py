@@ -41,11 +41,11 @@ BUFFER = r"exp_avg of a parameter of shape \(3, 4\)"
 DAMAGE = {
     "a buffer of another shape": (
         in_state("exp_avg", lambda t: t[:1]),
-        BUFFER + r" must have that shape, got \(1, 4\): where a parameter grows or is pruned, thalweg\.resize_state .*",
+        BUFFER + r" must be a dense floating-point tensor of that shape, got one of .* of shape \(1, 4\)",
     ),
     "one with as many elements": (
         in_state("exp_avg", lambda t: t.reshape(4, 3)),
-        BUFFER + r" must have that shape, got \(4, 3\): .*",
+        BUFFER + r" must be .*, got one of .* of shape \(4, 3\)",
     ),
     "a buffer of integers": (
         in_state("exp_avg", lambda t: t.int()),
@@ -137,9 +137,7 @@ def test_the_state_of_another_kind_of_optimizer_is_refused(cls, base):
 def test_the_state_of_another_model_is_refused_with_both_shapes():
     other, _ = trained(ALTO, make_params(((6, 4), (5,), (), (2, 3, 1, 2)), torch.float32))
     optimizer, _ = trained(ALTO)
-    with pytest.raises(
-        ValueError, match=r"^exp_avg of a parameter of shape \(3, 4\) must have that shape, got \(6, 4\): "
-    ):
+    with pytest.raises(ValueError, match=r"^exp_avg of a parameter of shape \(3, 4\) must be .* of shape \(6, 4\)$"):
         optimizer.load_state_dict(other.state_dict())
 
 

@@ -166,14 +166,14 @@ def _buckets(base: Optimizer) -> Iterator[Bucket]:
 def _replacements(base: Optimizer, params: list[Tensor], group: dict[str, Any], foreach: bool) -> list[Tensor]:
     """g' = g + c (g - b) of each parameter, in the gradient's dtype; b is 0 where it does not exist yet."""
     grads = [cast("Tensor", p.grad) for p in params]
-    gain = eq.gain(group[ALPHA], group[BETA])
+    weight = 1.0 + eq.gain(group[ALPHA], group[BETA])
     if EMA in base.state.get(params[0], {}):
         emas = [base.state[p][EMA] for p in params]
         wide = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
-        lerped = foreach_lerp(wide, emas, -gain) if foreach else map(torch.lerp, wide, emas, repeat(-gain))
+        lerped = foreach_lerp(emas, wide, weight) if foreach else map(torch.lerp, emas, wide, repeat(weight))
         replaced = [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
     else:
-        replaced = [g * (1.0 + gain) for g in grads]
+        replaced = [g * weight for g in grads]
     if group.get("fused"):
         replaced = [_laid_out_as(p, h) for p, h in zip(params, replaced, strict=True)]
     return [_with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
@@ -241,10 +241,10 @@ def _overwrite(
             begun += zip(params, emas, strict=True)
         else:
             emas = [base.state[p][EMA] for p in params]
-        gain = eq.gain(group[ALPHA], group[BETA])
+        weight = 1.0 + eq.gain(group[ALPHA], group[BETA])
         for gs, bs in _blocks([local(p.grad) for p in params], [local(b) for b in emas]):
             wide = [g.to(b.dtype) for g, b in zip(gs, bs, strict=True)]
-            hs = [g * (1.0 + gain) for g in gs] if start else torch._foreach_lerp(wide, bs, -gain)
+            hs = [g * weight for g in gs] if start else torch._foreach_lerp(bs, wide, weight)
             if go is not None:
                 wide = [torch.where(go.to(b.device), g, b) for g, b in zip(wide, bs, strict=True)]
             torch._foreach_lerp_(bs, wide, 1.0 - group[BETA])

@@ -39,13 +39,10 @@ def check_nonnegative(argument: str, value: object) -> None:
         reject(argument, value, "a number in [0, inf)")
 
 
-def check_lr(lr: object, *, may_wait: bool) -> None:
-    """Raise ``ValueError`` unless lr is a number in [0, inf) or a tensor of one.
-
-    One on an accelerator is read only where the step ``may_wait`` for it, and none in a step being compiled.
-    """
+def check_lr(lr: object) -> None:
+    """Raise ``ValueError`` unless lr is a number in [0, inf), or a tensor of one unless the step is being compiled."""
     if isinstance(lr, Tensor) and lr.numel() == 1:
-        if torch.compiler.is_compiling() or not (may_wait or lr.is_cpu):
+        if torch.compiler.is_compiling():
             return
         lr = lr.item()
     check_nonnegative("lr", lr)
@@ -140,7 +137,9 @@ def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
 
 def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: bool = True) -> None:
     """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; its state is ``buffers``."""
-    check_lr(group["lr"], may_wait=may_wait)
+    lr = group["lr"]
+    if may_wait or not isinstance(lr, Tensor) or (lr.is_cpu and not group["capturable"]):  # else nothing is read back
+        check_lr(lr)
     for name in ("eps", "trust_eps", "weight_decay"):
         check_nonnegative(name, group[name])
     if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
@@ -153,7 +152,7 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
     if group["fused"] and group["foreach"]:
         reject("fused", True, "None or False with foreach=True, of which it would take the place")
     for device in {p.device for p in group.get("params", ())} if group["fused"] else ():
-        if device.type == "cuda" and not (torch.compiler.is_compiling() or _has_triton()):
+        if device.type == "cuda" and not _has_triton():
             reject("fused", True, f"None or False for a parameter on {device} without Triton (pip install triton)")
         if device.type not in ("cpu", "cuda", "meta"):
             reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
@@ -166,9 +165,9 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
         reject("max_grad_norm", bound, "None or a number in (0, inf]")
     _check_state_dtype(group, buffers)
     check_choice("nonfinite", group["nonfinite"], NONFINITE)
-    if group["nonfinite"] == "raise" and _is_capturable(group):
+    if group["nonfinite"] == "raise" and group["capturable"]:
         reject("nonfinite", "raise", "'skip' or 'propagate' with capturable=True, as raising reads the gradients back")
-    if group["stochastic_rounding"] and _is_capturable(group):
+    if group["stochastic_rounding"] and group["capturable"]:
         reject("stochastic_rounding", True, "False with capturable=True, as its seed is counted on the host")
     _check_norm_dims(group)
 
@@ -191,7 +190,7 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
     _check_narrow(group)
     if is_narrow(given) and any(p.is_complex() for p in group.get("params", ())):
         reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
-    if EIGHT_BITS in wanted and not torch.compiler.is_compiling():  # Dynamo cannot trace a cache
+    if EIGHT_BITS in wanted:
         lowbit.torchao()
 
 
@@ -209,14 +208,9 @@ def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]],
     _check_narrow(group)
 
 
-def _is_capturable(group: dict[str, Any]) -> bool:
-    """Whether it is said to be; to a step that is being compiled Dynamo says it of every group."""
-    return group["capturable"] and not torch.compiler.is_compiling()
-
-
 def _check_narrow(group: dict[str, Any]) -> None:
     given = group["state_dtype"]
-    if _is_capturable(group) and is_narrow(given):
+    if group["capturable"] and is_narrow(given):
         allowed = "None, torch.float32 or torch.float64 with capturable=True, as the seed of rounding is on the host"
         reject("state_dtype", given, allowed)
 

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg import layers
-from thalweg.backends import Hyper, Scales, compiled, compute_dtype
+from thalweg.backends import Hyper, Scales, compiled
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
@@ -31,7 +31,7 @@ from thalweg.hyperparameters import check_keys, check_lamb, check_loaded, reject
 from thalweg.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from torch.optim.optimizer import ParamsT
 
@@ -75,7 +75,7 @@ class Lamb(Optimizer):
             changes. "propagate": step all the same, as torch's optimizers do.
         stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
             decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
-            group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as ever.
+            group as ``rounding_step``. Other dtypes are written as ever.
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
         overwrite_grad: use the gradients' memory as scratch, so that their values are undefined after the step. Spares
@@ -290,42 +290,29 @@ class Lamb(Optimizer):
         total_norm = self._total_norm(gradients)
         params = (p for group in self.param_groups for p in group["params"])
         spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
-        plans = list(self._plans(finite, spare))  # what raises has raised by now
-        if finite is not None:
-            layers.count_skipped(self, finite)
-        for plan in plans:
-            self._carry_out(plan, total_norm)
+        for group in self.param_groups:
+            if finite is None or group["nonfinite"] != "skip":
+                self._step_group(group, total_norm, None, spare)
+            elif self._on_device(group, finite.device):
+                self._step_group(group, total_norm, finite.float(), spare)
+            elif finite:
+                self._step_group(group, total_norm, None, spare)
         return loss
 
-    def _plans(self, finite: Tensor | None, spare: frozenset[Tensor]) -> Iterator[layers.Plan]:
-        """What the groups do that move as far as the host knows."""
-        first = 0
-        for group in self.param_groups:
-            on_device = finite is not None and self._on_device(group, finite.device)
-            if finite is None or group["nonfinite"] != "skip" or on_device or finite:
-                yield layers.plan(
-                    group,
-                    self.state,
-                    self._hyper(group),
-                    finite.float() if finite is not None and group["nonfinite"] == "skip" and on_device else None,
-                    overwritable=spare if group["overwrite_grad"] else (),
-                    rounds=group["stochastic_rounding"] or is_narrow(group["state_dtype"]),
-                    first=first,
-                )
-            first += len(group["params"])
-
-    def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
+    def _step_group(
+        self, group: dict[str, Any], total_norm: Tensor | None, go: Tensor | None, spare: frozenset[Tensor]
+    ) -> None:
         scale = None
-        if (bound := plan.group["max_grad_norm"]) is not None and total_norm is not None:
+        if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
             scale = eq.clip_coefficient(total_norm, bound)
-        layers.count(plan)
-        for backend, bucket in plan.buckets:
+        if group["stochastic_rounding"] or is_narrow(group["state_dtype"]):
+            group["rounding_step"] = group.get("rounding_step", 0) + 1
+        hyper = self._hyper(group)
+        for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else ()):
             device = bucket[0].param.device
-            on_device = Scales(
-                None if scale is None else scale.to(device, compute_dtype(bucket[0].param.dtype)),
-                None if plan.go is None else plan.go.to(device),
-            )
-            backend.step(bucket, plan.hyper, on_device, self._scratch)
+            backend = choose(group, device)
+            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, go)))
+            backend.step(bucket, hyper, on_device, self._scratch)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
         alpha, beta1 = self._exploration(group)
@@ -360,6 +347,7 @@ class Lamb(Optimizer):
             layers.refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
+        layers.count_skipped(self, finite)
         return finite
 
     def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:
@@ -369,5 +357,4 @@ class Lamb(Optimizer):
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        may_read = not (torch.compiler.is_compiling() or any(group["capturable"] for group in self.param_groups))
-        return layers.global_norm(gradients, may_read=may_read) if wanted else None
+        return layers.global_norm(gradients) if wanted else None

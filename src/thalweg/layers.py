@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from contextlib import contextmanager
-from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, compiled, compute_dtype, local, lowbit
-from thalweg.backends.choice import choose
-from thalweg.backends.norms import fast_norms, is_exact, norms
+from thalweg.backends import Layer, compiled, compute_dtype, local, lowbit
 from thalweg.backends.pieces import PIECE
 from thalweg.backends.precision import EXP_AVG_SQ, stored_as
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
-    from types import ModuleType
 
     from torch.optim import Optimizer
 
@@ -89,22 +85,23 @@ def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bo
 def _largest(tensors: list[Tensor]) -> list[Tensor]:
     """The magnitudes of the largest entries of the tensors, or NaN; a vector for those of one device and dtype."""
     if torch.compiler.is_compiling() or not all(t.device.type == "cpu" and t.dtype.is_floating_point for t in tensors):
-        return [
-            torch.stack(torch._foreach_norm(some, inf, dtype=None if dtype.is_complex else compute_dtype(dtype)))
-            for (_, dtype, _), some in _alike(tensors).items()
-        ]
+        return _norms(tensors, float("inf"))
     # On the CPU a hundred times faster than that norm.
     return [torch.stack(torch.aminmax(t)).abs().to(compute_dtype(t.dtype)) for t in tensors]
 
 
-def _alike(tensors: Iterable[Tensor]) -> dict[tuple[Any, ...], list[Tensor]]:
-    """The tensors of one device, dtype and mesh."""
-    found: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+def _norms(tensors: Iterable[Tensor], order: float) -> list[Tensor]:
+    """The norms of the tensors, in float32 at least; a vector for those of one device and dtype."""
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     for t in tensors:
-        found[t.device, t.dtype, getattr(t, "device_mesh", None)].append(t)
-    return found
+        alike[t.device, t.dtype].append(t)
+    return [
+        torch.stack(torch._foreach_norm(some, order, dtype=None if dtype.is_complex else compute_dtype(dtype)))
+        for (_, dtype), some in alike.items()
+    ]
 
 
+@functools.cache
 def _limit(dtype: torch.dtype) -> float:
     """The largest gradient whose h, up to 3 times as large, has a square."""
     return float(torch.finfo(compute_dtype(dtype)).max ** 0.5 / 4.0)
@@ -144,21 +141,14 @@ def count_skipped(optimizer: Any, finite: Tensor) -> None:
     optimizer.skipped_steps.add_(finite.logical_not())  # in place: torch 2.11 does not compile that it is assigned
 
 
-def global_norm(gradients: Iterable[Tensor], *, may_read: bool = False) -> Tensor:
-    """The 2-norm of all gradients together, over all shards, whatever the size of their entries.
-
-    Where it ``may_read`` numbers on the host, it is several times faster for gradients on the CPU.
-    """
-    groups = _alike(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g for g in gradients)
-    if not groups:
-        return torch.zeros(())
-    if may_read and all(device.type == "cpu" and mesh is None for device, _, mesh in groups):
-        total: Tensor = torch.linalg.vector_norm(torch.cat([fast_norms(some) for some in groups.values()]))
-        if is_exact(total, torch.float32):
-            return total
-    device = next(iter(groups))[0]
-    found = [cast("Any", norms(some)) for some in groups.values()]
-    return eq.norm(torch.cat([(n.full_tensor() if is_sharded(n) else n).to(device) for n in found]))
+def global_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """The 2-norm of all gradients together, over all shards, taken in float32 at least."""
+    gradients = list(gradients)
+    if any(is_sharded(g) for g in gradients):
+        total = torch.nn.utils.get_total_norm([g.to(compute_dtype(g.dtype)) for g in gradients])
+        return cast("Any", total).full_tensor() if is_sharded(total) else total
+    norms = [norms.to(gradients[0].device) for norms in _norms(gradients, 2.0)]
+    return torch.linalg.vector_norm(torch.cat(norms)) if norms else torch.zeros(())
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:
@@ -180,56 +170,32 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
     return p.device if group["capturable"] or group["nonfinite"] == "skip" else torch.device("cpu")
 
 
-class Plan(NamedTuple):
-    """What a step of a group is to do: layers in buckets, each with what steps it, and counts, yet to be moved on."""
+def buckets(
+    group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None, overwritable: Collection[Tensor] = ()
+) -> list[list[Layer]]:
+    """The group's parameters that have a gradient, their steps counted, by device and how each tensor is stored.
 
-    group: dict[str, Any]
-    hyper: Hyper
-    go: Tensor | None
-    rounding_step: int
-    counts: list[Tensor]
-    buckets: list[tuple[ModuleType, list[Layer]]]
-
-
-def plan(
-    group: dict[str, Any],
-    states: dict[Tensor, Any],
-    hyper: Hyper,
-    go: Tensor | None,
-    *,
-    overwritable: Collection[Tensor] = (),
-    rounds: bool = False,
-    first: int = 0,
-) -> Plan:
-    """The group's parameters that have a gradient, by device and how each tensor is stored; nothing changes.
-
-    ``go`` is what the step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
-    gradient's memory is scratch, if the group says so; ``rounds`` is whether something is rounded stochastically;
-    ``first`` is the place of the group's first parameter among those of all groups. The layers have the number of the
-    step that is to come.
-
-    Raises:
-        ImportError, RuntimeError: kernels that the group asks for cannot be had.
+    ``go`` is what a step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
+    gradient's memory is scratch, if the group says so.
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
     on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
-    norm_dims = group["norm_dims"]
-    rounding_step = group.get("rounding_step", 0) + 1 if rounds else 0
-    counts = []
-    for index, p in enumerate(group["params"], group.get("first_index", first)):
-        grad = p.grad
-        if grad is None:
-            continue
-        state = states[p]
+    norm_dims, rounding_step = group["norm_dims"], group.get("rounding_step", 0)
+    given = [
+        (index, p, p.grad, states[p])
+        for index, p in enumerate(group["params"], group.get("first_index", 0))
+        if p.grad is not None
+    ]
+    _count([state["step"] for *_, state in given], go)
+    for index, p, grad, state in given:
         param, step, m, v, b = p, state["step"], state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
-        counts.append(step)
         if p.is_complex():
-            param, grad, m, v = map(torch.view_as_real, (param, grad.resolve_conj(), m, v))
+            param, grad, m, v = map(torch.view_as_real, (param, grad, m, v))
             b = None if b is None else torch.view_as_real(b)
         layer = Layer(  # by position, as this is much of a step of many small layers
             param,
             grad,
-            step if on_device else step.item() + 1.0,
+            step if on_device else step.item(),
             m,
             v,
             b,
@@ -240,22 +206,18 @@ def plan(
         )
         types = (type(m), type(v), type(b))  # those of 8-bit state look like float32
         found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype, types].append(layer)
-    buckets = [(choose(group, bucket[0].param.device, bucket, hyper), bucket) for bucket in found.values()]
-    return Plan(group, hyper, go, rounding_step, counts, buckets)
+    return list(found.values())
 
 
-def count(plan: Plan) -> None:
-    """Count the step that is planned."""
-    if plan.rounding_step:
-        plan.group["rounding_step"] = plan.rounding_step
+def _count(steps: list[Tensor], go: Tensor | None) -> None:
     by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
-    for step in plan.counts:
+    for step in steps:
         by_device[step.device].append(step)
     for device, counts in by_device.items():
-        if plan.go is None and device.type != "cpu":
+        if go is None and device.type != "cpu":
             torch._foreach_add_(counts, 1)  # CUDA's takes no tensor from the host
         else:  # on the CPU, a number would become a tensor once for each; without alpha, a tensor would be read
-            torch._foreach_add_(counts, torch.ones(()) if plan.go is None else plan.go.to(device), alpha=1)
+            torch._foreach_add_(counts, torch.ones(()) if go is None else go.to(device), alpha=1)
 
 
 def _seed(step: int, index: int) -> int:
@@ -263,11 +225,6 @@ def _seed(step: int, index: int) -> int:
     return (step * 0x85EBCA6B + index * 0xC2B2AE35) & 0xFFFFFFFF
 
 
-def _norm_dims(p: Tensor, dims: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The axes counted from the front, with that of the real and imaginary parts, which a norm takes together.
-
-    None if they are all there are.
-    """
-    if len(dims) == p.ndim:
-        return None
+def _norm_dims(p: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes counted from the front, with that of the real and imaginary parts, which a norm takes together."""
     return (*(d % p.ndim for d in dims), *((p.ndim,) if p.is_complex() else ()))

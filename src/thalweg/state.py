@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.backends.checks import check_buffer
 from thalweg.hyperparameters import is_number, reject
 
 if TYPE_CHECKING:
@@ -58,7 +57,22 @@ def check_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...], buffe
         reject(f"step {of}", step, "a whole number in [0, inf)")
     for name in buffers:
         if name in state:
-            check_buffer(name, state[name], p)
+            _check_buffer(f"{name} {of}", state[name], p)
+
+
+def _check_buffer(which: str, x: Any, p: Any) -> None:
+    kind = "complex" if p.is_complex() else "floating-point"
+    if not isinstance(x, torch.Tensor):
+        reject(which, x, f"a {kind} tensor of that shape")
+    fits = x.shape == p.shape and x.layout == torch.strided
+    if not (fits and (x.is_complex() if p.is_complex() else x.is_floating_point())):
+        got = f"{x.dtype}, {x.layout}, of shape {tuple(x.shape)}"
+        raise ValueError(f"{which} must be a dense {kind} tensor of that shape, got one of {got}")
+    if hasattr(x, "device_mesh") != hasattr(p, "device_mesh"):
+        got = f"a {type(x).__name__} for a {type(p).__name__}"
+        raise ValueError(
+            f"{which} must be sharded as it is, as torch.distributed.checkpoint.state_dict loads it, got {got}"
+        )
 
 
 def load_keeping_dtype(

@@ -28,8 +28,6 @@ from thalweg.backends import local
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from thalweg.backends import Layer
-
 EIGHT_BITS = "8bit"
 BLOCK = 256
 LEAST = 4096
@@ -83,29 +81,11 @@ def is_8bit(x: Tensor) -> bool:
     return hasattr(getattr(x, "_local_tensor", x), "codes")
 
 
-def any_8bit(layer: Layer) -> bool:
-    """Whether a layer has state in 8 bits."""
-    return any(is_8bit(t) for t in (layer.exp_avg, layer.exp_avg_sq, layer.explore_ema) if t is not None)
-
-
 def kind(x: Tensor) -> torch.dtype | str:
     """What a tensor is stored as: its dtype, or "8bit"; of a DTensor, whose shards may differ, its appearance."""
     return EIGHT_BITS if type(x) is not Tensor and hasattr(x, "codes") else x.dtype
 
 
-def check(of: str, x: Any, *, signed: bool) -> None:
-    """Raise ``ValueError`` unless the parts of 8-bit state belong together, and are those that ``of`` is stored in."""
-    parts = (x.codes, x.scale, x.qmap)
-    fits = x.codes.shape == x.shape and x.block_size == BLOCK and x.scale.shape == (x.numel() // BLOCK,)
-    if not (fits and x.signed == signed and x.numel() % BLOCK == 0 and all(t.device == x.device for t in parts)):
-        raise ValueError(
-            f"{of} must be 8-bit state {'with' if signed else 'without'} a sign, in whole blocks of {BLOCK}, got "
-            f"{'a' if x.signed else 'no'} sign, shape {tuple(x.shape)}, codes of shape {tuple(x.codes.shape)} and "
-            f"{x.scale.numel()} scales"
-        )
-
-
-@torch.compiler.disable
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""
     here = local(p)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype, lowbit
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype
 from thalweg.backends.memory import memory_for_r
-from thalweg.backends.norms import norms_over
 from thalweg.backends.pieces import Scratch, pieces
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
 
@@ -19,11 +18,8 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     """One step of ALTO on each layer, in place: r of the whole layer, piece by piece, then the update.
 
     One temporary has the size of a layer, and comes from ``scratch`` or is the gradient, if that may be overwritten;
-    the others have that of a piece. State in 8 bits is left out of a step that is being compiled.
+    the others have that of a piece.
     """
-    if torch.compiler.is_compiling() and lowbit.any_8bit(layers[0]):
-        _step_outside(layers, hyper, scales, scratch)
-        return
     for layer in layers:
         dtype = compute_dtype(layer.param.dtype)
         r = memory_for_r(layer, dtype, scratch)
@@ -38,15 +34,11 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
             if layer.norm_dims is None:
                 theta_norm, r_norm = (eq.norm(torch.stack(parts)) for parts in zip(*norms, strict=True))
             else:
-                theta_norm, r_norm = (norms_over(x, layer.norm_dims) for x in (wide(layer.param, dtype), r))
-            ratio = eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
-            rate = rate * ratio.to(dtype)
+                theta_norm, r_norm = (eq.norm(x, layer.norm_dims) for x in (wide(layer.param, dtype), r))
+            rate = rate * eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
         r.mul_(rate)
         for piece, change in pieces(layer, r):
             _write(piece, PARAM, wide(piece.param, dtype) - change, hyper, scales)
-
-
-_step_outside = torch.compiler.disable(step)  # which cannot trace what is written to torchao's tensors
 
 
 def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales) -> Tensor:
