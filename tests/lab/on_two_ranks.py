@@ -29,12 +29,16 @@ def seen(sharded):
     return heard
 
 
-root = Path(sys.argv[1])
-for sharding in ("ddp", "fsdp2"):
-    train(SPEC, root / sharding, how=How(micro_batch=5, sharding=sharding), heard=seen(sharding == "fsdp2"))
-    how = How(sharding=sharding, checkpoint_seconds=0.0)
-    try:
-        train(SPEC, root / f"{sharding}-killed", how=how, heard=killed_at(18))
-    except Killed:
-        assert (root / f"{sharding}-killed" / "checkpoint.pt").exists()
-    train(SPEC, root / f"{sharding}-killed", how=how)
+def main(root):
+    for sharding in ("ddp", "fsdp2"):
+        train(SPEC, root / sharding, how=How(micro_batch=5, sharding=sharding), heard=seen(sharding == "fsdp2"))
+        how = How(sharding=sharding, checkpoint_seconds=0.0)
+        try:
+            train(SPEC, root / f"{sharding}-killed", how=how, heard=killed_at(18))
+        except Killed:
+            assert (root / f"{sharding}-killed" / "checkpoint.pt").exists()
+        train(SPEC, root / f"{sharding}-killed", how=how)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
