@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import torch
 from test_distributed import SPEC
 from torch.distributed.tensor import DTensor
 
@@ -42,3 +43,4 @@ def main(root):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    torch.distributed.destroy_process_group()

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from thalweg.lab import contenders, records, tasks, terminal
 from thalweg.lab.engine import How, Place, RunSpec
 from thalweg.lab.engine import train as run_one
@@ -203,6 +205,8 @@ def train(
         console.print(f"records: {folder.resolve()}", soft_wrap=True)
     else:
         result = run_one(spec, folder, how=how, heard=heard)
+    if torch.distributed.is_initialized():  # or its threads may abort the process at the end
+        torch.distributed.destroy_process_group()
     if result["status"] == "failed":
         raise SystemExit(1)
 
