@@ -49,7 +49,7 @@ class Digits(Task):
     name = "digits"
     title = "scikit-learn's 8x8 handwritten digits, residual convolutional network"
     metric = Metric("test accuracy", "max", unit="%", low=0.0, high=100.0)
-    budgets: ClassVar = (Budget(64, 126, 95.0), Budget(1024, 24, 80.0), Budget(1024, 150, 95.0, "long"))
+    budgets: ClassVar = (Budget(64, 126, 95.0), Budget(1024, 24, 80.0), Budget(1024, 80, 90.0, "long"))
     label_smoothing = 0.0
     example_cost = 40.0
 
