@@ -190,3 +190,13 @@ def test_training_goes_on_from_the_moments_of_a_relative(cls, source):
     assert_moved(params, before)
     assert optimizer.state[params[0]]["step"] == BEFORE + 1
     assert ("explore_ema" in optimizer.state[params[0]]) == (cls == "ALTO")
+
+
+def test_options_of_a_group_that_the_state_lacks_stay_as_they_were_set_there():
+    """Not as the optimizer's defaults have them."""
+    other, params = trained(torch.optim.AdamW)
+    optimizer = ALTO(params, alpha=1.5, beta=0.75)
+    optimizer.param_groups[0].update(alpha=-2.0, beta=0.625, trust_eps=0.125)
+    optimizer.load_state_dict(copy.deepcopy(other.state_dict()))
+    group = optimizer.param_groups[0]
+    assert (group["alpha"], group["beta"], group["trust_eps"]) == (-2.0, 0.625, 0.125)

@@ -39,6 +39,20 @@ def label(value):
 
 
 @pytest.mark.parametrize("value", ODD, ids=label)
+def test_an_odd_capturable_beside_a_tensor_as_learning_rate_is_named(value):
+    """It says whether that tensor may be read."""
+    params = make_params(dtype=torch.float32)
+    optimizer = Lamb(params, lr=torch.tensor(0.01))
+    optimizer.param_groups[0]["capturable"] = value
+    if isinstance(value, bool):
+        return take_steps(optimizer, params, make_grads(params, 1))
+    with pytest.raises(ValueError, match=r"^capturable must be True or False, got "):
+        take_steps(optimizer, params, make_grads(params, 1))
+    assert_same(params, make_params(dtype=torch.float32))
+    return None
+
+
+@pytest.mark.parametrize("value", ODD, ids=label)
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_odd_value_in_a_group_is_named_before_anything_changes_or_trains(option, value):
     cls = ALTO if option in ("alpha", "beta") else Lamb
@@ -127,3 +141,14 @@ def test_parameters_without_an_order_are_refused_as_torch_does(cls):
     with pytest.raises(TypeError, match="ordered collections"):
         optimizer.add_param_group({"params": set(make_params())})
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("cls", [ALTO, Lamb])
+def test_a_group_with_an_option_out_of_range_is_not_added(cls):
+    params = make_params(dtype=torch.float32)
+    optimizer = cls(params[:1], lr=0.01)
+    with pytest.raises(ValueError, match=r"^eps must be a number in \[0, inf\), got -1\.0$"):
+        optimizer.add_param_group({"params": params[1:], "eps": -1.0})
+    assert [group["params"] for group in optimizer.param_groups] == [params[:1]]
+    optimizer.add_param_group({"params": params[1:]})  # as if nobody had tried
+    take_steps(optimizer, params, make_grads(params, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support import make_params
 
-from thalweg import EAdamW, paper_defaults
+from thalweg import ALTO, EAdamW, paper_defaults
 
 
 @pytest.mark.parametrize("batch_size", [1, 256, 999])
@@ -21,6 +21,11 @@ def test_batches_of_a_thousand_and_more_explore(batch_size):
 def test_e_takes_the_defaults_by_keyword():
     group = EAdamW(make_params(), **paper_defaults(64)).param_groups[0]
     assert (group["explore_alpha"], group["explore_beta"]) == (0.5, 0.01)
+
+
+def test_alto_takes_the_defaults_by_keyword():
+    group = ALTO(make_params(), **paper_defaults(64)).param_groups[0]
+    assert (group["alpha"], group["beta"], group["betas"]) == (0.5, 0.01, (0.9, 0.99))
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,13 @@ def check_nonnegative(argument: str, value: object) -> None:
         reject(argument, value, "a number in [0, inf)")
 
 
-def check_lr(lr: object) -> None:
-    """Raise ``ValueError`` unless lr is a number in [0, inf), or a tensor of one unless the step is being compiled."""
+def check_lr(lr: object, *, may_read: bool, may_read_back: bool) -> None:
+    """Raise ``ValueError`` unless lr is a number in [0, inf), or a tensor of one.
+
+    A tensor is read if it ``may_read``, one on an accelerator if it ``may_read_back``, none in a step being compiled.
+    """
     if isinstance(lr, Tensor) and lr.numel() == 1:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not (may_read if lr.is_cpu else may_read_back):
             return
         lr = lr.item()
     check_nonnegative("lr", lr)
@@ -104,16 +107,8 @@ def check_choice(argument: str, value: object, allowed: tuple[str, ...]) -> None
 
 # Options of other optimizers, and other names for ours: in a group they would say what nobody hears.
 _FOREIGN = {
-    "amsgrad",
-    "b1",
-    "b2",
-    "dampening",
-    "decay",
-    "differentiable",
-    "learning_rate",
-    "momentum",
-    "nesterov",
-    "wd",
+    *("amsgrad", "b1", "b2", "dampening", "decay"),
+    *("differentiable", "learning_rate", "momentum", "nesterov", "wd"),
 }
 
 
@@ -136,16 +131,14 @@ def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
 
 def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: bool = True) -> None:
     """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; its state is ``buffers``."""
-    lr = group["lr"]
-    if may_wait or not isinstance(lr, Tensor) or (lr.is_cpu and not group["capturable"]):  # else nothing is read back
-        check_lr(lr)
+    for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
+        check_bool(name, group[name])
+    check_lr(group["lr"], may_read_back=may_wait, may_read=may_wait or not group["capturable"])
     for name in ("eps", "trust_eps", "weight_decay"):
         check_nonnegative(name, group[name])
     if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
         reject("eps", group["eps"], f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0")
     group["betas"] = check_betas(group["betas"])
-    for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
-        check_bool(name, group[name])
     for name in ("foreach", "fused"):
         check_bool(name, group[name], none=True)
     if group["fused"] and group["foreach"]:

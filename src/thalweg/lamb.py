@@ -216,7 +216,8 @@ class Lamb(Optimizer):
                 self._check(group)
                 for p in group["params"]:
                     if state := self.state.get(p):
-                        state.pop(EXPLORE_EMA if EXPLORE_EMA not in self._buffers else None, None)
+                        if EXPLORE_EMA not in self._buffers:
+                            state.pop(EXPLORE_EMA, None)
                         check_state(p, state, MOMENTS, self._buffers)
                         step = torch.as_tensor(state["step"], dtype=torch.float32)  # a number in old checkpoints
                         state["step"] = step.reshape(()).to(layers.step_device(p, group), copy=True)

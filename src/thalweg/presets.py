@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from thalweg.hyperparameters import reject
 
 
-def paper_defaults(batch_size: int) -> dict[str, float]:
+class Exploration(TypedDict):
+    """E's hyperparameters, as keyword arguments."""
+
+    alpha: float
+    beta: float
+
+
+def paper_defaults(batch_size: int) -> Exploration:
     """The paper's α and β1 for a batch size: exploit below 1K examples, explore from there on.
 
     Args:
         batch_size: examples in one optimizer step, over all devices and accumulation steps.
 
     Returns:
-        ``{"alpha": α, "beta": β1}``, the keyword arguments of :class:`thalweg.E`.
+        ``{"alpha": α, "beta": β1}``, keyword arguments of :class:`thalweg.E` and :class:`thalweg.ALTO`.
 
     Raises:
         ValueError: ``batch_size`` is not a positive integer.

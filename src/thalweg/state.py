@@ -1,4 +1,4 @@
-"""Optimizer state that keeps its own dtype."""
+"""Loading an optimizer's state: checked, in the dtype it was saved in, and undone after an error."""
 
 from __future__ import annotations
 

@@ -61,13 +61,15 @@ def test_triton_is_picked_for_cuda_alone():
 
 
 def test_without_triton_the_constructor_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("thalweg.hyperparameters.find_spec", lambda name: None)
+    text = r"fused must be None or False for a parameter on cuda:0 without Triton \(pip install triton\), got True"
     with FakeTensorMode():
         params = [Parameter(torch.empty(2, device="cuda"))]
-        text = r"fused must be None or False for a parameter on cuda:0 without Triton \(pip install triton\), got True"
-        with pytest.raises(ValueError, match=text):
-            ALTO(params, fused=True)
-        ALTO(params)
+        with monkeypatch.context() as without:
+            without.setattr("thalweg.hyperparameters.find_spec", lambda name: None)
+            with pytest.raises(ValueError, match=text):
+                ALTO(params, fused=True)
+            ALTO(params)
+        ALTO(params, fused=True)  # installed since
 
 
 def test_other_devices_are_refused():
