@@ -78,13 +78,18 @@ def test_kernels_are_the_default_on_cpu(optimizer, monkeypatch):
     assert calls == ["compiled", "compiled", "foreach", "foreach", "single"]
 
 
+def forget():
+    """As in a process that has just begun."""
+    for known in (compiled._judge, compiled._kernel, choice._warn):
+        known.cache_clear()
+
+
 def test_without_a_compiler_the_default_is_multi_tensor_operations_and_fused_an_error(monkeypatch):
     def fail(*_):
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(toolchain, "load", fail)
-    for cache in (compiled._judge, compiled._kernel, compiled.missing, choice._can_build):
-        cache.cache_clear()
+    forget()
     params = make_params()
     with pytest.warns(
         UserWarning, match=r"no compiler\nALTO and Lamb step with torch's multi-tensor operations instead"
@@ -99,8 +104,7 @@ def test_without_a_compiler_the_default_is_multi_tensor_operations_and_fused_an_
         assert_same(params, start)
         assert not optimizer.state
     assert "backend: foreach on cpu" in repr(ALTO(params))  # without another warning
-    for cache in (compiled.missing, choice._can_build):
-        cache.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("foreach", [False, True])

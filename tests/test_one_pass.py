@@ -244,7 +244,7 @@ def test_bfloat16_parameters_are_left_to_the_base(base_steps):
 
 @pytest.mark.parametrize("fused", [None, True])
 def test_without_a_compiler_the_base_steps(fused, monkeypatch, base_steps):
-    monkeypatch.setattr(compiled, "missing", lambda: "no compiler")
+    monkeypatch.setattr(compiled, "missing", lambda wanted: "no compiler")
     params = make_params(dtype=torch.float32)
     optimizer = EAdamW(params, fused=fused)
     take_steps(optimizer, params, make_grads(params, 2))

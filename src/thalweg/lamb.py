@@ -31,7 +31,7 @@ from thalweg.hyperparameters import check_keys, check_lamb, check_loaded, reject
 from thalweg.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch.optim.optimizer import ParamsT
 
@@ -291,29 +291,37 @@ class Lamb(Optimizer):
         total_norm = self._total_norm(gradients)
         params = (p for group in self.param_groups for p in group["params"])
         spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
-        for group in self.param_groups:
-            if finite is None or group["nonfinite"] != "skip":
-                self._step_group(group, total_norm, None, spare)
-            elif self._on_device(group, finite.device):
-                self._step_group(group, total_norm, finite.float(), spare)
-            elif finite:
-                self._step_group(group, total_norm, None, spare)
+        plans = [self._plan(group, go, spare) for group, go in self._moving(finite)]  # what raises has raised by now
+        if finite is not None:
+            layers.count_skipped(self, finite)
+        for plan in plans:
+            self._carry_out(plan, total_norm)
         return loss
 
-    def _step_group(
-        self, group: dict[str, Any], total_norm: Tensor | None, go: Tensor | None, spare: frozenset[Tensor]
-    ) -> None:
+    def _moving(self, finite: Tensor | None) -> Iterator[tuple[dict[str, Any], Tensor | None]]:
+        """The groups that move as far as the host knows, each with what its step counts for if the device decides."""
+        for group in self.param_groups:
+            if finite is None or group["nonfinite"] != "skip":
+                yield group, None
+            elif self._on_device(group, finite.device):
+                yield group, finite.float()
+            elif finite:
+                yield group, None
+
+    def _plan(self, group: dict[str, Any], go: Tensor | None, spare: frozenset[Tensor]) -> layers.Plan:
+        rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
+        own = spare if group["overwrite_grad"] else ()
+        return layers.plan(group, self.state, self._hyper(group), go, overwritable=own, rounds=rounds)
+
+    def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
         scale = None
-        if (bound := group["max_grad_norm"]) is not None and total_norm is not None:
+        if (bound := plan.group["max_grad_norm"]) is not None and total_norm is not None:
             scale = eq.clip_coefficient(total_norm, bound)
-        if group["stochastic_rounding"] or is_narrow(group["state_dtype"]):
-            group["rounding_step"] = group.get("rounding_step", 0) + 1
-        hyper = self._hyper(group)
-        for bucket in layers.buckets(group, self.state, go, spare if group["overwrite_grad"] else ()):
+        layers.count(plan)
+        for backend, bucket in plan.buckets:
             device = bucket[0].param.device
-            backend = choose(group, device)
-            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, go)))
-            backend.step(bucket, hyper, on_device, self._scratch)
+            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, plan.go)))
+            backend.step(bucket, plan.hyper, on_device, self._scratch)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
         alpha, beta1 = self._exploration(group)
@@ -348,7 +356,6 @@ class Lamb(Optimizer):
             layers.refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
-        layers.count_skipped(self, finite)
         return finite
 
     def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from thalweg.backends import Layer, compiled, compute_dtype, local, lowbit
+from thalweg.backends import Hyper, Layer, compiled, compute_dtype, local, lowbit
+from thalweg.backends.choice import choose
 from thalweg.backends.pieces import PIECE
 from thalweg.backends.precision import EXP_AVG_SQ, stored_as
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+    from types import ModuleType
 
     from torch.optim import Optimizer
 
@@ -170,32 +172,54 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
     return p.device if group["capturable"] or group["nonfinite"] == "skip" else torch.device("cpu")
 
 
-def buckets(
-    group: dict[str, Any], states: dict[Tensor, Any], go: Tensor | None, overwritable: Collection[Tensor] = ()
-) -> list[list[Layer]]:
-    """The group's parameters that have a gradient, their steps counted, by device and how each tensor is stored.
+class Plan(NamedTuple):
+    """What a step of a group is to do: layers in buckets, each with what steps it, and counts, yet to be moved on."""
 
-    ``go`` is what a step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
-    gradient's memory is scratch, if the group says so.
+    group: dict[str, Any]
+    hyper: Hyper
+    go: Tensor | None
+    rounding_step: int
+    counts: list[Tensor]
+    buckets: list[tuple[ModuleType, list[Layer]]]
+
+
+def plan(
+    group: dict[str, Any],
+    states: dict[Tensor, Any],
+    hyper: Hyper,
+    go: Tensor | None,
+    *,
+    overwritable: Collection[Tensor] = (),
+    rounds: bool = False,
+) -> Plan:
+    """The group's parameters that have a gradient, by device and how each tensor is stored; nothing changes.
+
+    ``go`` is what the step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
+    gradient's memory is scratch, if the group says so; ``rounds`` is whether something is rounded stochastically. The
+    layers have the number of the step that is to come.
+
+    Raises:
+        ImportError, RuntimeError: kernels that the group asks for cannot be had.
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
     on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
-    norm_dims, rounding_step = group["norm_dims"], group.get("rounding_step", 0)
-    given = [
-        (index, p, p.grad, states[p])
-        for index, p in enumerate(group["params"], group.get("first_index", 0))
-        if p.grad is not None
-    ]
-    _count([state["step"] for *_, state in given], go)
-    for index, p, grad, state in given:
+    norm_dims = group["norm_dims"]
+    rounding_step = group.get("rounding_step", 0) + 1 if rounds else 0
+    counts = []
+    for index, p in enumerate(group["params"], group.get("first_index", 0)):
+        grad = p.grad
+        if grad is None:
+            continue
+        state = states[p]
         param, step, m, v, b = p, state["step"], state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
+        counts.append(step)
         if p.is_complex():
             param, grad, m, v = map(torch.view_as_real, (param, grad, m, v))
             b = None if b is None else torch.view_as_real(b)
         layer = Layer(  # by position, as this is much of a step of many small layers
             param,
             grad,
-            step if on_device else step.item(),
+            step if on_device else step.item() + 1.0,
             m,
             v,
             b,
@@ -206,18 +230,22 @@ def buckets(
         )
         types = (type(m), type(v), type(b))  # those of 8-bit state look like float32
         found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype, types].append(layer)
-    return list(found.values())
+    buckets = [(choose(group, bucket[0].param.device, bucket, hyper), bucket) for bucket in found.values()]
+    return Plan(group, hyper, go, rounding_step, counts, buckets)
 
 
-def _count(steps: list[Tensor], go: Tensor | None) -> None:
+def count(plan: Plan) -> None:
+    """Count the step that is planned."""
+    if plan.rounding_step:
+        plan.group["rounding_step"] = plan.rounding_step
     by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
-    for step in steps:
+    for step in plan.counts:
         by_device[step.device].append(step)
     for device, counts in by_device.items():
-        if go is None and device.type != "cpu":
+        if plan.go is None and device.type != "cpu":
             torch._foreach_add_(counts, 1)  # CUDA's takes no tensor from the host
         else:  # on the CPU, a number would become a tensor once for each; without alpha, a tensor would be read
-            torch._foreach_add_(counts, torch.ones(()) if go is None else go.to(device), alpha=1)
+            torch._foreach_add_(counts, torch.ones(()) if plan.go is None else plan.go.to(device), alpha=1)
 
 
 def _seed(step: int, index: int) -> int:

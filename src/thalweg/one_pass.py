@@ -17,7 +17,7 @@ from torch.optim import Adam, AdamW
 
 from thalweg import layers
 from thalweg.backends import Hyper, Layer, Scales, local
-from thalweg.backends.choice import choose, has_kernels
+from thalweg.backends.choice import has_kernels
 from thalweg.backends.pieces import Scratch
 from thalweg.exploration import ALPHA, BETA, EMA, Groups, is_watched
 
@@ -47,7 +47,7 @@ def split(base: Optimizer) -> tuple[Groups, Groups]:
         takes = functools.cache(functools.partial(_takes, group))
         for p in group["params"]:
             if p.requires_grad or p.grad is not None:
-                fits = p.dtype in _DTYPES and takes(p.device) and _is_sharded_as(p, p.grad)
+                fits = p.dtype in _DTYPES and takes(p.device, p.dtype) and _is_sharded_as(p, p.grad)
                 (ours if fits else others).append(p)
         taken += [{**group, "params": ours}] if ours else []
         left += [{**group, "params": others}] if others else []
@@ -61,7 +61,7 @@ def _is_sharded_as(p: Any, grad: Any) -> bool:
     return bool(grad.device_mesh == p.device_mesh and grad.placements == p.placements)
 
 
-def _takes(group: dict[str, Any], device: torch.device) -> bool:
+def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> bool:
     wanted, on_cpu = group["fused"], device.type == "cpu"
     if wanted is None:
         wanted = on_cpu and group["foreach"] is None
@@ -71,7 +71,7 @@ def _takes(group: dict[str, Any], device: torch.device) -> bool:
         and (group["decoupled_weight_decay"] or group["weight_decay"] == 0.0)
         and not any(isinstance(beta, Tensor) for beta in group["betas"])
         and not (group["capturable"] and on_cpu)
-        and has_kernels(device)  # last, as it may import Triton
+        and has_kernels(device, dtype)  # last, as it may import Triton
     )
 
 
@@ -104,10 +104,13 @@ def step(base: Any, groups: Groups, go: Tensor | None = None) -> None:
             stochastic_rounding=False,
         )
         on_device = any(not count.is_cpu for count in steps)  # where the base counts, and nobody may wait for it
-        for bucket in layers.buckets({**group, "norm_dims": None, "capturable": on_device}, base.state, go):
+        options = {"norm_dims": None, "capturable": on_device, "foreach": None, "fused": on_device or None}
+        plan = layers.plan({**group, **options}, base.state, hyper, go)  # on the CPU, with no kernel foreach, no error
+        layers.count(plan)
+        for backend, bucket in plan.buckets:
             device = bucket[0].param.device
             scales = Scales(go=None if go is None else go.to(device))
-            choose(group, device).step([_here(layer) for layer in bucket], hyper, scales, Scratch())
+            backend.step([_here(layer) for layer in bucket], hyper, scales, Scratch())
 
 
 def _here(layer: Layer) -> Layer:

@@ -11,13 +11,18 @@ import torch
 from thalweg.backends import compiled, foreach, single
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
+
+    from thalweg.backends import Hyper, Layer
 
 _NAMES = {single: "single", foreach: "foreach", compiled: "fused"}
 
 
-def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
-    """The module that steps the group's parameters on ``device``.
+def choose(
+    group: dict[str, Any], device: torch.device, layers: Sequence[Layer] = (), hyper: Hyper | None = None
+) -> ModuleType:
+    """The module that steps the group's parameters on ``device``, its C++ for these ``layers`` built.
 
     What is asked for, by ``fused=True`` (Triton's kernels on CUDA, those in C++ on CPU) or ``foreach``. Left open: on
     CPU the fused kernels, or foreach where they cannot be built; foreach on CUDA; single elsewhere. In a step that is
@@ -25,30 +30,32 @@ def choose(group: dict[str, Any], device: torch.device) -> ModuleType:
 
     Raises:
         ImportError: ``fused=True`` on CUDA, and no Triton.
-        RuntimeError: ``fused=True`` on the CPU, and no C++ compiler.
+        RuntimeError: ``fused=True`` on the CPU, and no C++ compiler, or one that fails.
     """
     if torch.compiler.is_compiling():
         return single
-    if group["fused"] and device.type in ("cpu", "cuda"):  # and not while the parameters are on meta
-        return _triton() if device.type == "cuda" else _compiled()
-    if group["foreach"] is None:
-        if group["fused"] is None and device.type == "cpu" and _can_build():
+    if group["fused"] and device.type == "cuda":
+        return _triton()
+    if device.type == "cpu" and (group["fused"] or (group["fused"] is None and group["foreach"] is None)):
+        why = compiled.missing(() if hyper is None else compiled.variants(layers, hyper))
+        if why is None:
             return compiled
+        if group["fused"]:
+            raise RuntimeError(why)
+        _warn(why)
+    if group["foreach"] is None:
         return foreach if device.type in ("cpu", "cuda") else single
     return foreach if group["foreach"] else single
 
 
 @functools.cache
-def _can_build() -> bool:
-    """Whether kernels can be built, with one warning for a process if not."""
-    why = compiled.missing()
-    if why is not None:
-        warnings.warn(
-            f"{why}\nALTO and Lamb step with torch's multi-tensor operations instead, at about half the speed; "
-            "foreach=True chooses them without this warning",
-            stacklevel=2,
-        )
-    return why is None
+def _warn(why: str) -> None:
+    """Once in a process for what is found out once."""
+    warnings.warn(
+        f"{why}\nALTO and Lamb step with torch's multi-tensor operations instead, at about half the speed; "
+        "foreach=True chooses them without this warning",
+        stacklevel=2,
+    )
 
 
 def describe(group: dict[str, Any], device: torch.device) -> str:
@@ -59,10 +66,10 @@ def describe(group: dict[str, Any], device: torch.device) -> str:
         return f"fused on {device.type}, which cannot be had here"
 
 
-def has_kernels(device: torch.device) -> bool:
-    """Whether ``fused=True`` has kernels that run on ``device``."""
+def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``fused=True`` has kernels that run on ``device``, for E and Adam in one ``dtype``."""
     if device.type == "cpu":
-        return compiled.missing() is None
+        return compiled.missing([compiled.Variant(dtype, dtype, dtype, dtype, dtype)]) is None
     return device.type == "cuda" and _triton_runs_on(device)
 
 
@@ -81,12 +88,6 @@ def _triton_runs_on(device: torch.device) -> bool:
         warnings.warn(f"Triton's kernels cannot be had on {device}, torch's own step instead: {error}", stacklevel=2)
         return False
     return True
-
-
-def _compiled() -> ModuleType:
-    if (why := compiled.missing()) is not None:
-        raise RuntimeError(why)
-    return compiled
 
 
 def _triton() -> ModuleType:

@@ -1,7 +1,7 @@
 """``fused=True`` on the CPU: kernels in C++, called once for all layers.
 
 ``kernels.cpp`` serves every shape and all values of the hyperparameters; other dtypes make another build, of half a
-second or so. Inductor's cache directory keeps it: only the first process on a machine waits.
+second or so. A cache directory keeps it: only the first process waits.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import functools
 import math
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,7 +30,20 @@ _TYPES = {
     torch.bfloat16: "bfloat16",
 }
 _Stored: TypeAlias = torch.dtype | str
-_Variant: TypeAlias = tuple[torch.dtype, torch.dtype, _Stored, _Stored, _Stored | None, bool, bool]
+_Kernel: TypeAlias = toolchain.Function | str
+"""A kernel, or why it cannot be had, which is found out once."""
+
+
+class Variant(NamedTuple):
+    """What kernels are compiled for: the dtypes of a layer's tensors, and the branches that are taken."""
+
+    param: torch.dtype
+    grad: torch.dtype
+    exp_avg: _Stored
+    exp_avg_sq: _Stored
+    explore_ema: _Stored | None
+    trust_ratio: bool = False
+    stochastic_rounding: bool = False
 
 
 # The structures of the C++ files.
@@ -74,7 +88,9 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     for dtype, rows in calls.items():
         variant = _variant(layers[0], dtype, hyper)
         fractions = _fractions()[0] if lowbit.EIGHT_BITS in variant else None
-        _kernel(variant)(b"".join(rows), len(rows), numbers, fractions, torch.get_num_threads())
+        kernel = _kernel(variant)
+        assert not isinstance(kernel, str), kernel  # as choose has asked what is missing
+        kernel(b"".join(rows), len(rows), numbers, fractions, torch.get_num_threads())
     # As in-place operations do, so that a backward pass of what was computed before the step raises.
     torch.autograd.graph.increment_version([found.layer.param for found in walks])
 
@@ -93,7 +109,8 @@ def all_within(tensors: Sequence[Tensor], limit: Callable[[torch.dtype], float])
         if dtype not in limits:
             limits[dtype] = _bits(limit(dtype), dtype)
         rows.append(_VECTOR.pack(address, size, dtype.itemsize, limits[dtype]))
-    return bool(_judge()(b"".join(rows), len(rows), torch.get_num_threads()))
+    judge = _judge()
+    return None if isinstance(judge, str) else bool(judge(b"".join(rows), len(rows), torch.get_num_threads()))
 
 
 def _numbers(hyper: Hyper, scales: Scales) -> bytes:
@@ -113,9 +130,19 @@ def _numbers(hyper: Hyper, scales: Scales) -> bytes:
     )
 
 
-def _variant(layer: Layer, grad: torch.dtype, hyper: Hyper) -> _Variant:
-    """What kernels are compiled for: the dtypes of a layer's tensors, and the branches that are taken."""
-    return (
+def variants(layers: Sequence[Layer], hyper: Hyper) -> set[Variant]:
+    """What steps the layers of a bucket, which share all dtypes but perhaps their gradients'."""
+    return {_variant(layers[0], dtype, hyper) for dtype in {layer.grad.dtype for layer in layers}}
+
+
+def missing(wanted: Iterable[Variant] = ()) -> str | None:
+    """Why kernels cannot be had here, the one that judges gradients and those wanted; None if they are there."""
+    kernels = chain((_judge(),), map(_kernel, wanted))
+    return next((kernel for kernel in kernels if isinstance(kernel, str)), None)
+
+
+def _variant(layer: Layer, grad: torch.dtype, hyper: Hyper) -> Variant:
+    return Variant(
         layer.param.dtype,
         grad,
         lowbit.kind(layer.exp_avg),
@@ -127,7 +154,7 @@ def _variant(layer: Layer, grad: torch.dtype, hyper: Hyper) -> _Variant:
 
 
 @functools.cache
-def _kernel(variant: _Variant) -> toolchain.Function:
+def _kernel(variant: Variant) -> _Kernel:
     param, grad, exp_avg, exp_avg_sq, explore_ema, trust_ratio, stochastic_rounding = variant
     macros = {
         "PARAM": _TYPES[param],
@@ -143,7 +170,19 @@ def _kernel(variant: _Variant) -> toolchain.Function:
         "MARGIN": lowbit.MARGIN,
     }
     arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64)
-    return toolchain.load("kernels.cpp", "step", macros, arguments)
+    return _load("kernels.cpp", "step", macros, arguments)
+
+
+@functools.cache
+def _judge() -> _Kernel:
+    return _load("finite.cpp", "all_within", {}, (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64))
+
+
+def _load(file: str, function: str, macros: Mapping[str, object], arguments: tuple[Any, ...]) -> _Kernel:
+    try:
+        return toolchain.load(file, function, macros, arguments)
+    except RuntimeError as error:
+        return str(error)
 
 
 def _type(stored: _Stored, *, signed: bool) -> str:
@@ -155,21 +194,6 @@ def _fractions() -> tuple[bytes, object]:
     """Where the tables of 8 bits lie, unsigned and signed, and what is to be kept for it."""
     tables = [t for signed in (False, True) for t in lowbit.tables(signed, torch.device("cpu"))]
     return _FRACTIONS.pack(*(t.data_ptr() for t in tables)), tables
-
-
-@functools.cache
-def missing() -> str | None:
-    """Why kernels cannot be built here; None if they can."""
-    try:
-        _judge()
-    except RuntimeError as error:
-        return str(error)
-    return None
-
-
-@functools.cache
-def _judge() -> toolchain.Function:
-    return toolchain.load("finite.cpp", "all_within", {}, (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64))
 
 
 @functools.cache
