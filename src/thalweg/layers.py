@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -103,7 +102,6 @@ def _norms(tensors: Iterable[Tensor], order: float) -> list[Tensor]:
     ]
 
 
-@functools.cache
 def _limit(dtype: torch.dtype) -> float:
     """The largest gradient whose h, up to 3 times as large, has a square."""
     return float(torch.finfo(compute_dtype(dtype)).max ** 0.5 / 4.0)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import logging
+import warnings
 
 import pytest
 import torch
-from support import assert_moved, assert_near, make_grads, make_params
+from support import assert_moved, assert_near, make_grads, make_params, take_steps
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from thalweg import ALTO, EAdamW, Lamb
+from thalweg.backends import lowbit
 
 BUILDS = {
     "ALTO": functools.partial(ALTO, alpha=-5.0, betas=(0.8, 0.99), beta=0.9),
@@ -85,6 +88,36 @@ def test_the_whole_step_is_one_graph(build):
     backend = CompileCounterWithBackend("eager")
     run(build, backend, fullgraph=True)
     assert not counters["graph_break"]
+
+
+OTHERS = {
+    "ALTO": ALTO,
+    "ALTO foreach, in bfloat16": functools.partial(ALTO, foreach=True, state_dtype=torch.bfloat16),
+    "ALTO in 8 bits": functools.partial(ALTO, state_dtype="8bit", max_grad_norm=1.0),
+    "ALTO rounded": functools.partial(ALTO, stochastic_rounding=True, norm_dims=(1,), trust_clip=(0.1, 10.0)),
+    "EAdamW, nonfinite raises": functools.partial(EAdamW, nonfinite="raise"),
+}
+
+
+@pytest.mark.parametrize("build", OTHERS)
+def test_compiling_says_nothing_and_changes_nothing(build, caplog):
+    dtype = torch.bfloat16 if build == "ALTO rounded" else torch.float32
+    lowbit.torchao()  # which has something to say itself
+    caplog.clear()
+    found = []
+    for backend in (None, "eager"):
+        params = make_params([(64, 64), (5, 3)], dtype)
+        optimizer = OTHERS[build](params, lr=0.01)
+        if backend is not None:
+            optimizer.step = torch.compile(optimizer.step, backend=backend)
+        with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)  # torch's own
+            take_steps(optimizer, params, make_grads(params, 2))
+        found.append(params)
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line for line in said if "Profiler record function" not in line] == []  # of any optimizer of torch's
+    assert_near(found[1], found[0], 2**-7 if build in ("ALTO rounded", "ALTO in 8 bits") else 1e-6)
 
 
 @pytest.mark.slow

@@ -28,6 +28,8 @@ from thalweg.backends import local
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from thalweg.backends import Layer
+
 EIGHT_BITS = "8bit"
 BLOCK = 256
 LEAST = 4096
@@ -81,11 +83,17 @@ def is_8bit(x: Tensor) -> bool:
     return hasattr(getattr(x, "_local_tensor", x), "codes")
 
 
+def any_8bit(layer: Layer) -> bool:
+    """Whether a layer has state in 8 bits."""
+    return any(is_8bit(t) for t in (layer.exp_avg, layer.exp_avg_sq, layer.explore_ema) if t is not None)
+
+
 def kind(x: Tensor) -> torch.dtype | str:
     """What a tensor is stored as: its dtype, or "8bit"; of a DTensor, whose shards may differ, its appearance."""
     return EIGHT_BITS if type(x) is not Tensor and hasattr(x, "codes") else x.dtype
 
 
+@torch._disable_dynamo
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""
     here = local(p)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Hyper, Layer, Scales, compute_dtype
+from thalweg.backends import Hyper, Layer, Scales, compute_dtype, lowbit
 from thalweg.backends.memory import memory_for_r
 from thalweg.backends.pieces import Scratch, pieces
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
@@ -18,8 +18,11 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     """One step of ALTO on each layer, in place: r of the whole layer, piece by piece, then the update.
 
     One temporary has the size of a layer, and comes from ``scratch`` or is the gradient, if that may be overwritten;
-    the others have that of a piece.
+    the others have that of a piece. State in 8 bits is left out of a step that is being compiled.
     """
+    if torch.compiler.is_compiling() and lowbit.any_8bit(layers[0]):
+        _step_outside(layers, hyper, scales, scratch)
+        return
     for layer in layers:
         dtype = compute_dtype(layer.param.dtype)
         r = memory_for_r(layer, dtype, scratch)
@@ -39,6 +42,9 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
         r.mul_(rate)
         for piece, change in pieces(layer, r):
             _write(piece, PARAM, wide(piece.param, dtype) - change, hyper, scales)
+
+
+_step_outside = torch._disable_dynamo(step)  # which cannot trace what is written to torchao's tensors
 
 
 def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales) -> Tensor:
