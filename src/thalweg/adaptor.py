@@ -17,6 +17,7 @@ import torch
 from torch.optim import Optimizer
 
 from thalweg import one_pass
+from thalweg.backends import has_numbers
 from thalweg.backends.memory import overwritable
 from thalweg.exploration import ALPHA, BETA, EMA, Groups, can_skip, explored, parts, shifts, skipping
 from thalweg.hyperparameters import (
@@ -309,15 +310,18 @@ class E(Optimizer):
         first = next(self._gradients(), None)
         if self.nonfinite == "propagate" or first is None:
             return True, None
-        on_host = self.reevaluates or not can_skip(self.base) or (in_one_pass and first.is_cpu)
-        may_read = on_host or self.nonfinite == "raise"  # the verdict, that is
+        readable = has_numbers(first)
+        on_host = readable and (self.reevaluates or not can_skip(self.base) or (in_one_pass and first.is_cpu))
+        may_read = on_host or (readable and self.nonfinite == "raise")  # the verdict, that is
         finite = all_finite(self._gradients(), may_read=may_read, fused=in_one_pass)
         if self.nonfinite == "raise":
-            if not finite:
+            if readable and not finite:
                 refuse_nonfinite(self._gradients())
             return True, None
         count_skipped(self, finite)
-        return (bool(finite), None) if on_host else (True, finite)
+        if on_host:
+            return bool(finite), None
+        return True, finite if can_skip(self.base) else None
 
     def _gradients(self) -> Iterator[Tensor]:
         return (p.grad for p in self._parameters() if p.grad is not None)

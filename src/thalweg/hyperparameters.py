@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from thalweg.backends import lowbit
+from thalweg.backends import is_abstract, lowbit
 from thalweg.backends.lowbit import EIGHT_BITS
 from thalweg.backends.precision import NARROW, is_narrow, stored_as
 
@@ -41,10 +41,10 @@ def check_nonnegative(argument: str, value: object) -> None:
 def check_lr(lr: object, *, may_read: bool, may_read_back: bool) -> None:
     """Raise ``ValueError`` unless lr is a number in [0, inf), or a tensor of one.
 
-    A tensor is read if it ``may_read``, one on an accelerator if it ``may_read_back``, none in a step being compiled.
+    A tensor is read if it ``may_read``, one on an accelerator if it ``may_read_back``, none where there are no numbers.
     """
     if isinstance(lr, Tensor) and lr.numel() == 1:
-        if torch.compiler.is_compiling() or not (may_read if lr.is_cpu else may_read_back):
+        if is_abstract(lr) or not (may_read if lr.is_cpu else may_read_back):
             return
         lr = lr.item()
     check_nonnegative("lr", lr)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg import layers
-from thalweg.backends import Hyper, Scales, compiled
+from thalweg.backends import Hyper, Scales, compiled, has_numbers, is_abstract
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import overwritable
 from thalweg.backends.pieces import Scratch
@@ -85,10 +85,10 @@ class Lamb(Optimizer):
             step under ``torch.compile``; with ``fused=True``, which needs no such temporary.
         maximize: ascend instead of descend.
         foreach: use torch's multi-tensor operations, False: one parameter at a time.
-        fused: use kernels of our own. On the CPU they are in C++, built at the first step, in about a second, once for
-            a machine. On CUDA they are Triton's, which has to be installed: three launches for all parameters of a
-            group and dtype, and no waiting for the device; tested under Triton's interpreter and compiled for compute
-            capability 8.0 and 9.0, but none has run on a GPU yet.
+        fused: use kernels of our own. On the CPU they are in C++, built at the first step, in about a second, and kept
+            in ``$THALWEG_CACHE_DIR`` or ``~/.cache/thalweg``. On CUDA they are Triton's, which has to be installed:
+            three launches for all parameters of a group and dtype, and no waiting for the device; tested under Triton's
+            interpreter and compiled for compute capability 8.0 and 9.0, but none has run on a GPU yet.
             With ``foreach`` and ``fused`` both None: fused on the CPU where a C++ compiler is at hand (if not, foreach
             and a warning), foreach on CUDA. ``repr(optimizer)`` says which.
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
@@ -283,7 +283,8 @@ class Lamb(Optimizer):
             self._check(group, may_wait=False)
         for group in self.param_groups:
             for p in group["params"][:1]:
-                choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
+                if not is_abstract(p):
+                    choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         layers.refuse_sparse(gradients, type(self).__name__)
         finite = self._judge_finite(gradients)
@@ -303,7 +304,7 @@ class Lamb(Optimizer):
         for group in self.param_groups:
             if finite is None or group["nonfinite"] != "skip":
                 yield group, None
-            elif self._on_device(group, finite.device):
+            elif self._on_device(group, finite):
                 yield group, finite.float()
             elif finite:
                 yield group, None
@@ -347,22 +348,26 @@ class Lamb(Optimizer):
         policies = {group["nonfinite"] for group in self.param_groups}
         if policies == {"propagate"} or not gradients:
             return None
-        may_read = not any(group["capturable"] for group in self.param_groups)
+        may_read = self._may_read(gradients)
         fused = may_read and all(
             choose(group, p.device) is compiled for group in self.param_groups for p in group["params"][:1]
         )
         finite = layers.all_finite(gradients, may_read=may_read, fused=fused)
-        if "raise" in policies and not finite:
+        if "raise" in policies and has_numbers(gradients[0]) and not finite:
             layers.refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
         return finite
 
-    def _on_device(self, group: dict[str, Any], device: torch.device) -> bool:
+    def _on_device(self, group: dict[str, Any], finite: Tensor) -> bool:
         """Whether the group's steps are skipped on the device, without the host ever knowing."""
-        return device.type != "cpu" or group["capturable"] or torch.compiler.is_compiling()
+        return finite.device.type != "cpu" or group["capturable"] or is_abstract(finite)
 
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
         return layers.global_norm(gradients) if wanted else None
+
+    def _may_read(self, gradients: list[Tensor]) -> bool:
+        """Whether numbers that are on the host may be read there."""
+        return not (any(map(is_abstract, gradients[:1])) or any(group["capturable"] for group in self.param_groups))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from thalweg.backends import Hyper, Layer, compiled, compute_dtype, local, lowbit
+from thalweg.backends import Hyper, Layer, compiled, compute_dtype, has_numbers, is_abstract, local, lowbit
 from thalweg.backends.choice import choose
 from thalweg.backends.pieces import PIECE
 from thalweg.backends.precision import EXP_AVG_SQ, stored_as
@@ -134,6 +134,8 @@ def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
 
 def count_skipped(optimizer: Any, finite: Tensor) -> None:
     """Count a step in ``optimizer.skipped_steps`` if it was not :func:`all_finite`, where the verdict is."""
+    if not has_numbers(finite):  # it is none
+        return
     device = finite.device
     if optimizer.skipped_steps.device != device:
         # To a device without waiting; from there, if gradients have moved, only when it has arrived.
@@ -200,7 +202,7 @@ def plan(
         ImportError, RuntimeError: kernels that the group asks for cannot be had.
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
-    on_device = group["capturable"] or go is not None or torch.compiler.is_compiling()
+    on_device = group["capturable"] or go is not None or any(map(is_abstract, group["params"][:1]))
     norm_dims = group["norm_dims"]
     rounding_step = group.get("rounding_step", 0) + 1 if rounds else 0
     counts = []

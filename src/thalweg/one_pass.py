@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW
 
 from thalweg import layers
-from thalweg.backends import Hyper, Layer, Scales, local
+from thalweg.backends import Hyper, Layer, Scales, is_abstract, local
 from thalweg.backends.choice import has_kernels
 from thalweg.backends.pieces import Scratch
 from thalweg.exploration import ALPHA, BETA, EMA, Groups, is_watched
@@ -37,7 +37,8 @@ def split(base: Optimizer) -> tuple[Groups, Groups]:
     ``fused`` and ``foreach`` open, and is not ``capturable``. Each parameter is judged by itself and its group alone,
     so that it makes the same step whoever else is there.
     """
-    if type(base) not in (Adam, AdamW) or is_watched(base) or torch.compiler.is_compiling():
+    first = next((p for group in base.param_groups for p in group["params"]), None)
+    if type(base) not in (Adam, AdamW) or is_watched(base) or first is None or is_abstract(first):
         return [], base.param_groups
     taken: Groups = []
     left: Groups = []

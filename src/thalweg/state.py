@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from thalweg.backends import has_numbers
 from thalweg.hyperparameters import is_number, reject
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def check_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...], buffe
     if not {"step", *needed} <= state.keys() <= {"step", *buffers}:
         reject(f"the state {of}", list(state), f"under the names {', '.join(('step', *buffers))}")
     step = state["step"]
-    count = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
+    count = step
+    if isinstance(step, torch.Tensor) and step.numel() == 1:
+        count = step.item() if has_numbers(step) else 0
     if not (is_number(count) and 0 <= count < math.inf and count == int(count)):
         reject(f"step {of}", step, "a whole number in [0, inf)")
     for name in buffers:

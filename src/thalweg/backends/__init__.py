@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +69,21 @@ class Layer(NamedTuple):
 def local(t: Any) -> Tensor:
     """The shard of a DTensor that is here; any other tensor itself."""
     return cast("Tensor", t.to_local() if hasattr(t, "device_mesh") else t)
+
+
+def is_fake(t: Any) -> bool:
+    """Whether a tensor, or what a DTensor has of it here, stands for one that has memory: none may be looked for."""
+    return isinstance(getattr(t, "_local_tensor", t), FakeTensor)
+
+
+def has_numbers(t: Tensor) -> bool:
+    """Whether there are any: not in a fake tensor, nor on the meta device."""
+    return not (t.is_meta or is_fake(t))
+
+
+def is_abstract(t: Tensor) -> bool:
+    """Whether a step must not ask for numbers of ``t``: there are none, or the step is being compiled."""
+    return torch.compiler.is_compiling() or not has_numbers(t)
 
 
 def foreach_lerp(xs: list[Tensor], ys: list[Tensor], weight: float) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.backends import compiled, foreach, single
+from thalweg.backends import compiled, foreach, is_fake, single
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ def choose(
 
     What is asked for, by ``fused=True`` (Triton's kernels on CUDA, those in C++ on CPU) or ``foreach``. Left open: on
     CPU the fused kernels, or foreach where they cannot be built; foreach on CUDA; single elsewhere. In a step that is
-    being compiled always single, for the compiler to fuse.
+    being compiled always single, for the compiler to fuse; for fake tensors no kernels.
 
     Raises:
         ImportError: ``fused=True`` on CUDA, and no Triton.
@@ -34,9 +34,10 @@ def choose(
     """
     if torch.compiler.is_compiling():
         return single
-    if group["fused"] and device.type == "cuda":
+    fake = len(layers) > 0 and is_fake(layers[0].param)
+    if group["fused"] and device.type == "cuda" and not fake:
         return _triton()
-    if device.type == "cpu" and (group["fused"] or (group["fused"] is None and group["foreach"] is None)):
+    if device.type == "cpu" and not fake and (group["fused"] or (group["fused"] is None and group["foreach"] is None)):
         why = compiled.missing(() if hyper is None else compiled.variants(layers, hyper))
         if why is None:
             return compiled

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
-from thalweg.backends import local
+from thalweg.backends import is_fake, local
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -52,6 +53,9 @@ def torchao() -> ModuleType:
     if "dtype" not in inspect.signature(subclass_8bit.OptimState8bit.zeros).parameters:
         _refuse("the one installed is older than 0.17")
     _complete(subclass_8bit.OptimState8bit)
+    with torch._C._DisableTorchDispatch():  # it keeps its fractions, which are to be real also if the first are fake
+        for signed in (False, True):
+            subclass_8bit.OptimState8bit.zeros((BLOCK,), signed)
     return cast("ModuleType", subclass_8bit)
 
 
@@ -93,14 +97,14 @@ def kind(x: Tensor) -> torch.dtype | str:
     return EIGHT_BITS if type(x) is not Tensor and hasattr(x, "codes") else x.dtype
 
 
-@torch._disable_dynamo
+@_disable_dynamo
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""
     here = local(p)
     if here.numel() < LEAST or here.numel() % BLOCK != 0:
         return torch.zeros_like(p, dtype=torch.float32, memory_format=torch.preserve_format)
     x = torchao().OptimState8bit.zeros(here.shape, signed, BLOCK, here.device, torch.float32)
-    x.codes.fill_(int(x.qmap.abs().argmin()))  # the code of 0, as if written
+    x.codes.fill_(x.qmap.abs().argmin())  # the code of 0, as if written
     return _like(x, p)
 
 
@@ -128,7 +132,8 @@ def write(target: Tensor, value: Tensor, noise: Tensor) -> None:
 
 def _round(y: Tensor, noise: Tensor, signed: bool) -> Tensor:
     """The codes of fractions, which are written over."""
-    qmap, per_step, below = tables(signed, y.device)
+    made = tables.__wrapped__ if is_fake(y) else tables  # fake ones are not to be kept
+    qmap, per_step, below = made(signed, y.device)
     code = below.index_select(0, (y.view(torch.int32) >> 16).add_(1 << 15))
     code.add_(y >= qmap[1:].index_select(0, code)).clamp_(max=254)
     lost = None if signed else (code == 0) & (y > 0.0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from thalweg import equations as eq
 from thalweg.backends import Hyper, Layer, Scales, compute_dtype, lowbit
@@ -44,7 +45,7 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
             _write(piece, PARAM, wide(piece.param, dtype) - change, hyper, scales)
 
 
-_step_outside = torch._disable_dynamo(step)  # which cannot trace what is written to torchao's tensors
+_step_outside = _disable_dynamo(step)  # which cannot trace what is written to torchao's tensors
 
 
 def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales) -> Tensor:
