@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
 from support import assert_near, assert_same, clone_params, make_grads, make_params, take_steps
@@ -185,27 +180,6 @@ def test_one_kernel_serves_all_shapes_and_hyperparameters(monkeypatch):
     assert [file for file in built if file == "kernels.cpp"] == ["kernels.cpp"]
 
 
-STEP = """
-import torch
-from thalweg import ALTO, Lamb
-p = torch.nn.Parameter(torch.ones(10))
-p.grad = torch.ones(10)
-ALTO([p], fused=True).step()
-print(p.tolist())
-"""
-
-
-def test_kernels_come_from_the_cache_of_an_earlier_process(tmp_path):
-    def run_once():
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=True)
-        return done.stdout, {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")}
-
-    printed, built = run_once()
-    assert len(built) == 2  # that steps, and that judges gradients
-    assert run_once() == (printed, built)
-
-
 @pytest.mark.parametrize("state_dtype", [None, "8bit"])
 def test_a_step_does_not_depend_on_the_number_of_threads(state_dtype):
     shapes = [(1 << 20,), (300, 301), (40, 7, 1000), (5,), ()]
@@ -361,22 +335,6 @@ def test_what_dtensors_lack_before_torch_2_13_is_done_one_by_one(monkeypatch):
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.1"))
     monkeypatch.setattr(torch, "_foreach_lerp", lambda *_: pytest.fail("not for DTensors"))
     assert_same(foreach_lerp(xs, ys, 1.5), expected)
-
-
-def test_a_toolchain_that_always_tries_the_processor_is_not_asked_not_to(monkeypatch):
-    """As that of torch 2.11."""
-
-    class Cache:
-        @classmethod
-        def load_async(cls, main_code, device_type="cpu", submit_fn=None, extra_flags=(), optimized_code=None):
-            return lambda: SimpleNamespace(all_within=SimpleNamespace())
-
-        @classmethod
-        def load(cls, *args, **kwargs):
-            return cls.load_async(*args, **kwargs)()
-
-    monkeypatch.setattr("torch._inductor.codecache.CppCodeCache", Cache)
-    assert toolchain.load("finite.cpp", "all_within", {}, ()).argtypes == ()
 
 
 def test_before_parameters_are_somewhere_no_kernel_looks_for_them():

@@ -68,6 +68,7 @@ def test_caches_are_elsewhere_for_a_while(monkeypatch, tmp_path):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     with first.compiler_caches(tmp_path):
         assert {os.environ[name] for name in first.CACHES} == {
+            str(tmp_path / "thalweg"),
             str(tmp_path / "torchinductor"),
             str(tmp_path / "triton"),
         }
