@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from thalweg.backends import Hyper, Layer, compiled, compute_dtype, has_numbers, is_abstract, local, lowbit
+from thalweg.backends import Hyper, Layer, compiled, compute_dtype, is_abstract, is_fake, local, lowbit
 from thalweg.backends.choice import choose
 from thalweg.backends.pieces import PIECE
 from thalweg.backends.precision import EXP_AVG_SQ, stored_as
@@ -134,7 +134,7 @@ def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
 
 def count_skipped(optimizer: Any, finite: Tensor) -> None:
     """Count a step in ``optimizer.skipped_steps`` if it was not :func:`all_finite`, where the verdict is."""
-    if not has_numbers(finite):  # it is none
+    if is_fake(finite):  # it is none
         return
     device = finite.device
     if optimizer.skipped_steps.device != device:

@@ -89,6 +89,7 @@ def cuda(monkeypatch):
     log, addresses = [], itertools.count(1 << 20, 1 << 12)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("thalweg.backends.FakeTensor", ())  # here none is: they are those of a GPU
     monkeypatch.setattr(FakeTensor, "data_ptr", lambda t: vars(t).setdefault("address", next(addresses)), raising=False)
     monkeypatch.setattr("thalweg.backends.addresses._PLAIN", frozenset({FakeTensor, Tensor, Parameter}))
     monkeypatch.setattr(triton_tables, "_lay_out", functools.partial(lay_out, triton_tables._lay_out))

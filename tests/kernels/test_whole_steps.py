@@ -36,7 +36,7 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
         grads[2][1][5] = float("nan")
     expected = cls(others, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(expected, others, grads)
-    monkeypatch.setattr("thalweg.lamb.choose", lambda group, device: triton)
+    monkeypatch.setattr("thalweg.layers.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = cls(params, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(optimizer, params, grads)
@@ -49,7 +49,7 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
 
 
 def test_a_closure_is_called_first(monkeypatch):
-    monkeypatch.setattr("thalweg.lamb.choose", lambda group, device: triton)
+    monkeypatch.setattr("thalweg.layers.choose", lambda *_: triton)
     weight = Parameter(torch.ones(3))
     optimizer = ALTO([weight])
 
@@ -85,7 +85,7 @@ def test_e_and_adamw_in_one_pass_are_the_base_on_what_e_passes_on(dtype, judged,
         grads[0][1][5] = grads[3][2] = torch.tensor(float("inf"), dtype=dtype)
     expected = E(AdamW(two_groups(others), foreach=False, fused=False), 2.0, 0.75, nonfinite="skip")
     take_steps(expected, others, grads)
-    monkeypatch.setattr("thalweg.one_pass.choose", lambda group, device: triton)
+    monkeypatch.setattr("thalweg.layers.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = E(AdamW(two_groups(params), fused=True), 2.0, 0.75)
     for row in grads:
