@@ -177,7 +177,7 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
     _check_narrow(group)
     if is_narrow(given) and any(p.is_complex() for p in group.get("params", ())):
         reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
-    if EIGHT_BITS in wanted:
+    if EIGHT_BITS in wanted and not torch.compiler.is_compiling():  # Dynamo cannot trace a cache
         lowbit.torchao()
 
 
