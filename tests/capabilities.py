@@ -95,6 +95,7 @@ LAMB_OPTIONS = (
     Option("weight_decay", 0.3),
     Option("weight_decay", 0.0),
     Option("trust_ratio", False),
+    Option("trust_ratio", "decayed", also={"weight_decay": 0.0}),
     Option("trust_clip", (0.5, 1.0)),
     Option("max_grad_norm", 0.5, per_group=False),
     Option("state_dtype", torch.float64, "dtype"),
@@ -125,8 +126,10 @@ LAMB_INVALID = (
     Invalid({"lr": True}, r"lr must be a number in \[0, inf\), got True"),
     *(
         Invalid({name: 1}, rf"{name} must be True or False, got 1")
-        for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding", "overwrite_grad")
+        for name in ("maximize", "capturable", "stochastic_rounding", "overwrite_grad")
     ),
+    Invalid({"trust_ratio": 1}, "trust_ratio must be True, False or 'decayed', got 1"),
+    Invalid({"trust_ratio": "always"}, "trust_ratio must be True, False or 'decayed', got 'always'"),
     Invalid({"foreach": 1}, "foreach must be True, False or None, got 1"),
     Invalid({"fused": "yes"}, "fused must be True, False or None, got 'yes'"),
     Invalid({"fused": True, "foreach": True}, "fused must be None or False with foreach=True, .*, got True"),
@@ -139,6 +142,9 @@ LAMB_INVALID = (
             ((-1.0, 1.0), r"\(-1\.0, 1\.0\)"),
             ((0.0, float("nan")), r"\(0\.0, nan\)"),
             (("a", 1.0), r"\('a', 1\.0\)"),
+            (["0", "1e3"], r"\('0', '1e3'\)"),
+            ("01", "'01'"),
+            ({0.0: 1.0, 2.0: 3.0}, r"\{0\.0: 1\.0, 2\.0: 3\.0\}"),
         )
     ),
     *(
@@ -154,8 +160,12 @@ LAMB_INVALID = (
         for value, text in (
             (torch.float16, r"torch\.float16"),
             (torch.int64, r"torch\.int64"),
-            ("float32", "'float32'"),
+            ("float16", "'float16'"),
+            ("torch.float16", r"'torch\.float16'"),
+            ("bf16", "'bf16'"),
+            ("None", "'None'"),
             (8, "8"),
+            ({"exp_avg": "half"}, r"\{'exp_avg': 'half'\}"),
             ({"exp_avg": torch.float16}, r"\{'exp_avg': torch\.float16\}"),
             ({"step": torch.float32}, r"\{'step': torch\.float32\}"),
             ({"exp_avg": {}}, r"\{'exp_avg': \{\}\}"),
@@ -173,10 +183,29 @@ LAMB_INVALID = (
     Invalid({"stochastic_rounding": True, "capturable": True}, "stochastic_rounding must be False with .*, got True"),
     *(
         Invalid({"norm_dims": value}, f"norm_dims must be None or a tuple of different axes, got {text}")
-        for value, text in ((1, "1"), ((), r"\(\)"), ((0, 0), r"\(0, 0\)"), ((1.0,), r"\(1\.0,\)"))
+        for value, text in (
+            (1, "1"),
+            ((), r"\(\)"),
+            ([0, 0], r"\(0, 0\)"),
+            ((1.0,), r"\(1\.0,\)"),
+            ("0", "'0'"),
+            (["0"], r"\('0',\)"),
+            ([True], r"\(True,\)"),
+        )
     ),
     Invalid({"norm_dims": (0, -1)}, r"norm_dims must be different axes of every parameter of its group, .*"),
-    Invalid({"betas": 0.9}, r"betas must be 2 numbers in \[0, 1\), got 0\.9"),
+    *(
+        Invalid({"betas": value}, rf"betas must be 2 numbers in \[0, 1\), got {text}")
+        for value, text in (
+            (0.9, r"0\.9"),
+            ([0.99, 0.9, 0.99], r"\(0\.99, 0\.9, 0\.99\)"),
+            ("09", "'09'"),
+            (b"09", "b'09'"),
+            ({0.9: 0, 0.99: 0}, r"\{0\.9: 0, 0\.99: 0\}"),
+            (torch.zeros(1, 2), r"tensor\(\[\[0\., 0\.\]\]\)"),
+        )
+    ),
+    Invalid({"betas": ["0.9", 0.99]}, r"betas\[0\] must be a number in \[0, 1\), got '0\.9'"),
 )
 
 E_ARGUMENTS = ("nonfinite", "reevaluates", "overwrite_grad")  # of the instance, not of a group

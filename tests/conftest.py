@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ if not torch.cuda.is_available():  # said before anything imports Triton, which 
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from capabilities import CASES, TABLE, Capability, Invalid, Option
+from support import WAYS
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -48,3 +52,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def available(option: Option | None) -> bool:
     return option is None or option.effect != "cuda" or torch.cuda.is_available()
+
+
+@pytest.fixture(params=[*WAYS, "triton"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options of ALTO and Lamb: each of the ways in which they step, Triton's kernels under its interpreter too."""
+    if request.param != "triton":
+        return WAYS[request.param]
+    if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
+        pytest.skip("needs Triton's interpreter")
+    kernels = importlib.import_module("thalweg.backends.triton")
+    monkeypatch.setattr("thalweg.lamb.choose", lambda group, device: kernels)
+    return {}

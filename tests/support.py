@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 SHAPES: tuple[tuple[int, ...], ...] = ((3, 4), (5,), (), (2, 3, 1, 2))
 MATRICES: tuple[tuple[int, ...], ...] = ((3, 4), (5, 2))
+WAYS: dict[str, dict[str, Any]] = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+"""How ALTO and Lamb step on the CPU."""
+E_WAYS: dict[str, dict[str, Any]] = {**WAYS, "by default": {}}
+"""How E and its base step; around Adam the last two are one pass."""
 
 
 def random_tensors(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype, seed: int) -> list[Tensor]:

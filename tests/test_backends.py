@@ -12,7 +12,7 @@ from torch.torch_version import TorchVersion
 from thalweg import ALTO, Lamb
 from thalweg.backends import Layer, compiled, foreach_lerp, lowbit, toolchain
 from thalweg.backends.pieces import CHUNK, PIECE, Scratch, flat, pieces
-from thalweg.lamb import BUFFERS
+from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA
 
 WAYS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 STEPS = 3
@@ -260,6 +260,7 @@ def test_all_round_stochastically_alike(way, monkeypatch):
 
 
 NARROW = (torch.bfloat16, "8bit")
+BUFFERS = (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)
 
 
 @pytest.mark.parametrize("way", ["foreach", "fused"])

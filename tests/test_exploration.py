@@ -69,7 +69,7 @@ def test_alpha_scheduled_from_zero_to_nonzero_and_back_starts_b_and_keeps_it_up_
 @KINDS
 @FOREACH
 def test_at_alpha_zero_the_gradient_passes_untouched_though_b_exists(build, foreach):
-    """lerp(b, g, 1) is g, bit for bit."""
+    """lerp(g, b, 0) is g, bit for bit."""
     scheduled, plain = make_params(dtype=torch.float32), make_params(dtype=torch.float32)
     grads = make_grads(scheduled, 6)
     optimizer, name = build(scheduled, 2.0, foreach)

@@ -39,7 +39,17 @@ lamb = {
     "trust_clip": st.one_of(st.none(), lists(2)),
     "max_grad_norm": numbers,
     "state_dtype": st.sampled_from(
-        [None, torch.float32, torch.float64, torch.bfloat16, "8bit", "float32", {"exp_avg": "8bit"}, {1: None}]
+        [
+            None,
+            torch.float32,
+            torch.float64,
+            torch.bfloat16,
+            "8bit",
+            "float32",
+            "float16",
+            {"exp_avg": "8bit"},
+            {1: None},
+        ]
     ),
     "nonfinite": st.sampled_from(["skip", "raise", "propagate", "drop", None]),
     "stochastic_rounding": flags,
@@ -151,6 +161,7 @@ def test_the_valid_strategies_cover_every_option_but_kernels_that_are_compiled()
     assert {*valid, "betas", "alpha", "beta", "fused"} == set(alto)
 
 
+@pytest.mark.filterwarnings("ignore:.* is stable only up to")
 @settings(FEW, max_examples=120)
 @given(st.fixed_dictionaries({}, optional=valid), betas, below_one, gains, dtypes)
 def test_every_valid_combination_steps_on_a_convex_problem_without_a_nan(options, betas, beta, gain, dtype):
@@ -174,6 +185,7 @@ def test_every_valid_combination_steps_on_a_convex_problem_without_a_nan(options
     assert all(value.isfinite().all() for value in optimizer.state[p].values())
 
 
+@pytest.mark.filterwarnings("ignore:.* is stable only up to")
 @settings(FEW, max_examples=40)
 @given(
     st.fixed_dictionaries(

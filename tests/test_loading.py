@@ -41,11 +41,11 @@ BUFFER = r"exp_avg of a parameter of shape \(3, 4\)"
 DAMAGE = {
     "a buffer of another shape": (
         in_state("exp_avg", lambda t: t[:1]),
-        BUFFER + r" must be a dense floating-point tensor of that shape, got one of .* of shape \(1, 4\)",
+        BUFFER + r" must have that shape, got \(1, 4\): where a parameter grows or is pruned, thalweg\.resize_state .*",
     ),
     "one with as many elements": (
         in_state("exp_avg", lambda t: t.reshape(4, 3)),
-        BUFFER + r" must be .*, got one of .* of shape \(4, 3\)",
+        BUFFER + r" must have that shape, got \(4, 3\): .*",
     ),
     "a buffer of integers": (
         in_state("exp_avg", lambda t: t.int()),
@@ -137,7 +137,9 @@ def test_the_state_of_another_kind_of_optimizer_is_refused(cls, base):
 def test_the_state_of_another_model_is_refused_with_both_shapes():
     other, _ = trained(ALTO, make_params(((6, 4), (5,), (), (2, 3, 1, 2)), torch.float32))
     optimizer, _ = trained(ALTO)
-    with pytest.raises(ValueError, match=r"^exp_avg of a parameter of shape \(3, 4\) must be .* of shape \(6, 4\)$"):
+    with pytest.raises(
+        ValueError, match=r"^exp_avg of a parameter of shape \(3, 4\) must have that shape, got \(6, 4\): "
+    ):
         optimizer.load_state_dict(other.state_dict())
 
 
@@ -177,7 +179,7 @@ def test_training_goes_on_from_the_moments_of_a_relative(cls, source):
     optimizer.load_state_dict(copy.deepcopy(other.state_dict()))
     group = optimizer.param_groups[0]
     assert (group["lr"], group["trust_eps"]) == (0.05, 0.25 if "Adam" in source else 1e-6)
-    assert set(group) - {"rounding_step"} == {"params", *optimizer.defaults}
+    assert set(group) - {"rounding_step", "skipped_steps"} == {"params", *optimizer.defaults}
     if cls == "ALTO":
         kept = ("ALTO" in source and (0.5, 0.25)) or (1.5, 0.75)
         assert (group["alpha"], group["beta"]) == kept

@@ -161,7 +161,7 @@ def test_any_other_step_is_the_bases_own_bit_for_bit(build, base_steps):
     assert len(base_steps) == STEPS
     base, emas = build(expected), [torch.zeros_like(p) for p in expected]
     for row in grads:
-        take_steps(base, expected, [[torch.lerp(b, g, 1.5) for b, g in zip(emas, row, strict=True)]])
+        take_steps(base, expected, [[torch.lerp(g, b, -0.5) for b, g in zip(emas, row, strict=True)]])
         for b, g in zip(emas, row, strict=True):
             b.lerp_(g, 0.25)
     assert_same(params, expected)

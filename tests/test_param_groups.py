@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
-from support import clone_params
+from support import assert_near, clone_params
 from torch import nn
+from torch.nn.utils import prune
 
 from thalweg import ALTO, Lamb, check_coverage, param_groups
+
+
+class Home(nn.Module):
+    """A home-made module of one parameter."""
+
+    def __init__(self, *shape, **others):
+        super().__init__()
+        self.own = nn.Parameter(torch.full(shape, 0.5))
+        self.__dict__.update(others)
+
+
+def with_weight(cls, *shape):
+    module = cls()
+    module.weight = nn.Parameter(torch.ones(shape))
+    return module
 
 
 def split(model, **kwargs):
@@ -78,8 +96,8 @@ def test_a_subclass_of_a_normalisation_module_is_one():
 def test_multihead_attention_has_its_matrices_adapted_and_its_biases_not(size):
     weights, others = split(nn.MultiheadAttention(4, 2, **size))
     projections = {"q_proj_weight", "k_proj_weight", "v_proj_weight"} if size else {"in_proj_weight"}
-    assert projections | {"out_proj.weight"} <= weights
-    assert others == {"in_proj_bias", "out_proj.bias"}
+    assert weights == projections | {"out_proj.weight"}
+    assert others == {"in_proj_bias", "out_proj.bias", *(("bias_k", "bias_v") if size else ())}
 
 
 def test_convolutions_embeddings_and_recurrences_are_weights():
@@ -87,6 +105,107 @@ def test_convolutions_embeddings_and_recurrences_are_weights():
     weights, others = split(model)
     assert weights == {"conv.weight", "lookup.weight", "memory.weight_ih_l0", "memory.weight_hh_l0"}
     assert others == {"conv.bias", "memory.bias_ih_l0", "memory.bias_hh_l0"}
+
+
+weight_norm = nn.utils.parametrizations.weight_norm
+DISGUISES = {  # a module, and which of its parameters are vectors
+    "class token": (lambda: Home(1, 1, 5), "own"),
+    "scales of channels": (lambda: Home(5, 1, 1), "own"),
+    "temperatures of heads": (lambda: Home(2, 1, 1), "own"),
+    "a row": (lambda: Home(1, 5), "own"),
+    "a column": (lambda: Home(5, 1), "own"),
+    "one number": (lambda: Home(1, 1), "own"),
+    "a list": (lambda: nn.ParameterList([torch.ones(1, 4), torch.ones(3, 1, 1)]), "0 1"),
+    "PReLU": (lambda: nn.PReLU(3), "weight"),
+    "keys' bias": (lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True), "in_proj_bias bias_k bias_v out_proj.bias"),
+    "weight_norm": (lambda: weight_norm(nn.Linear(3, 4)), "bias parametrizations.weight.original0"),
+    "weight_norm, old": (lambda: nn.utils.weight_norm(nn.Linear(3, 4)), "bias weight_g"),
+    "weight_norm over kernels": (
+        lambda: weight_norm(nn.Conv1d(2, 4, 3), dim=2),
+        "bias parametrizations.weight.original0",
+    ),
+    "weight_norm of all": (lambda: weight_norm(nn.Linear(3, 4), dim=None), "bias parametrizations.weight.original0"),
+    "weight_norm of one input": (lambda: weight_norm(nn.Linear(1, 4)), "bias parametrizations.weight.original0"),
+    "weight_norm of a recurrence": (
+        lambda: nn.utils.weight_norm(nn.LSTM(3, 2), "weight_hh_l0"),
+        "bias_ih_l0 bias_hh_l0 weight_hh_l0_g",
+    ),
+    "gains of heads": (lambda: with_weight(type("HeadLayerNorm", (nn.Module,), {}), 2, 3), "weight"),
+    "gains of a gated norm": (lambda: with_weight(type("RMSNormGated", (nn.Module,), {}), 2, 3), "weight"),
+    "a parametrized norm": (
+        lambda: nn.utils.parametrizations.spectral_norm(nn.LayerNorm((2, 3))),
+        "bias parametrizations.weight.original",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of weight_norm, which is old
+@pytest.mark.parametrize("which", DISGUISES)
+def test_a_vector_is_one_whatever_axes_of_length_one_it_has(which):
+    make, vectors = DISGUISES[which]
+    assert split(make())[1] == set(vectors.split())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of weight_norm, which is old
+@pytest.mark.parametrize("which", DISGUISES)
+def test_lamb_leaves_a_vector_alone_whose_gradient_is_zero(which):
+    """Decayed and adapted, it would lose lr of its length at each step, which is .6 % of it after 100 at lr = .05."""
+    make, vectors = DISGUISES[which]
+    model = make()
+    optimizer = Lamb(param_groups(model, 0.5), lr=0.05)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    for _ in range(100):
+        optimizer.step()
+    kept = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    assert kept == set(vectors.split()) | {name for name, p in before.items() if not p.any()}
+
+
+THIN = {  # a module, and which of its parameters are matrices
+    "one output": (lambda: nn.Linear(5, 1), "weight"),
+    "one input": (lambda: nn.Linear(1, 5), "weight"),
+    "lazy": (lambda: nn.LazyLinear(1), "weight"),
+    "one form": (lambda: nn.Bilinear(1, 5, 1), "weight"),
+    "one pixel": (lambda: nn.Conv2d(1, 1, 1), "weight"),
+    "one channel": (lambda: nn.ConvTranspose1d(1, 5, 1), "weight"),
+    "one number a word": (lambda: nn.Embedding(5, 1), "weight"),
+    "one word": (lambda: nn.EmbeddingBag(1, 5), "weight"),
+    "one unit": (
+        lambda: nn.LSTM(1, 1, bidirectional=True),
+        "weight_ih_l0 weight_hh_l0 weight_ih_l0_reverse weight_hh_l0_reverse",
+    ),
+    "one unit, projected": (lambda: nn.LSTM(3, 2, proj_size=1), "weight_ih_l0 weight_hh_l0 weight_hr_l0"),
+    "one unit's cell": (lambda: nn.GRUCell(1, 1), "weight_ih weight_hh"),
+    "one head of one": (lambda: nn.MultiheadAttention(1, 1), "in_proj_weight out_proj.weight"),
+    "another width": (
+        lambda: nn.MultiheadAttention(1, 1, kdim=2, vdim=3),
+        "q_proj_weight k_proj_weight v_proj_weight out_proj.weight",
+    ),
+    "weight_norm": (lambda: weight_norm(nn.Linear(5, 1)), "parametrizations.weight.original1"),
+    "weight_norm of one input": (lambda: weight_norm(nn.Linear(1, 5)), "parametrizations.weight.original1"),
+    "weight_norm, old": (lambda: nn.utils.weight_norm(nn.Linear(5, 1)), "weight_v"),
+    "orthogonal": (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(5, 1)), "parametrizations.weight.original"),
+    "spectral_norm, old": (lambda: nn.utils.spectral_norm(nn.Linear(5, 1)), "weight_orig"),
+    "pruned": (lambda: prune.identity(nn.Linear(5, 1), "weight"), "weight_orig"),
+    "another package's": (lambda: with_weight(type("ColumnParallelLinear", (nn.Module,), {}), 1, 5), "weight"),
+    "GPT-2's": (lambda: with_weight(type("Conv1D", (nn.Module,), {}), 5, 1), "weight"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("which", THIN)
+def test_the_weights_of_linear_maps_are_matrices_whatever_their_shape(which):
+    make, matrices = THIN[which]
+    model = make()
+    if which == "lazy":
+        model(torch.ones(1, 5))
+    assert split(model)[0] == set(matrices.split())
+
+
+def test_a_lazy_parameter_without_a_shape_is_an_error():
+    with pytest.raises(ValueError, match=r"^model must have been run once, .* to have a shape, got 0\.weight$"):
+        param_groups(nn.Sequential(nn.LazyLinear(3)))
 
 
 def test_a_tied_embedding_appears_once():
@@ -158,6 +277,154 @@ def test_the_first_pattern_that_matches_wins_and_overrides():
 def test_a_pattern_that_matches_nothing_is_an_error():
     with pytest.raises(ValueError, match=r"patterns that match a parameter of Linear, got \['wieght'\]$"):
         param_groups(torch.nn.Linear(1, 1), patterns={"weight": {}, "wieght": {}})
+
+
+def test_a_tied_parameter_goes_by_all_its_names_and_modules():
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
+    model["head"].weight = model["embed"].weight
+    for pattern in ("embed.*", "head.weight", nn.Embedding, nn.Linear):
+        group = next(group for group in param_groups(model, patterns={pattern: {"lr": 0.5}}) if "lr" in group)
+        assert group["params"][0] is model["embed"].weight
+    gains = nn.ModuleDict({"norm": nn.LayerNorm((2, 3)), "listed": nn.ParameterList()})
+    gains["listed"].append(gains["norm"].weight)
+    assert split(gains) == (set(), {"norm.weight", "norm.bias"})
+
+
+def options_by_name(model, patterns):
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = param_groups(model, 0.1, patterns=patterns)
+    plain = ("params", "weight_decay", "trust_ratio")
+    return {names[id(p)]: {k: v for k, v in g.items() if k not in plain} for g in groups for p in g["params"]}
+
+
+def test_a_pattern_may_be_a_type_of_module_and_takes_in_what_is_inside():
+    model = nn.ModuleDict(
+        {"lookup": nn.Embedding(5, 4), "attention": nn.MultiheadAttention(4, 2), "head": nn.Linear(4, 5)}
+    )
+    model["head"] = weight_norm(model["head"])
+    a, b, c = {"lr": 0.1}, {"lr": 0.2}, {"lr": 0.3}
+    assert options_by_name(model, {nn.Embedding: a, nn.MultiheadAttention: b, nn.Linear: c}) == {
+        "lookup.weight": a,
+        "attention.in_proj_weight": b,
+        "attention.in_proj_bias": b,
+        "attention.out_proj.weight": b,
+        "attention.out_proj.bias": b,
+        "head.bias": c,
+        "head.parametrizations.weight.original0": c,
+        "head.parametrizations.weight.original1": c,
+    }
+    assert set(map(str, options_by_name(model, {"*.bias": a, nn.Module: b}).values())) == {str(a), str(b)}
+
+
+def test_embeddings_are_spared_decay_by_their_type():
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5), nn.LayerNorm(5))
+    groups = param_groups(model, 0.1, patterns={nn.Embedding: {"weight_decay": 0.0}})
+    told = [(g["weight_decay"], g["trust_ratio"], [tuple(p.shape) for p in g["params"]]) for g in groups]
+    assert told == [(0.0, True, [(5, 3)]), (0.1, True, [(5, 3)]), (0.0, False, [(5,)] * 3)]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "text"),
+    [
+        ({nn.Conv2d: {}}, r"patterns that match a parameter of Linear, got \['Conv2d'\]"),
+        ({"*": {}, "bias": {}}, r"patterns that are the first to match a parameter of Linear, got \['bias'\]"),
+        ({"*": {}, nn.Linear: {}}, r"patterns that are the first to match a parameter of Linear, got \['Linear'\]"),
+        *(
+            (bad, rf"None or a mapping of names and types of modules to options, got {got}")
+            for bad, got in (
+                ({int: {}}, r"\{<class 'int'>: \{\}\}"),
+                ({3: {}}, r"\{3: \{\}\}"),
+                ({"bias": 0.1}, r"\{'bias': 0\.1\}"),
+                (["bias"], r"\['bias'\]"),
+            )
+        ),
+    ],
+)
+def test_patterns_that_can_do_nothing_are_an_error(patterns, text):
+    with pytest.raises(ValueError, match=f"^patterns must be {text}$"):
+        param_groups(nn.Linear(2, 2), patterns=patterns)
+
+
+def experts(name="Experts", count=None, sizes=((4, 3, 2), (4, 2, 3), (4, 3)), **others):
+    module = type(name, (nn.Module,), {})()
+    for i, size in enumerate(sizes):
+        module.register_parameter(f"p{i}", nn.Parameter(torch.ones(size)))
+    for key, value in {**({count: 4} if count else {}), **others}.items():
+        setattr(module, key, value)
+    return module
+
+
+def norm_dims(model, **kwargs):
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = param_groups(model, **kwargs)
+    return {names[id(p)]: (g.get("norm_dims"), g["trust_ratio"]) for g in groups for p in g["params"]}
+
+
+STACK = {"p0": ((-2, -1), True), "p1": ((-2, -1), True), "p2": ((-1,), False)}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        experts("MixtralExperts"),
+        experts("ParallelExperts"),
+        experts("MoE", "num_experts"),
+        experts("MoE", "num_local_experts"),
+        experts("MoE", "n_experts"),
+        experts("MoE", "n_shared_experts"),
+        experts("MoE", "moe_num_experts"),
+        experts("MoE", "total_experts", num_routed_experts=2),
+    ],
+    ids=lambda module: f"{type(module).__name__} {'_'.join(k for k in vars(module) if 'experts' in k)}",
+)
+def test_experts_that_share_a_parameter_are_told_apart_and_their_biases_from_their_weights(module):
+    assert norm_dims(module) == STACK
+    undone = {"p0": ((-3, -2, -1), True), "p1": ((-3, -2, -1), True), "p2": ((-2, -1), True)}
+    assert norm_dims(module, patterns={"*": {"stacked": 0}}) == {name: (None, how) for name, (_, how) in undone.items()}
+    ALTO(param_groups(module))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        experts("Attention"),
+        experts("MoE", "num_experts_per_tok"),
+        experts("MoE", "expert_dim"),
+        experts("MoE", "num_experts", sizes=((8, 3, 2), (8, 2, 3), (8, 3))),  # whatever they are
+        experts("Router", "num_experts", sizes=((4, 8),)),
+        nn.Conv1d(3, 4, 2),
+    ],
+    ids=lambda module: f"{type(module).__name__} {'_'.join(k for k in vars(module) if 'expert' in k)}",
+)
+def test_other_parameters_of_three_axes_are_one_layer(module):
+    assert {dims for dims, _ in norm_dims(module).values()} == {None}
+
+
+def test_experts_take_the_step_that_they_would_take_apart():
+    torch.manual_seed(0)
+    stacked = experts("MixtralExperts")
+    apart = [experts("MLP", sizes=((3, 2), (2, 3), (3,))) for _ in range(4)]
+    for p, layers in zip(stacked.parameters(), zip(*(e.parameters() for e in apart), strict=True), strict=True):
+        p.data, p.grad = torch.randn_like(p, dtype=torch.float64), None
+        p.grad = torch.randn_like(p)
+        for i, layer in enumerate(layers):
+            layer.data = p.detach()[i].clone()
+            layer.grad = p.grad[i].clone()
+    Lamb(param_groups(stacked, 0.5), lr=0.1).step()
+    Lamb([group for e in apart for group in param_groups(e, 0.5)], lr=0.1).step()
+    for p, layers in zip(stacked.parameters(), zip(*(e.parameters() for e in apart), strict=True), strict=True):
+        assert_near(list(p.detach()), list(layers), 1e-14)
+
+
+def test_experts_that_are_rows_of_one_matrix_are_warned_of_unless_they_are_not_adapted():
+    module = experts("ExpertGLU", "moe_num_experts", sizes=((12, 3),))
+    with pytest.warns(
+        UserWarning, match=r"^p0: experts .* share one norm in the trust ratio; 'trust_ratio': False in "
+    ):
+        assert norm_dims(module) == {"p0": (None, True)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert norm_dims(module, patterns={"*": {"trust_ratio": False}}) == {"p0": (None, False)}
 
 
 def test_stacked_layers_are_told_apart_from_their_stack():

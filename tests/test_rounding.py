@@ -67,3 +67,58 @@ def test_rounding_resumes_bit_for_bit_and_differs_by_step_and_parameter():
         take_steps(optimizer, twins, [[torch.ones_like(p) for p in twins]])
         moves += [p.detach() - start for p, start in zip(twins, starts, strict=True)]
     assert len({tuple(move.tolist()) for move in moves}) == 4
+
+
+NARROW = {
+    "parameters": {"stochastic_rounding": True},
+    "bfloat16 state": {"state_dtype": torch.bfloat16},
+    "8-bit state": {"state_dtype": "8bit"},
+}
+
+
+def stored(optimizer, params):
+    """All that is rounded."""
+    found = []
+    for p in params:
+        state = [optimizer.state[p][name] for name in ("exp_avg", "exp_avg_sq", "explore_ema")]
+        found.append([p.detach().clone(), *(getattr(t, "codes", t).clone() for t in state)])
+    return found
+
+
+def twins(count):
+    values = torch.randn(4096, generator=torch.Generator().manual_seed(0)).bfloat16()
+    return [torch.nn.Parameter(values.clone()) for _ in range(count)]
+
+
+@pytest.mark.parametrize("options", NARROW.values(), ids=NARROW)
+def test_the_noise_of_a_parameter_depends_on_its_place_among_all_however_they_are_grouped(options, way):
+    g = twins(1)[0].detach()
+    found = []
+    for sizes in ((3,), (1, 2)):
+        params = twins(3)
+        rest = iter(params)
+        groups = [{"params": [next(rest) for _ in range(size)]} for size in sizes]
+        optimizer = ALTO(groups, 0.01, trust_ratio=False, **options, **way)
+        take_steps(optimizer, params, [[g] * 3] * 2)
+        found.append(stored(optimizer, params))
+    for together, apart in zip(*found, strict=True):
+        assert_same(apart, together)
+    for i in (0,) if "stochastic_rounding" in options else (1, 2, 3):
+        assert len({tuple(tensors[i].tolist()) for tensors in found[0]}) == 3
+
+
+@pytest.mark.parametrize("options", NARROW.values(), ids=NARROW)
+def test_groups_that_are_added_or_loaded_go_on_with_the_noise_of_their_places(options):
+    rows = [[g.bfloat16() for g in row] for row in make_grads(twins(3), 6)]
+    params = twins(3)
+    straight = ALTO([{"params": params[:1]}, {"params": params[1:2]}], 0.01, **options)
+    take_steps(straight, params[:2], [row[:2] for row in rows[:2]])
+    straight.add_param_group({"params": params[2:]})
+    take_steps(straight, params, rows[2:4])
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    resumed = ALTO([{"params": [p]} for p in others], 0.01, **options)
+    resumed.load_state_dict(copy.deepcopy(straight.state_dict()))
+    for optimizer, ps in ((straight, params), (resumed, others)):
+        take_steps(optimizer, ps, rows[4:])
+    for a, b in zip(stored(resumed, others), stored(straight, params), strict=True):
+        assert_same(a, b)

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from thalweg import ALTO, Lamb, layers
 from thalweg.backends import Scales, compiled, foreach, lowbit, single
+from thalweg.backends.memory import Footprint
 from thalweg.backends.pieces import PIECE, Scratch
 from thalweg.backends.precision import noise, stochastic_round
 from thalweg.bench.memory import state_bytes
@@ -222,7 +223,8 @@ def test_a_step_that_the_device_skips_leaves_every_bit(state_dtype, backend):
     group = optimizer.param_groups[0]
     go = torch.tensor(0.0)
     with torch.no_grad():
-        plan = layers.plan(group, optimizer.state, optimizer._hyper(group), go, rounds=True)
+        (given,) = layers.look([group], optimizer.state, Footprint(), "ALTO")
+        plan = layers.plan(group, given, optimizer.state, optimizer._hyper(group), go, rounds=True)
         layers.count(plan)
         for _, bucket in plan.buckets:
             backend.step(bucket, plan.hyper, Scales(go=go), Scratch())
@@ -232,12 +234,13 @@ def test_a_step_that_the_device_skips_leaves_every_bit(state_dtype, backend):
 
 @NARROW
 def test_a_group_of_its_own_storage_may_be_added(state_dtype):
-    first, second, alone = make_params(SMALL, torch.float32), make_params(SMALL, torch.float32, 2), []
+    first, second = make_params(SMALL, torch.float32), make_params(SMALL, torch.float32, 2)
     grads = make_grads(first, 3)
     optimizer = ALTO(first, 0.01)
     optimizer.add_param_group({"params": second, "state_dtype": state_dtype})
     alone = clone_params(second)
-    expected = ALTO(alone, 0.01, state_dtype=state_dtype)
+    still = clone_params(first)  # what is rounded depends on the place among all
+    expected = ALTO([{"params": still}, {"params": alone}], 0.01, state_dtype=state_dtype)
     take_steps(optimizer, [*first, *second], [row + row for row in grads])
     take_steps(expected, alone, grads)
     assert_same(second, alone)

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from thalweg import ALTO, Lamb
 from thalweg import equations as eq
 
-pytestmark = pytest.mark.parametrize("foreach", [False, True])
+pytestmark = pytest.mark.parametrize("foreach", [False, True, None])
 
 LR, EPS = 0.1, 1e-6
 
@@ -97,6 +97,27 @@ def test_without_trust_ratio_a_layer_moves_by_lr_times_r(foreach):
     g = [0.5, -2.0]
     r = first_direction(g) + 0.1 * torch.tensor([3.0, 4.0], dtype=torch.float64)
     assert_near([one_step([3.0, 4.0], g, foreach, trust_ratio=False, weight_decay=0.1)], [-LR * r], 1e-14)
+
+
+@pytest.mark.parametrize("cls", [ALTO, Lamb])
+def test_decayed_adapts_the_groups_that_decay_at_the_step(foreach, cls):
+    """As if the trust ratio of each group had been set by hand, also where a schedule changes what decays."""
+    given, by_hand = make_params(), make_params()
+    groups = [{"params": given[:2], "weight_decay": 0.1}, {"params": given[2:], "weight_decay": 0.0}]
+    decayed = cls(groups, lr=LR, foreach=foreach, trust_ratio="decayed")
+    groups = [{**group, "params": part} for group, part in zip(groups, (by_hand[:2], by_hand[2:]), strict=True)]
+    expected = cls(groups, lr=LR, foreach=foreach)
+    grads = make_grads(given, 9)
+    for decays, rows in (((0.1, 0.0), grads[:3]), ((0.0, 0.2), grads[3:6]), ((1e-30, 0), grads[6:])):
+        for optimizer in (decayed, expected):
+            for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+        for group in expected.param_groups:
+            group["trust_ratio"] = group["weight_decay"] > 0
+        take_steps(decayed, given, rows)
+        take_steps(expected, by_hand, rows)
+    assert_same(given, by_hand)
+    assert {group["trust_ratio"] for group in decayed.param_groups} == {"decayed"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

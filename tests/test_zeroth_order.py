@@ -65,7 +65,34 @@ def test_samples_average_and_gradients_accumulate_as_backward_does():
     assert all(p.grad is not None for p in others)
 
 
-def test_parameters_come_back_and_frozen_ones_never_move():
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def of_all_sizes(dtype):
+    sizes = torch.tensor([0.0, 1e-7, 1e-3, 0.02, 0.5, 1.0, 3.0, 200.0, 3e4])
+    return torch.cat([sizes, -sizes, 1.0 + torch.rand(100, generator=torch.Generator().manual_seed(0))]).to(dtype)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-9, 0.3])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parameters_are_what_they_were_bit_for_bit(dtype, distribution, eps):
+    params = [nn.Parameter(of_all_sizes(dtype)), nn.Parameter(torch.tensor([0.1], dtype=dtype))]
+    params[0].data[0] = -0.0
+    start, seen = [p.detach().clone() for p in params], set()
+
+    def loss():
+        seen.add(tuple(params[0].tolist()))
+        return sum(p.double().sum() for p in params)
+
+    for seed in range(100):
+        spsa(loss, params, seed=seed, eps=eps, samples=2, distribution=distribution)
+    assert len(seen) >= 390
+    for p, q in zip(params, start, strict=True):
+        assert torch.equal(p.view(torch.uint8), q.view(torch.uint8))
+
+
+def test_frozen_parameters_never_move_and_one_given_twice_moves_once():
     model = problem()[0].float()
     model[0].weight.requires_grad_(False)
     start = copy.deepcopy(model.state_dict())
@@ -78,8 +105,47 @@ def test_parameters_come_back_and_frozen_ones_never_move():
     spsa(watched, model.parameters(), seed=0)
     assert all(torch.equal(weight, start["0.weight"]) for weight in seen)
     assert model[0].weight.grad is None
-    for key, value in model.state_dict().items():
-        assert torch.allclose(value, start[key], rtol=0, atol=3 * 2**-24)  # three roundings
+    once = model[2].weight.grad.clone()
+    model.zero_grad()
+    spsa(watched, [*model.parameters(), model[2].weight], seed=0)
+    assert torch.equal(model[2].weight.grad, once)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-6, 1e-9, 0.1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_estimate_is_made_with_the_distance_that_was_moved(dtype, eps):
+    """Of one entry it is the slope itself, also where the dtype has no number so close."""
+    for value in of_all_sizes(dtype).tolist():
+        p = nn.Parameter(torch.tensor([value], dtype=dtype))
+        for seed in range(3):
+            p.grad = None
+            spsa(lambda p=p, value=value: 3.0 * (p.double() - value).sum(), [p], seed=seed, eps=eps)
+            assert p.grad.item() == pytest.approx(3.0, rel=2e-7 if dtype.itemsize > 2 else 2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-6])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_estimate_is_right_in_expectation_whatever_the_dtype_resolves(dtype, distribution, eps):
+    """Even where the steps of the dtype double."""
+    p = nn.Parameter(torch.tensor([1.0, 1.99, 0.75, -1.3]).to(dtype))
+    slope = torch.tensor([2.0, -1.0, 3.0, 1.0], dtype=torch.float64)
+    draws = []
+    for seed in range(2000):
+        p.grad = None
+        spsa(lambda: (slope * p.double()).sum(), [p], seed=seed, eps=eps, distribution=distribution)
+        draws.append(p.grad.double())
+    draws = torch.stack(draws)
+    error = (draws.mean(0) - slope).abs()
+    bound = 5 * draws.std(0) / len(draws) ** 0.5
+    assert (error <= bound).all()
+    assert (bound < 0.75 * slope.abs()).all()
+
+
+def test_a_loss_that_is_written_to_the_same_memory_each_time_is_read_each_time():
+    p, value = nn.Parameter(torch.tensor([2.0], dtype=torch.float64)), torch.zeros((), dtype=torch.float64)
+    mean = spsa(lambda: value.copy_(p.sum()), [p], seed=0)
+    assert (round(p.grad.item(), 9), round(mean.item(), 9)) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("calls", [0, 1])
@@ -107,14 +173,20 @@ def test_every_seed_and_sample_has_a_direction_of_its_own():
     assert len(directions) == 2 * len(seeds)
 
 
-def test_it_holds_the_noise_of_one_parameter_and_no_second_copy():
+@pytest.mark.parametrize("accumulates", [False, True])
+def test_it_holds_one_copy_of_the_parameters_and_the_noise_of_one(accumulates):
+    """The copy is given back before there are gradients."""
     params = [nn.Parameter(torch.ones(10_000)) for _ in range(8)]
     loss = torch.tensor(1.0)
-    for p in params:
-        p.grad = torch.zeros_like(p)
-    (traced,) = trace(lambda: spsa(lambda: loss, params, seed=0), lambda: None, 1, torch.device("cpu"))
-    assert 40_000 < traced.peak < 3 * 40_000 + 10_000  # z twice and its product with the slope; all are 320,000
-    assert traced.kept < 1000
+
+    def zero():
+        for p in params:
+            p.grad = torch.zeros_like(p) if accumulates else None
+
+    zero()
+    (traced,) = trace(lambda: spsa(lambda: loss, params, seed=0, samples=3), zero, 1, torch.device("cpu"))
+    assert 320_000 <= traced.peak < 320_000 + 4 * 40_000 + 1000
+    assert traced.kept < (1000 if accumulates else 321_000)
 
 
 def test_it_needs_neither_graph_nor_grad():

@@ -8,8 +8,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thalweg.adaptor import ESGD, E, EAdam, EAdamW
+    from thalweg.adaptor import E
     from thalweg.alto import ALTO
+    from thalweg.classes import ESGD, EAdam, EAdamW
     from thalweg.in_backward import step_in_backward
     from thalweg.lamb import Lamb
     from thalweg.param_groups import check_coverage, param_groups
@@ -31,8 +32,9 @@ __version__ = "0.1.0"
 
 # Imported at first use (PEP 562), so that `import thalweg.jax` does not import torch.
 _HOMES = {
-    **dict.fromkeys(("E", "EAdam", "EAdamW", "ESGD"), "thalweg.adaptor"),
     "ALTO": "thalweg.alto",
+    "E": "thalweg.adaptor",
+    **dict.fromkeys(("EAdam", "EAdamW", "ESGD"), "thalweg.classes"),
     "Lamb": "thalweg.lamb",
     **dict.fromkeys(("check_coverage", "param_groups"), "thalweg.param_groups"),
     "paper_defaults": "thalweg.presets",
@@ -41,6 +43,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name.startswith("E__"):  # a class form, by which config files and other processes find it
+        from thalweg.adaptor import E
+        from thalweg.class_form import base_named
+
+        return E.of(base_named(name))
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)

@@ -8,20 +8,34 @@ the gradient and is otherwise untouched. Source: arXiv 2510.27153.
 
 from __future__ import annotations
 
-import copyreg
-import functools
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
 from torch.optim import Optimizer
 
-from thalweg import one_pass
+from thalweg import one_pass, skipped, stable_range
 from thalweg.backends import has_numbers
-from thalweg.backends.memory import overwritable
-from thalweg.exploration import ALPHA, BETA, EMA, Groups, can_skip, explored, parts, shifts, skipping
+from thalweg.backends.memory import Footprint, overwritable
+from thalweg.base_state import load
+from thalweg.class_form import class_form
+from thalweg.exploration import (
+    ALPHA,
+    BETA,
+    EMA,
+    Groups,
+    can_skip,
+    check_left,
+    explored,
+    parts,
+    refuse_misnamed,
+    shifts,
+    skipping,
+    with_e,
+)
 from thalweg.hyperparameters import (
     NONFINITE,
+    as_scalar,
     check_beta,
     check_bool,
     check_choice,
@@ -29,9 +43,9 @@ from thalweg.hyperparameters import (
     recheck_exploration,
     reject,
 )
-from thalweg.layers import all_finite, count_skipped, only, refuse_nonfinite, refuse_sparse
+from thalweg.layers import all_finite, look, only, refuse_nonfinite
 from thalweg.objective import ShiftedObjective
-from thalweg.state import at_rest, load_keeping_dtype, mentions, refuse_without
+from thalweg.state import at_rest, mentions, refuse_without, restored_on_error
 
 if TYPE_CHECKING:
     from collections import defaultdict
@@ -39,6 +53,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
+
+SKIPPED = "explore_skipped"
+# What a base is used by besides ``step``: it neither steps nor changes what E works on.
+PASSED_ON = ("train", "eval", "pc_backward", "share_memory")
 
 
 class E(Optimizer):
@@ -59,7 +77,9 @@ class E(Optimizer):
     step; on CUDA with ``fused=True`` and Triton. :func:`thalweg.one_pass.split` says for which options, and ``repr``
     whether it is so. That on CUDA has yet to run on a GPU: it is tested under Triton's interpreter, and compiled.
 
-    Public attributes and methods that E lacks are the base's (``train`` and ``eval`` of Schedule-Free, say).
+    Of the base's own methods E has ``train`` and ``eval`` (of Schedule-Free, say), ``pc_backward`` and
+    ``share_memory``. Others may step without E, as ``first_step`` and ``second_step`` of SAM would: they are an
+    AttributeError here, and at hand on ``base``.
 
     Args:
         optimizer: any torch optimizer.
@@ -82,12 +102,13 @@ class E(Optimizer):
 
     Attributes:
         base: the optimizer.
-        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; not saved.
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; saved, in each group's
+            ``explore_skipped``. Ten in a row are warned of, once, where no graph counts them.
 
     Raises:
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
-        ValueError: ``alpha`` or ``beta`` out of range, also in a group, or called so there; or an optimizer that has E
-            already.
+        ValueError: ``alpha`` or ``beta`` out of range, also in a group, or called so there; a misspelt option in a
+            group; or an optimizer that has E already.
         RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
 
     >>> model = torch.nn.Linear(4, 1)
@@ -112,18 +133,18 @@ class E(Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if ALPHA in optimizer.defaults:
             reject("optimizer", type(optimizer).__name__, "an optimizer that E is not wrapped around already")
+        alpha, beta = as_scalar(alpha), as_scalar(beta)
         check_beta("beta", beta)
         check_exploration(alpha, beta, names=("alpha", "beta"))
         check_choice("nonfinite", nonfinite, NONFINITE)
         check_bool("reevaluates", reevaluates, none=True)
         check_bool("overwrite_grad", overwrite_grad)
-        for group in optimizer.param_groups:
-            _check_names(group, optimizer.defaults, alpha, beta)
-            _check_group({ALPHA: alpha, BETA: beta, **group})
-        optimizer.defaults.update({ALPHA: alpha, BETA: beta})
-        for group in optimizer.param_groups:
-            group.setdefault(ALPHA, alpha)
-            group.setdefault(BETA, beta)
+        own_defaults = {ALPHA: alpha, BETA: beta}
+        checked = [with_e(group, {**optimizer.defaults, **own_defaults}) for group in optimizer.param_groups]
+        optimizer.defaults.update(own_defaults)
+        for group, new in zip(optimizer.param_groups, checked, strict=True):
+            group.clear()
+            group.update(new)
         if reevaluates is None:
             closure = inspect.signature(optimizer.step).parameters.get("closure")
             reevaluates = closure is not None and closure.default is inspect.Parameter.empty
@@ -131,13 +152,16 @@ class E(Optimizer):
             reject("overwrite_grad", True, f"False, as {type(optimizer).__name__} evaluates the closure itself")
         own = {"nonfinite": nonfinite, "reevaluates": reevaluates, "overwrite_grad": overwrite_grad}
         self.__setstate__({"base": optimizer, **own})
+        stable_range.warn(optimizer)
 
     @staticmethod
     def of(base: type[Optimizer]) -> type[ClassForm]:
         """The class of ``base`` with E around it, for frameworks that build the optimizer themselves.
 
         Its constructor takes what ``base`` takes, and ``alpha`` and ``beta`` by keyword; where ``base`` has an argument
-        of one of these names already (RMSprop and ASGD have an ``alpha``), ``explore_alpha`` and ``explore_beta``.
+        of one of these names already (RMSprop and ASGD have an ``alpha``), ``explore_alpha`` and ``explore_beta``. In
+        groups these are the names in any case. There is one class for each base. Pickle and config files find it, the
+        latter as ``thalweg.E__torch__optim__RAdam``, say: the base's dotted name, with two underscores for each dot.
 
         Raises:
             TypeError: ``base`` is not an optimizer class.
@@ -147,7 +171,7 @@ class E(Optimizer):
         """
         if not (isinstance(base, type) and issubclass(base, Optimizer)) or issubclass(base, E):
             raise TypeError(f"base must be a subclass of torch.optim.Optimizer without E, got {base!r}")
-        return _class_form(cast("Any", base))
+        return cast("type[ClassForm]", class_form(E, cast("Any", base)))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -182,27 +206,38 @@ class E(Optimizer):
     overwrite_grad: bool = False
 
     def __getattr__(self, name: str) -> Any:
-        # Not the private ones: torch reads flags there, such as that the base unscales gradients itself.
-        if name.startswith("_") or "base" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.base, name)
+        base = self.__dict__.get("base")
+        if name in PASSED_ON and base is not None:
+            return getattr(base, name)
+        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if not name.startswith("_") and hasattr(base, name):
+            text += (
+                f": it is {type(base).__name__}'s own, which E does not pass on, as it may step or change parameters "
+                f"without E; call step, with a closure if the base evaluates it, or base.{name} to do without E"
+            )
+        raise AttributeError(text)
 
     def __getstate__(self) -> dict[str, Any]:
+        self._note_skipped()
         return {name: getattr(self, name) for name in ("base", "nonfinite", "reevaluates", "overwrite_grad")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.skipped_steps = torch.zeros((), dtype=torch.int64)
+        self._footprint = Footprint()
+        self._restart_counting()
         super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
         for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
             name = f"_optimizer_{hooks}_hooks"  # the base runs them, since it saves and loads
             if hasattr(self.base, name):  # some wrappers of other libraries have none
                 setattr(self, name, getattr(self.base, name))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._base_class is None:
-            return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
-        return _blank, (self._base_class,), self.__getstate__()  # a class made by E.of has no importable name
+    def _restart_counting(self) -> None:
+        skipped.start(self, SKIPPED)
+        self._note_skipped()
+
+    def _note_skipped(self) -> None:
+        if self.nonfinite == "skip":
+            skipped.note(self, SKIPPED)
 
     def __repr__(self) -> str:
         in_one_pass, left = self._split()
@@ -215,6 +250,7 @@ class E(Optimizer):
         Raises:
             RuntimeError: the base saves only parts of its own, without E's buffer.
         """
+        self._note_skipped()
         saved = self.base.state_dict()
         refuse_without(EMA, self.state, saved, type(self.base).__name__)
         return saved
@@ -222,29 +258,32 @@ class E(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of E, or of the base alone: α and β1 then stay as they are, and E starts afresh.
 
-        b keeps the dtype that it was saved in, float32 at least.
+        b keeps the dtype that it was saved in, and is as wide as E computes at least. All is checked before it counts:
+        after an error the optimizer is as it was.
 
         Raises:
-            ValueError: the groups do not match, or a loaded α or β1 is out of range.
+            ValueError: the groups do not match, a loaded α or β1 is out of range, or the state is that of other
+                parameters or of another optimizer.
             AttributeError: the base, without torch's hooks on loading, casts by itself what is E's.
         """
-        before = [{name: group[name] for name in (ALPHA, BETA)} for group in self.param_groups]
-        for own, loaded in zip(before, state_dict.get("param_groups", ())):  # noqa: B905 (the base reports a mismatch)
-            _check_group({**own, **loaded})
-        load_keeping_dtype(self.base, self.base.load_state_dict, state_dict, (EMA,))
-        for own, group in zip(before, self.param_groups, strict=True):
-            for name, value in own.items():
-                group.setdefault(name, value)
+        before = [dict(group) for group in self.param_groups]
+        with restored_on_error(self):
+            load(self.base, state_dict)
+            for had, group in zip(before, self.param_groups, strict=True):
+                checked = with_e(group, {**self.defaults, ALPHA: had[ALPHA], BETA: had[BETA]})
+                group.clear()
+                group.update(checked)
+            self._restart_counting()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base, α and β1 filled in from the defaults.
 
         Raises:
-            ValueError: α or β1 is out of range, or has not E's name; nothing is added then.
+            ValueError: α or β1 is out of range or has not E's name, or an option is misspelt; nothing is added then.
         """
-        _check_names(param_group, self.defaults, self.defaults[ALPHA], self.defaults[BETA])
-        _check_group({**self.defaults, **param_group})
-        self.base.add_param_group(param_group)
+        with restored_on_error(self):
+            self.base.add_param_group(with_e(param_group, self.defaults))
+        self._note_skipped()
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad, the base's and E's, for a checkpoint to be loaded.
@@ -285,8 +324,12 @@ class E(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
-        refuse_sparse(self._gradients(), "E")
+            if "alpha" in group or "beta" in group:
+                refuse_misnamed(group, self.defaults)
         in_one_pass, left = self._split()
+        one_pass.check(in_one_pass)
+        given = look(in_one_pass, self.state, self._footprint, "E")
+        check_left(self.base, left, judged=self.nonfinite != "propagate")
         proceed, go = self._judge_finite(bool(in_one_pass))
         if not proceed:
             return loss
@@ -298,7 +341,7 @@ class E(Optimizer):
                 with only(self.base, part), explored(self.base, go, own), skipping(self.base, go):
                     self.base.step()
         if in_one_pass:
-            one_pass.step(self.base, in_one_pass, go)
+            one_pass.step(self.base, in_one_pass, given, go)
         return loss
 
     def _split(self) -> tuple[Groups, Groups]:
@@ -318,7 +361,7 @@ class E(Optimizer):
             if readable and not finite:
                 refuse_nonfinite(self._gradients())
             return True, None
-        count_skipped(self, finite)
+        skipped.count_skipped(self, finite)
         if on_host:
             return bool(finite), None
         return True, finite if can_skip(self.base) else None
@@ -342,62 +385,9 @@ class E(Optimizer):
             self.state[p][EMA] = after
 
 
-class ClassForm(E):
-    """The class form of E, for ``E.of``: builds the base itself."""
+if TYPE_CHECKING:
 
-    _own: ClassVar[dict[str, str]]
-    """E's arguments, by the names they have here."""
+    class ClassForm(E):
+        """What ``E.of`` makes, as far as types can say."""
 
-    def __init__(self, params: ParamsT, *args: Any, **kwargs: Any) -> None:
-        own = {name: kwargs.pop(key) for name, key in self._own.items() if key in kwargs}
-        assert self._base_class is not None
-        super().__init__(self._base_class(params, *args, **kwargs), **own)
-
-
-@functools.cache
-def _class_form(base: Any) -> type[ClassForm]:
-    signature = inspect.signature(base)
-    clash = {"alpha", "beta"} & set(signature.parameters)
-    own = {"alpha": ALPHA, "beta": BETA} if clash else {"alpha": "alpha", "beta": "beta"}
-    own |= {name: name for name in ("nonfinite", "reevaluates", "overwrite_grad") if name not in signature.parameters}
-    defaults = inspect.signature(E).parameters
-    added = [
-        inspect.Parameter(own[name], inspect.Parameter.KEYWORD_ONLY, default=defaults[name].default) for name in own
-    ]
-    parameters = sorted([*signature.parameters.values(), *added], key=lambda p: p.kind)
-    return type(
-        f"E{base.__name__}",
-        (ClassForm,),
-        {
-            "__doc__": f"E in front of {base.__name__}: its arguments, and {', '.join(own.values())} of E.",
-            "__module__": __name__,
-            "__signature__": signature.replace(parameters=parameters),
-            "_base_class": base,
-            "_own": own,
-        },
-    )
-
-
-def _blank(base: type[Optimizer]) -> E:
-    """An instance of ``E.of(base)`` for unpickling to fill."""
-    made = E.of(base)
-    return made.__new__(made)
-
-
-def _check_names(group: dict[str, Any], defaults: dict[str, Any], alpha: float, beta: float) -> None:
-    """Raise ``ValueError`` for an α or β1 that nobody would read; RMSprop has an ``alpha``, and SAM repeats E's own."""
-    for argument, name, used in (("alpha", ALPHA, alpha), ("beta", BETA, beta)):
-        if argument not in defaults and group.get(argument, used) != used:
-            reject(argument, group[argument], f"called {name} in a group of E")
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    check_beta(BETA, group[BETA])
-    check_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
-    if group.get("differentiable"):
-        reject("differentiable", True, "False, as E is not differentiable")
-
-
-EAdam = E.of(torch.optim.Adam)
-EAdamW = E.of(torch.optim.AdamW)
-ESGD = E.of(torch.optim.SGD)
+        def __init__(self, params: ParamsT, *args: Any, **kwargs: Any) -> None: ...

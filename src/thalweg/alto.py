@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from thalweg.hyperparameters import check_beta, check_exploration
 from thalweg.lamb import BUFFERS, Lamb
+from thalweg.theory.warning import Filter, warn_if_narrow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,7 @@ class ALTO(Lamb):
         eps: ε1 > 0.
         trust_eps: ε2 ≥ 0.
         weight_decay: λ ≥ 0.
-        trust_ratio: False gives E in front of AdamW.
+        trust_ratio: False gives E in front of AdamW; "decayed" adapts what is decayed.
         trust_clip: range of φ.
         max_grad_norm: global norm to clip to.
         state_dtype: how the buffers are stored, all or each by its name.
@@ -70,7 +71,7 @@ class ALTO(Lamb):
         trust_eps: float = 1e-6,
         weight_decay: float = 0.01,
         *,
-        trust_ratio: bool = True,
+        trust_ratio: bool | Literal["decayed"] = True,
         trust_clip: tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         state_dtype: StateDtype = None,
@@ -105,6 +106,7 @@ class ALTO(Lamb):
             fused=fused,
             capturable=capturable,
         )
+        warn_if_narrow(Filter(group["alpha"], group["beta"], group["betas"][0]) for group in self.param_groups)
 
     def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
         super()._check(group, may_wait=may_wait)

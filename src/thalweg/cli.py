@@ -1,4 +1,4 @@
-"""The command line: ``thalweg compare``, ``thalweg report`` and ``thalweg bench``."""
+"""The command line: ``thalweg compare``, ``thalweg report``, ``thalweg bench`` and ``thalweg theory``."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ def fail(message: str) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     options = _parser().parse_args(arguments)
+    if options.command == "theory":
+        _explain(options)
+        return
     try:
         from thalweg.lab.errors import UserError
 
@@ -110,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("folder", type=Path, metavar="DIR", help="the folder of a comparison")
     _add_bench(commands)
+    _add_theory(commands)
     return parser
 
 
@@ -152,6 +156,34 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
             one.add_argument("--rounds", type=_positive, default=30, metavar="N", help="steps of each to time")
             one.add_argument("--warmup", type=_whole, default=5, metavar="N", help="steps before, beside the first")
             one.add_argument("--seed", type=_whole, default=0, metavar="N", help="of the order within the rounds")
+
+
+def _add_theory(commands: argparse._SubParsersAction[_Parser]) -> None:
+    theory = commands.add_parser(
+        "theory",
+        help="what α, β1, momentum and learning rate imply",
+        description="Say what α, β1, momentum and learning rate imply: how far the optimizer is stable, how strongly "
+        "it favours flat regions, and, for a measured sharpness, which of the two decides and how fast errors die out.",
+        formatter_class=_Defaults,
+        allow_abbrev=False,
+    )
+    theory.add_argument("--alpha", type=float, default=-5.0, help="α of E")
+    theory.add_argument("--beta", type=float, default=0.99, help="β1 of E")
+    theory.add_argument("--momentum", type=float, default=0.9, help="β2: of Adam and ALTO betas[0]; 0 if there is none")
+    theory.add_argument("--nesterov", action="store_true", help="the momentum is Nesterov's, as NAdam's")
+    theory.add_argument("--lr", type=float, metavar="LR", help="learning rate")
+    theory.add_argument("--summed", action="store_true", help="the momentum is a sum, as of torch's SGD and RMSprop")
+    theory.add_argument("--sharpness", type=float, metavar="λ", help="largest curvature measured; needs --lr")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from thalweg.theory.command import explain
+
+    arguments = {name: value for name, value in vars(options).items() if name != "command"}
+    try:
+        print(explain(**arguments))
+    except ValueError as error:
+        fail(str(error))
 
 
 def _positive(text: str) -> int:

@@ -20,7 +20,7 @@ modifies nothing. ``Scalar`` arguments are Python numbers or 0-d tensors.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias, overload
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -56,7 +56,8 @@ def explore(g: Tensor, b: Tensor, *, alpha: float, beta: float) -> tuple[Tensor,
     >>> h.item(), b.item()
     (1.25, 0.5)
     """
-    return torch.lerp(b, g, 1.0 + gain(alpha, beta)), torch.lerp(b, g, 1.0 - beta)
+    # From g, not from b: 1 + c would round a small c in float32.
+    return torch.lerp(g, b, -gain(alpha, beta)), torch.lerp(b, g, 1.0 - beta)
 
 
 def moments(h: Tensor, m: Tensor, v: Tensor, *, beta2: float, beta3: float) -> tuple[Tensor, Tensor]:
@@ -82,15 +83,7 @@ def direction(m: Tensor, v: Tensor, *, correction2: Scalar, correction3: Scalar,
     return (m / correction2) / ((v / correction3).sqrt() + eps)
 
 
-@overload
-def trust_ratio(theta_norm: float, r_norm: float, *, eps: float, clip: tuple[float, float] | None) -> float: ...
-
-
-@overload
-def trust_ratio(theta_norm: Tensor, r_norm: Tensor, *, eps: float, clip: tuple[float, float] | None) -> Tensor: ...
-
-
-def trust_ratio(theta_norm: Scalar, r_norm: Scalar, *, eps: float, clip: tuple[float, float] | None) -> Scalar:
+def trust_ratio(theta_norm: Tensor, r_norm: Tensor, *, eps: float, clip: tuple[float, float] | None) -> Tensor:
     """LAMB's ratio φ(‖θ‖) / (‖r‖ + ε2 φ(‖θ‖)), elementwise over layers.
 
     φ is the identity, or clamps to ``clip = (lo, hi)``. Where φ(‖θ‖) = 0 (a zero-initialised layer) the ratio is 1, or
@@ -99,10 +92,6 @@ def trust_ratio(theta_norm: Scalar, r_norm: Scalar, *, eps: float, clip: tuple[f
     >>> trust_ratio(torch.tensor([2.0, 0.0]), torch.tensor([4.0, 4.0]), eps=0.0, clip=None)
     tensor([0.5000, 1.0000])
     """
-    if isinstance(theta_norm, float) and isinstance(r_norm, float):
-        number = theta_norm if clip is None else min(max(theta_norm, clip[0]), clip[1])
-        return number / (r_norm + eps * number) if number > 0 and r_norm > 0 else 1.0
-    assert isinstance(theta_norm, Tensor)
     phi = theta_norm if clip is None else theta_norm.clamp(*clip)
     ratio: Tensor = torch.where((phi > 0) & (r_norm > 0), phi / (r_norm + eps * phi), torch.ones_like(phi))
     return ratio
@@ -111,12 +100,21 @@ def trust_ratio(theta_norm: Scalar, r_norm: Scalar, *, eps: float, clip: tuple[f
 def norm(x: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
     """The 2-norm of a layer, 0-d; or over ``dims`` alone, of each layer stacked in x, in a shape that broadcasts.
 
+    In float64, as the squares of 1e25 and 1e-25 are beyond float32; what float64 cannot square either is divided by its
+    1-norm first.
+
     >>> norm(torch.tensor([[3.0, 4.0], [6.0, 8.0]]), dims=(1,))
     tensor([[ 5.],
-            [10.]])
+            [10.]], dtype=torch.float64)
     """
-    result: Tensor = torch.linalg.vector_norm(x, dim=dims, keepdim=dims is not None)
-    return result
+    keep = dims is not None
+    if x.dtype != torch.float64 and x.device.type != "mps":  # which has no float64
+        wide: Tensor = torch.linalg.vector_norm(x, dim=dims, keepdim=keep, dtype=torch.float64)
+        return wide
+    total = torch.linalg.vector_norm(x, 1, dim=dims, keepdim=keep)
+    scale = torch.where((total > 0) & (total < math.inf), total, 1.0)
+    scaled: Tensor = scale * torch.linalg.vector_norm(x / scale, dim=dims, keepdim=keep)
+    return scaled
 
 
 def clip_coefficient(total_norm: Tensor, max_norm: float) -> Tensor:

@@ -27,7 +27,17 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from thalweg import equations as eq
 from thalweg.backends import compute_dtype, foreach_lerp, local
+from thalweg.backends.checks import (
+    LOW,
+    PLAIN,
+    check_buffer,
+    check_gradient,
+    check_memory,
+    check_storage,
+    holds_its_values,
+)
 from thalweg.backends.pieces import flat, piece_size
+from thalweg.hyperparameters import check_beta, check_exploration, check_keys, reject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +50,35 @@ Bucket: TypeAlias = "tuple[list[Tensor], dict[str, Any], bool]"
 Groups: TypeAlias = "list[dict[str, Any]]"
 # Each steps a parameter by what it keeps for that parameter alone.
 BY_PARAMETER = (SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, Adafactor, RMSprop, Rprop, ASGD, Muon)
+BUFFERS = {  # of these and of E, those in the shape of their parameter
+    *(EMA, "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"),
+    *("acc_delta", "sum", "prev", "step_size", "ax"),
+}
+
+
+def with_e(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A group with E's entries, those that it lacks from the defaults; SAM repeats E's own under their short names.
+
+    Raises:
+        ValueError: an option that nobody would read, or E's out of range.
+    """
+    checked = {**group, **{name: defaults[name] for name in (ALPHA, BETA) if name not in group}}
+    refuse_misnamed(checked, defaults)
+    for argument in {"alpha", "beta"} - defaults.keys():
+        checked.pop(argument, None)
+    check_keys(checked, defaults, foreign=False)  # some bases have options that are in no defaults
+    check_beta(BETA, checked[BETA])
+    check_exploration(checked[ALPHA], checked[BETA], names=(ALPHA, BETA))
+    if checked.get("differentiable"):
+        reject("differentiable", True, "False, as E is not differentiable")
+    return checked
+
+
+def refuse_misnamed(group: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for an α or β1 that nobody would read; some bases have an ``alpha`` of their own."""
+    for argument, name in (("alpha", ALPHA), ("beta", BETA)):
+        if argument not in defaults and group.get(argument, group[name]) != group[name]:
+            reject(argument, group[argument], f"called {name} in a group of E")
 
 
 @contextmanager
@@ -68,6 +107,58 @@ def explored(
         _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, go)
     for p, b in begun:
         base.state[p][EMA] = b
+
+
+def check_left(base: Optimizer, groups: Groups, *, judged: bool) -> None:
+    """Raise unless gradients and b fit the parameters that the base steps itself, before it does.
+
+    So must what torch's optimizers keep: a fused kernel does not look, and others have counted by the time they do.
+
+    Args:
+        base: the optimizer.
+        groups: what it steps.
+        judged: whether somebody asks if the gradients are finite.
+
+    Raises:
+        RuntimeError: a sparse gradient.
+        ValueError, TypeError: what :mod:`thalweg.backends.checks` says of a tensor that does not fit, or a gradient to
+            be judged whose class alone knows its values.
+    """
+    if torch.compiler.is_compiling():
+        return
+    buffers = BUFFERS if type(base) in BY_PARAMETER else {EMA}
+    for group in groups:
+        for p in group["params"]:
+            if (g := p.grad) is None:
+                continue
+            if not _is_ordinary(g, p):
+                check_gradient(p, g, "E")
+                if holds_its_values(type(here := local(p))):
+                    check_storage(f"a parameter of shape {tuple(p.shape)}", here)
+            if judged and not holds_its_values(cls := type(local(g))):
+                reject("nonfinite", "skip or raise", f"'propagate' for gradients of class {cls.__name__}")
+            for name, x in base.state.get(p, {}).items():
+                if name in buffers and (x is not None or name == EMA) and not _is_ordinary(x, p):
+                    check_buffer(name, x, p)
+                    if holds_its_values(type(here := local(x))):
+                        check_memory(f"{name} of a parameter of shape {tuple(p.shape)}", here)
+
+
+def _is_ordinary(x: Any, p: Tensor) -> bool:
+    """Whether ``x`` goes with ``p`` without further questions, as nearly all gradients and buffers do."""
+    return (
+        type(x) in PLAIN
+        and type(p) in PLAIN
+        and not (p.is_nested or x.is_nested)
+        and x.layout is torch.strided
+        and x.shape == p.shape
+        and (x.dtype is p.dtype or (x.dtype is torch.float32 and not p.is_complex()))
+        and x.get_device() == p.get_device()
+        and x.is_contiguous()
+        and not x.is_inference()
+        and x.data_ptr() >= LOW
+        and p.data_ptr() >= LOW
+    )
 
 
 def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:
@@ -166,14 +257,14 @@ def _buckets(base: Optimizer) -> Iterator[Bucket]:
 def _replacements(base: Optimizer, params: list[Tensor], group: dict[str, Any], foreach: bool) -> list[Tensor]:
     """g' = g + c (g - b) of each parameter, in the gradient's dtype; b is 0 where it does not exist yet."""
     grads = [cast("Tensor", p.grad) for p in params]
-    weight = 1.0 + eq.gain(group[ALPHA], group[BETA])
+    gain = eq.gain(group[ALPHA], group[BETA])
     if EMA in base.state.get(params[0], {}):
         emas = [base.state[p][EMA] for p in params]
         wide = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
-        lerped = foreach_lerp(emas, wide, weight) if foreach else map(torch.lerp, emas, wide, repeat(weight))
+        lerped = foreach_lerp(wide, emas, -gain) if foreach else map(torch.lerp, wide, emas, repeat(-gain))
         replaced = [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
     else:
-        replaced = [g * weight for g in grads]
+        replaced = [g * (1.0 + gain) for g in grads]
     if group.get("fused"):
         replaced = [_laid_out_as(p, h) for p, h in zip(params, replaced, strict=True)]
     return [_with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
@@ -241,10 +332,10 @@ def _overwrite(
             begun += zip(params, emas, strict=True)
         else:
             emas = [base.state[p][EMA] for p in params]
-        weight = 1.0 + eq.gain(group[ALPHA], group[BETA])
+        gain = eq.gain(group[ALPHA], group[BETA])
         for gs, bs in _blocks([local(p.grad) for p in params], [local(b) for b in emas]):
             wide = [g.to(b.dtype) for g, b in zip(gs, bs, strict=True)]
-            hs = [g * weight for g in gs] if start else torch._foreach_lerp(bs, wide, weight)
+            hs = [g * (1.0 + gain) for g in gs] if start else torch._foreach_lerp(wide, bs, -gain)
             if go is not None:
                 wide = [torch.where(go.to(b.device), g, b) for g, b in zip(wide, bs, strict=True)]
             torch._foreach_lerp_(bs, wide, 1.0 - group[BETA])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from fractions import Fraction
 from importlib.util import find_spec
@@ -14,17 +14,50 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from thalweg.backends import is_abstract, lowbit
+from thalweg.backends import has_numbers, is_abstract, lowbit
 from thalweg.backends.lowbit import EIGHT_BITS
 from thalweg.backends.precision import NARROW, is_narrow, stored_as
 
 NONFINITE = ("skip", "raise", "propagate")
 STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16, EIGHT_BITS)
+DECAYED = "decayed"
+_BY_NAME = {str(dtype)[skip:]: dtype for dtype in STATE_DTYPES if isinstance(dtype, torch.dtype) for skip in (0, 6)}
+_PLAIN = frozenset({float, int, bool, str, type(None)})
+_SEQUENCES = frozenset({"betas", "trust_clip", "norm_dims"})
 
 
 def reject(argument: str, value: object, allowed: str) -> NoReturn:
     """Raise the one kind of ``ValueError`` this package raises for a bad hyperparameter."""
     raise ValueError(f"{argument} must be {allowed}, got {value!r}")
+
+
+def make_plain(group: dict[str, Any]) -> None:
+    """Put options in Python's own types, the only ones in a state dict: numbers for NumPy's, tuples for lists.
+
+    Lists may be OmegaConf's, arrays or tensors. What is of no such kind stays, for the checks to refuse.
+
+    >>> group = {"betas": torch.tensor([0.5, 0.75]), "trust_clip": [0, 10.0]}
+    >>> make_plain(group)
+    >>> group
+    {'betas': (0.5, 0.75), 'trust_clip': (0, 10.0)}
+    """
+    for name, value in group.items():
+        if name in _SEQUENCES:
+            if type(value) is not tuple or any(type(x) not in _PLAIN for x in value):
+                group[name] = _as_tuple(value)
+        elif type(value) not in _PLAIN:
+            group[name] = as_scalar(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(map(as_scalar, value))
+    return tuple(value.tolist()) if getattr(value, "ndim", None) == 1 else value
+
+
+def as_scalar(value: Any) -> Any:
+    """A scalar of NumPy as Python's; anything else as it is."""
+    return value.tolist() if getattr(value, "ndim", None) == 0 and not isinstance(value, Tensor) else value
 
 
 def check_nonnegative(argument: str, value: object) -> None:
@@ -50,19 +83,28 @@ def check_lr(lr: object, *, may_read: bool, may_read_back: bool) -> None:
     check_nonnegative("lr", lr)
 
 
+def check_count(argument: str, value: object) -> int:
+    """``value``, a number or a tensor of one, as an integer, or ``ValueError`` unless it is whole and at least 0."""
+    count = value
+    if isinstance(value, Tensor) and value.numel() == 1:
+        count = value.item() if has_numbers(value) else 0
+    if not (is_number(count) and 0 <= count < math.inf and count == int(count)):  # type: ignore[operator, call-overload]
+        reject(argument, value, "a whole number in [0, inf)")
+    return int(count)  # type: ignore[call-overload, no-any-return]
+
+
 def check_beta(argument: str, value: object) -> None:
     """Raise ``ValueError`` unless 0 <= value < 1."""
     if not (is_number(value) and 0.0 <= value < 1.0):  # type: ignore[operator]
         reject(argument, value, "a number in [0, 1)")
 
 
-def check_betas(betas: Any) -> tuple[float, float]:
-    """``betas`` as a tuple of two numbers in [0, 1), or ``ValueError``."""
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
+def check_betas(betas: object) -> None:
+    """Raise ``ValueError`` unless betas is a tuple of two numbers in [0, 1)."""
+    if not isinstance(betas, tuple) or len(betas) != 2:
         reject("betas", betas, "2 numbers in [0, 1)")
     for i, beta in enumerate(betas):
         check_beta(f"betas[{i}]", beta)
-    return betas[0], betas[1]
 
 
 def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> None:
@@ -79,9 +121,10 @@ def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> 
         reject(a, alpha, f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={beta:g}")
 
 
-def recheck_exploration(alpha: Any, beta: float, *, names: tuple[str, str]) -> None:
+def recheck_exploration(alpha: Any, beta: Any, *, names: tuple[str, str]) -> None:
     """As :func:`check_beta` and :func:`check_exploration`, at little cost, for what a schedule may have changed."""
-    if not (0.0 <= beta < 1.0 and abs(alpha) * (1.0 - beta) < 1.0):
+    floats = type(alpha) is float and type(beta) is float
+    if not (floats and 0.0 <= beta < 1.0 and abs(alpha) * (1.0 - beta) < 1.0):
         check_beta(names[1], beta)
         check_exploration(alpha, beta, names=names)
 
@@ -112,11 +155,11 @@ _FOREIGN = {
 }
 
 
-def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
+def check_keys(group: Mapping[str, Any], known: Collection[str], *, foreign: bool = True) -> None:
     """Raise ``ValueError`` for a key of a group that is meant to be an option but is none of the ``known`` ones.
 
-    That is one like the name of an option, misspelt, or the name of another optimizer's. Other keys are the user's, or
-    a scheduler's such as ``initial_lr``, and stay.
+    That is one like the name of an option, misspelt, or, if ``foreign``, the name of another optimizer's. Other keys
+    are the user's, or a scheduler's such as ``initial_lr`` and ``max_momentum``, which have the name whole, and stay.
 
     >>> check_keys({"params": [], "weigth_decay": 0.1}, ("lr", "weight_decay"))
     Traceback (most recent call last):
@@ -124,21 +167,26 @@ def check_keys(group: Mapping[str, Any], known: Collection[str]) -> None:
     """
     for key in group:
         if isinstance(key, str) and key not in known and key not in ("params", "param_names"):
-            alike = get_close_matches(key.lower(), known, n=1, cutoff=0.8)
-            if alike or key in _FOREIGN:
+            others = [name for name in known if f"_{name}_" not in f"_{key}_"]
+            alike = get_close_matches(key.lower(), others, n=1, cutoff=0.8)
+            if alike or (foreign and key in _FOREIGN):
                 reject("a parameter group", key, f"given options by their names, {', '.join(alike or sorted(known))}")
 
 
 def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: bool = True) -> None:
     """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; its state is ``buffers``."""
-    for name in ("trust_ratio", "maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
+    make_plain(group)
+    adapt = group["trust_ratio"]
+    if not isinstance(adapt, bool) and not (isinstance(adapt, str) and adapt == DECAYED):
+        reject("trust_ratio", adapt, f"True, False or {DECAYED!r}")
+    for name in ("maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
         check_bool(name, group[name])
     check_lr(group["lr"], may_read_back=may_wait, may_read=may_wait or not group["capturable"])
     for name in ("eps", "trust_eps", "weight_decay"):
         check_nonnegative(name, group[name])
     if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
         reject("eps", group["eps"], f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0")
-    group["betas"] = check_betas(group["betas"])
+    check_betas(group["betas"])
     for name in ("foreach", "fused"):
         check_bool(name, group[name], none=True)
     if group["fused"] and group["foreach"]:
@@ -149,17 +197,16 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
         if device.type not in ("cpu", "cuda", "meta"):
             reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
     if (clip := group["trust_clip"]) is not None:
-        pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
+        pair = isinstance(clip, tuple) and len(clip) == 2 and all(map(is_number, clip))
         if not pair or not 0.0 <= clip[0] <= clip[1]:
             reject("trust_clip", clip, "None or (lo, hi) with 0 <= lo <= hi")
-        group["trust_clip"] = tuple(clip)
     if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
         reject("max_grad_norm", bound, "None or a number in (0, inf]")
     _check_state_dtype(group, buffers)
     check_choice("nonfinite", group["nonfinite"], NONFINITE)
-    if group["nonfinite"] == "raise" and group["capturable"]:
+    if group["nonfinite"] == "raise" and _is_capturable(group):
         reject("nonfinite", "raise", "'skip' or 'propagate' with capturable=True, as raising reads the gradients back")
-    if group["stochastic_rounding"] and group["capturable"]:
+    if group["stochastic_rounding"] and _is_capturable(group):
         reject("stochastic_rounding", True, "False with capturable=True, as its seed is counted on the host")
     _check_norm_dims(group)
 
@@ -167,7 +214,9 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
 def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
     given = group["state_dtype"]
     if isinstance(given, Mapping):
-        group["state_dtype"] = given = dict(given)
+        group["state_dtype"] = given = {name: _named(dtype) for name, dtype in given.items()}
+    else:
+        group["state_dtype"] = given = _named(given)
     wanted = [stored_as(given, name) for name in buffers]
     known = all(w is None or (isinstance(w, torch.dtype | str) and w in STATE_DTYPES) for w in wanted)
     if not known or (isinstance(given, dict) and not given.keys() <= set(buffers)):
@@ -179,6 +228,10 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
         reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
     if EIGHT_BITS in wanted and not torch.compiler.is_compiling():  # Dynamo cannot trace a cache
         lowbit.torchao()
+
+
+def _named(dtype: Any) -> Any:
+    return _BY_NAME.get(dtype, dtype) if isinstance(dtype, str) else dtype
 
 
 def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]], names: tuple[str, ...]) -> None:
@@ -195,9 +248,14 @@ def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]],
     _check_narrow(group)
 
 
+def _is_capturable(group: dict[str, Any]) -> bool:
+    """Whether it is said to be; to a step that is being compiled Dynamo says it of every group."""
+    return group["capturable"] and not torch.compiler.is_compiling()
+
+
 def _check_narrow(group: dict[str, Any]) -> None:
     given = group["state_dtype"]
-    if group["capturable"] and is_narrow(given):
+    if _is_capturable(group) and is_narrow(given):
         allowed = "None, torch.float32 or torch.float64 with capturable=True, as the seed of rounding is on the host"
         reject("state_dtype", given, allowed)
 
@@ -206,10 +264,9 @@ def _check_norm_dims(group: dict[str, Any]) -> None:
     dims = group["norm_dims"]
     if dims is None:
         return
-    integers = isinstance(dims, tuple | list) and all(isinstance(d, int) and not isinstance(d, bool) for d in dims)
+    integers = isinstance(dims, tuple) and all(isinstance(d, int) and not isinstance(d, bool) for d in dims)
     if not integers or not dims or len(set(dims)) != len(dims):
         reject("norm_dims", dims, "None or a tuple of different axes")
-    group["norm_dims"] = tuple(dims)
     for p in group.get("params", ()):
         if len({d % p.ndim for d in dims if -p.ndim <= d < p.ndim}) != len(dims):
             reject("norm_dims", dims, f"different axes of every parameter of its group, one of shape {tuple(p.shape)}")

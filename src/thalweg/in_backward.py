@@ -114,7 +114,7 @@ class SteppingInBackward:
     def _step_layer(self, i: int, j: int, p: Tensor) -> None:
         """Step parameter j of group i, as the only one that the optimizer has, and free its gradient."""
         with self._lock, torch.no_grad():
-            group = self._optimizer.param_groups[i]
+            *before, group = self._optimizer.param_groups[: i + 1]
             if group["params"][j] is not p:
                 raise RuntimeError(
                     "the optimizer's parameters have been replaced: call step_in_backward again after that"
@@ -124,7 +124,8 @@ class SteppingInBackward:
                     f"a parameter of shape {tuple(p.shape)} has a second gradient in one step: stepping in backward, "
                     "call optimizer.step() after each backward pass, and accumulate no gradients over several"
                 )
-            alone = {**group, "params": [p], "first_index": j}
+            place = sum(len(other["params"]) for other in before) + j
+            alone = {**group, "params": [p], "first_index": place}
             _check(self._optimizer, alone, self._by_layer)
             with only(self._optimizer, [alone]):
                 self._update(self._optimizer)

@@ -14,20 +14,20 @@ Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from thalweg import equations as eq
-from thalweg import layers
-from thalweg.backends import Hyper, Scales, compiled, has_numbers, is_abstract
+from thalweg import layers, skipped
+from thalweg.backends import Hyper, Scales, compiled, compute_dtype, has_numbers, is_abstract
 from thalweg.backends.choice import choose, describe
-from thalweg.backends.memory import overwritable
+from thalweg.backends.memory import Footprint, overwritable
 from thalweg.backends.pieces import Scratch
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
-from thalweg.hyperparameters import check_keys, check_lamb, check_loaded, reject
+from thalweg.hyperparameters import DECAYED, check_keys, check_lamb, check_loaded, reject
 from thalweg.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
 
 if TYPE_CHECKING:
@@ -37,11 +37,21 @@ if TYPE_CHECKING:
 
     from thalweg.backends.precision import StateDtype
 
+SKIPPED = "skipped_steps"
 MOMENTS = (EXP_AVG, EXP_AVG_SQ)
 BUFFERS = (*MOMENTS, EXPLORE_EMA)
 # Options of ALTO, of torch's Adam and of E around it.
 _OTHERS = frozenset(
-    {"alpha", "beta", "amsgrad", "differentiable", "decoupled_weight_decay", "explore_alpha", "explore_beta"}
+    {
+        "alpha",
+        "beta",
+        "amsgrad",
+        "differentiable",
+        "decoupled_weight_decay",
+        "explore_alpha",
+        "explore_beta",
+        "explore_skipped",
+    }
 )
 
 
@@ -60,7 +70,9 @@ class Lamb(Optimizer):
         eps: ε1 > 0, added to √v̂.
         trust_eps: ε2 ≥ 0 of the trust ratio; 0 gives the published LAMB.
         weight_decay: λ ≥ 0.
-        trust_ratio: False drops the layerwise scaling, and what remains is AdamW.
+        trust_ratio: False drops the layerwise scaling, and what remains is AdamW. "decayed": groups are adapted while
+            their weight decay is positive, for frameworks that make a group without decay of biases and norms (Hugging
+            Face's Trainer, timm).
         trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
         max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
             keeps its values. None: no clipping.
@@ -75,7 +87,7 @@ class Lamb(Optimizer):
             changes. "propagate": step all the same, as torch's optimizers do.
         stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
             decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
-            group as ``rounding_step``. Other dtypes are written as ever.
+            group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as ever.
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
         overwrite_grad: use the gradients' memory as scratch, so that their values are undefined after the step. Spares
@@ -94,7 +106,8 @@ class Lamb(Optimizer):
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
 
     Attributes:
-        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; not saved.
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; saved. Ten in a
+            row are warned of, once, where they are not counted in a graph or stepping in backward.
 
     Raises:
         ValueError: an argument outside its range, named with its value.
@@ -120,7 +133,7 @@ class Lamb(Optimizer):
         trust_eps: float = 1e-6,
         weight_decay: float = 0.01,
         *,
-        trust_ratio: bool = True,
+        trust_ratio: bool | Literal["decayed"] = True,
         trust_clip: tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         state_dtype: StateDtype = None,
@@ -156,8 +169,8 @@ class Lamb(Optimizer):
 
     def _start(self, params: ParamsT, **defaults: Any) -> None:
         self._check(defaults)
-        self.skipped_steps = torch.zeros((), dtype=torch.int64)
-        self._scratch = Scratch()
+        skipped.start(self, SKIPPED)
+        self._scratch, self._footprint = Scratch(), Footprint()
         super().__init__(params, defaults)
 
     def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
@@ -178,6 +191,7 @@ class Lamb(Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
+        skipped.note(self, SKIPPED)
 
     def __repr__(self) -> str:
         """The groups, and how each is stepped."""
@@ -186,11 +200,21 @@ class Lamb(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("skipped_steps", torch.zeros((), dtype=torch.int64))
-        self._scratch = Scratch()
+        skipped.start(self, SKIPPED)
+        skipped.note(self, SKIPPED)
+        self._scratch, self._footprint = Scratch(), Footprint()
         for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        skipped.note(self, SKIPPED)
+        return super().__getstate__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As every optimizer's, with the count of skipped steps in each group."""
+        skipped.note(self, SKIPPED)
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict, of ALTO, LAMB, or of torch's Adam, AdamW and E around them: training goes on from it.
@@ -250,7 +274,8 @@ class Lamb(Optimizer):
     def _add_state(self, group: dict[str, Any], *, new: bool) -> None:
         names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
         for p in group["params"]:
-            if (p.requires_grad or p.grad is not None) and new == (p not in self.state):
+            lacks = p not in self.state if new else names[-1] not in self.state.get(p, names)
+            if lacks and (p.requires_grad or p.grad is not None):
                 layers.init_state(p, group, self.state[p], names)
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
@@ -285,34 +310,39 @@ class Lamb(Optimizer):
             for p in group["params"][:1]:
                 if not is_abstract(p):
                     choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        layers.refuse_sparse(gradients, type(self).__name__)
+        given = layers.look(self.param_groups, self.state, self._footprint, type(self).__name__)
+        gradients = [grad for some in given for _, _, grad, _ in some]
         finite = self._judge_finite(gradients)
         self.init_state()
         total_norm = self._total_norm(gradients)
         params = (p for group in self.param_groups for p in group["params"])
         spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
-        plans = [self._plan(group, go, spare) for group, go in self._moving(finite)]  # what raises has raised by now
+        moving = self._moving(finite, given)
+        plans = [self._plan(group, some, go, spare) for group, some, go in moving]  # what raises has raised by now
         if finite is not None:
-            layers.count_skipped(self, finite)
+            skipped.count_skipped(self, finite)
         for plan in plans:
             self._carry_out(plan, total_norm)
         return loss
 
-    def _moving(self, finite: Tensor | None) -> Iterator[tuple[dict[str, Any], Tensor | None]]:
+    def _moving(
+        self, finite: Tensor | None, given: list[list[layers.Given]]
+    ) -> Iterator[tuple[dict[str, Any], list[layers.Given], Tensor | None]]:
         """The groups that move as far as the host knows, each with what its step counts for if the device decides."""
-        for group in self.param_groups:
+        for group, some in zip(self.param_groups, given, strict=True):
             if finite is None or group["nonfinite"] != "skip":
-                yield group, None
+                yield group, some, None
             elif self._on_device(group, finite):
-                yield group, finite.float()
+                yield group, some, finite.float()
             elif finite:
-                yield group, None
+                yield group, some, None
 
-    def _plan(self, group: dict[str, Any], go: Tensor | None, spare: frozenset[Tensor]) -> layers.Plan:
+    def _plan(
+        self, group: dict[str, Any], given: list[layers.Given], go: Tensor | None, spare: frozenset[Tensor]
+    ) -> layers.Plan:
         rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
         own = spare if group["overwrite_grad"] else ()
-        return layers.plan(group, self.state, self._hyper(group), go, overwritable=own, rounds=rounds)
+        return layers.plan(group, given, self.state, self._hyper(group), go, overwritable=own, rounds=rounds)
 
     def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
         scale = None
@@ -321,7 +351,10 @@ class Lamb(Optimizer):
         layers.count(plan)
         for backend, bucket in plan.buckets:
             device = bucket[0].param.device
-            on_device = Scales(*(None if t is None else t.to(device) for t in (scale, plan.go)))
+            on_device = Scales(
+                None if scale is None else scale.to(device, compute_dtype(bucket[0].param.dtype)),
+                None if plan.go is None else plan.go.to(device),
+            )
             backend.step(bucket, plan.hyper, on_device, self._scratch)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
@@ -337,7 +370,7 @@ class Lamb(Optimizer):
             eps=group["eps"],
             trust_eps=group["trust_eps"],
             weight_decay=group["weight_decay"],
-            trust_ratio=group["trust_ratio"],
+            trust_ratio=group["weight_decay"] > 0.0 if group["trust_ratio"] == DECAYED else group["trust_ratio"],
             trust_clip=group["trust_clip"],
             maximize=group["maximize"],
             stochastic_rounding=group["stochastic_rounding"],
@@ -366,7 +399,7 @@ class Lamb(Optimizer):
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        return layers.global_norm(gradients) if wanted else None
+        return layers.global_norm(gradients, may_read=self._may_read(gradients)) if wanted else None
 
     def _may_read(self, gradients: list[Tensor]) -> bool:
         """Whether numbers that are on the host may be read there."""

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from thalweg.backends import Hyper, Layer, compiled, compute_dtype, is_abstract, is_fake, local, lowbit
+from thalweg import equations as eq
+from thalweg.backends import Hyper, Layer, compiled, compute_dtype, is_abstract, local, lowbit
+from thalweg.backends.addresses import look as addresses_of
+from thalweg.backends.checks import BUFFERS, check_state, refuse_step
 from thalweg.backends.choice import choose
+from thalweg.backends.norms import fast_norms, is_exact, norms
 from thalweg.backends.pieces import PIECE
 from thalweg.backends.precision import EXP_AVG_SQ, stored_as
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from types import ModuleType
 
     from torch.optim import Optimizer
+
+    from thalweg.backends.memory import Footprint
+
+Given: TypeAlias = "tuple[int, Tensor, Tensor, tuple[int, ...] | None]"
+"""A parameter's number in its group, itself, its gradient, and the addresses of both and its state (None: not yet)."""
 
 
 @contextmanager
@@ -37,16 +47,6 @@ def only(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Iterator[None]:
 def is_sharded(t: Tensor) -> bool:
     """Whether a tensor is a DTensor; by its mesh, as importing the class takes half a second."""
     return hasattr(t, "device_mesh")
-
-
-def refuse_sparse(gradients: Iterable[Tensor], optimizer: str) -> None:
-    """Raise ``RuntimeError`` for a gradient that is not dense."""
-    for g in gradients:
-        if g.layout != torch.strided:
-            raise RuntimeError(
-                f"{optimizer} needs dense gradients, got one of layout {g.layout} and shape {tuple(g.shape)}: "
-                "build the layer with sparse=False"
-            )
 
 
 def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bool = False) -> Tensor:
@@ -86,20 +86,20 @@ def all_finite(gradients: Iterable[Tensor], *, may_read: bool = False, fused: bo
 def _largest(tensors: list[Tensor]) -> list[Tensor]:
     """The magnitudes of the largest entries of the tensors, or NaN; a vector for those of one device and dtype."""
     if torch.compiler.is_compiling() or not all(t.device.type == "cpu" and t.dtype.is_floating_point for t in tensors):
-        return _norms(tensors, float("inf"))
+        return [
+            torch.stack(torch._foreach_norm(some, math.inf, dtype=None if dtype.is_complex else compute_dtype(dtype)))
+            for (_, dtype, _), some in _alike(tensors).items()
+        ]
     # On the CPU a hundred times faster than that norm.
     return [torch.stack(torch.aminmax(t)).abs().to(compute_dtype(t.dtype)) for t in tensors]
 
 
-def _norms(tensors: Iterable[Tensor], order: float) -> list[Tensor]:
-    """The norms of the tensors, in float32 at least; a vector for those of one device and dtype."""
-    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+def _alike(tensors: Iterable[Tensor]) -> dict[tuple[Any, ...], list[Tensor]]:
+    """The tensors of one device, dtype and mesh."""
+    found: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
     for t in tensors:
-        alike[t.device, t.dtype].append(t)
-    return [
-        torch.stack(torch._foreach_norm(some, order, dtype=None if dtype.is_complex else compute_dtype(dtype)))
-        for (_, dtype), some in alike.items()
-    ]
+        found[t.device, t.dtype, getattr(t, "device_mesh", None)].append(t)
+    return found
 
 
 def _limit(dtype: torch.dtype) -> float:
@@ -132,29 +132,31 @@ def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
             )
 
 
-def count_skipped(optimizer: Any, finite: Tensor) -> None:
-    """Count a step in ``optimizer.skipped_steps`` if it was not :func:`all_finite`, where the verdict is."""
-    if is_fake(finite):  # it is none
-        return
-    device = finite.device
-    if optimizer.skipped_steps.device != device:
-        # To a device without waiting; from there, if gradients have moved, only when it has arrived.
-        optimizer.skipped_steps = optimizer.skipped_steps.to(device, non_blocking=device.type != "cpu")
-    optimizer.skipped_steps.add_(finite.logical_not())  # in place: torch 2.11 does not compile that it is assigned
+def global_norm(gradients: Iterable[Tensor], *, may_read: bool = False) -> Tensor:
+    """The 2-norm of all gradients together, over all shards, whatever the size of their entries.
 
-
-def global_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The 2-norm of all gradients together, over all shards, taken in float32 at least."""
-    gradients = list(gradients)
-    if any(is_sharded(g) for g in gradients):
-        total = torch.nn.utils.get_total_norm([g.to(compute_dtype(g.dtype)) for g in gradients])
-        return cast("Any", total).full_tensor() if is_sharded(total) else total
-    norms = [norms.to(gradients[0].device) for norms in _norms(gradients, 2.0)]
-    return torch.linalg.vector_norm(torch.cat(norms)) if norms else torch.zeros(())
+    Where it ``may_read`` numbers on the host, it is several times faster for gradients on the CPU.
+    """
+    groups = _alike(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g for g in gradients)
+    if not groups:
+        return torch.zeros(())
+    if may_read and all(device.type == "cpu" and mesh is None for device, _, mesh in groups):
+        total: Tensor = torch.linalg.vector_norm(torch.cat([fast_norms(some) for some in groups.values()]))
+        if is_exact(total, torch.float32):
+            return total
+    device = next(iter(groups))[0]
+    found = [cast("Any", norms(some)) for some in groups.values()]
+    return eq.norm(torch.cat([(n.full_tensor() if is_sharded(n) else n).to(device) for n in found]))
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:
-    """Allocate what ``state`` lacks of the step count and of the named buffers, as zeros."""
+    """Allocate what ``state`` lacks of the step count and of the named buffers, as zeros: all of it, or b.
+
+    Raises:
+        ValueError: it has the step count or a moment, and not the others.
+    """
+    if not state.keys().isdisjoint(("step", *BUFFERS)):
+        check_state(p, state)
     if "step" not in state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=step_device(p, group))
     for name in names:
@@ -172,6 +174,59 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
     return p.device if group["capturable"] or group["nonfinite"] == "skip" else torch.device("cpu")
 
 
+def look(
+    groups: list[dict[str, Any]], states: Mapping[Any, dict[str, Any]], footprint: Footprint, optimizer: str
+) -> list[list[Given]]:
+    """The parameters of each group that have a gradient, with it and their addresses; nothing changes.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: a gradient, a parameter or its state is not what a step takes for granted.
+    """
+    if torch.compiler.is_compiling():  # torch's operations look themselves
+        return [_unseen(group, first) for group, first in _placed(groups)]
+    return _seen(groups, states, footprint, optimizer)
+
+
+def _unseen(group: dict[str, Any], first: int) -> list[Given]:
+    return [(i, p, p.grad, ()) for i, p in _numbered(group, first) if p.grad is not None]
+
+
+def _seen(
+    groups: list[dict[str, Any]], states: Mapping[Any, dict[str, Any]], footprint: Footprint, optimizer: str
+) -> list[list[Given]]:
+    everything: list[list[Given]] = []
+    written: list[int] = []
+    nothing: dict[str, Any] = {}
+    for group, first in _placed(groups):
+        found: list[Given] = []
+        for index, p in _numbered(group, first):
+            grad = p.grad
+            if grad is None:
+                continue
+            state = states.get(p, nothing)
+            addresses = addresses_of(p, grad, state, optimizer)
+            found.append((index, p, grad, addresses))
+            if addresses:
+                written += (addresses[0], addresses[2], addresses[3], addresses[4], id(state.get("step")))
+            else:
+                written += (id(p), *map(id, state.values()))
+        everything.append(found)
+    footprint.check(written, ((p, states.get(p, nothing)) for found in everything for _, p, *_ in found), optimizer)
+    return everything
+
+
+def _placed(groups: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each group, and the place of its first parameter among those of all."""
+    first = 0
+    for group in groups:
+        yield group, first
+        first += len(group["params"])
+
+
+def _numbered(group: dict[str, Any], first: int) -> Iterable[tuple[int, Tensor]]:
+    return enumerate(group["params"], group.get("first_index", first))
+
+
 class Plan(NamedTuple):
     """What a step of a group is to do: layers in buckets, each with what steps it, and counts, yet to be moved on."""
 
@@ -185,6 +240,7 @@ class Plan(NamedTuple):
 
 def plan(
     group: dict[str, Any],
+    given: list[Given],
     states: dict[Tensor, Any],
     hyper: Hyper,
     go: Tensor | None,
@@ -192,7 +248,7 @@ def plan(
     overwritable: Collection[Tensor] = (),
     rounds: bool = False,
 ) -> Plan:
-    """The group's parameters that have a gradient, by device and how each tensor is stored; nothing changes.
+    """The group's parameters that are given a gradient, by device and how each tensor is stored; nothing changes.
 
     ``go`` is what the step counts for, if that is decided on the device; ``overwritable`` are the parameters whose
     gradient's memory is scratch, if the group says so; ``rounds`` is whether something is rounded stochastically. The
@@ -206,20 +262,25 @@ def plan(
     norm_dims = group["norm_dims"]
     rounding_step = group.get("rounding_step", 0) + 1 if rounds else 0
     counts = []
-    for index, p in enumerate(group["params"], group.get("first_index", 0)):
-        grad = p.grad
-        if grad is None:
-            continue
+    for index, p, grad, addresses in given:
         state = states[p]
         param, step, m, v, b = p, state["step"], state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
         counts.append(step)
+        if not on_device:
+            count = step.item() + 1.0
+            if not 1.0 <= count < math.inf:
+                refuse_step(step, p)
+        if b is not None and addresses and not addresses[4]:
+            addresses = None  # b is there since the rest was looked at
         if p.is_complex():
+            if grad.is_conj():
+                grad, addresses = grad.resolve_conj(), None
             param, grad, m, v = map(torch.view_as_real, (param, grad, m, v))
             b = None if b is None else torch.view_as_real(b)
         layer = Layer(  # by position, as this is much of a step of many small layers
             param,
             grad,
-            step if on_device else step.item() + 1.0,
+            step if on_device else count,
             m,
             v,
             b,
@@ -227,6 +288,7 @@ def plan(
             _seed(rounding_step, index) if rounding_step else 0,
             0,
             bool(overwritable) and p in overwritable and not is_sharded(p),
+            addresses,
         )
         types = (type(m), type(v), type(b))  # those of 8-bit state look like float32
         found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype, types].append(layer)
@@ -253,6 +315,11 @@ def _seed(step: int, index: int) -> int:
     return (step * 0x85EBCA6B + index * 0xC2B2AE35) & 0xFFFFFFFF
 
 
-def _norm_dims(p: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes counted from the front, with that of the real and imaginary parts, which a norm takes together."""
+def _norm_dims(p: Tensor, dims: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes counted from the front, with that of the real and imaginary parts, which a norm takes together.
+
+    None if they are all there are.
+    """
+    if len(dims) == p.ndim:
+        return None
     return (*(d % p.ndim for d in dims), *((p.ndim,) if p.is_complex() else ()))

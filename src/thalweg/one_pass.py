@@ -17,9 +17,11 @@ from torch.optim import Adam, AdamW
 
 from thalweg import layers
 from thalweg.backends import Hyper, Layer, Scales, is_abstract, local
+from thalweg.backends.checks import PLAIN, holds_its_values
 from thalweg.backends.choice import has_kernels
 from thalweg.backends.pieces import Scratch
 from thalweg.exploration import ALPHA, BETA, EMA, Groups, is_watched
+from thalweg.hyperparameters import check_betas, check_lr, check_nonnegative
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -48,18 +50,25 @@ def split(base: Optimizer) -> tuple[Groups, Groups]:
         takes = functools.cache(functools.partial(_takes, group))
         for p in group["params"]:
             if p.requires_grad or p.grad is not None:
-                fits = p.dtype in _DTYPES and takes(p.device, p.dtype) and _is_sharded_as(p, p.grad)
+                fits = p.dtype in _DTYPES and takes(p.device, p.dtype) and _is_walkable(p, p.grad)
                 (ours if fits else others).append(p)
         taken += [{**group, "params": ours}] if ours else []
         left += [{**group, "params": others}] if others else []
     return (taken, left) if taken else ([], base.param_groups)
 
 
-def _is_sharded_as(p: Any, grad: Any) -> bool:
-    """Whether one shard of the gradient belongs to one of the parameter; that of a sum still to be taken does not."""
+def _is_walkable(p: Any, grad: Any) -> bool:
+    """Whether memory holds the values, and one shard of the gradient belongs to one of the parameter.
+
+    That of a sum still to be taken does not.
+    """
+    if type(p) in PLAIN and (grad is None or type(grad) in PLAIN):
+        return True
+    if not all(t is None or holds_its_values(type(local(t))) for t in (p, grad)):
+        return False
     if not layers.is_sharded(p) or grad is None:
         return True
-    return bool(grad.device_mesh == p.device_mesh and grad.placements == p.placements)
+    return layers.is_sharded(grad) and bool(grad.device_mesh == p.device_mesh and grad.placements == p.placements)
 
 
 def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> bool:
@@ -76,14 +85,25 @@ def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> b
     )
 
 
-def step(base: Any, groups: Groups, go: Tensor | None = None) -> None:
+def check(groups: Groups) -> None:
+    """Raise ``ValueError`` for what a schedule may have written into groups and the kernels cannot take."""
+    for group in groups:
+        check_lr(group["lr"], may_read=not group["capturable"], may_read_back=False)
+        check_betas(group["betas"])
+        check_nonnegative("eps", group["eps"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+
+
+def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor | None = None) -> None:
     """One step of the base on g' of ``groups``, and b moved on; state that is missing is made as the base makes it.
 
-    ``go`` is what the step counts for, if that is decided on the device.
+    ``given`` is what :func:`thalweg.layers.look` has found in them; ``go`` is what the step counts for, if that is
+    decided on the device.
     """
     base._accelerator_graph_capture_health_check()  # as its own step does
     go = None if go is None else go.float()
-    for group in groups:
+    plans = []
+    for group, some in zip(groups, given, strict=True):
         steps: list[Tensor] = []
         base._init_group(group, [], [], [], [], [], steps)
         for p in group["params"]:
@@ -106,12 +126,14 @@ def step(base: Any, groups: Groups, go: Tensor | None = None) -> None:
         )
         on_device = any(not count.is_cpu for count in steps)  # where the base counts, and nobody may wait for it
         options = {"norm_dims": None, "capturable": on_device, "foreach": None, "fused": on_device or None}
-        plan = layers.plan({**group, **options}, base.state, hyper, go)  # on the CPU, with no kernel foreach, no error
+        # On the CPU, with no kernel foreach, no error.
+        plans.append(layers.plan({**group, **options}, some, base.state, hyper, go))
+    for plan in plans:  # what raises has raised by now
         layers.count(plan)
         for backend, bucket in plan.buckets:
             device = bucket[0].param.device
             scales = Scales(go=None if go is None else go.to(device))
-            backend.step([_here(layer) for layer in bucket], hyper, scales, Scratch())
+            backend.step([_here(layer) for layer in bucket], plan.hyper, scales, Scratch())
 
 
 def _here(layer: Layer) -> Layer:
@@ -125,4 +147,5 @@ def _here(layer: Layer) -> Layer:
         exp_avg=local(layer.exp_avg),
         exp_avg_sq=local(layer.exp_avg_sq),
         explore_ema=local(layer.explore_ema),
+        addresses=None,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections import deque
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.backends import has_numbers
-from thalweg.hyperparameters import is_number, reject
+from thalweg.backends.checks import check_buffer
+from thalweg.hyperparameters import check_count, reject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -52,30 +51,10 @@ def check_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...], buffe
     of = f"of a parameter of shape {tuple(p.shape)}"
     if not {"step", *needed} <= state.keys() <= {"step", *buffers}:
         reject(f"the state {of}", list(state), f"under the names {', '.join(('step', *buffers))}")
-    step = state["step"]
-    count = step
-    if isinstance(step, torch.Tensor) and step.numel() == 1:
-        count = step.item() if has_numbers(step) else 0
-    if not (is_number(count) and 0 <= count < math.inf and count == int(count)):
-        reject(f"step {of}", step, "a whole number in [0, inf)")
+    check_count(f"step {of}", state["step"])
     for name in buffers:
         if name in state:
-            _check_buffer(f"{name} {of}", state[name], p)
-
-
-def _check_buffer(which: str, x: Any, p: Any) -> None:
-    kind = "complex" if p.is_complex() else "floating-point"
-    if not isinstance(x, torch.Tensor):
-        reject(which, x, f"a {kind} tensor of that shape")
-    fits = x.shape == p.shape and x.layout == torch.strided
-    if not (fits and (x.is_complex() if p.is_complex() else x.is_floating_point())):
-        got = f"{x.dtype}, {x.layout}, of shape {tuple(x.shape)}"
-        raise ValueError(f"{which} must be a dense {kind} tensor of that shape, got one of {got}")
-    if hasattr(x, "device_mesh") != hasattr(p, "device_mesh"):
-        got = f"a {type(x).__name__} for a {type(p).__name__}"
-        raise ValueError(
-            f"{which} must be sharded as it is, as torch.distributed.checkpoint.state_dict loads it, got {got}"
-        )
+            check_buffer(name, state[name], p)
 
 
 def load_keeping_dtype(

@@ -30,9 +30,21 @@ IN_BACKWARD = {
 }
 
 
+class Experts(nn.Module):
+    """Three maps in one parameter, two on a rank and one on the other, each with a norm of its own in ALTO."""
+
+    def __init__(self):
+        super().__init__()
+        self.stacked = nn.Parameter(torch.randn(3, 5, 5) * torch.tensor([1.0, 10.0, 0.1])[:, None, None])
+
+    def forward(self, x):
+        return torch.einsum("bi,eio->bo", x, self.stacked)
+
+
 def whole_and_sharded(hidden):
     torch.manual_seed(0)
-    whole = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, hidden), nn.Linear(hidden, 1)).double()
+    layers = nn.Linear(6, 5), nn.LayerNorm(5), Experts(), nn.Linear(5, hidden), nn.Linear(hidden, 1)
+    whole = nn.Sequential(*layers).double()
     # The last layer has one row, and one rank nothing of it.
     sharded = copy.deepcopy(whole)
     for layer in sharded:
@@ -142,4 +154,4 @@ def test_two_ranks_step_in_backward_as_one_does_and_leave_out_the_same_layer(bui
         assert gap <= 1e-12
         assert freed
         assert skipped == 1
-        assert moved == [False] + [True] * 7
+        assert moved == [False] + [True] * 8

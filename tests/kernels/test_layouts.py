@@ -55,6 +55,10 @@ def test_what_the_kernels_cannot_walk_is_left_to_single(case, monkeypatch):
 class Subclass(Tensor):
     """Like low-bit state: what its memory holds is its own business."""
 
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return super().__torch_function__(func, types, args, kwargs or {})
+
 
 def test_one_dense_layout_is_walked_as_it_lies(monkeypatch):
     layers = [

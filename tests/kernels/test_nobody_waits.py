@@ -86,12 +86,13 @@ def lay_out(original, *content):
 def cuda(monkeypatch):
     """(names and grids of what is launched); inside, tensors may say that they are on CUDA."""
     FakeCuda(monkeypatch)
-    log, addresses = [], itertools.count(1 << 20, 1 << 12)
+    log, addresses = [], itertools.count(1 << 44, 1 << 12)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("thalweg.backends.FakeTensor", ())  # here none is: they are those of a GPU
     monkeypatch.setattr(FakeTensor, "data_ptr", lambda t: vars(t).setdefault("address", next(addresses)), raising=False)
-    monkeypatch.setattr("thalweg.backends.addresses._PLAIN", frozenset({FakeTensor, Tensor, Parameter}))
+    for module in ("addresses", "checks"):
+        monkeypatch.setattr(f"thalweg.backends.{module}.PLAIN", frozenset({FakeTensor, Tensor, Parameter}))
     monkeypatch.setattr(triton_tables, "_lay_out", functools.partial(lay_out, triton_tables._lay_out))
     for name in ("sweep", "adapt"):
         monkeypatch.setattr(triton, name, Launch(name, log))

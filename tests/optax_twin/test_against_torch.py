@@ -14,6 +14,7 @@ import torch
 from cases import AT_ZERO, CASES, STEPS, Case, gradients, parameters
 from support import assert_near
 from torch.nn import Parameter
+from trees import run
 
 import thalweg
 import thalweg.jax as tj
@@ -54,6 +55,48 @@ def test_300_steps_are_those_of_torch(case, float64):
     ours = trained_by_optax(case)
     assert all(p.dtype == np.float64 for p in ours)
     assert_near([torch.from_numpy(p) for p in ours], trained_by_torch(case), TOLERANCE)
+
+
+COMPLEX = {
+    "alto": (lambda ps: thalweg.ALTO(ps, 0.01, weight_decay=0.1), lambda: tj.alto(0.01, weight_decay=0.1)),
+    "alto over stacked layers": (
+        lambda ps: thalweg.ALTO([{"params": ps[:2]}, {"params": ps[2:], "norm_dims": (-1,)}], 0.01),
+        lambda: tj.alto(0.01, norm_axes=[None, None, (-1,), (-1,)]),
+    ),
+    "lamb": (
+        lambda ps: thalweg.Lamb(ps, 0.01, trust_clip=(0.5, 1.0)),
+        lambda: tj.lamb(0.01, trust_clip=(0.5, 1.0)),
+    ),
+    "E of SGD": (
+        lambda ps: thalweg.ESGD(ps, 0.01, momentum=0.9, alpha=3.0, beta=0.75),
+        lambda: optax.chain(tj.scale_by_exploration(3.0, 0.75), optax.sgd(0.01, momentum=0.9)),
+    ),
+    "E of Adam": (
+        lambda ps: thalweg.EAdam(ps, 0.01, betas=(0.9, 0.99), eps=1e-6),
+        lambda: optax.chain(tj.scale_by_exploration(), tj.scale_by_adam(0.9, 0.99), optax.scale(-0.01)),
+    ),
+    "E of optax's Adam": (
+        lambda ps: thalweg.EAdam(ps, 0.01, betas=(0.9, 0.99), eps=1e-6),
+        lambda: optax.chain(
+            tj.scale_by_exploration(), optax.contrib.split_real_and_imaginary(optax.adam(0.01, 0.9, 0.99, 1e-6))
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_parameters_are_torchs(name, float64):
+    in_torch, in_optax = COMPLEX[name]
+    starts = [p + 1j * p[..., ::-1] if p.ndim else p - 2j for p in parameters()]
+    grads = [[g[k] * (1.0 - 0.3j) + 0.1j * g[k - 1] for g in gradients()] for k in range(30)]
+    params = [Parameter(torch.from_numpy(np.array(p))) for p in starts]
+    optimizer = in_torch(params)
+    for row in grads:
+        for p, g in zip(params, row, strict=True):
+            p.grad = torch.from_numpy(np.array(g))
+        optimizer.step()
+    trained, _ = run(in_optax(), list(map(jnp.asarray, starts)), [list(map(jnp.asarray, row)) for row in grads])
+    assert_near([torch.from_numpy(np.array(p)) for p in trained], params, TOLERANCE)
 
 
 def test_every_case_is_another_but_alto_at_alpha_0_which_is_lamb(float64):

@@ -27,7 +27,8 @@ def e_of(plain):
 
 # Bytes accessed per parameter. XLA on CPU makes one pass for each output, which reads what that depends on: with p, g
 # and b in float32, E and SGD are p' from p, g, b (16) and b' from g, b (12). ALTO is b' from g, b (12); m' and v' from
-# g, b and themselves (16 each); ‖p‖ (4); r, in the place of p', from p, m', v' (16); ‖r‖ (4); p' from p, r (12).
+# g, b and themselves (16 each); the largest of p, and ‖p‖ (4 each); r, in the place of p', from p, m', v' (16); the
+# largest of r, and ‖r‖ (4 each); p' from p, r (12).
 TRAFFIC = {
     "E of SGD": (lambda: e_of(optax.sgd(0.1)), 28),
     "E of SGD, alpha=0": (lambda: optax.chain(tj.scale_by_exploration(0), optax.sgd(0.1)), 12),
@@ -35,8 +36,8 @@ TRAFFIC = {
         lambda: optax.chain(tj.scale_by_exploration(optax.linear_schedule(-5, 5, 9), 0.9), optax.sgd(0.1)),
         28,
     ),
-    "alto": (lambda: tj.alto(0.1), 80),
-    "alto, alpha=0": (lambda: tj.alto(0.1, alpha=0), 60),
+    "alto": (lambda: tj.alto(0.1), 88),
+    "alto, alpha=0": (lambda: tj.alto(0.1, alpha=0), 68),
 }
 
 

@@ -53,7 +53,7 @@ ALTO_INVALID = [
     *({name: value} for name in ("b1", "b2", "beta") for value in (1.0, -0.1, "a")),
     {"alpha": 100.0},
     {"alpha": -1.0, "beta": 0.0},
-    *({"trust_clip": value} for value in (1.0, (1.0,), (2.0, 1.0), (-1.0, 1.0), (0.0, NAN), ("a", 1.0))),
+    *({"trust_clip": value} for value in (1.0, (1.0,), [2.0, 1.0], (-1.0, 1.0), (0.0, NAN), ["a", 1.0], "01")),
 ]
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from omegaconf import OmegaConf
 from trees import assert_near, assert_same, gradients, run, tree
 
 import thalweg.jax as tj
@@ -148,6 +149,18 @@ def test_norm_axes_may_be_a_prefix_or_one_for_all():
     assert_same(run(tj.lamb(0.1, norm_axes=(1,)), params, grads), in_full)
 
 
+@pytest.mark.parametrize("kind", [list, OmegaConf.create, np.array])
+def test_axes_and_bounds_may_be_lists_as_config_files_have_them(kind):
+    params = {"a": [jnp.ones((2, 3)), jnp.full((3, 2), 2.0)], "b": jnp.ones((4, 2))}
+    grads = [jax.tree.map(lambda p: p + jnp.arange(p.size).reshape(p.shape), params)] * 3
+    for axes in ([1], [0, 1]):
+        given = tj.alto(0.1, norm_axes=kind(axes), trust_clip=kind([0.5, 1.5]))
+        expected = tj.alto(0.1, norm_axes=tuple(axes), trust_clip=(0.5, 1.5))
+        assert_same(run(given, params, grads), run(expected, params, grads))
+    per_parameter = run(tj.lamb(0.1, norm_axes={"a": (1,), "b": [0]}), params, grads)
+    assert_same(per_parameter, run(tj.lamb(0.1, norm_axes={"a": [(1,), (1,)], "b": (0,)}), params, grads))
+
+
 def test_an_update_can_be_differentiated_where_norms_and_gradients_are_zero():
     params, grads = [jnp.zeros(3), jnp.ones(3)], [jnp.ones(3), jnp.zeros(3)]
     optimizer = tj.alto(0.1, weight_decay=0.0, eps_root=1e-8)
@@ -159,9 +172,45 @@ def test_an_update_can_be_differentiated_where_norms_and_gradients_are_zero():
     assert all(bool(jnp.isfinite(d).all()) for d in jax.grad(moved)(grads))
 
 
-def test_complex_parameters_go_by_their_modulus():
-    g = jnp.array([3.0 + 4.0j, -1.0j])
-    adam, trust = tj.scale_by_adam(), tj.scale_by_trust_ratio()
-    np.testing.assert_allclose(adam.update(g, adam.init(g))[0], [0.6 + 0.8j, -1.0j], rtol=1e-5)
-    updates, _ = trust.update(g, trust.init(g), jnp.array([5.0j, 12.0]))
-    np.testing.assert_allclose(updates, g * 13.0 / np.sqrt(26.0), rtol=1e-6)
+def test_complex_parameters_are_pairs_of_real_ones():
+    pair = lambda x: jnp.stack([x.real, x.imag], -1)  # noqa: E731
+    params = [p + 1j * q for p, q in zip(*(jax.tree.leaves(tree(seed)) for seed in (0, 1)), strict=True)]
+    grads = [[p * (1.0 + 0.1j * k) for p in params] for k in range(1, 5)]
+    for make in (tj.alto, tj.lamb, lambda lr: optax.chain(tj.scale_by_exploration(3.0, 0.75), tj.scale_by_adam())):
+        after, state = run(make(0.1), params, grads)
+        paired, paired_state = run(make(0.1), [*map(pair, params)], [[*map(pair, row)] for row in grads])
+        assert_near([*map(pair, after)], paired, 1e-6)
+        assert_near(jax.tree.map(lambda x: pair(x) if jnp.iscomplexobj(x) else x, state), paired_state, 1e-6)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999])
+def test_averages_in_float32_follow_a_gradient_that_drops(beta, traced):
+    """By many powers of ten, to a digit or so less than float32 has: 1 - 0.001 is not 0.999."""
+    large, drops = np.array([1.0, -0.5, 2.0, 0.25, 1.5]), np.array([[1e-4], [1e-6], [1e-8]])
+    grads = [np.tile(large, (3, 1)), *(np.roll(large, k) * drops * k for k in (1, 2, 3))]
+    b2 = jnp.asarray(beta) if traced else beta
+    adam, e = tj.scale_by_adam(b2, b2), tj.scale_by_exploration(jnp.asarray(0.4) if traced else 0.4, b2)
+    states = adam.init(jnp.zeros((3, 5))), e.init(jnp.zeros((3, 5)))
+    m = v = b = np.zeros((3, 5))
+    for g in grads:
+        h = g + 0.4 * (1 - beta) * (g - b)
+        m, v, b = beta * m + (1 - beta) * g, beta * v + (1 - beta) * g**2, beta * b + (1 - beta) * g
+        updates, after = e.update(jnp.asarray(g), states[1])
+        states = adam.update(jnp.asarray(g), states[0])[1], after
+        for actual, expected in ((states[0].mu, m), (states[0].nu, v), (after.ema, b), (updates, h)):
+            for drop in range(3):
+                assert_near(actual[drop], expected[drop], 3e-5 if traced else 2e-6)
+
+
+@pytest.mark.parametrize("size", [1e37, 1e25, 1e-25, 1e-30])
+def test_norms_are_right_whatever_the_size_of_the_entries(size):
+    theta, r = (np.random.default_rng(seed).standard_normal((2, 3, 4)) for seed in (0, 1))
+    for axes in (None, (-2, -1), (0,)):
+        tx = tj.scale_by_trust_ratio(norm_axes=axes)
+        norms = [np.sqrt(np.sum(x**2, axis=axes, keepdims=True)) for x in (theta, r)]
+        for sizes in ((size, 1.0), (1.0, size) if size < 1e30 else (size, size)):
+            params, updates = (jnp.asarray(x * s, jnp.float32) for x, s in zip((theta, r), sizes, strict=True))
+            scaled = np.asarray(tx.update(updates, tx.init(params), params)[0], np.float64)
+            assert_near(scaled / sizes[0], r * norms[0] / norms[1], 1e-6)
+    assert tj.scale_by_trust_ratio().update(jnp.ones((0, 3)), optax.EmptyState(), jnp.ones((0, 3)))[0].shape == (0, 3)

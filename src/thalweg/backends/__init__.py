@@ -52,6 +52,9 @@ class Layer(NamedTuple):
     ``norm_dims`` are the axes, counted from the front, over which its norm is taken (None: all of them); ``seed`` is
     that of its stochastic rounding, another for every layer and step; ``start`` is where the tensors begin in those of
     the layer, if they are a piece of it; ``overwrite_grad`` is whether the gradient's memory may be used as scratch.
+    ``addresses`` is where kernels find θ, g, m, v and b, and the scales of m, v and b in 8 bits: 0 for what there is
+    not, and for a gradient that does not lie as its parameter does. Empty: kernels cannot walk the layer. None: nobody
+    has looked.
     """
 
     param: Tensor
@@ -64,6 +67,7 @@ class Layer(NamedTuple):
     seed: int
     start: int = 0
     overwrite_grad: bool = False
+    addresses: tuple[int, ...] | None = None
 
 
 def local(t: Any) -> Tensor:

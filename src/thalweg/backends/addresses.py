@@ -7,20 +7,25 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from thalweg.backends import Hyper, Layer, lowbit
+from thalweg.backends.checks import (
+    BUFFERS,
+    LOW,
+    PLAIN,
+    check_gradient,
+    check_parameter,
+    check_state,
+    holds_its_values,
+)
 from thalweg.backends.pieces import is_dense
-
-_PLAIN = frozenset({Tensor, Parameter})
 
 
 class Walk(NamedTuple):
     """A layer whose tensors lie alike in memory and without gaps.
 
-    ``addresses`` are those of θ, g, m, v and b, and of the scales of m, v and b, 0 for what there is not; ``slices`` is
-    how many equal parts of that memory have norms of their own. The layer is to be kept until the kernels are through:
-    its gradient may be a copy.
+    ``slices`` is how many equal parts of that memory have norms of their own. The layer is to be kept until the kernels
+    are through: its gradient may be a copy.
     """
 
     layer: Layer
@@ -28,34 +33,91 @@ class Walk(NamedTuple):
     addresses: tuple[int, ...]
 
 
-def walk(layer: Layer, hyper: Hyper) -> Walk | None:
-    """The layer as kernels can walk it, or None: one that is sharded, has gaps, or norms over axes in between.
+def look(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> tuple[int, ...] | None:
+    """The ``addresses`` of a layer, all of it checked that may change from step to step; None if it has no state yet.
 
-    Nor do they walk state in 8 bits where a scale is that of numbers of two slices, or that do not lie together.
+    Raises:
+        ValueError, TypeError, RuntimeError: what :mod:`thalweg.backends.checks` says of a tensor that does not fit.
     """
-    param, grad, _, m, v, b, norm_dims, *_ = layer
-    (m, of_m), (v, of_v), (b, of_b) = _memory(m), _memory(v), _memory(b)
-    own = (param, m, v) if b is None else (param, m, v, b)
-    if type(grad) not in _PLAIN or not _PLAIN.issuperset(map(type, own)):
+    if state:
+        try:  # what a model of many small layers spends here is a tenth of its step
+            shape = p.shape
+            m, v, b = state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
+            if (
+                type(p) in PLAIN
+                and type(grad) in PLAIN
+                and type(m) in PLAIN
+                and type(v) in PLAIN
+                and (b is None or (type(b) in PLAIN and b.shape == shape))
+                and grad.shape == shape
+                and m.shape == shape
+                and v.shape == shape
+                and grad.dtype is p.dtype
+                and grad.get_device() == p.get_device()
+            ):
+                at = grad.data_ptr()
+                if at >= LOW:
+                    return _lie(p, grad, m, v, b, at)
+        except (KeyError, AttributeError, RuntimeError):
+            pass
+    check_parameter(p, optimizer)
+    check_gradient(p, grad, optimizer)
+    if not state or state.keys().isdisjoint(("step", *BUFFERS)):
         return None
-    contiguous = all(map(Tensor.is_contiguous, own))
-    if not contiguous and not (is_dense(param) and all(t.stride() == param.stride() for t in own)):
+    check_state(p, state)
+    return lie(p, grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema"))
+
+
+def lie(
+    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, explore_ema: Tensor | None
+) -> tuple[int, ...]:
+    """The ``addresses`` of a layer; none if it is sharded, has gaps, or is otherwise not for kernels to walk."""
+    (m, of_m), (v, of_v), (b, of_b) = _memory(exp_avg), _memory(exp_avg_sq), _memory(explore_ema)
+    if not all(t is None or holds_its_values(type(t)) for t in (param, grad, m, v, b)):
+        return ()
+    scales = (of_m, of_v, of_b)
+    found = _lie(param, grad, m, v, b, grad.data_ptr(), scales)
+    return found if param.is_contiguous() or not any(scales) else ()
+
+
+def _lie(
+    param: Any, grad: Any, m: Any, v: Any, b: Any, at_grad: int, scales: tuple[int, int, int] = (0, 0, 0)
+) -> tuple[int, ...]:
+    if param.is_contiguous() and m.is_contiguous() and v.is_contiguous() and (b is None or b.is_contiguous()):
+        alike = grad.is_contiguous()
+    else:
+        stride = param.stride()
+        if not (is_dense(param) and m.stride() == v.stride() == stride and (b is None or b.stride() == stride)):
+            return ()
+        alike = grad.stride() == stride
+    if not alike or grad.is_neg():
+        at_grad = 0
+    return (param.data_ptr(), at_grad, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr(), *scales)
+
+
+def walk(layer: Layer, hyper: Hyper) -> Walk | None:
+    """The layer as kernels can walk it, or None: also where it has norms over axes in between.
+
+    Nor do they walk state in 8 bits where a scale is that of numbers of two slices.
+    """
+    addresses = layer.addresses
+    if addresses is None:
+        addresses = lie(layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema)
+    if not addresses:
         return None
+    param, norm_dims = layer.param, layer.norm_dims
     slices = 1 if norm_dims is None or not hyper.trust_ratio else _slices(param, norm_dims)
-    if slices == 0 or ((of_m or of_v or of_b) and not (contiguous and param.numel() // slices % lowbit.BLOCK == 0)):
+    if slices == 0 or (any(addresses[5:]) and param.numel() // slices % lowbit.BLOCK != 0):
         return None
-    alike = grad.is_contiguous() if contiguous else grad.stride() == param.stride()
-    at = grad.data_ptr()
-    if at == 0 or grad.is_neg() or not alike:  # zeros without memory, or values elsewhere
-        grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
-        layer, at = layer._replace(grad=grad), grad.data_ptr()
-    at_b = 0 if b is None else b.data_ptr()
-    return Walk(layer, slices, (param.data_ptr(), at, m.data_ptr(), v.data_ptr(), at_b, of_m, of_v, of_b))
+    if addresses[1] == 0:  # zeros without memory, or values that lie otherwise
+        grad = torch.empty_like(param, dtype=layer.grad.dtype).copy_(layer.grad)
+        layer, addresses = layer._replace(grad=grad), (addresses[0], grad.data_ptr(), *addresses[2:])
+    return Walk(layer, slices, addresses)
 
 
 def is_plain(t: Tensor) -> bool:
     """Whether the memory of ``t`` holds its values, but perhaps their signs; that of a subclass may hold anything."""
-    return type(t) in _PLAIN and is_dense(t)
+    return holds_its_values(type(t)) and is_dense(t)
 
 
 def _memory(t: Any) -> tuple[Any, int]:

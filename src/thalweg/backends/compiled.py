@@ -117,7 +117,7 @@ def _numbers(hyper: Hyper, scales: Scales) -> bytes:
     low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
     return _HYPER.pack(
         (-1.0 if hyper.maximize else 1.0) * (1.0 if scales.grad is None else scales.grad.item()),
-        eq.gain(hyper.alpha, hyper.beta1),
+        1.0 + eq.gain(hyper.alpha, hyper.beta1),
         1.0 - hyper.beta1,
         1.0 - hyper.beta2,
         1.0 - hyper.beta3,

@@ -14,6 +14,7 @@ from torch import Tensor
 from thalweg import equations as eq
 from thalweg.backends import Hyper, Layer, Scales, compute_dtype, foreach_lerp, single
 from thalweg.backends.memory import memory_for_r
+from thalweg.backends.norms import norms, norms_over
 from thalweg.backends.pieces import Scratch, flat, piece_size, pieces
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
 
@@ -77,8 +78,8 @@ def _step_several(layers: list[Layer], hyper: Hyper, scales: Scales, scratch: Sc
 
 def _step_one(layer: Layer, hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     r = memory_for_r(layer, compute_dtype(layer.param.dtype), scratch)
-    on_host = r.device.type == "cpu" and not isinstance(layer.step, Tensor)  # where a number costs nothing to read
-    squares: list[tuple[Tensor, Tensor]] = []
+    on_host = _on_host(layer)
+    found: list[Tensor] = []
     for piece, r_piece in pieces(layer, r):
         if r is layer.grad:  # which is read after r is begun
             piece = piece._replace(grad=scratch.like(piece.grad, r.dtype, "g").copy_(piece.grad))
@@ -86,17 +87,15 @@ def _step_one(layer: Layer, hyper: Hyper, scales: Scales, scratch: Scratch) -> N
         torch.mul(theta, hyper.weight_decay, out=r_piece)
         _direct([piece], [r_piece], hyper, scales, scratch)
         if hyper.trust_ratio and layer.norm_dims is None:
-            squares.append((_square(theta), _square(r_piece)))
+            found.append(norms([theta, r_piece], on_host=on_host))
     rate = hyper.lr if scales.go is None else hyper.lr * scales.go
     if hyper.trust_ratio:
         if layer.norm_dims is None:
-            theta_norm, r_norm = (torch.stack(parts).sum().sqrt() for parts in zip(*squares, strict=True))
+            theta_norm, r_norm = (found[0] if len(found) == 1 else eq.norm(torch.stack(found), (0,))[0]).unbind()
         else:
-            theta_norm, r_norm = (eq.norm(x, layer.norm_dims) for x in (wide(layer.param, r.dtype), r))
-        if on_host and theta_norm.ndim == 0:
-            rate *= eq.trust_ratio(theta_norm.item(), r_norm.item(), eps=hyper.trust_eps, clip=hyper.trust_clip)
-        else:
-            rate = rate * eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
+            theta_norm, r_norm = (norms_over(x, layer.norm_dims) for x in (wide(layer.param, r.dtype), r))
+        ratio = eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
+        rate = rate * ratio.to(r.dtype)  # not in place: the learning rate may be a tensor of the user's
     if isinstance(rate, Tensor) and not (on_host and rate.ndim == 0):
         r.mul_(rate)
         rate = 1.0
@@ -117,17 +116,14 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
         hs = [torch.where(scales.go > 0, h, 0.0) for h in hs]
     if layers[0].explore_ema is not None:
         bs = [wide(layer.explore_ema, dtype) for layer in layers if layer.explore_ema is not None]
-        gs, weight = hs, 1.0 + eq.gain(hyper.alpha, hyper.beta1)
+        gs, weight = hs, -eq.gain(hyper.alpha, hyper.beta1)
         if len(bs) == 1:
-            hs = [torch.lerp(bs[0], gs[0], weight, out=scratch.like(bs[0], dtype, "h"))]
+            hs = [torch.lerp(gs[0], bs[0], weight, out=scratch.like(bs[0], dtype, "h"))]
         else:
-            hs = foreach_lerp(bs, gs, weight)
-        if scales.go is None:
-            torch._foreach_lerp_(bs, gs, 1.0 - hyper.beta1)
-        else:
-            changes = torch._foreach_sub(gs, bs)
-            torch._foreach_mul_(changes, (1.0 - hyper.beta1) * scales.go)
-            torch._foreach_add_(bs, changes)
+            hs = foreach_lerp(gs, bs, weight)
+        if scales.go is not None:  # towards itself, b stays where it is
+            gs = [torch.where(scales.go > 0, g, b) for g, b in zip(gs, bs, strict=True)]
+        torch._foreach_lerp_(bs, gs, 1.0 - hyper.beta1)
         _store(layers, EXPLORE_EMA, bs, hyper)
         del bs
 
@@ -169,21 +165,21 @@ def _store(layers: Sequence[Layer], name: str, values: list[Tensor], hyper: Hype
             store(layer, name, value, hyper)
 
 
-def _square(x: Tensor) -> Tensor:
-    """The sum of squares; of vectors the dot product, which is faster than the norm."""
-    vectors = flat([x])
-    return eq.norm(x).square() if vectors is None else torch.dot(vectors[0], vectors[0])
-
-
 def _rates(
     layers: Sequence[Layer], thetas: list[Tensor], rs: list[Tensor], hyper: Hyper, rate: eq.Scalar
 ) -> list[Tensor]:
     """``rate`` times the trust ratio of each layer; all whole layers' in one operation."""
-    eps, clip = hyper.trust_eps, hyper.trust_clip
+    eps, clip, dtype = hyper.trust_eps, hyper.trust_clip, rs[0].dtype
     if all(layer.norm_dims is None for layer in layers):
-        norms = (torch.stack(torch._foreach_norm(tensors)) for tensors in (thetas, rs))
-        return list((rate * eq.trust_ratio(*norms, eps=eps, clip=clip)).unbind())
+        found = (norms(tensors, on_host=_on_host(layers[0])) for tensors in (thetas, rs))
+        return list((rate * eq.trust_ratio(*found, eps=eps, clip=clip).to(dtype)).unbind())
     return [
-        rate * eq.trust_ratio(eq.norm(theta, layer.norm_dims), eq.norm(r, layer.norm_dims), eps=eps, clip=clip)
+        rate
+        * eq.trust_ratio(eq.norm(theta, layer.norm_dims), eq.norm(r, layer.norm_dims), eps=eps, clip=clip).to(dtype)
         for layer, theta, r in zip(layers, thetas, rs, strict=True)
     ]
+
+
+def _on_host(layer: Layer) -> bool:
+    """Whether a number costs nothing to read."""
+    return layer.param.is_cpu and not isinstance(layer.step, Tensor) and not hasattr(layer.param, "device_mesh")

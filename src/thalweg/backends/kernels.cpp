@@ -16,6 +16,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <type_traits>
 #include <vector>
 
 #include <omp.h>
@@ -34,6 +36,8 @@ struct eight_bits {  // the number of a fraction
 };
 
 using real = REAL;
+using word = std::conditional_t<sizeof(real) == sizeof(float), uint32_t, uint64_t>;
+using wide = std::conditional_t<sizeof(real) == sizeof(float), double, long double>;  // holds the squares of any
 
 struct Layer {
   PARAM* theta;
@@ -48,7 +52,7 @@ struct Layer {
 };
 
 struct Hyper {
-  double scale, gain, weight1, weight2, weight3;  // of the gradient; α(1-β1); 1-β1, 1-β2, 1-β3
+  double scale, beyond, weight1, weight2, weight3;  // of the gradient; 1+α(1-β1); 1-β1, 1-β2, 1-β3
   double eps, weight_decay, lr, trust_eps, low, high;
 };
 
@@ -59,6 +63,7 @@ struct Fractions {  // lowbit.tables
 
 constexpr int64_t BLOCK = 4096;        // elements whose squares are added up in one go
 constexpr int64_t PARALLEL = 1 << 15;  // elements from which a layer is worth more than one thread
+constexpr real LEAST = std::numeric_limits<real>::min() / std::numeric_limits<real>::epsilon() * BLOCK;
 constexpr int EXP_AVG_SEED = 1, EXP_AVG_SQ_SEED = 2, EXPLORE_EMA_SEED = 3;
 constexpr bool EXACT = sizeof(EXP_AVG) >= sizeof(real) && sizeof(EXP_AVG_SQ) >= sizeof(real);
 constexpr bool EIGHT_BITS = sizeof(EXP_AVG) == 1 || sizeof(EXP_AVG_SQ) == 1 || sizeof(EXPLORE_EMA) == 1;
@@ -179,19 +184,33 @@ struct Buffer<eight_bits<has_sign>> {
   void close(int64_t first) { encode(at + first, first, seed, fractions, codes + first, scales + first / RUN); }
 };
 
+// start + weight (end - start), as torch.lerp has it: from the end that weighs more, as rounding errors are of its size.
+struct Lerp {
+  word of_start;  // all bits or none: a select that the compiler cannot take for a branch
+  real factor;
+
+  explicit Lerp(double weight) : of_start(weight < 0.5 ? ~word{0} : word{0}), factor(of_start ? weight : weight - 1) {}
+
+  real operator()(real start, real end) const {
+    const word nearer = (bits_as<word>(start) & of_start) | (bits_as<word>(end) & ~of_start);
+    return bits_as<real>(nearer) + factor * (end - start);
+  }
+};
+
 // A layer, and the same numbers in the precision of the arithmetic.
 struct Step {
   Layer layer;
   Buffer<EXP_AVG> m;
   Buffer<EXP_AVG_SQ> v;
   Buffer<EXPLORE_EMA> b;
-  real scale, gain, weight1, weight2, weight3, eps, weight_decay, lr, correction2, correction3;
+  Lerp to_h, to_b, to_m, to_v;
+  real scale, eps, weight_decay, lr, correction2, correction3;
 
   Step(const Layer& l, const Hyper& k, const Fractions* fractions)
       : layer(l), m(l.m, l.m_scales, l.seed + EXP_AVG_SEED, fractions),
         v(l.v, l.v_scales, l.seed + EXP_AVG_SQ_SEED, fractions),
-        b(l.b, l.b_scales, l.seed + EXPLORE_EMA_SEED, fractions), scale(k.scale), gain(k.gain), weight1(k.weight1),
-        weight2(k.weight2), weight3(k.weight3), eps(k.eps), weight_decay(k.weight_decay), lr(k.lr),
+        b(l.b, l.b_scales, l.seed + EXPLORE_EMA_SEED, fractions), to_h(k.beyond), to_b(k.weight1), to_m(k.weight2),
+        to_v(k.weight3), scale(k.scale), eps(k.eps), weight_decay(k.weight_decay), lr(k.lr),
         correction2(l.correction2), correction3(l.correction3) {}
 
   void open(int64_t first, float (*numbers)[RUN]) {
@@ -216,13 +235,11 @@ template <bool keep>
 inline real advance(Step& s, real theta, int64_t i) {
   real h = load(s.layer.grad[i]) * s.scale;
   if constexpr (EXPLORE) {
-    const real b = s.b.get(i), difference = h - b;
-    if constexpr (keep) s.b.set(i, b + s.weight1 * difference);
-    h += s.gain * difference;
+    const real b = s.b.get(i);
+    if constexpr (keep) s.b.set(i, s.to_b(b, h));
+    h = s.to_h(b, h);
   }
-  real m = s.m.get(i), v = s.v.get(i);
-  m += s.weight2 * (h - m);
-  v += s.weight3 * (h * h - v);
+  const real m = s.to_m(s.m.get(i), h), v = s.to_v(s.v.get(i), h * h);
   if constexpr (keep) {
     s.m.set(i, m);
     s.v.set(i, v);
@@ -235,8 +252,24 @@ inline void move(const Step& s, int64_t i, real theta) {
 }
 
 struct Squares {
-  double theta = 0, r = 0;
+  wide theta = 0, r = 0;
 };
+
+// Whether a sum of squares has lost none that matters by being too large or too small.
+inline bool holds(real sum) { return sum >= LEAST && sum <= std::numeric_limits<real>::max(); }
+
+// The sums anew, of numbers whose squares are beyond the type of the arithmetic; the state has moved, where it has.
+[[gnu::noinline]] Squares wide_squares(Step s, int64_t begin, int64_t end) {
+  wide of_theta = 0, of_r = 0;
+#pragma omp simd reduction(+ : of_theta, of_r)
+  for (int64_t i = begin; i < end; ++i) {
+    const real theta = load(s.layer.theta[i]);
+    const wide r = EXACT ? direction(s, theta, s.m.get(i), s.v.get(i)) : advance<false>(s, theta, i);
+    of_theta += static_cast<wide>(theta) * theta;
+    of_r += r * r;
+  }
+  return {of_theta, of_r};
+}
 
 Squares first_pass(Step s, int64_t begin, int64_t end) {
   Squares sums;
@@ -251,9 +284,10 @@ Squares first_pass(Step s, int64_t begin, int64_t end) {
       of_theta += theta * theta;
       of_r += r * r;
     }
+    const Squares found = holds(of_theta) && holds(of_r) ? Squares{of_theta, of_r} : wide_squares(s, first, last);
+    sums.theta += found.theta;
+    sums.r += found.r;
     if constexpr (EXACT) s.close(first);
-    sums.theta += of_theta;
-    sums.r += of_r;
   }
   return sums;
 }
@@ -285,7 +319,7 @@ void second_pass(Step s, real rate, int64_t begin, int64_t end) {
 }
 
 double trust_ratio(const Squares& squares, const Hyper& k) {
-  const double phi = std::min(std::max(std::sqrt(squares.theta), k.low), k.high), r = std::sqrt(squares.r);
+  const wide phi = std::min<wide>(std::max<wide>(std::sqrt(squares.theta), k.low), k.high), r = std::sqrt(squares.r);
   return phi > 0 && r > 0 ? phi / (r + k.trust_eps * phi) : 1.0;
 }
 

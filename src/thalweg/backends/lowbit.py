@@ -97,6 +97,18 @@ def kind(x: Tensor) -> torch.dtype | str:
     return EIGHT_BITS if type(x) is not Tensor and hasattr(x, "codes") else x.dtype
 
 
+def check(of: str, x: Any, *, signed: bool) -> None:
+    """Raise ``ValueError`` unless the parts of 8-bit state belong together, and are those that ``of`` is stored in."""
+    parts = (x.codes, x.scale, x.qmap)
+    fits = x.codes.shape == x.shape and x.block_size == BLOCK and x.scale.shape == (x.numel() // BLOCK,)
+    if not (fits and x.signed == signed and x.numel() % BLOCK == 0 and all(t.device == x.device for t in parts)):
+        raise ValueError(
+            f"{of} must be 8-bit state {'with' if signed else 'without'} a sign, in whole blocks of {BLOCK}, got "
+            f"{'a' if x.signed else 'no'} sign, shape {tuple(x.shape)}, codes of shape {tuple(x.codes.shape)} and "
+            f"{x.scale.numel()} scales"
+        )
+
+
 @_disable_dynamo
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""

@@ -1,15 +1,61 @@
-"""Whose memory may be written to: gradients as scratch."""
+"""Whose memory may be written to: what a step moves, each its own; and gradients as scratch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from thalweg.backends import Layer, local
+from thalweg.backends import Layer, local, lowbit
+from thalweg.backends.checks import BUFFERS, check_memory, check_parameter, check_state, holds_its_values
 from thalweg.backends.pieces import Scratch, is_dense
+
+
+class Footprint:
+    """Where the last step wrote to. Only what lies elsewhere than then is looked at for what no address shows."""
+
+    def __init__(self) -> None:
+        self._written: list[int] = []
+
+    def check(self, written: list[int], layers: Iterable[tuple[Any, dict[str, Any]]], optimizer: str) -> None:
+        """Raise unless parameters and state that are ``written`` to are sound, and none shares memory with another.
+
+        Args:
+            written: addresses, and whatever else changes when a tensor is replaced by another.
+            layers: each parameter with its state, empty if it is yet to be made.
+            optimizer: its name, for the error.
+        """
+        if written == self._written:
+            return
+        spans = []
+        for p, state in layers:
+            check_parameter(p, optimizer)
+            if state:
+                check_state(p, state)
+            own = {"a parameter": p, **{name: state[name] for name in BUFFERS if name in state}}
+            for name, t in own.items():
+                of = (
+                    f"{name} of shape {tuple(p.shape)}"
+                    if t is p
+                    else f"{name} of a parameter of shape {tuple(p.shape)}"
+                )
+                here: Any = local(t)
+                for part in (here.codes, here.scale) if lowbit.is_8bit(here) else (here,):
+                    if holds_its_values(type(part)):
+                        check_memory(of, part)
+                        if part.numel() > 0 and part.data_ptr() != 0 and is_dense(part):
+                            spans.append((*_span(part), of))
+        spans.sort()
+        for (device, _, end, one), (other_device, start, _, other) in pairwise(spans):
+            if device == other_device and start < end:
+                raise ValueError(
+                    f"{one} and {other} share memory, and would be moved twice: give {optimizer} one parameter, which "
+                    "several modules may hold, and each parameter state of its own"
+                )
+        self._written = written
 
 
 def overwritable(params: Iterable[Tensor]) -> frozenset[Tensor]:
@@ -21,10 +67,11 @@ def overwritable(params: Iterable[Tensor]) -> frozenset[Tensor]:
     if torch.compiler.is_compiling():
         return frozenset()
     params = [p for p in params if p.grad is not None]
-    owned = [(_span(p), None) for p in params] + [(_span(p.grad), p) for p in params]
+    owned = [(local(p), None) for p in params] + [(local(p.grad), p) for p in params]
+    spans = [(_span(t), p) for t, p in owned if _is_plain(t)]
     shared: set[Tensor | None] = set()
     last_end, last = ("", 0), None
-    for (device, start, end), p in sorted(((span, p) for span, p in owned if span is not None), key=lambda it: it[0]):
+    for (device, start, end), p in sorted(spans, key=lambda it: it[0]):
         if (device, start) < last_end:
             shared |= {p, last}
         if (device, end) > last_end:
@@ -46,14 +93,11 @@ def _fits(p: Any, g: Any) -> bool:
     return _is_plain(own) and not own.requires_grad and is_dense(own) and own.stride() == there.stride()
 
 
-def _span(t: Any) -> tuple[str, int, int] | None:
-    """Device, first byte and end of a tensor's memory; None if it has none."""
-    t = local(t)
-    if not _is_plain(t) or t.numel() == 0:
-        return None
+def _span(t: Tensor) -> tuple[str, int, int]:
+    """Device, first byte and end of a tensor's memory."""
     extent = 1 + sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True))
     return str(t.device), t.data_ptr(), t.data_ptr() + extent * t.element_size()
 
 
 def _is_plain(t: Tensor) -> bool:
-    return type(t) in (Tensor, torch.nn.Parameter) and t.layout == torch.strided
+    return holds_its_values(type(t)) and t.layout == torch.strided and t.numel() > 0

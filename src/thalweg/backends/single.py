@@ -11,6 +11,7 @@ from torch._compile import _disable_dynamo
 from thalweg import equations as eq
 from thalweg.backends import Hyper, Layer, Scales, compute_dtype, lowbit
 from thalweg.backends.memory import memory_for_r
+from thalweg.backends.norms import norms_over
 from thalweg.backends.pieces import Scratch, pieces
 from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
 
@@ -38,8 +39,9 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
             if layer.norm_dims is None:
                 theta_norm, r_norm = (eq.norm(torch.stack(parts)) for parts in zip(*norms, strict=True))
             else:
-                theta_norm, r_norm = (eq.norm(x, layer.norm_dims) for x in (wide(layer.param, dtype), r))
-            rate = rate * eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
+                theta_norm, r_norm = (norms_over(x, layer.norm_dims) for x in (wide(layer.param, dtype), r))
+            ratio = eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
+            rate = rate * ratio.to(dtype)
         r.mul_(rate)
         for piece, change in pieces(layer, r):
             _write(piece, PARAM, wide(piece.param, dtype) - change, hyper, scales)

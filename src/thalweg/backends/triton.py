@@ -19,8 +19,8 @@ A table on the device says where the layers lie, and which layer a program works
 and is sent again, without waiting for it, when an address has changed. Nothing is ever read back.
 
 Bandwidth is the bound. On an H100, with 27 GB/s and 30 KB to be kept in flight for each multiprocessor: a program moves
-64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at 80 registers a
-thread, which is what the first pass compiles to, 6 programs share a multiprocessor and may have 120 KB in flight. With
+64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at 72 registers a
+thread, which is what the first pass compiles to, 7 programs share a multiprocessor and may have 140 KB in flight. With
 state in 8 bits the second pass has up to 118 registers, in blocks of half the size. That is reckoned, not measured: the
 kernels have been compiled and interpreted, and have yet to run on a GPU.
 
@@ -187,7 +187,7 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
         step=float(count),
         seed=(seed or 0) % 2**32,
         sign=-1.0 if hyper.maximize else 1.0,
-        beyond=1.0 + eq.gain(hyper.alpha, hyper.beta1),
+        gain=eq.gain(hyper.alpha, hyper.beta1),
         weight1=1.0 - hyper.beta1,
         weight2=1.0 - hyper.beta2,
         weight3=1.0 - hyper.beta3,

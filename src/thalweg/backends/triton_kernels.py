@@ -144,6 +144,13 @@ def _sqrt(x):
 
 
 @triton.jit
+def _squares(x, BLOCK: tl.constexpr):
+    """Sums of four squares, in float64: the squares of 1e25 and of 1e-25 are beyond float32."""
+    x = x.to(tl.float64)
+    return tl.sum((x * x).reshape(BLOCK // 4, 4), 1)
+
+
+@triton.jit
 def _block(
     at,
     seeds,
@@ -159,10 +166,10 @@ def _block(
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(θ², r²) of one block, moved by its step size unless it is only to be measured: see :func:`sweep`."""
+    """The squares of θ and of r in one block, moved by its step size if not to be measured: see :func:`sweep`."""
     param, grad, exp_avg, exp_avg_sq, explore_ema = at  # of state: codes or numbers, scales, tables
     seed, index = seeds
-    factor, beyond, weight1, weight2, weight3, correction2, correction3, eps, weight_decay, rate = scalars
+    factor, gain, weight1, weight2, weight3, correction2, correction3, eps, weight_decay, rate = scalars
     lanes = start + tl.arange(0, BLOCK)
     index += lanes.to(tl.uint32)
     evict: tl.constexpr = "" if MEASURE else "evict_first"  # the second pass is the last to read
@@ -174,7 +181,7 @@ def _block(
         if EXPLORE:
             g = h
             b = _load_state(explore_ema, start, count, DTYPE, MASKED, "evict_first", BLOCK)
-            h = _lerp(b, g, beyond)
+            h = _lerp(g, b, -gain)
             if KEEP:
                 b = _lerp(b, g, weight1)
                 _store_state(explore_ema, start, count, b, seed + 3, index, True, MASKED, BLOCK)
@@ -186,7 +193,7 @@ def _block(
     r = _divide(_divide(m, correction2), _sqrt(_divide(v, correction3)) + eps) + weight_decay * theta
     if not MEASURE:
         _store(param, lanes, count, theta - rate * r, seed, index, STOCHASTIC, MASKED)
-    return theta * theta, r * r
+    return _squares(theta, BLOCK), _squares(r, BLOCK)
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -203,7 +210,7 @@ def sweep(
     step: tl.float64,
     seed: tl.int64,
     sign: tl.float64,
-    beyond: tl.float64,
+    gain: tl.float64,
     weight1: tl.float64,
     weight2: tl.float64,
     weight3: tl.float64,
@@ -266,7 +273,7 @@ def sweep(
         rate = tl.load(rates + (layer if ADAPT else 0)).to(DTYPE)
     scalars = (
         factor,
-        tl.full([], beyond, DTYPE),
+        tl.full([], gain, DTYPE),
         tl.full([], weight1, DTYPE),
         tl.full([], weight2, DTYPE),
         tl.full([], weight3, DTYPE),
@@ -276,8 +283,8 @@ def sweep(
         tl.full([], weight_decay, DTYPE),
         rate,
     )
-    theta_squares = tl.zeros([BLOCK], DTYPE)
-    r_squares = tl.zeros([BLOCK], DTYPE)
+    theta_squares = tl.zeros([BLOCK // 4], tl.float64)
+    r_squares = tl.zeros([BLOCK // 4], tl.float64)
     full = count // BLOCK * BLOCK
     for start in range(0, full, BLOCK):
         theta_square, r_square = _block(
@@ -292,8 +299,8 @@ def sweep(
         theta_squares += theta_square
         r_squares += r_square
     if MEASURE:
-        tl.store(partials + 2 * program, tl.sum(theta_squares, 0).to(tl.float64))
-        tl.store(partials + 2 * program + 1, tl.sum(r_squares, 0).to(tl.float64))
+        tl.store(partials + 2 * program, tl.sum(theta_squares, 0))
+        tl.store(partials + 2 * program + 1, tl.sum(r_squares, 0))
 
 
 @triton.jit

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import optax
 
-from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_nonnegative
+from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_nonnegative, is_number
 from thalweg.jax.dtypes import widen
 from thalweg.jax.exploration import scale_by_exploration
 from thalweg.jax.moments import scale_by_adam
 from thalweg.jax.trust_ratio import NO_PARAMS, scale_by_trust_ratio
+from thalweg.theory.warning import Filter, warn_if_narrow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +97,8 @@ def alto(
     check_beta("b1", b1)
     check_beta("b2", b2)
     check_exploration(alpha, beta, names=("alpha", "beta"))
+    if all(map(is_number, (alpha, beta, b1))):
+        warn_if_narrow([Filter(float(alpha), float(beta), float(b1))])  # type: ignore[arg-type]
     return _lamb(
         learning_rate,
         scale_by_exploration(alpha, beta, accumulator_dtype),

@@ -7,8 +7,9 @@ Only Python and NumPy numbers are judged, early and by value. Arrays may be trac
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 import numpy as np
@@ -78,10 +79,23 @@ def check_exploration(alpha: object, beta: object, *, names: tuple[str, str]) ->
     check_number(a, alpha, allowed, lambda x: abs(x) * (1.0 - known) < 1.0)
 
 
-def check_clip(argument: str, clip: object) -> None:
-    """Raise ``ValueError`` unless clip is None or two numbers 0 <= lo <= hi."""
+def check_clip(argument: str, clip: object) -> tuple[float, float] | None:
+    """``clip`` as None or a pair of numbers 0 <= lo <= hi, from a list of any kind; ``ValueError`` if it is neither.
+
+    >>> check_clip("trust_clip", [0, 10.0])
+    (0, 10.0)
+    """
     if clip is None:
-        return
-    pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(map(is_number, clip))
+        return None
+    clip = as_tuple(clip)
+    pair = isinstance(clip, tuple) and len(clip) == 2 and all(map(is_number, clip))
     if not pair or not 0.0 <= clip[0] <= clip[1]:  # type: ignore[index]
         reject(argument, clip, "None or (lo, hi) with 0 <= lo <= hi")
+    return clip  # type: ignore[return-value]
+
+
+def as_tuple(value: object) -> Any:
+    """A list, NumPy's and OmegaConf's too, as a tuple; anything else as it is."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return tuple(value.tolist())
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple) else value

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from thalweg.jax.checks import reject
+from thalweg.jax.checks import is_number, reject
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jax.typing import ArrayLike, DTypeLike
 
 
@@ -55,13 +57,30 @@ def accumulator_like(p: Any, dtype: DTypeLike | None) -> jax.Array:
 def lerp(start: Any, end: Any, weight: ArrayLike) -> jax.Array:
     """start + weight·(end - start), in the wider dtype of both and in float32 at least.
 
+    As :func:`torch.lerp` has it: from the end that weighs more, as rounding errors are of its size.
+
     >>> lerp(1.0, 3.0, weight=1.5)
     Array(4., dtype=float32)
     """
     dtype = jnp.promote_types(wide_dtype(start), wide_dtype(end))
+    real = jnp.real(jnp.zeros((), dtype)).dtype
     start, end = jnp.asarray(start, dtype), jnp.asarray(end, dtype)
-    result: jax.Array = start + jnp.asarray(weight, dtype) * (end - start)
-    return result
+    from_start = start + jnp.asarray(weight, real) * (end - start)
+    from_end = end - jnp.asarray(1 - weight, real) * (end - start)
+    if is_number(weight):
+        return from_start if weight < 0.5 else from_end  # type: ignore[operator, no-any-return]
+    return jnp.where(jnp.asarray(weight) < 0.5, from_start, from_end)
+
+
+def by_parts(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The function of real arrays; of complex ones, which are pairs of real numbers, applied to both parts."""
+
+    def applied(*arrays: Any) -> jax.Array:
+        if not any(map(jnp.iscomplexobj, arrays)):
+            return function(*arrays)
+        return jax.lax.complex(function(*map(jnp.real, arrays)), function(*map(jnp.imag, arrays)))
+
+    return applied
 
 
 def is_none(x: object) -> bool:

@@ -1,8 +1,10 @@
 r"""Adam's direction with an exact bias correction.
 
 .. math::
-    m_k = β_1 m_{k-1} + (1-β_1) g_k, \qquad v_k = β_2 v_{k-1} + (1-β_2) |g_k|^2, \qquad
+    m_k = β_1 m_{k-1} + (1-β_1) g_k, \qquad v_k = β_2 v_{k-1} + (1-β_2) g_k^2, \qquad
     \frac{m_k / (1-β_1^k)}{\sqrt{v_k / (1-β_2^k) + ε_0} + ε}
+
+of every real number; a complex one is two, as in torch. (optax has :math:`|g_k|^2` there, so that both get one scale.)
 """
 
 from __future__ import annotations
@@ -12,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from thalweg.jax.checks import check_beta, check_eps, check_nonnegative, is_number
-from thalweg.jax.dtypes import accumulator_like, check_accumulator, is_none, lerp, wide_dtype
+from thalweg.jax.dtypes import accumulator_like, by_parts, check_accumulator, is_none, lerp, wide_dtype
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike, DTypeLike
@@ -31,9 +32,10 @@ def scale_by_adam(
 ) -> optax.GradientTransformation:
     r"""Rescale updates as Adam does.
 
-    The same as :func:`optax.scale_by_adam` in exact arithmetic, and in its state, but for three things. The bias
+    The same as :func:`optax.scale_by_adam` in exact arithmetic, and in its state, but for four things. The bias
     correction 1 - β^k keeps its digits in float32: optax's direction is off by 1e-5 at β2 = 0.999, by 1e-4 at 0.9999.
-    State and arithmetic are in float32 at least: in bfloat16, 0.999 is 1 and the second moment never decays. And an
+    State and arithmetic are in float32 at least: in bfloat16, 0.999 is 1 and the second moment never decays. Real and
+    imaginary parts of complex parameters are scaled each by their own second moments, which are complex, too. And an
     update that is None leaves its moments as they are.
 
     Args:
@@ -42,7 +44,7 @@ def scale_by_adam(
         eps: ε > 0, added outside of the square root.
         eps_root: ε0 ≥ 0, added inside; to differentiate through an update at a gradient of 0.
         accumulator_dtype: dtype of the first moment. None: the parameter's, but float32 for float16 and bfloat16. The
-            second moment is real and in float32 at least: beside it, (1-β2) |g|² vanishes in half precision.
+            second moment is in float32 at least: beside it, (1-β2) g² vanishes in half precision.
 
     Returns:
         A :class:`optax.GradientTransformation` whose state is a :class:`optax.ScaleByAdamState`.
@@ -63,7 +65,7 @@ def scale_by_adam(
 
     def init_fn(params: optax.Params) -> optax.ScaleByAdamState:
         mu = jax.tree.map(lambda p: accumulator_like(p, accumulator_dtype), params)
-        nu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=np.finfo(wide_dtype(p)).dtype), params)
+        nu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=wide_dtype(p)), params)
         return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=mu, nu=nu)
 
     def update_fn(
@@ -76,15 +78,15 @@ def scale_by_adam(
             return m if g is None else lerp(m, g, 1.0 - b1)
 
         def second(g: Any, v: Any) -> Any:
-            return v if g is None else lerp(v, abs_square(jnp.asarray(g, wide_dtype(g))), 1.0 - b2)
+            return v if g is None else lerp(v, by_parts(jnp.square)(jnp.asarray(g, wide_dtype(g))), 1.0 - b2)
 
         def direction(g: Any, m: Any, v: Any) -> Any:
-            if g is None:
-                return None
+            return None if g is None else by_parts(rescale)(m, v).astype(jnp.result_type(g))
+
+        def rescale(m: jax.Array, v: jax.Array) -> jax.Array:
             m_hat = m / bias_correction(b1, count, v.dtype)
             v_hat = v / bias_correction(b2, count, v.dtype)
-            d = m_hat / (jnp.sqrt(v_hat + jnp.asarray(eps_root, v.dtype)) + jnp.asarray(eps, v.dtype))
-            return d.astype(jnp.result_type(g))
+            return m_hat / (jnp.sqrt(v_hat + jnp.asarray(eps_root, v.dtype)) + jnp.asarray(eps, v.dtype))
 
         mu = jax.tree.map(first, updates, state.mu, is_leaf=is_none)
         nu = jax.tree.map(second, updates, state.nu, is_leaf=is_none)
@@ -108,8 +110,3 @@ def bias_correction(decay: ArrayLike, count: jax.Array, dtype: Any) -> jax.Array
     else:
         log = jnp.log(decay)
     return -jnp.expm1(count.astype(dtype) * jnp.asarray(log, dtype))
-
-
-def abs_square(x: jax.Array) -> jax.Array:
-    """|x|², real for complex x too."""
-    return jnp.real(x * jnp.conj(x))

@@ -5,15 +5,16 @@ r"""LAMB's trust ratio: each layer's update scaled to the norm of the layer.
 
 from __future__ import annotations
 
+import functools
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from thalweg.jax.checks import check_clip, check_nonnegative, reject
+from thalweg.jax.checks import as_tuple, check_clip, check_nonnegative, reject
 from thalweg.jax.dtypes import is_none, wide_dtype
-from thalweg.jax.moments import abs_square
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -56,7 +57,7 @@ def scale_by_trust_ratio(
         You et al., Large Batch Optimization for Deep Learning, arXiv 1904.00962, 2020
     """
     check_nonnegative("eps", eps)
-    check_clip("clip", clip)
+    clip = check_clip("clip", clip)
 
     def scale(axes: tuple[int, ...] | None, r: Any, theta: Any) -> Any:
         if r is None:
@@ -81,7 +82,7 @@ def scale_by_trust_ratio(
         def scale_subtree(axes: Any, r: optax.Updates, theta: optax.Params) -> optax.Updates:
             if not _is_axes(axes):
                 reject("norm_axes", axes, "None or a tuple of axes, for each parameter")
-            return jax.tree.map(lambda r, theta: scale(axes, r, theta), r, theta, is_leaf=is_none)
+            return jax.tree.map(lambda r, theta: scale(as_tuple(axes), r, theta), r, theta, is_leaf=is_none)
 
         tree = norm_axes(params) if callable(norm_axes) else norm_axes
         return jax.tree.map(scale_subtree, tree, updates, params, is_leaf=_is_axes), state
@@ -89,17 +90,36 @@ def scale_by_trust_ratio(
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update_fn)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def norm(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
     """The 2-norm over ``axes``, in a shape that broadcasts; its derivative at 0 is 0.
+
+    Of numbers divided by the largest, as the squares of 1e25 and 1e-25 are beyond float32.
 
     >>> norm(jnp.array([[3.0, 4.0], [6.0, 8.0]]), axes=(1,))
     Array([[ 5.],
            [10.]], dtype=float32)
     """
-    square = jnp.sum(abs_square(x), axis=axes, keepdims=True)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0)
+    scale = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
+    return scale * jnp.sqrt(jnp.sum(abs_square(x / scale), axis=axes, keepdims=True))
+
+
+@norm.defjvp
+def _norm_jvp(axes: tuple[int, ...] | None, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    size = norm(x, axes)
+    direction = jnp.where(size > 0, x, 0) / jnp.where(size > 0, size, 1)
+    return size, jnp.sum(jnp.real(jnp.conj(direction) * dx), axis=axes, keepdims=True)
+
+
+def abs_square(x: jax.Array) -> jax.Array:
+    """|x|², real for complex x too."""
+    return jnp.real(x * jnp.conj(x))
 
 
 def _is_axes(x: object) -> bool:
-    # By exact type: optax's MaskedNode is an empty named tuple.
-    return x is None or (type(x) is tuple and all(isinstance(axis, int) for axis in x))
+    # By exact type: optax's MaskedNode is an empty named tuple. And an empty list is a tree without leaves.
+    axes = as_tuple(x)
+    listed = type(axes) is tuple and (type(x) is tuple or len(axes) > 0)
+    return x is None or (listed and all(isinstance(axis, Integral) for axis in axes))

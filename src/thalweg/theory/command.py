@@ -1,0 +1,168 @@
+"""``thalweg theory``: what the settings imply, in sentences. Plain Python, so that it starts fast."""
+
+from __future__ import annotations
+
+import math
+from textwrap import fill
+
+from thalweg.theory.checks import check_bool, check_filter, check_positive, reject
+from thalweg.theory.regularization import implicit_regularization
+from thalweg.theory.stability import Crossings, crossings, damping, gain, swing_period
+from thalweg.theory.warning import enough_alpha, is_narrow
+
+NEAR, BEYOND = 0.8, 1.2
+"""Of the limit: measured edges of stability lie between these but for the shortest-lived ones, docs/what-e-does.md."""
+
+
+def explain(
+    alpha: float,
+    beta: float,
+    *,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    lr: float | None = None,
+    summed: bool = False,
+    sharpness: float | None = None,
+) -> str:
+    """What the settings imply, as text to print.
+
+    Args:
+        alpha: α of E, |α| < 1/(1-β1).
+        beta: β1 of E, in [0, 1).
+        momentum: β2 in [0, 1).
+        nesterov: whether the momentum is Nesterov's.
+        lr: the optimizer's learning rate, above 0; None: unknown.
+        summed: whether the momentum is a sum (torch's SGD and RMSprop), so that η = lr / (1 - momentum).
+        sharpness: the largest curvature that was measured, above 0 and with ``lr``; None: unknown.
+
+    Raises:
+        ValueError: an argument outside its range, named with its value.
+    """
+    check_filter(alpha, beta, momentum, nesterov)
+    check_bool("summed", summed)
+    if lr is not None:
+        check_positive("lr", lr)
+    if sharpness is not None:
+        check_positive("sharpness", sharpness)
+        if lr is None:
+            reject("sharpness", sharpness, "given together with lr")
+    base = {"momentum": momentum, "nesterov": nesterov}
+    eta = None if lr is None else lr / (1.0 - momentum) if summed else lr
+    here, alone = crossings(alpha, beta, **base), crossings(0.0, 0.0, **base)  # type: ignore[arg-type]
+    paragraphs = [_head(alpha, beta, momentum, nesterov, lr, eta), _filter(alpha, beta)]
+    paragraphs.append(_limit(alpha, beta, momentum, nesterov, here, alone))
+    paragraphs.append(_penalty(alpha, momentum, nesterov, eta))
+    if eta is not None:
+        paragraphs.append(_edge(min(here), min(alone), eta))
+    if eta is not None and sharpness is not None:
+        paragraphs.append(_mechanism(eta * sharpness, sharpness, min(here)))
+        paragraphs.append(_damping(eta * sharpness, alpha, beta, momentum, nesterov))
+    return "\n\n".join(fill(text, 100, break_on_hyphens=False) for text in paragraphs)
+
+
+def _head(alpha: float, beta: float, momentum: float, nesterov: bool, lr: float | None, eta: float | None) -> str:
+    base = "a base without momentum" if momentum == 0.0 else f"{'Nesterov ' * nesterov}momentum {momentum:g}"
+    text = f"E with α = {alpha:g} and β1 = {beta:g} in front of {base}"
+    if lr is not None and eta is not None:
+        text += f", learning rate {lr:g}"
+        if eta != lr:
+            text += f", which is η = {eta:g} with the momentum written as an average"
+    return f"{text}."
+
+
+def _filter(alpha: float, beta: float) -> str:
+    if alpha == 0.0:
+        return "α = 0: the base gets the gradient as it is."
+    horizon = 1.0 / (1.0 - beta)
+    average = f"the average of the {_steps(horizon)} before" if horizon >= 1.5 else "the gradient of the step before"
+    c = gain(alpha, beta)
+    mixed = f"{100 * (1 + c):.3g} % of the gradient and {'-' if c > 0 else ''}{100 * abs(c):.3g} % of {average}"
+    late = f"{_steps(abs(alpha))} {'late' if alpha < 0 else 'early'}"
+    return (
+        f"Gain α(1-β1) = {c:.3g}, horizon 1/(1-β1) = {_steps(horizon)}: the base gets {mixed}. What changes slowly it "
+        f"sees {late}."
+    )
+
+
+def _limit(alpha: float, beta: float, momentum: float, nesterov: bool, here: Crossings, alone: Crossings) -> str:
+    limit, before = min(here), min(alone)
+    text = f"Stable for η times curvature up to {limit:.3g}; without E up to {before:.3g}"
+    if alpha != 0.0:
+        text += f", {_times(limit / before)}"
+    if here.flip <= here.rotation:
+        text += ". Beyond it, iterates change sign each step."
+    else:
+        period = swing_period(limit, alpha, beta, momentum=momentum, nesterov=nesterov)
+        text += f". Beyond it, iterates swing with a period of {period:.3g} steps."
+    if is_narrow(limit, before):
+        enough = enough_alpha(alpha, beta, momentum=momentum, nesterov=nesterov)
+        text += (
+            f" That is a narrow range: α < 0 averages the gradient once more in front of a momentum that averages it, "
+            f"and both are late. α of at least {enough:g} at this β1 keeps a tenth of the range, a larger β1 more."
+        )
+    return text
+
+
+def _penalty(alpha: float, momentum: float, nesterov: bool, eta: float | None) -> str:
+    here = implicit_regularization(alpha, momentum=momentum, nesterov=nesterov)
+    alone = implicit_regularization(0.0, momentum=momentum, nesterov=nesterov)
+    weight = "η/4 · S" if eta is None else f"η/4 · S = {eta / 4 * here:.3g}"
+    does = "favours small gradients (flat regions)" if here > 0 else "favours large gradients (steep regions)"
+    if abs(here) < 1e-9:
+        here, does = 0.0, "vanishes: the steps follow the gradient flow to second order"
+    return (
+        f"Well below that limit the loss in effect gains {weight} times ‖∇L‖², S = {here:.3g} ({alone:.3g} without E), "
+        f"which {does}."
+    )
+
+
+def _edge(limit: float, before: float, eta: float) -> str:
+    return (
+        f"At η = {eta:g} the limit is a sharpness of {_number(limit / eta)} ({_number(before / eta)} without E), which "
+        "full-batch training at a constant learning rate grows up to and keeps. Behind a preconditioner (Adam, "
+        "RMSprop, LAMB, ALTO) it is the curvature that the optimizer sees, √v̂ + ε and the trust ratio included."
+    )
+
+
+def _mechanism(eta_lambda: float, sharpness: float, limit: float) -> str:
+    share = eta_lambda / limit
+    text = f"A sharpness of {sharpness:g} is ηλ = {eta_lambda:.3g}, {100 * share:.3g} % of the limit: "
+    if share < NEAR:
+        return text + "below the edge of stability. There S decides, and moves sharpness by per cents, not by factors."
+    if share <= BEYOND:
+        return (
+            text + "at the edge of stability. There the limit decides, by factors: α and β1 that change the limit "
+            "change the sharpness with it, at the same learning rate."
+        )
+    return text + "unstable. Expect the loss to jump until the sharpness has fallen to the limit, or divergence."
+
+
+def _damping(eta_lambda: float, alpha: float, beta: float, momentum: float, nesterov: bool) -> str:
+    here = damping(eta_lambda, alpha, beta, momentum=momentum, nesterov=nesterov)
+    alone = damping(eta_lambda, 0.0, 0.0, momentum=momentum, nesterov=nesterov)
+    return f"Along that direction errors {_pace(here)}; without E they {_pace(alone)}."
+
+
+def _pace(rate: float) -> str:
+    if rate == math.inf:
+        return "are gone at once"
+    if abs(rate) < 1e-6:
+        return "neither fall nor grow"
+    steps = math.log(2.0) / abs(rate)
+    return f"{'halve' if rate > 0 else 'double'} in {_steps(steps)}"
+
+
+def _steps(number: float) -> str:
+    text = _number(number)
+    return f"{text} step{'s' * (text != '1')}"
+
+
+def _number(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}"
+
+
+def _times(ratio: float) -> str:
+    if abs(ratio - 1.0) < 0.005:
+        return "the same"
+    return f"{ratio:.3g} times as far"

@@ -1,0 +1,149 @@
+"""Options as config files and NumPy give them: lists of any kind, dtypes by name; groups hold Python's own types."""
+
+from __future__ import annotations
+
+import array
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from support import assert_same, make_grads, make_params, take_steps, through_a_file
+
+from thalweg import ALTO, E, EAdamW, Lamb
+
+KINDS = {
+    "list": list,
+    "OmegaConf's": OmegaConf.create,
+    "NumPy's": np.array,
+    "NumPy's numbers": lambda values: [np.asarray(x)[()] for x in values],
+    "tensor": lambda values: torch.tensor(values, dtype=None if type(values[0]) is int else torch.float64),
+    "array": lambda values: array.array("q" if type(values[0]) is int else "d", values),
+}
+SEQUENCES = {"betas": [0.5, 0.75], "trust_clip": [0.25, 8.0], "norm_dims": [-2, -1]}
+SCALARS = {
+    "lr": 0.5,
+    "alpha": -2.0,
+    "beta": 0.9375,
+    "eps": 0.125,
+    "trust_eps": 0.5,
+    "weight_decay": 0.25,
+    "max_grad_norm": 2.0,
+    "trust_ratio": False,
+    "maximize": True,
+    "foreach": True,
+    "nonfinite": "propagate",
+    "overwrite_grad": True,
+}
+NUMPY = {float: (np.float64, np.float32, np.array), bool: (np.bool_, np.array), str: (np.str_, np.array)}
+DTYPES = {
+    **{name: getattr(torch, name.removeprefix("torch.")) for name in ("float32", "torch.float64", "bfloat16")},
+    "torch.bfloat16": torch.bfloat16,
+    "8bit": "8bit",
+}
+LAYERS = ((2, 3, 4), (3, 4))
+
+
+def assert_same_group(group, expected):
+    """Equal, and of the same types down to what is in tuples."""
+    for name in expected.keys() - {"params"}:
+        assert group[name] == expected[name], name
+        assert type(group[name]) is type(expected[name]), name
+        if isinstance(expected[name], tuple):
+            assert list(map(type, group[name])) == list(map(type, expected[name])), name
+
+
+def added(option, value):
+    optimizer = ALTO(make_params(((1, 1),), seed=5))
+    optimizer.add_param_group({"params": make_params(LAYERS), option: value})
+    del optimizer.param_groups[0]
+    return optimizer
+
+
+def written(option, value):
+    optimizer = ALTO(make_params(LAYERS))
+    optimizer.param_groups[0][option] = value
+    return optimizer
+
+
+def loaded(option, value):
+    optimizer = ALTO(make_params(LAYERS))
+    state = optimizer.state_dict()
+    state["param_groups"][0][option] = value
+    optimizer.load_state_dict(state)
+    return optimizer
+
+
+WAYS = {
+    "constructor": lambda option, value: ALTO(make_params(LAYERS), **{option: value}),
+    "Lamb": lambda option, value: Lamb(make_params(LAYERS), **{option: value}),
+    "group": lambda option, value: ALTO([{"params": make_params(LAYERS), option: value}]),
+    "added": added,
+    "written": written,
+    "loaded": loaded,
+}
+
+
+def check(way, option, given, plain):
+    """It trains as with the plain value, and its state goes through a file that executes nothing."""
+    optimizers = [WAYS[way](option, value) for value in (given, plain)]
+    for optimizer in optimizers:
+        params = optimizer.param_groups[0]["params"]
+        take_steps(optimizer, params, make_grads(params, 3))
+    one, other = (optimizer.param_groups[0] for optimizer in optimizers)
+    assert_same_group(one, other)
+    assert_same(one["params"], other["params"])
+    assert through_a_file(optimizers[0].state_dict())["param_groups"][0][option] == plain
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", SEQUENCES)
+def test_a_list_of_any_kind_is_a_tuple_of_numbers(option, kind, way):
+    check(way, option, KINDS[kind](SEQUENCES[option]), tuple(SEQUENCES[option]))
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "Lamb"])
+@pytest.mark.parametrize("option", SCALARS)
+def test_a_number_of_numpy_is_a_number(option, way):
+    for make in NUMPY[type(SCALARS[option])]:
+        check(way, option, make(SCALARS[option]), SCALARS[option])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", DTYPES)
+def test_a_dtype_may_be_given_by_its_name_alone_or_in_a_mapping(name, way):
+    check(way, "state_dtype", name, DTYPES[name])
+    check(way, "state_dtype", {"exp_avg": name}, {"exp_avg": DTYPES[name]})
+    check(way, "state_dtype", OmegaConf.create({"exp_avg": name}), {"exp_avg": DTYPES[name]})
+
+
+@pytest.mark.parametrize("make", NUMPY[float])
+def test_the_alpha_and_beta_of_e_may_be_numpys(make):
+    for build in (EAdamW, lambda params, **own: E(torch.optim.SGD(params, lr=0.1), **own)):
+        given = build(make_params(), alpha=make(-2.0), beta=make(0.75))
+        assert_same_group(given.param_groups[0], build(make_params(), alpha=-2.0, beta=0.75).param_groups[0])
+        through_a_file(given.state_dict())
+
+
+def test_a_whole_config_of_omegaconf_builds_it_and_groups_too():
+    config = OmegaConf.create("""
+        lr: 1e-2
+        betas: [0.8, 0.9]
+        trust_clip: [0, 10.0]
+        state_dtype: {exp_avg: bfloat16, explore_ema: torch.float32}
+        trust_ratio: decayed
+        max_grad_norm: null
+    """)
+    optimizer = ALTO(make_params(dtype=torch.float32), **config)
+    expected = {
+        "lr": 0.01,
+        "betas": (0.8, 0.9),
+        "trust_clip": (0, 10.0),
+        "state_dtype": {"exp_avg": torch.bfloat16, "explore_ema": torch.float32},
+        "trust_ratio": "decayed",
+    }
+    assert expected.items() <= optimizer.param_groups[0].items()
+    assert optimizer.defaults["betas"] == (0.8, 0.9)
+    with pytest.raises(ValueError, match=r"^lr must be a number in \[0, inf\), got '1e-2'$"):
+        ALTO(make_params(), lr="1e-2")
