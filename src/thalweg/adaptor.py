@@ -333,6 +333,7 @@ class E(Optimizer):
         proceed, go = self._judge_finite(bool(in_one_pass))
         if not proceed:
             return loss
+        plans = one_pass.plan(self.base, in_one_pass, given, go)
         if self.reevaluates and closure is not None:
             self._step_on_shifted_objective(closure, loss)
         elif left:
@@ -340,8 +341,8 @@ class E(Optimizer):
             for part in parts(self.base, left):
                 with only(self.base, part), explored(self.base, go, own), skipping(self.base, go):
                     self.base.step()
-        if in_one_pass:
-            one_pass.step(self.base, in_one_pass, given, go)
+        if plans:
+            one_pass.step(self.base, plans)
         return loss
 
     def _split(self) -> tuple[Groups, Groups]:

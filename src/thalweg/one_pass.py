@@ -94,15 +94,14 @@ def check(groups: Groups) -> None:
         check_nonnegative("weight_decay", group["weight_decay"])
 
 
-def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor | None = None) -> None:
-    """One step of the base on g' of ``groups``, and b moved on; state that is missing is made as the base makes it.
+def plan(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor | None = None) -> list[layers.Plan]:
+    """A step of the base on g' of ``groups``; nothing changes, but state that is missing is made as the base makes it.
 
     ``given`` is what :func:`thalweg.layers.look` has found in them; ``go`` is what the step counts for, if that is
     decided on the device.
     """
-    base._accelerator_graph_capture_health_check()  # as its own step does
-    go = None if go is None else go.float()
     plans = []
+    go = None if go is None else go.float()
     for group, some in zip(groups, given, strict=True):
         steps: list[Tensor] = []
         base._init_group(group, [], [], [], [], [], steps)
@@ -124,16 +123,23 @@ def step(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor 
             maximize=False,
             stochastic_rounding=False,
         )
-        on_device = any(not count.is_cpu for count in steps)  # where the base counts, and nobody may wait for it
+        # Where the base counts, and nobody may wait for it.
+        on_device = any(not base.state[p]["step"].is_cpu for _, p, *_ in some)
         options = {"norm_dims": None, "capturable": on_device, "foreach": None, "fused": on_device or None}
         # On the CPU, with no kernel foreach, no error.
         plans.append(layers.plan({**group, **options}, some, base.state, hyper, go))
-    for plan in plans:  # what raises has raised by now
-        layers.count(plan)
-        for backend, bucket in plan.buckets:
+    return plans
+
+
+def step(base: Any, plans: list[layers.Plan]) -> None:
+    """Take the step that is planned, and move b on."""
+    base._accelerator_graph_capture_health_check()  # as its own step does
+    for planned in plans:
+        layers.count(planned)
+        for backend, bucket in planned.buckets:
             device = bucket[0].param.device
-            scales = Scales(go=None if go is None else go.to(device))
-            backend.step([_here(layer) for layer in bucket], plan.hyper, scales, Scratch())
+            scales = Scales(go=None if planned.go is None else planned.go.to(device))
+            backend.step([_here(layer) for layer in bucket], planned.hyper, scales, Scratch())
 
 
 def _here(layer: Layer) -> Layer:

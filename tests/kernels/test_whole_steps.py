@@ -10,6 +10,7 @@ from torch.optim import AdamW
 
 from thalweg import ALTO, E, Lamb, layers, one_pass
 from thalweg.backends import single, triton
+from thalweg.backends.memory import Footprint
 
 SHAPES = ((3, 4), (129,), (), (0,), (2, 3, 5))
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "complex": torch.complex64}
@@ -92,7 +93,8 @@ def test_e_and_adamw_in_one_pass_are_the_base_on_what_e_passes_on(dtype, judged,
         for p, g in zip(params, row, strict=True):
             p.grad = g
         go = layers.all_finite(g for g in row if g is not None) if judged else None
-        one_pass.step(optimizer.base, optimizer.param_groups, go)
+        given = layers.look(optimizer.param_groups, optimizer.state, Footprint(), "E")
+        one_pass.step(optimizer.base, one_pass.plan(optimizer.base, optimizer.param_groups, given, go))
     assert expected.skipped_steps == (2 if judged else 0)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-12
     assert_near([p for p in params if p.numel()], [p for p in others if p.numel()], tolerance)
