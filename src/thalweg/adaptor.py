@@ -341,8 +341,7 @@ class E(Optimizer):
             for part in parts(self.base, left):
                 with only(self.base, part), explored(self.base, go, own), skipping(self.base, go):
                     self.base.step()
-        if plans:
-            one_pass.step(self.base, plans)
+        one_pass.step(plans)
         return loss
 
     def _split(self) -> tuple[Groups, Groups]:

@@ -100,6 +100,8 @@ def plan(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor 
     ``given`` is what :func:`thalweg.layers.look` has found in them; ``go`` is what the step counts for, if that is
     decided on the device.
     """
+    if groups:
+        base._accelerator_graph_capture_health_check()  # as its own step does
     plans = []
     go = None if go is None else go.float()
     for group, some in zip(groups, given, strict=True):
@@ -131,9 +133,8 @@ def plan(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor 
     return plans
 
 
-def step(base: Any, plans: list[layers.Plan]) -> None:
+def step(plans: list[layers.Plan]) -> None:
     """Take the step that is planned, and move b on."""
-    base._accelerator_graph_capture_health_check()  # as its own step does
     for planned in plans:
         layers.count(planned)
         for backend, bucket in planned.buckets:

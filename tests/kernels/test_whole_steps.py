@@ -37,7 +37,8 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
         grads[2][1][5] = float("nan")
     expected = cls(others, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(expected, others, grads)
-    monkeypatch.setattr("thalweg.layers.choose", lambda *_: triton)
+    for module in ("lamb", "layers"):
+        monkeypatch.setattr(f"thalweg.{module}.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = cls(params, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(optimizer, params, grads)
@@ -50,7 +51,8 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
 
 
 def test_a_closure_is_called_first(monkeypatch):
-    monkeypatch.setattr("thalweg.layers.choose", lambda *_: triton)
+    for module in ("lamb", "layers"):
+        monkeypatch.setattr(f"thalweg.{module}.choose", lambda *_: triton)
     weight = Parameter(torch.ones(3))
     optimizer = ALTO([weight])
 
@@ -94,7 +96,7 @@ def test_e_and_adamw_in_one_pass_are_the_base_on_what_e_passes_on(dtype, judged,
             p.grad = g
         go = layers.all_finite(g for g in row if g is not None) if judged else None
         given = layers.look(optimizer.param_groups, optimizer.state, Footprint(), "E")
-        one_pass.step(optimizer.base, one_pass.plan(optimizer.base, optimizer.param_groups, given, go))
+        one_pass.step(one_pass.plan(optimizer.base, optimizer.param_groups, given, go))
     assert expected.skipped_steps == (2 if judged else 0)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-12
     assert_near([p for p in params if p.numel()], [p for p in others if p.numel()], tolerance)
