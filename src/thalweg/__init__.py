@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from thalweg.lamb import Lamb
     from thalweg.param_groups import check_coverage, param_groups
     from thalweg.presets import paper_defaults
+    from thalweg.resize import resize_state
 
 __all__ = [
     "ALTO",
@@ -26,6 +27,7 @@ __all__ = [
     "check_coverage",
     "paper_defaults",
     "param_groups",
+    "resize_state",
     "step_in_backward",
 ]
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ _HOMES = {
     "Lamb": "thalweg.lamb",
     **dict.fromkeys(("check_coverage", "param_groups"), "thalweg.param_groups"),
     "paper_defaults": "thalweg.presets",
+    "resize_state": "thalweg.resize",
     "step_in_backward": "thalweg.in_backward",
 }
 
