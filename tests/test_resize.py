@@ -239,7 +239,7 @@ def test_state_in_another_shape_is_refused_before_anything_changes():
     optimizer = E(Adafactor([p]))
     take_steps(optimizer, [p], make_grads([p], 1))
     with pytest.raises(
-        ValueError, match=r"^optimizer must be one that keeps .*, got \"one with 'row_var' of shape \(6, 1\)"
+        ValueError, match=r"^optimizer must be one that keeps .*, got one with 'row_var' of shape \(6, 1\)"
     ):
         resize_state(optimizer, p, Parameter(torch.zeros(9, 5)))
     assert optimizer.param_groups[0]["params"] == [p]

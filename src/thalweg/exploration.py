@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import (
     ASGD,
     SGD,
@@ -170,7 +171,8 @@ def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:
     if type(base) not in BY_PARAMETER or is_watched(base) or torch.compiler.is_compiling():
         yield groups
         return
-    size = {p: p.numel() * p.element_size() for group in groups for p in group["params"]}
+    parameters = [p for group in groups for p in group["params"]]
+    size = {p: 0 if isinstance(p, UninitializedParameter) else p.numel() * p.element_size() for p in parameters}
     limit = max((max(nbytes, 4 * piece_size(p.device)) for p, nbytes in size.items()), default=0)
     if sum(size.values()) <= limit:
         yield groups
@@ -248,10 +250,13 @@ def _buckets(base: Optimizer) -> Iterator[Bucket]:
                 continue
             started = p in base.state and EMA in base.state[p]
             if started or group[ALPHA] != 0.0:
-                buckets[p.device, p.grad.dtype, started].append(p)
-        for (device, *_), params in buckets.items():
+                together = hasattr(p.grad, "device_mesh") or holds_its_values(
+                    type(p.grad)
+                )  # as torch's own multi-tensor steps
+                buckets[p.device, p.grad.dtype, started, together].append(p)
+        for (device, _, _, together), params in buckets.items():
             foreach = group.get("foreach")
-            yield params, group, device.type == "cuda" if foreach is None else bool(foreach)
+            yield params, group, together and (device.type == "cuda" if foreach is None else bool(foreach))
 
 
 def _replacements(base: Optimizer, params: list[Tensor], group: dict[str, Any], foreach: bool) -> list[Tensor]:

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from thalweg import equations as eq
 from thalweg import layers, skipped
 from thalweg.backends import Hyper, Scales, compiled, compute_dtype, has_numbers, is_abstract
+from thalweg.backends.checks import check_parameter
 from thalweg.backends.choice import choose, describe
 from thalweg.backends.memory import Footprint, overwritable
 from thalweg.backends.pieces import Scratch
@@ -262,21 +263,28 @@ class Lamb(Optimizer):
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
-        for group in self.param_groups:
-            self._init_group(group)
-            self._add_state(group, new=False)  # such as b, where α has become nonzero
+        if torch.compiler.is_compiling():
+            for group in self.param_groups:
+                self._init_group(group)
+        self._add_state(self.param_groups)  # or b alone, where α has become nonzero
 
     def _init_group(self, group: dict[str, Any]) -> None:
         # torch.compile runs a method of this name outside the graph. Inside, inductor would make one tensor of equal
         # new ones, and all parameters would count in one "step".
-        self._add_state(group, new=True)
+        self._add_state([group], but=self.state)
 
-    def _add_state(self, group: dict[str, Any], *, new: bool) -> None:
-        names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
-        for p in group["params"]:
-            lacks = p not in self.state if new else names[-1] not in self.state.get(p, names)
-            if lacks and (p.requires_grad or p.grad is not None):
-                layers.init_state(p, group, self.state[p], names)
+    def _add_state(self, groups: list[dict[str, Any]], but: Container[Tensor] = ()) -> None:
+        lacking = []
+        for group in groups:
+            names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
+            for p in group["params"]:
+                if names[-1] not in self.state.get(p, ()) and (p.requires_grad or p.grad is not None) and p not in but:
+                    lacking.append((p, group, names))
+        if not torch.compiler.is_compiling():
+            for p, *_ in lacking:
+                check_parameter(p, type(self).__name__)
+        for p, group, names in lacking:
+            layers.init_state(p, group, self.state[p], names)
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
         """(α, β1) of a group."""

@@ -28,6 +28,13 @@ FACTS = {
     "learning_rate_schedule": lambda it: steps_of(it["optimizer"]) == {200} and it["rates"][20] == max(it["rates"]),
     "compiled_step": lambda it: steps_of(it["optimizer"]) == {200},
     "step_in_backward": lambda it: steps_of(it["optimizer"]) == {100} and max(it["alive"]) == 1,
+    "densification": lambda it: all(
+        steps_of(optimizer) == {400}
+        and sizes == sorted(sizes)
+        and sizes[0] < sizes[-1]
+        and loss < 0.05 * it["picture"].var()
+        for loss, sizes, optimizer in it["results"].values()
+    ),
     "distributed_checkpoint": lambda it: it["resumed_loss"] == it["loss"],
     "jax_flax_nnx": lambda it: int(it["optimizer"].step[...]) == 40 and min(it["accuracies"].values()) > 0.85,
     "alpha_schedule": lambda it: it["resumed"].param_groups[0]["explore_alpha"] == 5.0 == -it["alphas"][0],
