@@ -12,8 +12,8 @@ from thalweg import EAdamW
 def build() -> tuple[torch.nn.Module, EAdamW, torch.optim.lr_scheduler.LRScheduler]:
     """A new model, its optimizer and its scheduler."""
     model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
-    optimizer = EAdamW(model.parameters(), lr=0.02, alpha=0.5, beta=0.01)
-    return model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=60)
+    optimizer = EAdamW(model.parameters(), lr=0.05, alpha=0.5, beta=0.01)
+    return model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200)
 
 
 def train(parts: tuple, steps: int) -> float:
@@ -31,7 +31,7 @@ def train(parts: tuple, steps: int) -> float:
 
 torch.manual_seed(0)
 parts = build()
-train(parts, steps=20)
+train(parts, steps=100)
 with tempfile.TemporaryFile() as file:
     torch.save([part.state_dict() for part in parts], file)
     file.seek(0)
@@ -40,5 +40,5 @@ with tempfile.TemporaryFile() as file:
         part.load_state_dict(saved)
 copied, pickled = copy.deepcopy(parts), pickle.loads(pickle.dumps(parts))  # together, so that they stay connected
 
-losses = {train(each, steps=20) for each in (parts, loaded, copied, pickled)}
+losses = {train(each, steps=100) for each in (parts, loaded, copied, pickled)}
 print(f"checkpoint: loss {', '.join(f'{loss:.6f}' for loss in losses)}, whether trained on, loaded, copied or pickled")

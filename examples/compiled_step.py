@@ -14,11 +14,11 @@ x = torch.linspace(-1, 1, 256).unsqueeze(1)
 y = torch.sin(3 * x)
 model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
 
-optimizer = ALTO(model.parameters(), lr=torch.tensor(0.02), alpha=0.5, beta=0.01)
+optimizer = ALTO(model.parameters(), lr=torch.tensor(0.05), alpha=0.5, beta=0.01)
 step = torch.compile(optimizer.step)
 for k in range(200):
     for group in optimizer.param_groups:
-        group["lr"].fill_(0.01 * (1 + math.cos(math.pi * k / 200)))  # in place, as torch's schedulers do
+        group["lr"].fill_(0.025 * (1 + math.cos(math.pi * k / 200)))  # in place, as torch's schedulers do
     optimizer.zero_grad()
     loss = (model(x) - y).square().mean()
     loss.backward()

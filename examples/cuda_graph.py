@@ -9,7 +9,7 @@ torch.manual_seed(0)
 x = torch.linspace(-1, 1, 256, device=device).unsqueeze(1)
 y = torch.sin(3 * x)
 model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1)).to(device)
-lr = torch.tensor(0.02, device=device)  # a tensor, so that the graph sees it change
+lr = torch.tensor(0.05, device=device)  # a tensor, so that the graph sees it change
 optimizer = ALTO(model.parameters(), lr=lr, alpha=0.5, beta=0.01, capturable=True)
 
 loss = torch.zeros((), device=device)
@@ -37,6 +37,6 @@ if device == "cuda":
         step()
     replay = graph.replay
 for k in range(200):
-    lr.fill_(0.02 * (1 - k / 200))
+    lr.fill_(0.05 * (1 - k / 200))
     replay()
 print(f"captured step on {device}: loss {loss.item():.5f} after {k + 1} steps, {int(optimizer.skipped_steps)} skipped")

@@ -31,7 +31,7 @@ def train(model: torch.nn.Module, optimizer: ALTO, steps: int) -> float:
 
 torch.manual_seed(0)
 model, optimizer = build()
-train(model, optimizer, steps=20)
+train(model, optimizer, steps=100)
 with tempfile.TemporaryDirectory() as folder:
     model_state, optimizer_state = get_state_dict(model, optimizer)
     dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder, no_dist=True)
@@ -41,5 +41,5 @@ with tempfile.TemporaryDirectory() as folder:
     dcp.load({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder, no_dist=True)
     set_state_dict(resumed_model, resumed, model_state_dict=model_state, optim_state_dict=optimizer_state)
 
-loss, resumed_loss = train(model, optimizer, steps=20), train(resumed_model, resumed, steps=20)
+loss, resumed_loss = train(model, optimizer, steps=100), train(resumed_model, resumed, steps=100)
 print(f"distributed checkpoint: loss {loss:.6f}, {resumed_loss:.6f} resumed")

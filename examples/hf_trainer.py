@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from thalweg import ALTO, EAdamW, param_groups
+from thalweg import ALTO, EAdamW, paper_defaults, param_groups
 
 
 class Classifier(torch.nn.Module):
@@ -26,34 +26,47 @@ class Classifier(torch.nn.Module):
         return {"loss": cross_entropy(logits, labels), "logits": logits}
 
 
-images, digits = load_digits(return_X_y=True)
-data = [{"pixels": x, "labels": int(y)} for x, y in zip(torch.from_numpy(images).float() / 16, digits, strict=True)]
+torch.manual_seed(0)
+images, digits = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
+shuffled = torch.randperm(len(images))
+images, digits = images[shuffled].float() / 16, digits[shuffled]
+data = [{"pixels": pixels, "labels": int(label)} for pixels, label in zip(images, digits, strict=True)]
 
 
 def train(model: Classifier, **how: object) -> tuple[Trainer, float]:
-    """Four epochs; the loss, averaged over all steps."""
+    """Twenty epochs on 1500 of the images; which part of the others is then told right."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
-            learning_rate=0.01,
+            weight_decay=0.01,
             per_device_train_batch_size=256,
-            num_train_epochs=4,
+            num_train_epochs=20,
             use_cpu=True,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
             logging_strategy="no",
         )
-        trainer = Trainer(model, arguments, train_dataset=data, **how)
+        trainer = Trainer(model, arguments, train_dataset=data[:1500], **how)
         trainer.remove_callback(PrinterCallback)
-        return trainer, trainer.train().training_loss
+        trainer.train()
+    right = model(images[1500:], digits[1500:])["logits"].argmax(1) == digits[1500:]
+    return trainer, right.float().mean().item()
 
 
-torch.manual_seed(0)
-built, loss = train(Classifier(), optimizer_cls_and_kwargs=(EAdamW, {"lr": 0.01, "alpha": 0.5, "beta": 0.01}))
+explore = paper_defaults(batch_size=256)  # alpha and beta
 
+# By class: the Trainer makes the groups and decays no biases and norms. ALTO is told to adapt what is decayed.
+built, accuracy = train(Classifier(), optimizer_cls_and_kwargs=(EAdamW, {"lr": 0.01, **explore}))
+alto = ALTO, {"lr": 0.03, "trust_ratio": "decayed", **explore}
+by_class, by_class_accuracy = train(Classifier(), optimizer_cls_and_kwargs=alto)
+
+# Or with groups of one's own; None stands for the Trainer's schedule.
 model = Classifier()
-optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.02, alpha=-5.0, beta=0.99)
-given, other_loss = train(model, optimizers=(optimizer, None))  # None: the Trainer's own schedule
+optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.03, **explore)
+given, given_accuracy = train(model, optimizers=(optimizer, None))
 
-print(f"Trainer: training loss {loss:.3f} with EAdamW, {other_loss:.3f} with ALTO, {given.state.global_step} steps")
+print(
+    f"Trainer: of unseen digits, {accuracy:.1%} right with EAdamW, {by_class_accuracy:.1%} with ALTO by class, "
+    f"{given_accuracy:.1%} with ALTO given; {given.state.global_step} steps"
+)

@@ -35,22 +35,24 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> tuple[list, list]:
         """E in front of AdamW, with a learning rate that falls at every step."""
         optimizer = EAdamW(self.parameters(), lr=0.02, alpha=0.5, beta=0.01)
-        return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=32)]
+        return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=120)]
 
 
 torch.manual_seed(0)
 images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
-images = images.float() / 16
+shuffled = torch.randperm(len(images))
+images, labels = images[shuffled].float() / 16, labels[shuffled]
+train, test = slice(1500), slice(1500, None)
 model = Classifier()
 trainer = lightning.Trainer(
-    max_epochs=4,
+    max_epochs=20,
     accelerator="cpu",
     logger=False,
     enable_checkpointing=False,
     enable_progress_bar=False,
     enable_model_summary=False,
 )
-trainer.fit(model, DataLoader(TensorDataset(images, labels), batch_size=256, shuffle=True))
+trainer.fit(model, DataLoader(TensorDataset(images[train], labels[train]), batch_size=256, shuffle=True))
 
-accuracy = (model.layers(images).argmax(1) == labels).float().mean().item()
-print(f"lightning, manual: accuracy {accuracy:.1%} after {trainer.global_step} steps")
+accuracy = (model.layers(images[test]).argmax(1) == labels[test]).float().mean().item()
+print(f"lightning, manual: {accuracy:.1%} of unseen digits right, after {trainer.global_step} steps")

@@ -15,7 +15,7 @@ for p in model.parameters():
     p.register_post_accumulate_grad_hook(lambda _: alive.append(sum(q.grad is not None for q in model.parameters())))
 
 # Whether a whole step is finite is known only at its end: judge each layer alone, or take nonfinite="propagate".
-optimizer = ALTO(param_groups(model), lr=0.01, alpha=0.5, beta=0.01)
+optimizer = ALTO(param_groups(model), lr=0.02, alpha=0.5, beta=0.01)
 step_in_backward(optimizer, nonfinite_by_layer=True)
 scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
 for _ in range(100):

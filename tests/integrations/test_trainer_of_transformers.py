@@ -9,6 +9,7 @@ import torch
 from small_runs import OPTIONS, digits, new_model, new_scheduler
 from support import assert_moved, assert_same, assert_same_state
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
@@ -47,7 +48,7 @@ WAYS = {
 }
 
 
-def trainer(folder, way, model, **options):
+def trainer(folder, how, model, **options):
     images, labels = digits()
     arguments = TrainingArguments(
         str(folder),
@@ -63,17 +64,22 @@ def trainer(folder, way, model, **options):
         **options,
     )
     data = [{"pixels": x, "labels": y} for x, y in zip(images[:64], labels[:64].tolist(), strict=True)]
-    return Trainer(model, arguments, train_dataset=data, **WAYS[way][1](model))
+    return Trainer(model, arguments, train_dataset=data, **how)
+
+
+def run_of(way, folder, **options):
+    model = WithLoss()
+    return trainer(folder, WAYS[way][1](model), model, **options)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_resumed_from_a_checkpoint_ends_where_the_uninterrupted_one_does(way, tmp_path):
-    whole = trainer(tmp_path, way, WithLoss())
+    whole = run_of(way, tmp_path)
     whole.train()
     assert whole.state.global_step == STEPS
     assert_moved(whole.model.parameters(), WithLoss().parameters())
 
-    resumed = trainer(tmp_path, way, WithLoss())
+    resumed = run_of(way, tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{SAVED}"))
     assert resumed.state.global_step == STEPS
     assert_same(resumed.model.parameters(), whole.model.parameters())
@@ -82,7 +88,7 @@ def test_a_run_resumed_from_a_checkpoint_ends_where_the_uninterrupted_one_does(w
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_trainer_steps_the_optimizer_that_was_asked_for_with_a_rate_that_falls(way, tmp_path):
-    run = trainer(tmp_path, way, WithLoss())
+    run = run_of(way, tmp_path)
     run.train()
     cls = WAYS[way][0]
     optimizer = run.optimizer.optimizer
@@ -97,8 +103,8 @@ def test_the_trainer_steps_the_optimizer_that_was_asked_for_with_a_rate_that_fal
 
 def test_the_trainers_loop_is_the_plain_loop(tmp_path):
     """Without the Trainer's own clipping, over the batches in their order."""
-    model = WithLoss()
-    run = trainer(tmp_path, "ALTO by instance", model, max_grad_norm=0.0)
+    run = run_of("ALTO by instance", tmp_path, max_grad_norm=0.0)
+    model = run.model
     in_order = DataLoader(run.train_dataset, batch_size=16, collate_fn=run.data_collator)
     run.get_train_dataloader = lambda: in_order
     run.train()
@@ -113,3 +119,15 @@ def test_the_trainers_loop_is_the_plain_loop(tmp_path):
             parts[0].zero_grad()
     assert_moved(plain.parameters(), WithLoss().parameters())
     assert_same(model.parameters(), plain.parameters())
+
+
+def test_trust_ratio_decayed_is_param_groups_where_the_trainer_makes_the_groups(tmp_path):
+    """A model of linear maps: the Trainer's groups then are those of ``param_groups``, but for the trust ratio."""
+    models = WithLoss(), WithLoss()
+    options = {**OPTIONS[ALTO], "trust_ratio": "decayed"}
+    by_hand = ALTO(param_groups(models[1], weight_decay=0.1), **OPTIONS[ALTO])
+    falling = LambdaLR(by_hand, lambda step: 1.0 - step / STEPS)  # as the Trainer's own
+    trainer(tmp_path, {"optimizer_cls_and_kwargs": (ALTO, json.loads(json.dumps(options)))}, models[0]).train()
+    trainer(tmp_path, {"optimizers": (by_hand, falling)}, models[1]).train()
+    assert_moved(models[0].parameters(), WithLoss().parameters())
+    assert_same(models[0].parameters(), models[1].parameters())
