@@ -57,10 +57,19 @@ def available(option: Option | None) -> bool:
 @pytest.fixture(params=[*WAYS, "triton"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Options of ALTO and Lamb: each of the ways in which they step, Triton's kernels under its interpreter too."""
-    if request.param != "triton":
-        return WAYS[request.param]
+    return WAYS[request.param] if request.param != "triton" else step_with_triton(monkeypatch)
+
+
+@pytest.fixture
+def triton_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options with which Triton's kernels step, also E and Adam in one pass."""
+    return step_with_triton(monkeypatch)
+
+
+def step_with_triton(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
         pytest.skip("needs Triton's interpreter")
     kernels = importlib.import_module("thalweg.backends.triton")
-    monkeypatch.setattr("thalweg.lamb.choose", lambda group, device: kernels)
+    for chooser in ("thalweg.lamb", "thalweg.one_pass"):
+        monkeypatch.setattr(f"{chooser}.choose", lambda group, device: kernels)
     return {}

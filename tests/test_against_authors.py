@@ -9,7 +9,7 @@ import ALTO as AUTHORS_ALTO
 import E as AUTHORS_E
 import pytest
 import torch
-from support import assert_moved, assert_near
+from support import WAYS, assert_moved, assert_near
 from torch import nn
 
 from thalweg import ALTO, E
@@ -40,27 +40,27 @@ def train(model: nn.Module, optimizer: Optimizer) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize(("alpha", "beta"), SETTINGS)
-def test_alto_follows_the_authors(alpha, beta, foreach):
+def test_alto_follows_the_authors(alpha, beta, how):
     start = network()
     theirs, ours = copy.deepcopy(start), copy.deepcopy(start)
     common = {"lr": 0.01, "eps": 1e-6, "weight_decay": 0.05}
     train(theirs, AUTHORS_ALTO.ALTO(theirs.parameters(), alp=alpha, betas=(beta, 0.9, 0.99), **common))
-    options = {"alpha": alpha, "beta": beta, "trust_eps": 0.0, "max_grad_norm": 1.0, "foreach": foreach}
+    options = {"alpha": alpha, "beta": beta, "trust_eps": 0.0, "max_grad_norm": 1.0, **WAYS[how]}
     train(ours, ALTO(ours.parameters(), **common, **options))
     assert_moved(theirs.parameters(), start.parameters())
     assert_near(ours.parameters(), theirs.parameters(), TOLERANCE)
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize(("alpha", "beta"), SETTINGS)
-def test_e_around_adamw_follows_the_authors(alpha, beta, foreach):
+def test_e_around_adamw_follows_the_authors(alpha, beta, how):
     start = network()
     theirs, ours = copy.deepcopy(start), copy.deepcopy(start)
     common = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.05}
     train(theirs, AUTHORS_E.E(torch.optim.AdamW(theirs.parameters(), **common), alpha=alpha, beta=beta))
-    base = torch.optim.AdamW(ours.parameters(), foreach=foreach, **common)
+    base = torch.optim.AdamW(ours.parameters(), **WAYS[how], **common)
     train(ours, E(base, alpha=alpha, beta=beta))
     assert_moved(theirs.parameters(), start.parameters())
     assert_near(ours.parameters(), theirs.parameters(), TOLERANCE)

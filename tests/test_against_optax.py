@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import assert_near, make_grads, make_params, take_steps
+from support import WAYS, assert_near, make_grads, make_params, take_steps
 from torch.nn import Parameter
 
 from thalweg import Lamb
@@ -21,9 +21,9 @@ def start() -> list[Parameter]:
     return [*make_params(dtype=torch.float32), zero_layer]
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_lamb_is_optax_lamb(weight_decay, foreach):
+def test_lamb_is_optax_lamb(weight_decay, how):
     params = start()
     grads = make_grads(params, STEPS)
 
@@ -40,7 +40,7 @@ def test_lamb_is_optax_lamb(weight_decay, foreach):
         theirs, state = step([jax.numpy.asarray(g.numpy()) for g in row], state, theirs)
 
     optimizer = Lamb(
-        params, lr=0.01, betas=(0.9, 0.99), eps=1e-6, trust_eps=0.0, weight_decay=weight_decay, foreach=foreach
+        params, lr=0.01, betas=(0.9, 0.99), eps=1e-6, trust_eps=0.0, weight_decay=weight_decay, **WAYS[how]
     )
     take_steps(optimizer, params, grads)
     assert_near(params, [torch.tensor(jax.device_get(t).tolist()) for t in theirs], TOLERANCE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from naive import NaiveAdam, NaiveAdamW, NaiveE, NaiveLamb, NaiveSGD, WithE
-from support import SHAPES, assert_near, make_grads, make_params, take_steps
+from support import LARGE, SHAPES, WAYS, assert_near, make_grads, make_params, take_steps
 
 from thalweg import ALTO, ESGD, EAdam, EAdamW, Lamb
 from thalweg import equations as eq
@@ -48,35 +48,54 @@ def build(rule: str, params: Any, alpha: float, beta: float, **options: Any) -> 
 
 
 @functools.cache
-def gradients() -> list[list[Tensor]]:
-    return make_grads(make_params(SHAPES), STEPS)
+def gradients(shapes: Any = SHAPES, steps: int = STEPS) -> list[list[Tensor]]:
+    return make_grads(make_params(shapes), steps)
 
 
 @functools.cache
-def naive_result(rule: str, alpha: float, beta: float) -> list[Tensor]:
+def naive_result(rule: str, alpha: float, beta: float, shapes: Any = SHAPES, steps: int = STEPS) -> list[Tensor]:
     result = []
-    for i, theta in enumerate(make_params(SHAPES)):
+    for i, theta in enumerate(make_params(shapes)):
         oracle = WithE(RULES[rule][0], theta, alpha, beta)
-        for row in gradients():
+        for row in gradients(shapes, steps):
             oracle.step(row[i])
         result.append(oracle.theta)
     return result
 
 
-@pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize(("alpha", "beta"), ALLOWED)
-@pytest.mark.parametrize("rule", RULES)
-def test_e_in_front_of_a_rule_follows_the_two_buffer_recursion(rule, alpha, beta, foreach):
+@pytest.mark.parametrize(
+    ("rule", "how"),
+    [(rule, how) for rule in RULES for how in WAYS if how != "fused" or rule in ("ALTO", "AdamW")],  # kernels of ours
+)
+def test_e_in_front_of_a_rule_follows_the_two_buffer_recursion(rule, alpha, beta, how):
     params = make_params(SHAPES)
-    take_steps(build(rule, params, alpha, beta, foreach=foreach), params, gradients())
+    take_steps(build(rule, params, alpha, beta, **WAYS[how]), params, gradients())
     assert_near(params, naive_result(rule, alpha, beta), TOLERANCE)
 
 
-@pytest.mark.parametrize("foreach", [False, True])
-def test_lamb_follows_the_slides_without_e(foreach):
+@pytest.mark.parametrize("how", WAYS)
+def test_lamb_follows_the_slides_without_e(how):
     params = make_params(SHAPES)
-    take_steps(Lamb(params, foreach=foreach, **LAMB), params, gradients())
+    take_steps(Lamb(params, **WAYS[how], **LAMB), params, gradients())
     assert_near(params, naive_result("ALTO", 0.0, 0.5), TOLERANCE)
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize(("alpha", "beta"), [(-5.0, 0.99), (0.5, 0.01)])
+@pytest.mark.parametrize("rule", RULES)
+def test_layers_that_are_cut_and_shared_out_follow_it_too(rule, alpha, beta, how):
+    params = make_params(LARGE)
+    take_steps(build(rule, params, alpha, beta, **WAYS[how]), params, gradients(LARGE, 3))
+    assert_near(params, naive_result(rule, alpha, beta, LARGE, 3), TOLERANCE)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(-5.0, 0.99), (0.5, 0.01)])
+@pytest.mark.parametrize("rule", ["ALTO", "AdamW"])
+def test_tritons_kernels_follow_it(rule, alpha, beta, triton_steps):
+    params = make_params(SHAPES)
+    take_steps(build(rule, params, alpha, beta, **triton_steps), params, gradients()[:6])
+    assert_near(params, naive_result(rule, alpha, beta, SHAPES, 6), TOLERANCE)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), REFUSED)

@@ -6,7 +6,17 @@ import inspect
 
 import pytest
 import torch
-from support import MATRICES, SHAPES, assert_moved, assert_near, assert_same, make_grads, make_params, take_steps
+from support import (
+    MATRICES,
+    SHAPES,
+    WAYS,
+    assert_moved,
+    assert_near,
+    assert_same,
+    make_grads,
+    make_params,
+    take_steps,
+)
 
 from thalweg import ALTO, E, Lamb
 
@@ -42,36 +52,37 @@ def test_e_at_alpha_zero_is_the_base_bit_for_bit_and_allocates_nothing(base, dty
     assert all(len(optimizer.state[p]) > 0 for p in wrapped)
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_alto_at_alpha_zero_is_lamb_bit_for_bit_and_allocates_nothing_more(dtype, foreach):
+def test_alto_at_alpha_zero_is_lamb_bit_for_bit_and_allocates_nothing_more(dtype, how):
     lamb, alto = make_params(dtype=dtype), make_params(dtype=dtype)
     grads = make_grads(lamb, STEPS)
-    take_steps(Lamb(lamb, lr=0.01, betas=(0.8, 0.95), foreach=foreach), lamb, grads)
-    optimizer = ALTO(alto, lr=0.01, betas=(0.8, 0.95), beta=0.7, alpha=0.0, foreach=foreach)
+    take_steps(Lamb(lamb, lr=0.01, betas=(0.8, 0.95), **WAYS[how]), lamb, grads)
+    optimizer = ALTO(alto, lr=0.01, betas=(0.8, 0.95), beta=0.7, alpha=0.0, **WAYS[how])
     take_steps(optimizer, alto, grads)
     assert_moved(lamb, make_params(dtype=dtype))
     assert_same(alto, lamb)
     assert all(set(optimizer.state[p]) == {"step", "exp_avg", "exp_avg_sq"} for p in alto)
 
 
-@pytest.mark.parametrize("foreach", [False, True])
-def test_alto_without_trust_ratio_is_e_around_adamw(foreach):
+@pytest.mark.parametrize("how", WAYS)
+def test_alto_without_trust_ratio_is_e_around_adamw(how):
     ours, theirs = make_params(), make_params()
     grads = make_grads(ours, STEPS)
-    common = {"lr": 0.01, "eps": 1e-6, "weight_decay": 0.1, "foreach": foreach}
-    take_steps(ALTO(ours, beta=0.99, alpha=-5.0, trust_ratio=False, **common), ours, grads)
-    take_steps(E(torch.optim.AdamW(theirs, betas=(0.9, 0.99), **common), alpha=-5.0, beta=0.99), theirs, grads)
+    common = {"lr": 0.01, "eps": 1e-6, "weight_decay": 0.1}
+    take_steps(ALTO(ours, beta=0.99, alpha=-5.0, trust_ratio=False, **common, **WAYS[how]), ours, grads)
+    base = torch.optim.AdamW(theirs, betas=(0.9, 0.99), foreach=False, **common)
+    take_steps(E(base, alpha=-5.0, beta=0.99), theirs, grads)
     assert_near(ours, theirs, 1e-12)
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_lamb_without_trust_ratio_is_adamw(weight_decay, foreach):
+def test_lamb_without_trust_ratio_is_adamw(weight_decay, how):
     ours, theirs = make_params(), make_params()
     grads = make_grads(ours, STEPS)
-    common = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": weight_decay, "foreach": foreach}
-    take_steps(Lamb(ours, trust_ratio=False, **common), ours, grads)
+    common = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": weight_decay}
+    take_steps(Lamb(ours, trust_ratio=False, **common, **WAYS[how]), ours, grads)
     take_steps(torch.optim.AdamW(theirs, **common), theirs, grads)
     assert_near(ours, theirs, 1e-12)
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import assert_near, assert_same, clone_params, make_grads, make_params, take_steps
+from support import WAYS, assert_near, assert_same, clone_params, make_grads, make_params, take_steps
 from torch.nn import Parameter
 
 from thalweg import ALTO, ESGD, E, Lamb
 
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-FOREACH = pytest.mark.parametrize("foreach", [False, True])
+EVERY_WAY = pytest.mark.parametrize("how", WAYS)
 STEPS = 6
 
 
 @HALVES
-@FOREACH
+@EVERY_WAY
 @pytest.mark.parametrize("optimizer", [ALTO, Lamb])
-def test_a_step_in_half_precision_is_the_float32_step_rounded_once(optimizer, dtype, foreach):
+def test_a_step_in_half_precision_is_the_float32_step_rounded_once(optimizer, dtype, how):
     params = make_params(dtype=dtype)
     wide = [Parameter(p.detach().float()) for p in params]
-    narrow_step, wide_step = (optimizer(ps, lr=0.05, foreach=foreach) for ps in (params, wide))
+    narrow_step, wide_step = (optimizer(ps, lr=0.05, **WAYS[how]) for ps in (params, wide))
     for row in make_grads(params, STEPS):
         with torch.no_grad():
             for p, w in zip(params, wide, strict=True):
@@ -36,21 +36,21 @@ def test_a_step_in_half_precision_is_the_float32_step_rounded_once(optimizer, dt
 
 
 @HALVES
-@FOREACH
+@EVERY_WAY
 @pytest.mark.parametrize("optimizer", [ALTO, Lamb])
-def test_an_eps_too_small_for_half_precision_still_counts(optimizer, dtype, foreach):
+def test_an_eps_too_small_for_half_precision_still_counts(optimizer, dtype, how):
     """1e-8 is 0 in float16, and so is the square of 1e-4."""
     p = Parameter(torch.ones(3, dtype=dtype))
     g = torch.tensor([0.0, 1e-4, 1e-4], dtype=dtype)
-    take_steps(optimizer([p], lr=0.1, eps=1e-8, weight_decay=0.0, foreach=foreach), [p], [[g]] * 3)
+    take_steps(optimizer([p], lr=0.1, eps=1e-8, weight_decay=0.0, **WAYS[how]), [p], [[g]] * 3)
     assert torch.isfinite(p).all()
     assert p[0] == 1.0
     assert p[1] == p[2] < 1.0
 
 
 @HALVES
-@FOREACH
-def test_what_the_base_sees_is_computed_in_float32_and_rounded_once(dtype, foreach):
+@EVERY_WAY
+def test_what_the_base_sees_is_computed_in_float32_and_rounded_once(dtype, how):
     params = make_params(dtype=dtype)
     wide = [Parameter(p.detach().float()) for p in params]
     seen = {}
@@ -60,7 +60,7 @@ def test_what_the_base_sees_is_computed_in_float32_and_rounded_once(dtype, forea
             seen[self] = [p.grad.clone() for group in self.param_groups for p in group["params"]]
             return super().step(closure)
 
-    bases = [Seeing(ps, lr=0.1, foreach=foreach) for ps in (params, wide)]
+    bases = [Seeing(ps, lr=0.1, **WAYS[how]) for ps in (params, wide)]
     narrow_e, wide_e = (E(base, alpha=3.0, beta=0.75) for base in bases)
     for row in make_grads(params, STEPS):
         take_steps(narrow_e, params, [row])
@@ -69,14 +69,14 @@ def test_what_the_base_sees_is_computed_in_float32_and_rounded_once(dtype, forea
 
 
 @HALVES
-@FOREACH
-def test_the_ema_of_small_gradients_does_not_stall(dtype, foreach):
+@EVERY_WAY
+def test_the_ema_of_small_gradients_does_not_stall(dtype, how):
     """b moves by (1-β1) of the difference: at β1 = 0.999, bfloat16 would stand still far below g."""
     params = [Parameter(torch.ones(2, dtype=dtype))]
     g = torch.full((2,), 0.5, dtype=dtype)
     optimizers = [
-        ESGD(params, lr=0.0, alpha=1.0, beta=0.999, foreach=foreach),
-        ALTO(params, lr=0.0, alpha=1.0, beta=0.999, foreach=foreach),
+        ESGD(params, lr=0.0, alpha=1.0, beta=0.999, **WAYS[how]),
+        ALTO(params, lr=0.0, alpha=1.0, beta=0.999, **WAYS[how]),
     ]
     for optimizer in optimizers:
         take_steps(optimizer, params, [[g]] * 2000)

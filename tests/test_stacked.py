@@ -8,15 +8,14 @@ from thalweg import ALTO, Lamb
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("optimizer", [ALTO, Lamb])
-def test_stacked_layers_are_adapted_as_if_each_were_a_parameter(optimizer, foreach, dtype):
+def test_stacked_layers_are_adapted_as_if_each_were_a_parameter(optimizer, dtype, way):
     torch.manual_seed(0)
     stack = torch.randn(3, 4, 2, dtype=dtype)
     stack[1] = 0.0  # of norm zero: ratio 1
     stacked = torch.nn.Parameter(stack.clone())
     apart = [torch.nn.Parameter(layer.clone()) for layer in stack]
-    options = {"lr": 0.1, "foreach": foreach, "trust_clip": (0.0, 2.0)}
+    options = {"lr": 0.1, "trust_clip": (0.0, 2.0), **way}
     one, many = optimizer([stacked], norm_dims=(-2, -1), **options), optimizer(apart, **options)
     for _ in range(5):
         g = torch.randn_like(stack) * torch.tensor([1.0, 10.0, 100.0])[:, None, None]
