@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from support import MATRICES, SHAPES
+from support import LARGE, LARGE_MATRICES, MATRICES, SHAPES
 
 from thalweg import ALTO, ESGD, E, EAdam, EAdamW, Lamb
 
@@ -68,6 +68,7 @@ class Capability:
     arguments: tuple[str, ...] = ("params",)  # those of the constructor that are no options
     counters: tuple[str, ...] = ("step",)  # state that counts steps, whatever the gradients
     shapes: tuple[tuple[int, ...], ...] = SHAPES
+    large: tuple[tuple[int, ...], ...] = LARGE
     complex: bool = True
     foreach: bool = True
     lazy: bool = True  # allocates nothing before the first step
@@ -344,6 +345,7 @@ TABLE: tuple[Capability, ...] = (
         state=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
         wide=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
         shapes=((2, 3, 4), (3, 4), (2, 2), (1, 2, 3)),
+        large=((2, 129, 129), (3, 297, 297), (513, 65)),
         complex=False,  # a real view has an axis more
         init_state=True,
     ),
@@ -398,7 +400,7 @@ TABLE: tuple[Capability, ...] = (
         counters=("step", "mu_product"),
         resumes_bfloat16=False,  # mu_product
     ),
-    around(torch.optim.Adafactor, ("step", "row_var", "col_var"), shapes=MATRICES, complex=False),
-    around(torch.optim.Muon, ("momentum_buffer",), shapes=MATRICES, complex=False, foreach=False, counters=()),
+    around(torch.optim.Adafactor, ("step", "row_var", "col_var"), shapes=MATRICES, large=LARGE_MATRICES, complex=False),
+    around(torch.optim.Muon, ("momentum_buffer",), shapes=MATRICES, large=LARGE_MATRICES, complex=False, foreach=False, counters=()),
 )
 CASES = tuple((entry, option) for entry in TABLE for option in (None, *entry.options))

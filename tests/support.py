@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SHAPES: tuple[tuple[int, ...], ...] = ((3, 4), (5,), (), (2, 3, 1, 2))
 MATRICES: tuple[tuple[int, ...], ...] = ((3, 4), (5, 2))
 LARGE: tuple[tuple[int, ...], ...] = ((32_771,), (513, 513))
+LARGE_MATRICES: tuple[tuple[int, ...], ...] = ((65, 505), (2051, 129))
 """Just above what the kernels share out among threads, and what torch's operations take as a piece."""
 WAYS: dict[str, dict[str, Any]] = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 """How ALTO and Lamb step on the CPU."""

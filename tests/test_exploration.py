@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import assert_near, assert_same, make_grads, make_params, take_steps, through_a_file
+from support import WAYS, assert_near, assert_same, make_grads, make_params, take_steps, through_a_file
 
 from thalweg import ALTO, ESGD, E
 from thalweg import equations as eq
 
-FOREACH = pytest.mark.parametrize("foreach", [False, True])
+EVERY_WAY = pytest.mark.parametrize("how", WAYS)
 BETA = 0.75
 
 
-def alto(params, alpha, foreach):
-    return ALTO(params, lr=0.01, alpha=alpha, betas=(0.9, 0.99), beta=BETA, foreach=foreach), "alpha"
+def alto(params, alpha, how):
+    return ALTO(params, lr=0.01, alpha=alpha, betas=(0.9, 0.99), beta=BETA, **WAYS[how]), "alpha"
 
 
-def esgd(params, alpha, foreach):
-    return ESGD(params, lr=0.01, alpha=alpha, beta=BETA, foreach=foreach), "explore_alpha"
+def esgd(params, alpha, how):
+    return ESGD(params, lr=0.01, alpha=alpha, beta=BETA, **WAYS[how]), "explore_alpha"
 
 
 KINDS = pytest.mark.parametrize("build", [alto, esgd])
@@ -29,10 +29,10 @@ def emas(optimizer, params):
 
 
 @KINDS
-@FOREACH
-def test_b_is_the_ema_of_the_gradient(build, foreach):
+@EVERY_WAY
+def test_b_is_the_ema_of_the_gradient(build, how):
     params = make_params()
-    optimizer, _ = build(params, 1.5, foreach)
+    optimizer, _ = build(params, 1.5, how)
     grads = make_grads(params, 20)
     take_steps(optimizer, params, grads)
     weights = [(1 - BETA) * BETA ** (19 - k) for k in range(20)]
@@ -41,10 +41,10 @@ def test_b_is_the_ema_of_the_gradient(build, foreach):
 
 
 @KINDS
-@FOREACH
-def test_alpha_scheduled_from_zero_to_nonzero_and_back_starts_b_and_keeps_it_up_to_date(build, foreach):
+@EVERY_WAY
+def test_alpha_scheduled_from_zero_to_nonzero_and_back_starts_b_and_keeps_it_up_to_date(build, how):
     params = make_params()
-    optimizer, name = build(params, 0.0, foreach)
+    optimizer, name = build(params, 0.0, how)
     grads = make_grads(params, 12)
     take_steps(optimizer, params, grads[:3])
     assert all("explore_ema" not in optimizer.state[p] for p in params)
@@ -67,13 +67,13 @@ def test_alpha_scheduled_from_zero_to_nonzero_and_back_starts_b_and_keeps_it_up_
 
 
 @KINDS
-@FOREACH
-def test_at_alpha_zero_the_gradient_passes_untouched_though_b_exists(build, foreach):
+@EVERY_WAY
+def test_at_alpha_zero_the_gradient_passes_untouched_though_b_exists(build, how):
     """lerp(g, b, 0) is g, bit for bit."""
     scheduled, plain = make_params(dtype=torch.float32), make_params(dtype=torch.float32)
     grads = make_grads(scheduled, 6)
-    optimizer, name = build(scheduled, 2.0, foreach)
-    reference, _ = build(plain, 0.0, foreach)
+    optimizer, name = build(scheduled, 2.0, how)
+    reference, _ = build(plain, 0.0, how)
     zero = [[torch.zeros_like(g) for g in row] for row in grads[:1]]
     take_steps(optimizer, scheduled, zero)  # allocates b, and leaves it at zero
     take_steps(reference, plain, zero)
@@ -87,21 +87,21 @@ def test_at_alpha_zero_the_gradient_passes_untouched_though_b_exists(build, fore
 @KINDS
 def test_b_started_during_training_is_saved_and_loaded(build):
     params = make_params()
-    optimizer, name = build(params, 0.0, False)
+    optimizer, name = build(params, 0.0, "single")
     take_steps(optimizer, params, make_grads(params, 2))
     optimizer.param_groups[0][name] = 2.0
     take_steps(optimizer, params, make_grads(params, 2))
     resumed_params = make_params()
-    resumed, _ = build(resumed_params, 0.0, False)
+    resumed, _ = build(resumed_params, 0.0, "single")
     resumed.load_state_dict(through_a_file(optimizer.state_dict()))
     assert_same(emas(resumed, resumed_params), emas(optimizer, params))
 
 
 @KINDS
-@FOREACH
-def test_beta_scheduled_during_training_changes_the_next_ema_and_the_gain(build, foreach):
+@EVERY_WAY
+def test_beta_scheduled_during_training_changes_the_next_ema_and_the_gain(build, how):
     params = make_params()
-    optimizer, _ = build(params, 1.5, foreach)
+    optimizer, _ = build(params, 1.5, how)
     grads = make_grads(params, 2)
     take_steps(optimizer, params, grads[:1])
     before = [b.clone() for b in emas(optimizer, params)]
@@ -112,12 +112,12 @@ def test_beta_scheduled_during_training_changes_the_next_ema_and_the_gain(build,
     assert_near(emas(optimizer, params), expected, 1e-14)
 
 
-@FOREACH
-def test_parameters_with_and_without_b_go_side_by_side(foreach):
+@EVERY_WAY
+def test_parameters_with_and_without_b_go_side_by_side(how):
     """One parameter's gradient appears after the others' b has started."""
     params, alone = make_params(), make_params()
     grads = make_grads(params, 5)
-    optimizer = ESGD(params, lr=0.1, alpha=1.5, beta=BETA, foreach=foreach)
+    optimizer = ESGD(params, lr=0.1, alpha=1.5, beta=BETA, **WAYS[how])
     take_steps(optimizer, params, [[*row[:-1], row[-1] if k > 1 else None] for k, row in enumerate(grads)])
     take_steps(ESGD(alone[-1:], lr=0.1, alpha=1.5, beta=BETA), alone[-1:], [row[-1:] for row in grads[2:]])
     assert_near(params[-1:], alone[-1:], 1e-14)

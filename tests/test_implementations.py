@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from capabilities import Capability
-from support import assert_near, assert_same, clone_params, make_grads, make_params, random_tensors, take_steps
+from support import WAYS, assert_near, assert_same, clone_params, make_grads, make_params, random_tensors, take_steps
 
 from thalweg import ALTO, Lamb
 from thalweg.backends import choice, compiled, toolchain
@@ -14,22 +16,66 @@ STEPS = 8
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
-def run(entry, dtype, **kwargs):
-    params = make_params(entry.shapes, dtype)
-    take_steps(entry.build(params, **kwargs), params, make_grads(params, STEPS))
+@functools.cache
+def gradients(shapes, dtype, steps):
+    return make_grads(make_params(shapes, dtype), steps)
+
+
+def run(entry, dtype, *, large=False, **kwargs):
+    """The parameters after some steps, which have left all that is the user's as it was."""
+    params = make_params(entry.large if large else entry.shapes, dtype)
+    optimizer = entry.build(params, **kwargs)
+    lr = optimizer.param_groups[0]["lr"]
+    rate = lr.clone() if isinstance(lr, torch.Tensor) else lr
+    for row in gradients(entry.large if large else entry.shapes, dtype, 2 if large else STEPS):
+        grads = [g.clone() for g in row]
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+        optimizer.step()
+        assert all(p.grad is g for p, g in zip(params, grads, strict=True))
+        if not kwargs.get("overwrite_grad"):
+            assert_same(grads, row)
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert lr == rate
     return params
+
+
+def assert_all_take_the_same_steps(entry, option, dtype, *, large):
+    kwargs = option.kwargs if option is not None else {}
+    single, foreach = (run(entry, dtype, large=large, foreach=foreach, **kwargs) for foreach in (False, True))
+    # A capturable count is a float32 tensor: two roundings of it on top.
+    tolerance = 1e-6 if "capturable" in kwargs else TOLERANCE[dtype]
+    assert_near(foreach, single, tolerance)
+    if entry.takes("fused"):
+        assert_near(run(entry, dtype, large=large, **{"fused": True, **kwargs}), single, tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.where(test=Capability.takes_foreach_with)
 def test_foreach_fused_and_single_take_the_same_steps(entry, option, dtype):
-    kwargs = option.kwargs if option is not None else {}
-    single, foreach = (run(entry, dtype, foreach=foreach, **kwargs) for foreach in (False, True))
-    # A capturable count is a float32 tensor: two roundings of it on top.
-    tolerance = 1e-6 if "capturable" in kwargs else TOLERANCE[dtype]
-    assert_near(foreach, single, tolerance)
-    if issubclass(entry.constructor, Lamb):
-        assert_near(run(entry, dtype, fused=True, **kwargs), single, tolerance)
+    assert_all_take_the_same_steps(entry, option, dtype, large=False)
+
+
+@pytest.mark.where(test=Capability.takes_foreach_with)
+def test_so_they_do_for_layers_that_are_cut_and_shared_out(entry, option):
+    assert_all_take_the_same_steps(entry, option, torch.float64, large=True)
+
+
+@pytest.mark.where(test=lambda entry: entry.takes("lr"))
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("trust_ratio", [None, True, False])
+def test_a_learning_rate_in_a_tensor_is_left_as_it_is(entry, large, how, trust_ratio):
+    """With the trust ratio, without it, and with all that scales the update."""
+    lr = torch.tensor(0.0625, dtype=torch.float64)
+    lamb = issubclass(entry.constructor, Lamb)
+    if (trust_ratio is not None and not lamb) or (how == "foreach" and not lamb):  # torch's refuses it on the CPU
+        pytest.skip("not an option of it")
+    options = {} if trust_ratio is None else {"trust_ratio": trust_ratio, "max_grad_norm": 0.5, "maximize": True}
+    tensor, number = (run(entry, torch.float64, large=large, lr=rate, **WAYS[how], **options) for rate in (lr, 0.0625))
+    assert lr.item() == 0.0625
+    assert lr._version == 0
+    assert_near(tensor, number, 1e-13)
 
 
 @pytest.mark.parametrize("foreach", [False, True])
