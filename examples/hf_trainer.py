@@ -54,16 +54,16 @@ def train(model: Classifier, **how: object) -> tuple[Trainer, float]:
     return trainer, right.float().mean().item()
 
 
-explore = paper_defaults(batch_size=256)  # alpha and beta
+alpha_and_beta = paper_defaults(batch_size=256)
 
 # By class: the Trainer makes the groups and decays no biases and norms. ALTO is told to adapt what is decayed.
-built, accuracy = train(Classifier(), optimizer_cls_and_kwargs=(EAdamW, {"lr": 0.01, **explore}))
-alto = ALTO, {"lr": 0.03, "trust_ratio": "decayed", **explore}
+built, accuracy = train(Classifier(), optimizer_cls_and_kwargs=(EAdamW, {"lr": 0.01, **alpha_and_beta}))
+alto = ALTO, {"lr": 0.03, "trust_ratio": "decayed", **alpha_and_beta}
 by_class, by_class_accuracy = train(Classifier(), optimizer_cls_and_kwargs=alto)
 
 # Or with groups of one's own; None stands for the Trainer's schedule.
 model = Classifier()
-optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.03, **explore)
+optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.03, **alpha_and_beta)
 given, given_accuracy = train(model, optimizers=(optimizer, None))
 
 print(

@@ -25,7 +25,7 @@ class ALTO(Lamb):
 
     Args:
         params: as in :class:`Lamb`, like all arguments not named here.
-        lr: learning rate η ≥ 0.
+        lr: learning rate η ≥ 0, three to ten times AdamW's; why the default is 0.01 is said there.
         betas: (β2, β3) of the paper, the decay rates of the first and of the second moment, as in every Adam.
         alpha: α of E, |α| < 1/(1-β1); negative explores (the paper's choice for batches of 1K and more, with
             β1 = 0.99), positive exploits (α = 0.5 and β1 = 0.01 below that): ``**paper_defaults(batch_size)`` passes
@@ -63,7 +63,7 @@ class ALTO(Lamb):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor = 1e-2,
         betas: tuple[float, float] = (0.9, 0.99),
         alpha: float = -5.0,
         beta: float = 0.99,
