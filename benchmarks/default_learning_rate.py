@@ -1,6 +1,6 @@
 """Which learning rate of ALTO and LAMB trains without a search? Training losses on four small problems.
 
-    python benchmarks/default_learning_rate.py    # about five minutes on one core
+    python benchmarks/default_learning_rate.py    # ten minutes on one core of two busy ones
 
 Constant rates, no schedule, the default of every other option, ``param_groups``; the mean loss of the last ten steps
 over three seeds. Nothing is held out: this asks whether a rate trains at all, not which optimizer is better.

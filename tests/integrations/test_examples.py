@@ -42,7 +42,7 @@ FACTS = {
 MARKS = {"compiled_step": [pytest.mark.slow]}
 
 
-# What an example prints speaks for itself: the share of unseen digits told right, .1 by chance; or a loss, .5 at the start.
+# What an example prints speaks for itself: the share of unseen digits told right, or a loss that starts at .5 or so.
 RIGHT = {
     "plain_torch": ["accuracy"],
     "accelerate_loop": ["accuracy"],
