@@ -68,8 +68,8 @@ class Lamb(Optimizer):
         params: parameters, named parameters, or groups; every option below but ``max_grad_norm``'s norm is per group.
         lr: learning rate η ≥ 0, a number or a one-element tensor. An adapted layer moves by about η times its own norm
             at each step, so that AdamW's 0.001 hardly trains: 100 steps on digits leave the loss at 2.21, AdamW at
-            0.95, the default of 0.01 at 0.88. On four small problems 0.01 ends below AdamW at its default, the best rate
-            is 0.01 to 0.03, and 0.1 fails (benchmarks/README.md). With ``trust_ratio=False``, take AdamW's.
+            0.95, the default of 0.01 at 0.88. On four small problems 0.01 ends below AdamW at its default, the best is
+            0.01 to 0.03, and 0.1 fails (benchmarks/README.md). With ``trust_ratio=False``, take AdamW's.
         betas: (β2, β3), the decay rates of the first and second moment, each in [0, 1).
         eps: ε1 > 0, added to √v̂.
         trust_eps: ε2 ≥ 0 of the trust ratio; 0 gives the published LAMB.
