@@ -401,6 +401,14 @@ TABLE: tuple[Capability, ...] = (
         resumes_bfloat16=False,  # mu_product
     ),
     around(torch.optim.Adafactor, ("step", "row_var", "col_var"), shapes=MATRICES, large=LARGE_MATRICES, complex=False),
-    around(torch.optim.Muon, ("momentum_buffer",), shapes=MATRICES, large=LARGE_MATRICES, complex=False, foreach=False, counters=()),
+    around(
+        torch.optim.Muon,
+        ("momentum_buffer",),
+        shapes=MATRICES,
+        large=LARGE_MATRICES,
+        complex=False,
+        foreach=False,
+        counters=(),
+    ),
 )
 CASES = tuple((entry, option) for entry in TABLE for option in (None, *entry.options))

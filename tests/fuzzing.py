@@ -120,8 +120,8 @@ class Life:
             try:
                 act(optimizer)
             except REFUSALS as error:
-                assert str(error), "an error without a word"
-                assert same(before, snapshot(optimizer)), f"refused half way: {error!r}"
+                assert str(error), "an error without a word"  # noqa: PT017
+                assert same(before, snapshot(optimizer)), f"refused half way: {error!r}"  # noqa: PT017
                 errors.append(error)
         assert len(errors) in (0, 2), f"one of two has raised: {errors!r}"
         if errors:

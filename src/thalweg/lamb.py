@@ -32,7 +32,7 @@ from thalweg.hyperparameters import DECAYED, check_keys, check_lamb, check_loade
 from thalweg.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
     from torch.optim.optimizer import ParamsT
 
