@@ -13,6 +13,7 @@ itself: a signal is seen by the process that started it.
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 import sys
 from typing import TYPE_CHECKING, Any
@@ -66,10 +67,9 @@ class Life:
             if isinstance(options["lr"], torch.Tensor):
                 options["lr"] = 0.01
             build = rng.choice([EAdamW, E.of(torch.optim.SGD), E.of(torch.optim.RMSprop), E.of(torch.optim.NAdam)])
-            own = ("explore_alpha", "explore_beta") if build._own["alpha"] != "alpha" else ("alpha", "beta")
-            options |= dict(zip(own, exploring.values(), strict=True)) | {
-                "nonfinite": rng.choice(["propagate", "skip"])
-            }
+            if "explore_alpha" in inspect.signature(build).parameters:  # RMSprop has an alpha of its own
+                exploring = {f"explore_{name}": value for name, value in exploring.items()}
+            options |= exploring | {"nonfinite": rng.choice(["propagate", "skip"])}
             return build, {"foreach": False}, options
         build = rng.choice([ALTO, Lamb])
         options |= exploring if build is ALTO else {}
