@@ -144,9 +144,14 @@ def assign(p: Tensor, g: Tensor) -> None:
 def snapshot(optimizer: Optimizer) -> list[Any]:
     """Parameters, state and options, copied."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    options = [{k: listed(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     states = [dict(optimizer.state.get(p, {})) for p in params]
     return [*(p.detach().clone() for p in params), copied(states), [dict(o) for o in options]]
+
+
+def listed(option: Any) -> Any:
+    """A tuple, whatever kind of sequence an option is given as: the check of a group may write it so."""
+    return tuple(option.tolist()) if isinstance(option, torch.Tensor) and option.ndim == 1 else option
 
 
 def copied(tree: Any) -> Any:

@@ -83,7 +83,7 @@ def base_named(name: str) -> type[Optimizer]:
     path = name.removeprefix(_MARK).replace("__", ".")
     try:
         found = pkgutil.resolve_name(path) if name.startswith(_MARK) else None
-    except (ImportError, ValueError):
+    except (AttributeError, ImportError, ValueError):
         found = None
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise AttributeError(f"module {_PACKAGE!r} has no attribute {name!r}")
