@@ -174,8 +174,7 @@ def _rates(
         found = (norms(tensors, on_host=_on_host(layers[0])) for tensors in (thetas, rs))
         return list((rate * eq.trust_ratio(*found, eps=eps, clip=clip).to(dtype)).unbind())
     return [
-        rate
-        * eq.trust_ratio(eq.norm(theta, layer.norm_dims), eq.norm(r, layer.norm_dims), eps=eps, clip=clip).to(dtype)
+        rate * eq.trust_ratio(_norm(theta, layer), _norm(r, layer), eps=eps, clip=clip).to(dtype)
         for layer, theta, r in zip(layers, thetas, rs, strict=True)
     ]
 
@@ -183,3 +182,8 @@ def _rates(
 def _on_host(layer: Layer) -> bool:
     """Whether a number costs nothing to read."""
     return layer.param.is_cpu and not isinstance(layer.step, Tensor) and not hasattr(layer.param, "device_mesh")
+
+
+def _norm(x: Tensor, layer: Layer) -> Tensor:
+    """As for a layer among those that are one norm each."""
+    return norms([x], on_host=_on_host(layer))[0] if layer.norm_dims is None else eq.norm(x, layer.norm_dims)

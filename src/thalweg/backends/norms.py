@@ -19,6 +19,12 @@ def norms(tensors: list[Tensor], *, on_host: bool = False) -> Tensor:
         found = fast_norms(tensors)
         if is_exact(found, found.dtype):
             return found
+        if found.dtype == torch.float64:  # each by itself, so that none depends on its company
+            return torch.stack([n if is_exact(n, n.dtype) else eq.norm(t) for n, t in zip(found, tensors, strict=True)])
+    return _exact(tensors)
+
+
+def _exact(tensors: list[Tensor]) -> Tensor:
     if tensors[0].dtype == torch.float64 or tensors[0].device.type == "mps":
         return torch.stack([eq.norm(t.to(compute_dtype(t.dtype))) for t in tensors])
     return torch.stack(torch._foreach_norm(tensors, 2.0, dtype=torch.float64))  # on CUDA without a copy in float64
