@@ -23,7 +23,8 @@ from support import assert_same, clone_params, make_grads, make_params, take_ste
 from torch.nn import Parameter
 
 from thalweg import ALTO, EAdamW, Lamb
-from thalweg.backends import cache, choice, compiled, toolchain
+from thalweg.kernels import cpp, plan
+from thalweg.kernels.cpp import cache, toolchain
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -62,7 +63,7 @@ def load():
     found = []
     for numbers in ([1.0, 2.0], [1.0, 4.0]):
         x = torch.tensor(numbers)
-        row = compiled._VECTOR.pack(x.data_ptr(), 2, 4, compiled._bits(3.0, torch.float32))
+        row = cpp._VECTOR.pack(x.data_ptr(), 2, 4, cpp._bits(3.0, torch.float32))
         found.append(judge(row, 1, 1))
     assert found == [1, 0]
 
@@ -73,7 +74,7 @@ def files(folder):
 
 def forget():
     """As in a process that has just begun."""
-    for known in (compiled._judge, compiled._kernel, choice._warn):
+    for known in (cpp._judge, cpp._kernel, plan._warn):
         known.cache_clear()
 
 

@@ -1,4 +1,4 @@
-"""Checks of hyperparameters, with the texts of :mod:`thalweg.hyperparameters` but without torch.
+"""Checks of hyperparameters, with the texts of :mod:`thalweg.optim.hyperparameters` but without torch.
 
 Only Python and NumPy numbers are judged, early and by value. Arrays may be traced (``optax.inject_hyperparams``,
 ``jax.vmap``), and a schedule has no value yet: both pass.
