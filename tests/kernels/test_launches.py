@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.kernels import Scales, triton
 from thalweg.kernels.pieces import Scratch
-from thalweg.kernels.triton import tables as triton_tables
+from thalweg.kernels.triton import address_tables as triton_tables
 
 
 def test_a_backward_pass_across_the_step_raises():

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg import ALTO, EAdamW, Lamb
 from thalweg.kernels import foreach, plan, single, triton
-from thalweg.kernels.triton import tables as triton_tables
+from thalweg.kernels.triton import address_tables as triton_tables
 from thalweg.optim import one_pass
 
 aten = torch.ops.aten

@@ -46,8 +46,8 @@ from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit, forea
 from thalweg.kernels.addresses import walk
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import NARROW
+from thalweg.kernels.triton.address_tables import COLUMNS, tables
 from thalweg.kernels.triton.kernels import adapt, sweep, touch
-from thalweg.kernels.triton.tables import COLUMNS, tables
 
 CHUNK = 16384
 """Elements for one program; a whole number of blocks."""

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from thalweg.kernels.eightbit import BLOCK as RUN_OF_SCALE
 from thalweg.kernels.eightbit import MARGIN
-from thalweg.kernels.triton.tables import COLUMNS
+from thalweg.kernels.triton.address_tables import COLUMNS
 
 _COLUMNS = tl.constexpr(COLUMNS)
 _RUN = tl.constexpr(RUN_OF_SCALE)
