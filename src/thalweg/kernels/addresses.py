@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thalweg.kernels import Hyper, Layer, eightbit
+from thalweg.kernels import Hyper, Layer, eightbit, has_numbers
 from thalweg.kernels.checks import (
     BUFFERS,
     LOW,
@@ -36,6 +36,8 @@ class Walk(NamedTuple):
 def look(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> tuple[int, ...] | None:
     """The ``addresses`` of a layer, all of it checked that may change from step to step; None if it has no state yet.
 
+    Those of a fake tensor, or of one on meta, are none.
+
     Raises:
         ValueError, TypeError, RuntimeError: what :mod:`thalweg.kernels.checks` says of a tensor that does not fit.
     """
@@ -60,6 +62,8 @@ def look(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> tuple[int,
                     return _lie(p, grad, m, v, b, at)
         except (KeyError, AttributeError, RuntimeError):
             pass
+    if not has_numbers(p):  # torch's operations look themselves
+        return ()
     check_parameter(p, optimizer)
     check_gradient(p, grad, optimizer)
     if not state or state.keys().isdisjoint(("step", *BUFFERS)):

@@ -78,7 +78,7 @@ def with_e(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 def refuse_misnamed(group: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Raise ``ValueError`` for an α or β1 that nobody would read; some bases have an ``alpha`` of their own."""
     for argument, name in (("alpha", ALPHA), ("beta", BETA)):
-        if argument not in defaults and group.get(argument, group[name]) != group[name]:
+        if argument in group and argument not in defaults and group[argument] != group[name]:
             reject(argument, group[argument], f"called {name} in a group of E")
 
 
