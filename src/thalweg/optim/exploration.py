@@ -27,7 +27,7 @@ from torch.optim import (
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from thalweg import equations as eq
-from thalweg.kernels import compute_dtype, foreach_lerp, local
+from thalweg.kernels import compute_dtype, foreach_lerp, has_numbers, local
 from thalweg.kernels.checks import (
     LOW,
     PLAIN,
@@ -136,7 +136,7 @@ def check_left(base: Optimizer, groups: Groups, *, judged: bool) -> None:
                 check_gradient(p, g, "E")
                 if holds_its_values(type(here := local(p))):
                     check_storage(f"a parameter of shape {tuple(p.shape)}", here)
-            if judged and not holds_its_values(cls := type(local(g))):
+            if judged and has_numbers(g) and not holds_its_values(cls := type(local(g))):
                 reject("nonfinite", "skip or raise", f"'propagate' for gradients of class {cls.__name__}")
             for name, x in base.state.get(p, {}).items():
                 if name in buffers and (x is not None or name == EMA) and not _is_ordinary(x, p):

@@ -68,6 +68,8 @@ def start(optimizer: Any, key: str) -> None:
 
 def note(optimizer: Any, key: str) -> None:
     """Let all groups have the count under ``key``, to be saved: the tensor itself, so that nothing is read."""
+    if is_fake(optimizer.skipped_steps):  # which torch cannot copy in a group, and there is no count
+        return
     for group in optimizer.param_groups:
         group[key] = optimizer.skipped_steps
 
