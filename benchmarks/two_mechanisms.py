@@ -208,7 +208,7 @@ def main() -> None:
         if cell.key not in record["cells"]:
             record["cells"][cell.key] = EXPERIMENTS[cell.experiment](cell, images, seeds)
             print(cell.key, flush=True)
-            path.write_text(json.dumps({**record, "environment": environment()}, indent=1))
+            path.write_text(json.dumps({**record, "environment": environment()}, indent=1) + "\n")
     print(tables(record))
     print(f"\nwritten: {path}")
 

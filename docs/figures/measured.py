@@ -58,49 +58,73 @@ def main() -> None:
 
 
 def two_mechanisms(record: dict[str, Any]) -> Figure:
-    """Sharpness over the predicted limit, at the edge; and over S, below the edge and at it."""
-    figure, axes = _figure((10.5, 4.2), 2)
-    left, right = axes
+    """Sharpness over the predicted limit; over S, below the edge; and over the limit again, on the way down."""
+    figure, axes = _figure((13, 4.2), 3)
+    _settled(axes[0], record)
+    _below(axes[1], record)
+    _at(axes[2], record)
+    return figure
+
+
+def _settled(ax: Axes, record: dict[str, Any]) -> None:
     for momentum, colour, marker in ((0.0, BLUE, "o"), (0.9, ORANGE, "^")):
-        label = f"momentum {momentum:g}" if momentum else "no momentum"
-        for key, cell in _cells(record, "limits", momentum=momentum):
-            _, eta, _, alpha, beta = key
+        label: str | None = f"momentum {momentum:g}" if momentum else "no momentum"
+        for (_, eta, _, alpha, beta), cell in _cells(record, "limits", momentum=momentum):
             at = stability_limit(alpha, beta, momentum=momentum) / eta
-            mean, half = interval(cell["sharpness"])
-            left.errorbar(at, mean, half, fmt=marker, color=colour, label=label, capsize=2)
-            left.annotate(_name(alpha, beta), (at, mean), (5, -9), textcoords="offset points", fontsize=6.5)
+            ax.errorbar(at, *interval(cell["sharpness"]), fmt=marker, color=colour, label=label, capsize=2)
             label = None
-    left.plot([3, 50], [3, 50], color=GREY, linewidth=0.8)
-    left.set(xscale="log", yscale="log")
-    for axis in (left.xaxis, left.yaxis):
+            if momentum and at < 5.0:  # where the iterates swing
+                mean, _ = interval(cell["sharpness"])
+                where = (-10, -18) if alpha < -1.0 else (0, 9)
+                ax.annotate(
+                    f"{alpha:g}, {beta:g}", (at, mean), where, textcoords="offset points", fontsize=7, ha="center"
+                )
+    _diagonal(ax, (3.0, 50.0))
+    ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(FixedLocator([5, 10, 20, 40]))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(_plain))
-    left.set(xlabel="stability limit over η", ylabel="sharpness, mean of steps 2,000 to 3,000")
-    left.set_title("At the edge: sharpness sits at the limit", fontsize=10)
-    left.legend(fontsize=8, loc="upper left")
-    for eta, colour, marker in ((0.1, GREEN, "s"), (0.4, PURPLE, "D")):
-        label = f"η = {eta:g}, {'below' if eta == 0.1 else 'at'} the edge"
-        for key, cell in _cells(record, "levels", eta=eta, momentum=0.0):
-            alpha, beta = key[3:]
-            if None in cell["sharpness"][-1]:
-                continue
-            mean, half = interval(cell["sharpness"][-1])
-            strength = implicit_regularization(alpha)
-            right.errorbar(strength, mean, half, fmt=marker, color=colour, label=label, capsize=2)
-            if eta == 0.4:
-                right.annotate(_name(alpha, beta), (strength, mean), (5, -9), textcoords="offset points", fontsize=6.5)
+    ax.set(xlim=(2.6, 55), xlabel="stability limit over η", ylabel="sharpness, mean of steps 2,000 to 3,000")
+    ax.set_title("At the edge: it settles at the limit", fontsize=10)
+    ax.legend(fontsize=8, loc="upper left")
+
+
+def _below(ax: Axes, record: dict[str, Any]) -> None:
+    for momentum, colour, marker in ((0.0, BLUE, "o"), (0.9, ORANGE, "^")):
+        label: str | None = f"momentum {momentum:g}" if momentum else "no momentum"
+        cells = _cells(record, "levels", eta=0.1, momentum=momentum)
+        alone = next(cell for key, cell in cells if key[3] == 0.0)["sharpness"][0]
+        for (_, _, _, alpha, _), cell in cells:
+            more = [100.0 * (mine / base - 1.0) for mine, base in zip(cell["sharpness"][0], alone, strict=True)]
+            strength = implicit_regularization(alpha, momentum=momentum)
+            ax.errorbar(strength, *interval(more), fmt=marker, color=colour, label=label, capsize=2)
             label = None
-    right.set_xscale("symlog", linthresh=5)
-    right.xaxis.set_major_locator(FixedLocator([-7, -3, 0, 3, 11, 17, 40, 81]))
-    right.xaxis.set_minor_locator(NullLocator())
-    right.xaxis.set_major_formatter(FuncFormatter(_plain))
-    right.set(
-        ylim=(0, None), xlabel="S, penalty on the gradient norm (no momentum)", ylabel="sharpness at training loss 0.15"
+    ax.axhline(0.0, color=GREY, linewidth=0.8)
+    ax.set(xlabel="S", ylabel="sharpness at loss 0.5, to that without E, %")
+    ax.set_title("Below the edge (η = 0.1): S orders it, by per cents", fontsize=10)
+    ax.legend(fontsize=8)
+
+
+def _at(ax: Axes, record: dict[str, Any]) -> None:
+    alone = next(cell for key, cell in _cells(record, "levels", eta=0.1, momentum=0.0) if key[3] == 0.0)
+    for (_, eta, _, alpha, beta), cell in _cells(record, "levels", eta=0.8, momentum=0.0):
+        at = stability_limit(alpha, beta) / eta
+        mean, half = interval(cell["sharpness"][-1])
+        ax.errorbar(at, mean, half, fmt="o", color=BLUE, capsize=2)
+        name = "none" if alpha == 0.0 else f"{alpha:g}, {beta:g}"
+        ax.annotate(name, (at, mean), (7, -9), textcoords="offset points", fontsize=7)
+    _diagonal(ax, (1.0, 9.0))
+    ax.axhline(
+        interval(alone["sharpness"][-1])[0], color=GREEN, linewidth=1.0, linestyle="--", label="at η = 0.1, without E"
     )
-    right.set_title("Below the edge S lowers it, at the edge the limit rules", fontsize=10)
-    right.legend(fontsize=8, loc="center right")
-    return figure
+    ax.set(xlim=(0, 18.5), ylim=(0, 9), xlabel="stability limit over η", ylabel="sharpness at training loss 0.15")
+    ax.set_title("η = 0.8: the limit rules, by factors", fontsize=10)
+    ax.legend(fontsize=8, loc="lower right")
+
+
+def _diagonal(ax: Axes, ends: tuple[float, float]) -> None:
+    ax.plot(ends, ends, color=GREY, linewidth=0.8)
 
 
 def which_alpha(record: dict[str, Any]) -> Figure:
@@ -120,8 +144,9 @@ def which_alpha(record: dict[str, Any]) -> Figure:
                 label = name if j == 0 else None
                 ax.errorbar(mean, y, xerr=half, fmt=marker, color=colour, label=label, markersize=4.5, capsize=1.5)
         ax.axvline(0.0, color=GREY, linewidth=0.8)
-        ax.set_xscale("symlog", linthresh=2)
-        ax.xaxis.set_major_locator(FixedLocator([-30, -10, -4, -2, -1, 0, 1, 2, 4, 10]))
+        ax.set_xscale("symlog", linthresh=1)
+        ax.set_xlim((-16, 5) if regime != "zeroth" else (-2, 2))
+        ax.xaxis.set_major_locator(FixedLocator([-12, -6, -3, -1, 0, 1, 3]))
         ax.xaxis.set_major_formatter(FuncFormatter(_plain))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.tick_params(axis="x", labelsize=7)
@@ -152,10 +177,6 @@ def _cells(record: dict[str, Any], experiment: str, **wanted: float) -> list[tup
         if name == experiment and all(have[one] == value for one, value in wanted.items()):
             found.append((key, cell))
     return found
-
-
-def _name(alpha: float, beta: float) -> str:
-    return "none" if alpha == 0.0 else f"{alpha:g}, {beta:g}"
 
 
 def _figure(size: tuple[float, float], columns: int, *, sharey: bool = False) -> tuple[Figure, Sequence[Axes]]:

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from thalweg import ESGD
 from thalweg.theory import alpha_for, implicit_regularization
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* is stable only up to")
 START = np.array([0.9, -0.7])
 TIME = 2.0
 STEPS = (600, 1200)

@@ -25,7 +25,7 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     Small layers are taken together up to :func:`~thalweg.backends.pieces.piece_size`; the temporaries, two in float32,
     have that size. A larger layer, on CPU from an eighth of that on, is taken alone and in pieces of that size, with
     one temporary of the layer's own, from ``scratch``, or none where its gradient may be overwritten. What is computed
-    for a layer does not hang on the others.
+    for a layer does not depend on the others.
     Layers whose tensors are laid out differently, or with gaps, are left to :mod:`~thalweg.backends.single`.
     """
     device = layers[0].param.device

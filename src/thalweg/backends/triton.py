@@ -24,7 +24,7 @@ thread, which is what the first pass compiles to, 7 programs share a multiproces
 state in 8 bits the second pass has up to 118 registers, in blocks of half the size. That is reckoned, not measured: the
 kernels have been compiled and interpreted, and have yet to run on a GPU.
 
-What a step costs beside them hangs on the number of parameters by torch's multi-tensor operations alone, which launch
+What a step costs beside them depends on the number of parameters by torch's multi-tensor operations alone, which launch
 once for every hundred tensors or so: one to judge the gradients, one to count the steps, one for ``max_grad_norm``.
 """
 

@@ -11,7 +11,7 @@ from thalweg.theory.stability import Crossings, crossings, damping, gain, swing_
 from thalweg.theory.warning import enough_alpha, is_narrow
 
 NEAR, BEYOND = 0.8, 1.2
-"""Of the limit: measured edges of stability lie between these but for the shortest-lived ones, docs/what-e-does.md."""
+"""Of the limit; measured edges of stability lie between these where iterates flip (docs/what-e-does.md)."""
 
 
 def explain(

@@ -1,0 +1,34 @@
+"""The kernels in C++, as a process has them that has just begun."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import torch
+
+from thalweg.backends import choice, compiled, toolchain
+
+compile_ = toolchain._compiled
+compile_once = functools.cache(lambda source, *command: compile_(source, list(command)))
+
+
+def load():
+    """The kernel that judges gradients, as in a process that has none yet, tried out."""
+    judge = toolchain.load("finite.cpp", "all_within", {}, (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64))
+    found = []
+    for numbers in ([1.0, 2.0], [1.0, 4.0]):
+        x = torch.tensor(numbers)
+        row = compiled._VECTOR.pack(x.data_ptr(), 2, 4, compiled._bits(3.0, torch.float32))
+        found.append(judge(row, 1, 1))
+    assert found == [1, 0]
+
+
+def files(folder):
+    return sorted(folder.iterdir())
+
+
+def forget():
+    """As in a process that has just begun."""
+    for known in (compiled._judge, compiled._kernel, choice._warn):
+        known.cache_clear()
