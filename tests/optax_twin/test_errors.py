@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -102,12 +103,69 @@ def test_a_real_accumulator_of_complex_parameters_is_refused():
     assert tj.scale_by_exploration(accumulator_dtype=jnp.complex64).init(jnp.ones(2, jnp.complex64)).ema.dtype == "c8"
 
 
-@pytest.mark.parametrize("axes", [1, [(0,), "rows"]], ids=str)
-def test_axes_that_are_no_tuples_are_refused(axes):
-    tx = tj.scale_by_trust_ratio(norm_axes=axes)
-    params = [jnp.ones(2), jnp.ones(2)]
-    with pytest.raises(ValueError, match=r"^norm_axes must be None or a tuple of axes, for each parameter, got "):
+@pytest.mark.parametrize("axes", [1, "rows", [(0,), "rows"], {"a": (0, 0)}, (True,), (0.5,)], ids=str)
+def test_axes_that_are_no_tuples_of_different_axes_are_refused(axes):
+    text = rf"^norm_axes must be None or a tuple of different axes, for each parameter, got {re.escape(repr(axes))}$"
+    for build in (tj.scale_by_trust_ratio, functools.partial(tj.alto, 0.1)):
+        with pytest.raises(ValueError, match=text):
+            build(norm_axes=axes)
+    tx, params = tj.scale_by_trust_ratio(norm_axes=lambda params: {"a": axes}), {"a": jnp.ones((2, 3))}
+    with pytest.raises(ValueError, match=r"^norm_axes must be None or a tuple of different axes"):
         tx.update(params, tx.init(params), params)
+
+
+@pytest.mark.parametrize("axes", [(2,), (-3,), (0, -2)], ids=str)
+def test_axes_that_a_parameter_has_not_are_refused(axes):
+    text = rf"^norm_axes must be .*, also of one of shape \(2, 3\), got {re.escape(repr(axes))}$"
+    tx, params = tj.scale_by_trust_ratio(norm_axes=axes), jnp.ones((2, 3))
+    with pytest.raises(ValueError, match=text):
+        tx.update(params, tx.init(params), params)
+
+
+@pytest.mark.parametrize("mask", ["kernels", {"a": "no"}, {"a": 0.5}], ids=str)
+@pytest.mark.parametrize("name", ["mask", "trust_mask"])
+@pytest.mark.parametrize("make", [tj.alto, tj.lamb])
+def test_masks_that_say_neither_yes_nor_no_are_refused(make, name, mask):
+    text = f"^{name} must be None, a tree of True and False, or a function from parameters to one, got "
+    with pytest.raises(ValueError, match=text + re.escape(repr(mask))):
+        make(0.1, **{name: mask})
+    for fine in (None, True, {"a": False}, [np.bool_(True), 1], lambda params: params):
+        make(0.1, **{name: fine})
+
+
+@pytest.mark.parametrize("make", [np.array, jnp.array, lambda x: np.array([0.5, x]), lambda x: jnp.array([x, 0.5])])
+@pytest.mark.parametrize(
+    ("build", "name", "value"),
+    [
+        (tj.alto, "learning_rate", -1.0),
+        (tj.alto, "weight_decay", float("nan")),
+        (tj.alto, "trust_eps", float("inf")),
+        (tj.alto, "eps", 0.0),
+        (tj.alto, "b1", 1.0),
+        (tj.alto, "beta", -0.1),
+        (tj.lamb, "b2", 1.5),
+        (tj.lamb, "b1", 1j),
+        (tj.scale_by_adam, "eps_root", -1.0),
+        (tj.scale_by_trust_ratio, "eps", -1.0),
+        (tj.scale_by_exploration, "beta", 1.0),
+        (tj.scale_by_exploration, "alpha", 100.0),
+    ],
+)
+def test_arrays_are_judged_by_value_unless_they_are_traced(build, name, value, make):
+    required = {"learning_rate": 0.1} if build in (tj.alto, tj.lamb) else {}
+    required |= {"alpha": 0.1} if name == "beta" else {}
+    build(**{**required, name: make(0.25)})
+    with pytest.raises(ValueError, match=rf"^{name} must be a number .*, got (array|Array)\("):
+        build(**{**required, name: make(value)})
+    if value != 1j:
+        jax.jit(lambda traced: build(**{**required, name: traced}).init(jnp.ones(2)))(make(value))
+
+
+def test_alpha_and_beta_in_arrays_are_judged_together():
+    tj.scale_by_exploration(jnp.array([1.9, -50.0]), jnp.array([0.5, 0.99]))
+    for alpha, beta in ((2.0, jnp.array(0.5)), (np.array([1.0, -2.0]), np.array(0.5)), (jnp.array(1.0), 0.0)):
+        with pytest.raises(ValueError, match=r"^alpha must be a number "):
+            tj.scale_by_exploration(alpha, beta)
 
 
 @pytest.mark.parametrize("make", [tj.alto, tj.lamb])
@@ -121,7 +179,6 @@ def test_what_has_no_value_yet_is_let_through():
     schedule = optax.constant_schedule(0.1)
     tj.alto(schedule, alpha=schedule, weight_decay=schedule)
     tj.scale_by_exploration(schedule, 0.0)
-    tj.scale_by_exploration(0.5, jnp.array(0.0))  # an array may be traced
     jax.jit(lambda alpha, beta: tj.scale_by_exploration(alpha, beta).init(jnp.ones(2)))(200.0, 0.5)
     jax.jit(lambda beta: tj.scale_by_exploration(200.0, beta).init(jnp.ones(2)))(0.5)
     for bad in (NAN, "1"):

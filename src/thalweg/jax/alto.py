@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import optax
 
-from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_nonnegative, is_number
+from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_mask, check_nonnegative, is_number
 from thalweg.jax.dtypes import widen
 from thalweg.jax.exploration import scale_by_exploration
 from thalweg.jax.moments import scale_by_adam
@@ -129,7 +129,7 @@ def lamb(
 ) -> optax.GradientTransformationExtraArgs:
     """LAMB: Adam's direction, scaled layer by layer to the norm of the layer.
 
-    With ``trust_eps=0`` this is :func:`optax.lamb` in exact arithmetic, with its state; see
+    With ``trust_eps=0`` this is :func:`optax.lamb` in exact arithmetic, with its state, for real parameters; see
     :func:`thalweg.jax.scale_by_adam` and :func:`thalweg.jax.scale_by_trust_ratio` for what is done differently.
 
     Args:
@@ -188,6 +188,8 @@ def _lamb(
     check_nonnegative("trust_eps", trust_eps)
     check_nonnegative("weight_decay", weight_decay, schedule=True)
     check_clip("trust_clip", trust_clip)
+    check_mask("mask", mask)
+    check_mask("trust_mask", trust_mask)
     trust_ratio = scale_by_trust_ratio(trust_eps, trust_clip, norm_axes)
     return _wide_inside(
         optax.chain(

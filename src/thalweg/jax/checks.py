@@ -1,14 +1,14 @@
 """Checks of hyperparameters, with the texts of :mod:`thalweg.hyperparameters` but without torch.
 
-Only Python and NumPy numbers are judged, early and by value. Arrays may be traced (``optax.inject_hyperparams``,
-``jax.vmap``), and a schedule has no value yet: both pass.
+Numbers and arrays are judged early and by value, arrays in all their entries. What has no value yet passes: an array
+that is traced (``optax.inject_hyperparams``, ``jax.vmap``), and a schedule.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
@@ -29,11 +29,20 @@ def is_number(value: object) -> bool:
 
 
 def check_number(argument: str, value: object, allowed: str, holds: Callable[[float], bool]) -> None:
-    """Raise ``ValueError`` unless value is an array or a number for which ``holds``."""
-    if isinstance(value, jax.Array | np.ndarray):
-        return
-    if not (is_number(value) and holds(float(value))):  # type: ignore[arg-type]
-        reject(argument, value, allowed)
+    """Raise ``ValueError`` unless ``holds`` for a number, for each entry of an array, or who knows of a traced one."""
+    if not isinstance(value, jax.core.Tracer):
+        known = _numbers(value)
+        if known is None or not all(map(holds, known.flat)):
+            reject(argument, value, allowed)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A number or an array of real numbers in float64; None for anything else."""
+    if is_number(value):
+        return np.asarray(float(value))
+    array = isinstance(value, jax.Array | np.ndarray)
+    real = array and any(jax.numpy.issubdtype(value.dtype, kind) for kind in (np.integer, np.floating))
+    return np.asarray(value, np.float64) if real else None
 
 
 def check_nonnegative(argument: str, value: object, *, schedule: bool = False) -> None:
@@ -71,7 +80,13 @@ def check_exploration(alpha: object, beta: object, *, names: tuple[str, str]) ->
     if callable(alpha):
         return
     if not is_number(beta):
-        check_number(a, alpha, f"a number with |{a}| < 1/(1 - {b})", math.isfinite)
+        allowed = f"a number with |{a}| < 1/(1 - {b})"
+        check_number(a, alpha, allowed, math.isfinite)
+        if any(isinstance(x, jax.core.Tracer) for x in (alpha, beta)):
+            return
+        known_alpha, known_beta = _numbers(alpha), _numbers(beta)
+        if not np.all(np.abs(known_alpha) * (1.0 - known_beta) < 1.0):  # type: ignore[operator,arg-type]
+            reject(a, alpha, allowed)
         return
     known = float(beta)  # type: ignore[arg-type]
     limit = 1.0 / (1.0 - known)
@@ -99,3 +114,29 @@ def as_tuple(value: object) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 1:
         return tuple(value.tolist())
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple) else value
+
+
+def check_mask(argument: str, mask: object) -> None:
+    """Raise ``ValueError`` unless mask is None, a function, or a tree of what says yes or no."""
+    if not callable(mask) and not all(
+        isinstance(leaf, bool | int | np.bool_ | np.ndarray | jax.Array) for leaf in jax.tree.leaves(mask)
+    ):
+        reject(argument, mask, "None, a tree of True and False, or a function from parameters to one")
+
+
+def check_axes(argument: str, axes: object) -> None:
+    """Raise ``ValueError`` unless axes is a function, or a tree of None and tuples of different axes."""
+    for leaf in jax.tree.leaves(axes, is_leaf=is_axes):
+        if not is_axes(leaf) and not callable(axes):
+            reject(argument, axes, "None or a tuple of different axes, for each parameter")
+
+
+def is_axes(x: object) -> bool:
+    """Whether x is None or a tuple of different axes, or a list of them as config files have it."""
+    # By exact type: optax's MaskedNode is an empty named tuple. And an empty list is a tree without leaves.
+    axes = as_tuple(x)
+    listed = type(axes) is tuple and (type(x) is tuple or len(axes) > 0)
+    if x is None or not listed:
+        return x is None
+    integers = all(isinstance(axis, Integral) and not isinstance(axis, bool) for axis in axes)
+    return integers and len({*axes}) == len(axes)

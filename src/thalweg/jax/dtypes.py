@@ -65,10 +65,10 @@ def lerp(start: Any, end: Any, weight: ArrayLike) -> jax.Array:
     dtype = jnp.promote_types(wide_dtype(start), wide_dtype(end))
     real = jnp.real(jnp.zeros((), dtype)).dtype
     start, end = jnp.asarray(start, dtype), jnp.asarray(end, dtype)
-    from_start = start + jnp.asarray(weight, real) * (end - start)
-    from_end = end - jnp.asarray(1 - weight, real) * (end - start)
+    from_start: jax.Array = start + jnp.asarray(weight, real) * (end - start)
+    from_end: jax.Array = end - jnp.asarray(1 - weight, real) * (end - start)
     if is_number(weight):
-        return from_start if weight < 0.5 else from_end  # type: ignore[operator, no-any-return]
+        return from_start if weight < 0.5 else from_end  # type: ignore[operator]
     return jnp.where(jnp.asarray(weight) < 0.5, from_start, from_end)
 
 

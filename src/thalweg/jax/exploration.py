@@ -50,7 +50,7 @@ def scale_by_exploration(
         A :class:`optax.GradientTransformation`. Its state is one tree like the parameters, and a count.
 
     Raises:
-        ValueError: an argument outside its range, named with its value. Arrays and schedules are not looked into.
+        ValueError: an argument outside its range, named with its value. Traced arrays and schedules pass, unread.
 
     >>> tx = scale_by_exploration(alpha=0.5, beta=0.5)
     >>> updates, state = tx.update(jnp.array(1.0), tx.init(jnp.array(0.0)))

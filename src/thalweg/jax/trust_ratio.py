@@ -6,14 +6,13 @@ r"""LAMB's trust ratio: each layer's update scaled to the norm of the layer.
 from __future__ import annotations
 
 import functools
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from thalweg.jax.checks import as_tuple, check_clip, check_nonnegative, reject
+from thalweg.jax.checks import as_tuple, check_axes, check_clip, check_nonnegative, is_axes, reject
 from thalweg.jax.dtypes import is_none, wide_dtype
 
 if TYPE_CHECKING:
@@ -58,10 +57,12 @@ def scale_by_trust_ratio(
     """
     check_nonnegative("eps", eps)
     clip = check_clip("clip", clip)
+    check_axes("norm_axes", norm_axes)
 
     def scale(axes: tuple[int, ...] | None, r: Any, theta: Any) -> Any:
         if r is None:
             return None
+        _check_fit(axes, jnp.shape(theta))
         wide = jnp.asarray(r, wide_dtype(r))
         phi, r_norm = norm(jnp.asarray(theta, wide_dtype(theta)), axes), norm(wide, axes)
         if clip is not None:
@@ -80,12 +81,11 @@ def scale_by_trust_ratio(
             raise ValueError(NO_PARAMS)
 
         def scale_subtree(axes: Any, r: optax.Updates, theta: optax.Params) -> optax.Updates:
-            if not _is_axes(axes):
-                reject("norm_axes", axes, "None or a tuple of axes, for each parameter")
             return jax.tree.map(lambda r, theta: scale(as_tuple(axes), r, theta), r, theta, is_leaf=is_none)
 
         tree = norm_axes(params) if callable(norm_axes) else norm_axes
-        return jax.tree.map(scale_subtree, tree, updates, params, is_leaf=_is_axes), state
+        check_axes("norm_axes", tree)
+        return jax.tree.map(scale_subtree, tree, updates, params, is_leaf=is_axes), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update_fn)
 
@@ -118,8 +118,8 @@ def abs_square(x: jax.Array) -> jax.Array:
     return jnp.real(x * jnp.conj(x))
 
 
-def _is_axes(x: object) -> bool:
-    # By exact type: optax's MaskedNode is an empty named tuple. And an empty list is a tree without leaves.
-    axes = as_tuple(x)
-    listed = type(axes) is tuple and (type(x) is tuple or len(axes) > 0)
-    return x is None or (listed and all(isinstance(axis, Integral) for axis in axes))
+def _check_fit(axes: tuple[int, ...] | None, shape: tuple[int, ...]) -> None:
+    n = len(shape)
+    inside = axes is None or all(-n <= axis < n for axis in axes)
+    if not inside or (axes and len({axis % n for axis in axes}) < len(axes)):
+        reject("norm_axes", axes, f"None or different axes of each parameter, also of one of shape {shape}")
