@@ -144,10 +144,10 @@ def _sqrt(x):
 
 
 @triton.jit
-def _squares(x, BLOCK: tl.constexpr):
-    """Sums of four squares, in float64: the squares of 1e25 and of 1e-25 are beyond float32."""
+def _squares(x, BLOCK: tl.constexpr, GROUP: tl.constexpr):
+    """Sums of GROUP squares, in float64: the squares of 1e25 and of 1e-25 are beyond float32."""
     x = x.to(tl.float64)
-    return tl.sum((x * x).reshape(BLOCK // 4, 4), 1)
+    return tl.sum((x * x).reshape(BLOCK // GROUP, GROUP), 1)
 
 
 @triton.jit
@@ -165,6 +165,7 @@ def _block(
     KEEP: tl.constexpr,
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
 ):
     """The squares of θ and of r in one block, moved by its step size if not to be measured: see :func:`sweep`."""
     param, grad, exp_avg, exp_avg_sq, explore_ema = at  # of state: codes or numbers, scales, tables
@@ -193,7 +194,7 @@ def _block(
     r = _divide(_divide(m, correction2), _sqrt(_divide(v, correction3)) + eps) + weight_decay * theta
     if not MEASURE:
         _store(param, lanes, count, theta - rate * r, seed, index, STOCHASTIC, MASKED)
-    return _squares(theta, BLOCK), _squares(r, BLOCK)
+    return _squares(theta, BLOCK, GROUP), _squares(r, BLOCK, GROUP)
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -283,18 +284,20 @@ def sweep(
         tl.full([], weight_decay, DTYPE),
         rate,
     )
-    theta_squares = tl.zeros([BLOCK // 4], tl.float64)
-    r_squares = tl.zeros([BLOCK // 4], tl.float64)
+    # Fewer sums take fewer registers; in float64 fewer than these would let ptxas trade some for the stack.
+    GROUP: tl.constexpr = 2 if tl.float64 == DTYPE else 4
+    theta_squares = tl.zeros([BLOCK // GROUP], tl.float64)
+    r_squares = tl.zeros([BLOCK // GROUP], tl.float64)
     full = count // BLOCK * BLOCK
     for start in range(0, full, BLOCK):
         theta_square, r_square = _block(
-            at, seeds, scalars, start, count, DTYPE, EXPLORE, STOCHASTIC, MEASURE, FRESH, KEEP, False, BLOCK
+            at, seeds, scalars, start, count, DTYPE, EXPLORE, STOCHASTIC, MEASURE, FRESH, KEEP, False, BLOCK, GROUP
         )
         theta_squares += theta_square
         r_squares += r_square
     if full < count:
         theta_square, r_square = _block(
-            at, seeds, scalars, full, count, DTYPE, EXPLORE, STOCHASTIC, MEASURE, FRESH, KEEP, True, BLOCK
+            at, seeds, scalars, full, count, DTYPE, EXPLORE, STOCHASTIC, MEASURE, FRESH, KEEP, True, BLOCK, GROUP
         )
         theta_squares += theta_square
         r_squares += r_square
