@@ -36,6 +36,17 @@ def test_another_process_finds_it_without_having_made_it():
     assert done.stdout.split() == ["ERMSprop", "EAdamW"]
 
 
+def test_that_of_a_class_in_a_script_is_pickled_too():
+    """Its name is of no use there: the module's has two underscores itself."""
+    code = (
+        "import pickle, torch, thalweg\n"
+        "class Own(torch.optim.SGD): pass\n"
+        "cls = thalweg.E.of(Own)\n"
+        "assert pickle.loads(pickle.dumps(cls)) is cls"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_its_constructor_has_the_arguments_of_both_once(base):
     signature = inspect.signature(E.of(base))
@@ -78,6 +89,7 @@ def test_jsonargparse_and_hydra_build_it_by_its_path(path, own):
         (group,) = optimizer.param_groups
         assert group["lr"] == 0.03
         assert list(group.get("betas", ())) == [*betas.get("betas", ())]
+        assert type(group.get("betas", ())) in (list, tuple)
         if own:
             assert sorted(
                 group[key]
