@@ -69,7 +69,7 @@ def triton_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def step_with_triton(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
         pytest.skip("needs Triton's interpreter")
-    kernels = importlib.import_module("thalweg.backends.triton")
-    for chooser in ("thalweg.lamb", "thalweg.layers"):
+    kernels = importlib.import_module("thalweg.kernels.triton")
+    for chooser in ("thalweg.optim.lamb", "thalweg.optim.layers"):
         monkeypatch.setattr(f"{chooser}.choose", lambda *_: kernels)
     return {}

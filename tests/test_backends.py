@@ -10,9 +10,10 @@ from torch.profiler import profile
 from torch.torch_version import TorchVersion
 
 from thalweg import ALTO, Lamb
-from thalweg.backends import Layer, compiled, foreach_lerp, lowbit, toolchain
-from thalweg.backends.pieces import CHUNK, PIECE, Scratch, flat, pieces
-from thalweg.backends.precision import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA
+from thalweg.kernels import Layer, cpp, eightbit, foreach_lerp
+from thalweg.kernels.cpp import toolchain
+from thalweg.kernels.pieces import CHUNK, PIECE, Scratch, flat, pieces
+from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA
 
 WAYS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 STEPS = 3
@@ -30,7 +31,7 @@ def run(starts, gradients, way, **options):
 
 def whole(monkeypatch):
     """No layer is cut."""
-    monkeypatch.setattr("thalweg.backends.pieces.PIECE", 1 << 60)
+    monkeypatch.setattr("thalweg.kernels.pieces.PIECE", 1 << 60)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -167,7 +168,7 @@ def test_one_kernel_serves_all_shapes_and_hyperparameters(monkeypatch):
     built = []
     real = toolchain.load
     monkeypatch.setattr(toolchain, "load", lambda file, *rest: built.append(file) or real(file, *rest))
-    compiled._kernel.cache_clear()
+    cpp._kernel.cache_clear()
     params = [Parameter(normal(*shape, dtype=torch.float32)) for shape in ((), (2,), (3, 5), (70, 80), (2, 3, 4, 5))]
     optimizer = ALTO(params, alpha=-5.0, fused=True)
     group = optimizer.param_groups[0]
@@ -203,17 +204,17 @@ def test_the_kernel_that_judges_gradients_sees_every_entry(dtype):
     tensors = [torch.zeros(size, dtype=dtype) for size in (0, 1, 3, 100_003)]
     tensors.append(torch.zeros(4, 5, dtype=dtype).t())
     limit = 1000.0
-    assert compiled.all_within(tensors, lambda dtype: limit) is True
+    assert cpp.all_within(tensors, lambda dtype: limit) is True
     beyond = torch.nextafter(torch.tensor(limit, dtype=dtype), torch.tensor(torch.inf, dtype=dtype)).item()
     for i, position in ((1, 0), (2, 2), (3, 0), (3, 50_001), (3, 100_002), (4, 19)):
         for value, within in ((limit, True), (-limit, True), (beyond, False), (-beyond, False)):
             flat(tensors[i : i + 1])[0][position] = value
-            assert compiled.all_within(tensors, lambda dtype: limit) is within
+            assert cpp.all_within(tensors, lambda dtype: limit) is within
         for value in (torch.nan, -torch.inf):
             flat(tensors[i : i + 1])[0][position] = value
-            assert compiled.all_within(tensors, lambda dtype: limit) is False
+            assert cpp.all_within(tensors, lambda dtype: limit) is False
         tensors[i].zero_()
-    assert compiled.all_within([tensors[3][::2]], lambda dtype: limit) is None  # has gaps
+    assert cpp.all_within([tensors[3][::2]], lambda dtype: limit) is None  # has gaps
 
 
 def test_float16_is_converted_as_torch_converts_it():
@@ -282,8 +283,8 @@ def test_all_store_state_in_few_bits_alike(way, stored, trust_ratio):
     (params, state), (expected, expected_state) = found
     assert_near(params, expected, 1e-4)
     for a, b in zip(state, expected_state, strict=True):
-        assert lowbit.kind(a) == lowbit.kind(b)
-        if lowbit.is_8bit(a):
+        assert eightbit.kind(a) == eightbit.kind(b)
+        if eightbit.is_8bit(a):
             assert_near([a.scale], [b.scale], 1e-6)
             a, b = a.codes, b.codes
         if a.dtype in (torch.bfloat16, torch.uint8):

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import Parameter
 
 from thalweg import ALTO, E, EAdamW, Lamb
-from thalweg.backends import foreach, lowbit
+from thalweg.kernels import eightbit, foreach
 
 WHERE = {"fake": FakeTensorMode, "meta": lambda: nullcontext()}
 LARGE = ((64, 64), (300, 1000), (5,))
@@ -88,7 +88,7 @@ def test_what_is_kept_for_them_does_not_reach_real_ones():
         return params
 
     expected = step_real_ones()
-    for kept in (lowbit.tables, foreach._counted):
+    for kept in (eightbit.tables, foreach._counted):
         kept.cache_clear()
     take_two_steps(functools.partial(Lamb, state_dtype="8bit", foreach=True), [(64, 64), (3,)], "fake")
     take_two_steps(functools.partial(Lamb, nonfinite="propagate", foreach=True), [(64, 64), (3,)], "fake")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import make_grads, make_params, take_steps
 
 from thalweg import ALTO, EAdamW, Lamb
-from thalweg.hyperparameters import check_exploration
+from thalweg.optim.hyperparameters import check_exploration
 
 FEW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 

@@ -10,7 +10,8 @@ from capabilities import Capability
 from support import WAYS, assert_near, assert_same, clone_params, make_grads, make_params, random_tensors, take_steps
 
 from thalweg import ALTO, Lamb
-from thalweg.backends import choice, compiled, toolchain
+from thalweg.kernels import cpp, plan
+from thalweg.kernels.cpp import toolchain
 
 STEPS = 8
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
@@ -117,7 +118,7 @@ def test_foreach_takes_groups_of_mixed_dtypes_and_sizes(entry):
 def test_kernels_are_the_default_on_cpu(optimizer, monkeypatch):
     calls = []
     for name in ("compiled", "foreach", "single"):
-        monkeypatch.setattr(f"thalweg.backends.{name}.step", lambda *args, name=name: calls.append(name))
+        monkeypatch.setattr(f"thalweg.kernels.{name}.step", lambda *args, name=name: calls.append(name))
     params = make_params()
     for options in ({}, {"fused": True}, {"fused": False}, {"foreach": True}, {"foreach": False}):
         take_steps(optimizer(params, **options), params, make_grads(params, 1))
@@ -126,7 +127,7 @@ def test_kernels_are_the_default_on_cpu(optimizer, monkeypatch):
 
 def forget():
     """As in a process that has just begun."""
-    for known in (compiled._judge, compiled._kernel, choice._warn):
+    for known in (cpp._judge, cpp._kernel, plan._warn):
         known.cache_clear()
 
 

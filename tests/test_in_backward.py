@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from thalweg import ALTO, E, EAdamW, Lamb, param_groups, step_in_backward
-from thalweg.exploration import BY_PARAMETER
+from thalweg.optim.exploration import BY_PARAMETER
 
 STEPS = 6
 WIDTH = 128

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchao.optim.subclass_8bit import OptimState8bit
 
 from thalweg import ALTO
-from thalweg.backends import lowbit
-from thalweg.backends.precision import noise
+from thalweg.kernels import eightbit
+from thalweg.kernels.rounding import noise
 
 SIGNED = pytest.mark.parametrize("signed", [True, False])
 
@@ -25,8 +25,8 @@ def numbers(signed: bool, count: int = 1 << 14) -> Tensor:
 
 
 def written(x: Tensor, signed: bool, seed: int = 0) -> OptimState8bit:
-    q = lowbit.zeros(x, signed=signed)
-    lowbit.write(q, x, noise(x, seed, 0))
+    q = eightbit.zeros(x, signed=signed)
+    eightbit.write(q, x, noise(x, seed, 0))
     return q
 
 
@@ -51,7 +51,7 @@ def test_each_number_becomes_one_of_the_two_fractions_about_it_of_the_largest_of
 def test_rounding_keeps_the_mean(signed):
     x = torch.randn(4096, generator=torch.Generator().manual_seed(0))
     x = x if signed else x.square()
-    draws = torch.stack([lowbit.read(written(x, signed, seed)) for seed in range(0, 8000, 4)])
+    draws = torch.stack([eightbit.read(written(x, signed, seed)) for seed in range(0, 8000, 4)])
     q = written(x, signed)
     fractions = (x.view(-1, 256) / q.scale.unsqueeze(1)).view(-1)
     inside = (fractions > q.qmap[0 if signed else 1]) & (fractions < 1.0)  # others have one neighbour to go to
@@ -67,8 +67,8 @@ def test_rounding_keeps_the_mean(signed):
 def test_what_is_read_is_what_torchao_reads_and_writes_back_bit_for_bit(signed, seed):
     q = written(numbers(signed, 1 << 18), signed)
     assert isinstance(q, OptimState8bit)
-    assert torch.equal(lowbit.read(q), q.dequantize())
-    again = written(lowbit.read(q), signed, seed)
+    assert torch.equal(eightbit.read(q), q.dequantize())
+    again = written(eightbit.read(q), signed, seed)
     assert torch.equal(again.codes, q.codes)
     assert torch.equal(again.scale, q.scale)
 
@@ -83,15 +83,15 @@ def test_precision_does_not_hang_on_the_magnitude(signed):
 def test_a_mean_of_squares_is_not_rounded_to_zero_and_zero_stays():
     x = torch.zeros(4096)
     x[0], x[1] = 1.0, 1e-30
-    v = lowbit.read(written(x, signed=False))
+    v = eightbit.read(written(x, signed=False))
     assert (v[0], v[2:].any()) == (1.0, False)
     assert v[1] > 0
 
 
 @SIGNED
 def test_zeros_are_zeros_written(signed):
-    q = lowbit.zeros(torch.ones(64, 64), signed=signed)
-    assert not lowbit.read(q).any()
+    q = eightbit.zeros(torch.ones(64, 64), signed=signed)
+    assert not eightbit.read(q).any()
     again = written(torch.zeros(64, 64), signed)
     assert torch.equal(q.codes, again.codes)
     assert torch.equal(q.scale, again.scale)
@@ -101,42 +101,42 @@ def test_zeros_are_zeros_written(signed):
     ("shape", "eight_bits"), [((4096,), True), ((64, 80), True), ((3840,), False), ((4097,), False), ((), False)]
 )
 def test_small_and_odd_sizes_stay_in_float32(shape, eight_bits):
-    z = lowbit.zeros(torch.ones(shape), signed=True)
-    assert lowbit.is_8bit(z) == eight_bits
+    z = eightbit.zeros(torch.ones(shape), signed=True)
+    assert eightbit.is_8bit(z) == eight_bits
     assert (z.shape, z.dtype) == (shape, torch.float32)
 
 
 def test_a_copy_is_apart_and_a_piece_is_not():
     q = written(numbers(True), signed=True)
-    before = lowbit.read(q)
+    before = eightbit.read(q)
     twins = q.clone(), copy.deepcopy(q)
     first, *_ = q.view(-1).split(1024)
-    lowbit.write(first, torch.ones(1024), noise(torch.ones(1024), 0, 0))
-    assert torch.equal(lowbit.read(q), torch.cat((torch.ones(1024), before[1024:])))
+    eightbit.write(first, torch.ones(1024), noise(torch.ones(1024), 0, 0))
+    assert torch.equal(eightbit.read(q), torch.cat((torch.ones(1024), before[1024:])))
     for twin in twins:
-        assert torch.equal(lowbit.read(twin), before)
+        assert torch.equal(eightbit.read(twin), before)
     with pytest.raises(ValueError, match=r"^8-bit state is cut as a vector, at blocks of 256, got .* and 100$"):
         q.view(-1).split(100)
 
 
 def test_without_torchao_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
-    lowbit.torchao.cache_clear()
+    eightbit.torchao.cache_clear()
     with pytest.raises(
         ImportError, match=r"^state_dtype='8bit' needs torchao>=0\.17, pip install 'thalweg\[lowbit\]' \("
     ):
         ALTO([torch.nn.Parameter(torch.ones(3))], state_dtype={"exp_avg": "8bit"})
     monkeypatch.undo()
-    lowbit.torchao()
+    eightbit.torchao()
 
 
 def test_a_torchao_whose_tensors_have_no_dtype_is_named(monkeypatch):
     def zeros(shape, signed=True, block_size=256, device=None):
         """That of torchao 0.16."""
 
-    monkeypatch.setattr(lowbit.torchao().OptimState8bit, "zeros", zeros)
-    lowbit.torchao.cache_clear()
+    monkeypatch.setattr(eightbit.torchao().OptimState8bit, "zeros", zeros)
+    eightbit.torchao.cache_clear()
     with pytest.raises(ImportError, match=r"needs torchao>=0\.17, .* \(the one installed is older than 0\.17\)$"):
         ALTO([torch.nn.Parameter(torch.ones(3))], state_dtype="8bit")
     monkeypatch.undo()
-    lowbit.torchao()
+    eightbit.torchao()

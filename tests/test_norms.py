@@ -9,8 +9,8 @@ from torch.nn import Parameter
 
 from thalweg import ALTO, Lamb
 from thalweg import equations as eq
-from thalweg.backends.norms import norms
-from thalweg.layers import all_finite, global_norm
+from thalweg.kernels.norms import norms
+from thalweg.optim.layers import all_finite, global_norm
 
 LR = 0.25
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}

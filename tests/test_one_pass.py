@@ -25,8 +25,9 @@ from test_backends import peak
 from torch.nn import Parameter
 from torch.optim import Adam, AdamW
 
-from thalweg import E, EAdam, EAdamW, one_pass
-from thalweg.backends import compiled
+from thalweg import E, EAdam, EAdamW
+from thalweg.kernels import cpp
+from thalweg.optim import one_pass
 
 STEPS = 6
 
@@ -244,7 +245,7 @@ def test_bfloat16_parameters_are_left_to_the_base(base_steps):
 
 @pytest.mark.parametrize("fused", [None, True])
 def test_without_a_compiler_the_base_steps(fused, monkeypatch, base_steps):
-    monkeypatch.setattr(compiled, "missing", lambda wanted: "no compiler")
+    monkeypatch.setattr(cpp, "missing", lambda wanted: "no compiler")
     params = make_params(dtype=torch.float32)
     optimizer = EAdamW(params, fused=fused)
     take_steps(optimizer, params, make_grads(params, 2))

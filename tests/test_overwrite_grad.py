@@ -13,8 +13,8 @@ from torch.nn import Parameter
 from torch.optim import LBFGS, SGD, Adam, AdamW, Muon
 
 from thalweg import ALTO, E, EAdamW, Lamb
-from thalweg.backends.memory import overwritable
-from thalweg.backends.pieces import PIECE
+from thalweg.kernels.overwriting import overwritable
+from thalweg.kernels.pieces import PIECE
 
 STEPS = 4
 SHAPES = ((2 * PIECE + 5,), (513, 515), (PIECE // 4,), (7, 3), (), (0, 3))

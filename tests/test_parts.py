@@ -10,9 +10,10 @@ from torch.nn import Parameter
 from torch.optim import LBFGS, SGD, AdamW, Muon
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from thalweg import E, exploration
-from thalweg.backends.pieces import PIECE
-from thalweg.exploration import parts
+from thalweg import E
+from thalweg.kernels.pieces import PIECE
+from thalweg.optim import exploration
+from thalweg.optim.exploration import parts
 
 SHAPES = ((3, 4), (5, 2), (1, 2), (4, 4), (2, 2), (7, 1))
 CUT = [[(3, 4)], [(5, 2), (1, 2)], [(4, 4)], [(2, 2), (7, 1)]]  # none larger than the largest

@@ -10,7 +10,7 @@ from support import make_grads, make_params, take_steps
 from torch.optim.lr_scheduler import LinearLR
 
 from thalweg import ALTO, EAdamW
-from thalweg.state import restored_on_error
+from thalweg.optim.state import restored_on_error
 
 
 def contents(value):

@@ -7,7 +7,7 @@ import torch
 from support import assert_same, make_grads, make_params, take_steps
 
 from thalweg import ALTO
-from thalweg.backends.precision import stochastic_round
+from thalweg.kernels.rounding import stochastic_round
 
 
 def test_rounding_is_to_the_two_neighbours_and_unbiased():

@@ -11,14 +11,15 @@ import torch
 from support import assert_near, assert_same, clone_params, make_grads, make_params, take_steps, through_a_file
 from torch.nn import Parameter
 
-from thalweg import ALTO, Lamb, layers
-from thalweg.backends import Scales, compiled, foreach, lowbit, single
-from thalweg.backends.memory import Footprint
-from thalweg.backends.pieces import PIECE, Scratch
-from thalweg.backends.precision import noise, stochastic_round
+from thalweg import ALTO, Lamb
 from thalweg.bench.memory import state_bytes
 from thalweg.bench.shapes import MODELS
-from thalweg.layers import _seed
+from thalweg.kernels import Scales, cpp, eightbit, foreach, single
+from thalweg.kernels.overwriting import Footprint
+from thalweg.kernels.pieces import PIECE, Scratch
+from thalweg.kernels.rounding import noise, stochastic_round
+from thalweg.optim import layers
+from thalweg.optim.layers import _seed
 
 BUFFERS = ("exp_avg", "exp_avg_sq", "explore_ema")
 MIXED = {"exp_avg": "8bit", "exp_avg_sq": torch.float32, "explore_ema": torch.bfloat16}
@@ -31,7 +32,7 @@ SMALL = ((64, 128), (10,), (4096,))
 
 def numbers(t):
     """State as float numbers, whatever it is stored as."""
-    return lowbit.read(t) if lowbit.is_8bit(t) else t
+    return eightbit.read(t) if eightbit.is_8bit(t) else t
 
 
 def bits(optimizer, params):
@@ -39,7 +40,7 @@ def bits(optimizer, params):
     found = []
     for p in params:
         for t in optimizer.state[p].values():
-            found += [t.codes.clone(), t.scale.clone()] if lowbit.is_8bit(t) else [t.clone()]
+            found += [t.codes.clone(), t.scale.clone()] if eightbit.is_8bit(t) else [t.clone()]
     return found
 
 
@@ -70,10 +71,10 @@ def test_exact_bytes_of_state_on_the_shapes_of_gpt2(optimizer, buffers):
 def rounded(stored, value, name, seed):
     """What is read again of a buffer that is ``value`` after the step."""
     seed += 1 + BUFFERS.index(name)
-    if lowbit.is_8bit(stored):
-        q = lowbit.zeros(value, signed=name != "exp_avg_sq")
-        lowbit.write(q, value, noise(value, seed, 0))
-        return lowbit.read(q)
+    if eightbit.is_8bit(stored):
+        q = eightbit.zeros(value, signed=name != "exp_avg_sq")
+        eightbit.write(q, value, noise(value, seed, 0))
+        return eightbit.read(q)
     return stochastic_round(value, seed).bfloat16() if stored.dtype == torch.bfloat16 else value
 
 
@@ -104,7 +105,7 @@ def test_a_step_is_the_float32_step_from_what_is_stored_rounded_once(state_dtype
 def test_each_buffer_is_stored_as_it_is_asked_for(way):
     optimizer, params, _ = trained(MIXED, **WAYS[way])
     state = optimizer.state[params[0]]
-    assert [lowbit.is_8bit(state[name]) for name in BUFFERS] == [True, False, False]
+    assert [eightbit.is_8bit(state[name]) for name in BUFFERS] == [True, False, False]
     assert [state[name].dtype for name in BUFFERS[1:]] == [torch.float32, torch.bfloat16]
     wide, wide_params, _ = trained({"exp_avg_sq": torch.float64})
     assert [wide.state[wide_params[0]][name].dtype for name in BUFFERS] == [torch.float32, torch.float64, torch.float32]
@@ -214,7 +215,7 @@ def test_a_step_that_is_skipped_leaves_every_bit(state_dtype, way):
 
 
 @NARROW
-@pytest.mark.parametrize("backend", [single, foreach, compiled])
+@pytest.mark.parametrize("backend", [single, foreach, cpp])
 def test_a_step_that_the_device_skips_leaves_every_bit(state_dtype, backend):
     optimizer, params, _ = trained(state_dtype, shapes=SHAPES)
     before, start = bits(optimizer, params), clone_params(params)
@@ -313,5 +314,5 @@ def test_alpha_that_becomes_nonzero_allocates_its_buffer_as_asked_for(state_dtyp
     optimizer.param_groups[0]["alpha"] = 0.5
     take_steps(optimizer, params, grads)
     b = optimizer.state[params[0]]["explore_ema"]
-    assert lowbit.is_8bit(b) == (state_dtype == "8bit")
+    assert eightbit.is_8bit(b) == (state_dtype == "8bit")
     assert_near([numbers(b)], [sum(0.01 * 0.99 ** (2 - k) * row[0] for k, row in enumerate(grads))], 0.05)

@@ -12,8 +12,9 @@ from torch.nn import Parameter, UninitializedParameter
 from torch.optim import SGD, RMSprop
 from torch.testing._internal.two_tensor import TwoTensor
 
-from thalweg import ALTO, ESGD, E, EAdamW, Lamb, one_pass, step_in_backward
-from thalweg.backends import single
+from thalweg import ALTO, ESGD, E, EAdamW, Lamb, step_in_backward
+from thalweg.kernels import single
+from thalweg.optim import one_pass
 from thalweg.zeroth_order import spsa
 
 SHAPE = (6, 8)

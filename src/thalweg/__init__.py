@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thalweg.adaptor import E
-    from thalweg.alto import ALTO
-    from thalweg.classes import ESGD, EAdam, EAdamW
-    from thalweg.in_backward import step_in_backward
-    from thalweg.lamb import Lamb
-    from thalweg.param_groups import check_coverage, param_groups
-    from thalweg.presets import paper_defaults
-    from thalweg.resize import resize_state
+    from thalweg.optim.adaptor import E
+    from thalweg.optim.alto import ALTO
+    from thalweg.optim.classes import ESGD, EAdam, EAdamW
+    from thalweg.optim.groups import check_coverage, param_groups
+    from thalweg.optim.in_backward import step_in_backward
+    from thalweg.optim.lamb import Lamb
+    from thalweg.optim.presets import paper_defaults
+    from thalweg.optim.resize import resize_state
 
 __all__ = [
     "ALTO",
@@ -34,21 +32,21 @@ __version__ = "0.1.0"
 
 # Imported at first use (PEP 562), so that `import thalweg.jax` does not import torch.
 _HOMES = {
-    "ALTO": "thalweg.alto",
-    "E": "thalweg.adaptor",
-    **dict.fromkeys(("EAdam", "EAdamW", "ESGD"), "thalweg.classes"),
-    "Lamb": "thalweg.lamb",
-    **dict.fromkeys(("check_coverage", "param_groups"), "thalweg.param_groups"),
-    "paper_defaults": "thalweg.presets",
-    "resize_state": "thalweg.resize",
-    "step_in_backward": "thalweg.in_backward",
+    "ALTO": "thalweg.optim.alto",
+    "E": "thalweg.optim.adaptor",
+    **dict.fromkeys(("EAdam", "EAdamW", "ESGD"), "thalweg.optim.classes"),
+    "Lamb": "thalweg.optim.lamb",
+    **dict.fromkeys(("check_coverage", "param_groups"), "thalweg.optim.groups"),
+    "paper_defaults": "thalweg.optim.presets",
+    "resize_state": "thalweg.optim.resize",
+    "step_in_backward": "thalweg.optim.in_backward",
 }
 
 
 def __getattr__(name: str) -> object:
     if name.startswith("E__"):  # a class form, by which config files and other processes find it
-        from thalweg.adaptor import E
-        from thalweg.class_form import base_named
+        from thalweg.optim.adaptor import E
+        from thalweg.optim.class_form import base_named
 
         return E.of(base_named(name))
     if name not in _HOMES:
@@ -59,14 +57,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """The import of a submodule sets it as an attribute here: not where a public name, ``param_groups``, has it."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

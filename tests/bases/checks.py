@@ -11,7 +11,7 @@ from driving import ALPHA, BETA, STEPS, drive, gradients, make, seed_everything,
 from support import assert_moved, assert_near, assert_same, clone_params, through_a_file
 from torch.nn import Parameter
 
-from thalweg import one_pass
+from thalweg.optim import one_pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

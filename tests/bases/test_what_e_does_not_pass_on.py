@@ -11,7 +11,7 @@ from support import assert_same, clone_params, make_grads, make_params, take_ste
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 
 from thalweg import E, EAdamW
-from thalweg.adaptor import PASSED_ON
+from thalweg.optim.adaptor import PASSED_ON
 
 
 def test_the_methods_of_sam_are_refused_by_name():

@@ -7,7 +7,7 @@ import functools
 
 import torch
 
-from thalweg.backends import choice, compiled, toolchain
+from thalweg.kernels import choice, compiled, toolchain
 
 compile_ = toolchain._compiled
 compile_once = functools.cache(lambda source, *command: compile_(source, list(command)))

@@ -7,7 +7,7 @@ import tempfile
 import pytest
 from cached import compile_once
 
-from thalweg.backends import cache, toolchain
+from thalweg.kernels.cpp import cache, toolchain
 
 
 @pytest.fixture

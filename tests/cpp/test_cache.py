@@ -19,7 +19,7 @@ import pytest
 import torch
 from cached import compile_once, files, load
 
-from thalweg.backends import cache, toolchain
+from thalweg.kernels.cpp import cache, toolchain
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from thalweg import ALTO, EAdamW, Lamb
-from thalweg.backends import lowbit
+from thalweg.kernels import eightbit
 
 BUILDS = {
     "ALTO": functools.partial(ALTO, alpha=-5.0, betas=(0.8, 0.99), beta=0.9),
@@ -102,7 +102,7 @@ OTHERS = {
 @pytest.mark.parametrize("build", OTHERS)
 def test_compiling_says_nothing_and_changes_nothing(build, caplog):
     dtype = torch.bfloat16 if build == "ALTO rounded" else torch.float32
-    lowbit.torchao()  # which has something to say itself
+    eightbit.torchao()  # which has something to say itself
     caplog.clear()
     found = []
     for backend in (None, "eager"):

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from two_ranks import on_two_ranks
 
 from thalweg import ALTO
-from thalweg.backends import lowbit
+from thalweg.kernels import eightbit
 
 MIXED = {"exp_avg": "8bit", "exp_avg_sq": torch.float32, "explore_ema": torch.bfloat16}
 NARROW = pytest.mark.parametrize("state_dtype", [torch.bfloat16, "8bit", MIXED], ids=["bfloat16", "8bit", "mixed"])
@@ -46,7 +46,7 @@ def stored(optimizer):
     for state in optimizer.state.values():
         for t in state.values():
             local = t.to_local() if hasattr(t, "device_mesh") else t
-            found += [local.codes, local.scale] if lowbit.is_8bit(local) else [local]
+            found += [local.codes, local.scale] if eightbit.is_8bit(local) else [local]
     return found
 
 
@@ -95,8 +95,8 @@ def test_a_distributed_checkpoint_is_read_into_8_bits_and_the_group_says_so(save
     load(other, resumed, tmp_path, options, allow_partial_load=True)  # float32 counts no rounding
     before = optimizer.state[model[0].weight]["exp_avg"].float()
     after = resumed.state[other[0].weight]["exp_avg"]
-    assert lowbit.is_8bit(after)
-    assert (lowbit.read(after) - before).norm() < 0.02 * before.norm()
+    assert eightbit.is_8bit(after)
+    assert (eightbit.read(after) - before).norm() < 0.02 * before.norm()
     assert resumed.param_groups[0]["state_dtype"]["exp_avg"] == "8bit"
     train(other, resumed, range(3, 5))
     assert resumed.param_groups[0]["rounding_step"] >= 2
@@ -114,7 +114,9 @@ def on_a_rank(rank, state_dtype, foreach, folder):
     train(models[1], sharded, range(4))
     pairs = list(zip(models[1].parameters(), whole.parameters(), strict=True))
     gap = max((p.full_tensor() - q).abs().max().item() for p, q in pairs)
-    in_8_bits = [sum(lowbit.is_8bit(t) for state in o.state.values() for t in state.values()) for o in (alone, sharded)]
+    in_8_bits = [
+        sum(eightbit.is_8bit(t) for state in o.state.values() for t in state.values()) for o in (alone, sharded)
+    ]
     options = StateDictOptions()
     save(models[1], sharded, folder, options)
     load(models[2], resumed, folder, options)

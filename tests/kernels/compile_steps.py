@@ -26,8 +26,8 @@ from kernel_layers import HYPER, TENSORS, in_8_bits, make_layers
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from thalweg.backends import Scales, triton
-from thalweg.backends.pieces import Scratch
+from thalweg.kernels import Scales, triton
+from thalweg.kernels.pieces import Scratch
 
 f64, f32, f16, bf16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 DTYPES = {  # of parameter, gradient, m, v, b

@@ -22,7 +22,7 @@ def interpreter():
 def small_chunks(monkeypatch):
     from kernel_layers import BLOCK, CHUNK
 
-    from thalweg.backends import triton
+    from thalweg.kernels import triton
 
     monkeypatch.setattr(triton, "CHUNK", CHUNK)
     monkeypatch.setattr(triton, "_BLOCK", BLOCK)

@@ -9,9 +9,9 @@ import torch
 from support import assert_near
 from torch import Tensor
 
-from thalweg.backends import Hyper, Layer, Scales, lowbit, single, triton
-from thalweg.backends.pieces import Scratch
-from thalweg.backends.precision import noise
+from thalweg.kernels import Hyper, Layer, Scales, eightbit, single, triton
+from thalweg.kernels.pieces import Scratch
+from thalweg.kernels.rounding import noise
 
 CHUNK, BLOCK = 128, 32
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -63,8 +63,8 @@ def in_8_bits(layers, names=TENSORS[2:]):
     """The layers with these buffers so stored; they have whole runs of 256 elements."""
 
     def stored(t, name):
-        q = lowbit.zeros(t, signed=name != "exp_avg_sq")
-        lowbit.write(q, t, noise(t, 0, 0))
+        q = eightbit.zeros(t, signed=name != "exp_avg_sq")
+        eightbit.write(q, t, noise(t, 0, 0))
         return q
 
     return [layer._replace(**{name: stored(getattr(layer, name), name) for name in names}) for layer in layers]
@@ -93,7 +93,7 @@ def assert_agree(actual, expected, tolerance=None):
     """Wide tensors to a tolerance, 16-bit ones to a unit in the last place, 8-bit ones almost everywhere."""
     for a, e in zip(written(actual), written(expected), strict=True):
         for x, y in zip(a, e, strict=True):
-            if lowbit.is_8bit(x):
+            if eightbit.is_8bit(x):
                 assert_near([x.scale], [y.scale], 1e-6)
                 assert (x.codes != y.codes).double().mean() <= 2e-3  # where float32 differs in its last place
                 continue

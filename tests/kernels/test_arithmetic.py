@@ -28,8 +28,9 @@ from support import assert_near, assert_same, make_grads
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.backends import Scales, triton, triton_kernels
-from thalweg.backends.pieces import Scratch
+from thalweg.kernels import Scales, triton
+from thalweg.kernels.pieces import Scratch
+from thalweg.kernels.triton import kernels as triton_kernels
 
 DTYPES = [
     (param, grad, state)

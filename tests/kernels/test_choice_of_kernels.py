@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
 
 from thalweg import ALTO
-from thalweg.backends import choice, triton
-from thalweg.backends.choice import choose, describe
+from thalweg.kernels import plan, triton
+from thalweg.kernels.plan import choose, describe
 
 CUDA = torch.device("cuda", 0)
 
@@ -34,9 +34,9 @@ def test_e_leaves_gpus_that_the_kernels_are_not_compiled_for_to_the_base(runs, c
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(triton, "probe", lambda device: None)
-    assert choice._triton_runs_on.__wrapped__(CUDA) is runs
-    monkeypatch.setattr(choice, "_triton", lambda: importlib.import_module("triton_is_not_there"))
-    assert not choice._triton_runs_on.__wrapped__(CUDA)
+    assert plan._triton_runs_on.__wrapped__(CUDA) is runs
+    monkeypatch.setattr(plan, "_triton", lambda: importlib.import_module("triton_is_not_there"))
+    assert not plan._triton_runs_on.__wrapped__(CUDA)
 
 
 def test_where_triton_cannot_build_the_base_steps_and_a_warning_says_why(monkeypatch):
@@ -49,7 +49,7 @@ def test_where_triton_cannot_build_the_base_steps_and_a_warning_says_why(monkeyp
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(triton, "probe", refuse)
     with pytest.warns(UserWarning, match=r"^Triton's kernels cannot be had on cuda.*: no C compiler$"):
-        assert not choice._triton_runs_on.__wrapped__(CUDA)
+        assert not plan._triton_runs_on.__wrapped__(CUDA)
 
 
 def test_triton_is_picked_for_cuda_alone():
@@ -65,7 +65,7 @@ def test_without_triton_the_constructor_says_what_to_install(monkeypatch):
     with FakeTensorMode():
         params = [Parameter(torch.empty(2, device="cuda"))]
         with monkeypatch.context() as without:
-            without.setattr("thalweg.hyperparameters.find_spec", lambda name: None)
+            without.setattr("thalweg.optim.hyperparameters.find_spec", lambda name: None)
             with pytest.raises(ValueError, match=text):
                 ALTO(params, fused=True)
             ALTO(params)
@@ -83,7 +83,7 @@ SCRIPT = """
 import sys, torch
 sys.modules["triton"] = None
 import thalweg
-from thalweg.backends.choice import choose
+from thalweg.kernels.plan import choose
 thalweg.ALTO([torch.nn.Parameter(torch.ones(2))], fused=True)
 try:
     choose({"fused": True, "foreach": None}, torch.device("cuda"))

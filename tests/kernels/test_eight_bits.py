@@ -13,10 +13,11 @@ from kernel_layers import HYPER, TENSORS, assert_agree, both, clone, in_8_bits, 
 from support import assert_near, assert_same, clone_params, make_grads, make_params, take_steps
 
 from thalweg import ALTO, Lamb
-from thalweg.backends import Scales, lowbit, single, triton, triton_kernels
-from thalweg.backends.choice import choose
-from thalweg.backends.pieces import Scratch
-from thalweg.backends.precision import noise
+from thalweg.kernels import Scales, eightbit, single, triton
+from thalweg.kernels.pieces import Scratch
+from thalweg.kernels.plan import choose
+from thalweg.kernels.rounding import noise
+from thalweg.kernels.triton import kernels as triton_kernels
 
 CHUNK = 1024
 SHAPES = [(17, 256), (2 * CHUNK, 4), (5,)]  # the first has part of a block over; the last stays in float32
@@ -34,7 +35,7 @@ def layers_in_8_bits(names=STATE, shapes=SHAPES, rest=torch.float32, param=torch
     if rest != torch.float32:
         others = [name for name in STATE if name not in names]
         layers = [x._replace(**{name: getattr(x, name).to(rest) for name in others}) for x in layers]
-    large = [x.param.numel() >= lowbit.LEAST for x in layers]
+    large = [x.param.numel() >= eightbit.LEAST for x in layers]
     names = [name for name in names if options.get("explore", True) or name != "explore_ema"]
     return [in_8_bits([x], names)[0] if eight else x for x, eight in zip(layers, large, strict=True)]
 
@@ -110,20 +111,20 @@ def test_whole_steps_are_those_of_single(cls, state_dtype, monkeypatch):
     grads[2][1][5] = float("nan")
     expected = cls(others, lr=0.01, foreach=False, state_dtype=state_dtype)
     take_steps(expected, others, grads)
-    monkeypatch.setattr("thalweg.layers.choose", lambda *_: triton)
+    monkeypatch.setattr("thalweg.optim.layers.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = cls(params, lr=0.01, state_dtype=state_dtype)
     take_steps(optimizer, params, grads)
     assert_near(params, others, 1e-4)  # where a number is rounded the other way
-    assert lowbit.is_8bit(optimizer.state[params[0]]["exp_avg"])
+    assert eightbit.is_8bit(optimizer.state[params[0]]["exp_avg"])
     for p, other in zip(params, others, strict=True):
         for name, t in optimizer.state[p].items():
-            if lowbit.is_8bit(t):
+            if eightbit.is_8bit(t):
                 assert (t.codes != expected.state[other][name].codes).double().mean() <= 2e-3
 
 
 def parts(x):
-    return (x.codes, x.scale) if lowbit.is_8bit(x) else (x,)
+    return (x.codes, x.scale) if eightbit.is_8bit(x) else (x,)
 
 
 @triton_package.jit
@@ -144,9 +145,9 @@ def test_what_is_written_is_what_torch_operations_write_bit_for_bit(signed, seed
     x[1], x[2, :2], x[3, 7], x[4, 7], x[5, 1:] = 0.0, 1e6, torch.nan, torch.inf, 1e-12
     if signed:
         x[2, 0], x[6] = -1e6, -x[6].abs()
-    expected = lowbit.zeros(x, signed=signed)
-    lowbit.write(expected, x, noise(x, seed, start))
+    expected = eightbit.zeros(x, signed=signed)
+    eightbit.write(expected, x, noise(x, seed, start))
     codes, scales = torch.empty_like(expected.codes), torch.empty_like(expected.scale)
-    encode_all[1,](x, codes, scales, seed, start, lowbit.tables(signed, x.device), SIGNED=signed, BLOCK=4096)
+    encode_all[1,](x, codes, scales, seed, start, eightbit.tables(signed, x.device), SIGNED=signed, BLOCK=4096)
     torch.testing.assert_close(scales, expected.scale, rtol=0.0, atol=0.0, equal_nan=True)
     assert_same([codes], [expected.codes])

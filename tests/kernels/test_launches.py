@@ -10,8 +10,9 @@ import torch
 from kernel_layers import CHUNK, HYPER, Launches, make_layers
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg.backends import Scales, triton, triton_tables
-from thalweg.backends.pieces import Scratch
+from thalweg.kernels import Scales, triton
+from thalweg.kernels.pieces import Scratch
+from thalweg.kernels.triton import address_tables as triton_tables
 
 
 def test_a_backward_pass_across_the_step_raises():

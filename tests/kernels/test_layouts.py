@@ -7,8 +7,8 @@ import torch
 from kernel_layers import CHUNK, HYPER, TENSORS, Launches, assert_agree, both, clone, kernels_only, make_layers
 from torch import Tensor
 
-from thalweg.backends import Scales, single, triton
-from thalweg.backends.pieces import Scratch
+from thalweg.kernels import Scales, single, triton
+from thalweg.kernels.pieces import Scratch
 
 
 @pytest.mark.parametrize(

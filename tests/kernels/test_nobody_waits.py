@@ -19,8 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg import ALTO, EAdamW, Lamb, one_pass
-from thalweg.backends import choice, foreach, single, triton, triton_tables
+from thalweg import ALTO, EAdamW, Lamb
+from thalweg.kernels import foreach, plan, single, triton
+from thalweg.kernels.triton import address_tables as triton_tables
+from thalweg.optim import one_pass
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -89,10 +91,10 @@ def cuda(monkeypatch):
     log, addresses = [], itertools.count(1 << 44, 1 << 12)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("thalweg.backends.FakeTensor", ())  # here none is: they are those of a GPU
+    monkeypatch.setattr("thalweg.kernels.FakeTensor", ())  # here none is: they are those of a GPU
     monkeypatch.setattr(FakeTensor, "data_ptr", lambda t: vars(t).setdefault("address", next(addresses)), raising=False)
     for module in ("addresses", "checks"):
-        monkeypatch.setattr(f"thalweg.backends.{module}.PLAIN", frozenset({FakeTensor, Tensor, Parameter}))
+        monkeypatch.setattr(f"thalweg.kernels.{module}.PLAIN", frozenset({FakeTensor, Tensor, Parameter}))
     monkeypatch.setattr(triton_tables, "_lay_out", functools.partial(lay_out, triton_tables._lay_out))
     for name in ("sweep", "adapt"):
         monkeypatch.setattr(triton, name, Launch(name, log))
@@ -166,7 +168,7 @@ def test_nor_does_a_step_for_which_there_is_no_gradient(cuda):
 
 @pytest.fixture
 def gpu_with_kernels(monkeypatch):
-    monkeypatch.setattr(choice, "_triton_runs_on", lambda device: True)
+    monkeypatch.setattr(plan, "_triton_runs_on", lambda device: True)
 
 
 @pytest.mark.parametrize("lr", ["number", "on the host", "on the device"])

@@ -8,9 +8,10 @@ from support import assert_near, assert_same, clone_params, make_grads, make_par
 from torch.nn import Parameter
 from torch.optim import AdamW
 
-from thalweg import ALTO, E, Lamb, layers, one_pass
-from thalweg.backends import single, triton
-from thalweg.backends.memory import Footprint
+from thalweg import ALTO, E, Lamb
+from thalweg.kernels import single, triton
+from thalweg.kernels.overwriting import Footprint
+from thalweg.optim import layers, one_pass
 
 SHAPES = ((3, 4), (129,), (), (0,), (2, 3, 5))
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "complex": torch.complex64}
@@ -38,7 +39,7 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
     expected = cls(others, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(expected, others, grads)
     for module in ("lamb", "layers"):
-        monkeypatch.setattr(f"thalweg.{module}.choose", lambda *_: triton)
+        monkeypatch.setattr(f"thalweg.optim.{module}.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = cls(params, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(optimizer, params, grads)
@@ -52,7 +53,7 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
 
 def test_a_closure_is_called_first(monkeypatch):
     for module in ("lamb", "layers"):
-        monkeypatch.setattr(f"thalweg.{module}.choose", lambda *_: triton)
+        monkeypatch.setattr(f"thalweg.optim.{module}.choose", lambda *_: triton)
     weight = Parameter(torch.ones(3))
     optimizer = ALTO([weight])
 
@@ -88,7 +89,7 @@ def test_e_and_adamw_in_one_pass_are_the_base_on_what_e_passes_on(dtype, judged,
         grads[0][1][5] = grads[3][2] = torch.tensor(float("inf"), dtype=dtype)
     expected = E(AdamW(two_groups(others), foreach=False, fused=False), 2.0, 0.75, nonfinite="skip")
     take_steps(expected, others, grads)
-    monkeypatch.setattr("thalweg.layers.choose", lambda *_: triton)
+    monkeypatch.setattr("thalweg.optim.layers.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = E(AdamW(two_groups(params), fused=True), 2.0, 0.75)
     for row in grads:

@@ -72,7 +72,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
     "first",
     [
         "import thalweg.param_groups, thalweg.lab.optimizers",
-        "from thalweg.param_groups import check_coverage",
+        "from thalweg.optim.groups import check_coverage",
     ],
 )
 def test_param_groups_is_the_function_whatever_was_imported_first(first):

@@ -118,7 +118,7 @@ def test_the_optax_twin_warns_too():
 
 def test_it_costs_next_to_nothing():
     optimizer = EAdamW([{"params": params()} for _ in range(100)])
-    from thalweg import stable_range
+    from thalweg.optim import stable_range
 
     best = min(_timed(lambda: stable_range.warn(optimizer.base)) for _ in range(5))
     assert best < 0.005  # for 100 groups

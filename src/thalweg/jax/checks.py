@@ -1,4 +1,4 @@
-"""Checks of hyperparameters, with the texts of :mod:`thalweg.hyperparameters` but without torch.
+"""Checks of hyperparameters, with the texts of :mod:`thalweg.optim.hyperparameters` but without torch.
 
 Numbers and arrays are judged early and by value, arrays in all their entries. What has no value yet passes: an array
 that is traced (``optax.inject_hyperparams``, ``jax.vmap``), and a schedule.

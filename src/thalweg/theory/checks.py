@@ -1,4 +1,4 @@
-"""Checks of arguments, with the texts of :mod:`thalweg.hyperparameters` but without torch."""
+"""Checks of arguments, with the texts of :mod:`thalweg.optim.hyperparameters` but without torch."""
 
 from __future__ import annotations
 

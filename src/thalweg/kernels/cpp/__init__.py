@@ -1,0 +1,207 @@
+"""``fused=True`` on the CPU: kernels in C++, called once for all layers.
+
+``kernels.cpp`` serves every shape and all values of the hyperparameters; other dtypes make another build, of half a
+second or so. A cache directory keeps it: only the first process waits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thalweg import equations as eq
+from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit, foreach, single
+from thalweg.kernels.addresses import is_plain, walk
+from thalweg.kernels.cpp import toolchain
+from thalweg.kernels.pieces import Scratch
+
+_TYPES = {
+    torch.float64: "double",
+    torch.float32: "float",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+_Stored: TypeAlias = torch.dtype | str
+_Kernel: TypeAlias = toolchain.Function | str
+"""A kernel, or why it cannot be had, which is found out once."""
+
+
+class Variant(NamedTuple):
+    """What kernels are compiled for: the dtypes of a layer's tensors, and the branches that are taken."""
+
+    param: torch.dtype
+    grad: torch.dtype
+    exp_avg: _Stored
+    exp_avg_sq: _Stored
+    explore_ema: _Stored | None
+    trust_ratio: bool = False
+    stochastic_rounding: bool = False
+
+
+# The structures of the C++ files.
+_LAYER = struct.Struct("=10q2dQ")
+_HYPER = struct.Struct("=11d")
+_FRACTIONS = struct.Struct("=6q")
+_VECTOR = struct.Struct("=3qQ")
+
+
+def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    """One step of ALTO on each layer, in place, with no temporary but a copy of a gradient that is laid out otherwise.
+
+    Sharded layers are left to :mod:`~thalweg.kernels.foreach`; to :mod:`~thalweg.kernels.single` those with gaps in
+    their memory, stacks whose layers are not contiguous or share a scale of 8 bits, and 8 bits of permuted parameters.
+    """
+    if scales.go is not None and not scales.go.item():
+        return
+    calls: dict[torch.dtype, list[bytes]] = defaultdict(list)
+    sharded: list[Layer] = []
+    others: list[Layer] = []
+    walks = []
+    corrections = functools.cache(
+        lambda count: [1.0 / float(eq.bias_correction(beta, count)) for beta in (hyper.beta2, hyper.beta3)]
+    )
+    for layer in layers:
+        size = layer.param.numel()
+        if size == 0:
+            continue
+        found = walk(layer, hyper)
+        if found is None:
+            (sharded if hasattr(layer.param, "device_mesh") else others).append(layer)
+            continue
+        walks.append(found)
+        slices = found.slices
+        row = _LAYER.pack(*found.addresses, slices, size // slices, *corrections(float(layer.step)), layer.seed)
+        calls[found.layer.grad.dtype].append(row)
+    if sharded:
+        foreach.step(sharded, hyper, scales._replace(go=None), scratch)
+    if others:
+        single.step(others, hyper, scales._replace(go=None), scratch)
+    numbers = _numbers(hyper, scales)
+    for dtype, rows in calls.items():
+        variant = _variant(layers[0], dtype, hyper)
+        fractions = _fractions()[0] if eightbit.EIGHT_BITS in variant else None
+        kernel = _kernel(variant)
+        assert not isinstance(kernel, str), kernel  # as choose has asked what is missing
+        kernel(b"".join(rows), len(rows), numbers, fractions, torch.get_num_threads())
+    # As in-place operations do, so that a backward pass of what was computed before the step raises.
+    torch.autograd.graph.increment_version([found.layer.param for found in walks])
+
+
+def all_within(tensors: Sequence[Tensor], limit: Callable[[torch.dtype], float]) -> bool | None:
+    """Whether no tensor has a NaN or an entry beyond the limit of its dtype; None if the kernel cannot tell."""
+    limits: dict[torch.dtype, int] = {}
+    rows = []
+    for t in tensors:
+        dtype = t.dtype
+        if not (t.is_cpu and dtype in _TYPES and is_plain(t)):
+            return None
+        address, size = t.data_ptr(), t.numel()
+        if address == 0 < size:  # zeros without memory
+            return None
+        if dtype not in limits:
+            limits[dtype] = _bits(limit(dtype), dtype)
+        rows.append(_VECTOR.pack(address, size, dtype.itemsize, limits[dtype]))
+    judge = _judge()
+    return None if isinstance(judge, str) else bool(judge(b"".join(rows), len(rows), torch.get_num_threads()))
+
+
+def _numbers(hyper: Hyper, scales: Scales) -> bytes:
+    low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
+    return _HYPER.pack(
+        (-1.0 if hyper.maximize else 1.0) * (1.0 if scales.grad is None else scales.grad.item()),
+        1.0 + eq.gain(hyper.alpha, hyper.beta1),
+        1.0 - hyper.beta1,
+        1.0 - hyper.beta2,
+        1.0 - hyper.beta3,
+        hyper.eps,
+        hyper.weight_decay,
+        float(hyper.lr),
+        hyper.trust_eps,
+        low,
+        high,
+    )
+
+
+def variants(layers: Sequence[Layer], hyper: Hyper) -> set[Variant]:
+    """What steps the layers of a bucket, which share all dtypes but perhaps their gradients'."""
+    return {_variant(layers[0], dtype, hyper) for dtype in {layer.grad.dtype for layer in layers}}
+
+
+def missing(wanted: Iterable[Variant] = ()) -> str | None:
+    """Why kernels cannot be had here, the one that judges gradients and those wanted; None if they are there."""
+    kernels = chain((_judge(),), map(_kernel, wanted))
+    return next((kernel for kernel in kernels if isinstance(kernel, str)), None)
+
+
+def _variant(layer: Layer, grad: torch.dtype, hyper: Hyper) -> Variant:
+    return Variant(
+        layer.param.dtype,
+        grad,
+        eightbit.kind(layer.exp_avg),
+        eightbit.kind(layer.exp_avg_sq),
+        None if layer.explore_ema is None else eightbit.kind(layer.explore_ema),
+        hyper.trust_ratio,
+        hyper.stochastic_rounding and layer.param.dtype == torch.bfloat16,
+    )
+
+
+@functools.cache
+def _kernel(variant: Variant) -> _Kernel:
+    param, grad, exp_avg, exp_avg_sq, explore_ema, trust_ratio, stochastic_rounding = variant
+    macros = {
+        "PARAM": _TYPES[param],
+        "GRAD": _TYPES[grad],
+        "EXP_AVG": _type(exp_avg, signed=True),
+        "EXP_AVG_SQ": _type(exp_avg_sq, signed=False),
+        "EXPLORE_EMA": _type(explore_ema or param, signed=True),
+        "REAL": _TYPES[compute_dtype(param)],
+        "EXPLORE": int(explore_ema is not None),
+        "TRUST_RATIO": int(trust_ratio),
+        "STOCHASTIC_ROUNDING": int(stochastic_rounding),
+        "SHARE": eightbit.BLOCK,
+        "MARGIN": eightbit.MARGIN,
+    }
+    arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64)
+    return _load("kernels.cpp", "step", macros, arguments)
+
+
+@functools.cache
+def _judge() -> _Kernel:
+    return _load("finite.cpp", "all_within", {}, (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64))
+
+
+def _load(file: str, function: str, macros: Mapping[str, object], arguments: tuple[Any, ...]) -> _Kernel:
+    try:
+        return toolchain.load(file, function, macros, arguments)
+    except RuntimeError as error:
+        return str(error)
+
+
+def _type(stored: _Stored, *, signed: bool) -> str:
+    return f"eight_bits<{int(signed)}>" if isinstance(stored, str) else _TYPES[stored]
+
+
+@functools.cache
+def _fractions() -> tuple[bytes, object]:
+    """Where the tables of 8 bits lie, unsigned and signed, and what is to be kept for it."""
+    tables = [t for signed in (False, True) for t in eightbit.tables(signed, torch.device("cpu"))]
+    return _FRACTIONS.pack(*(t.data_ptr() for t in tables)), tables
+
+
+@functools.cache
+def _bits(limit: float, dtype: torch.dtype) -> int:
+    """The largest number of a dtype that is at most ``limit``, as the integer that has its bits."""
+    number = torch.tensor(min(limit, torch.finfo(dtype).max), dtype=dtype)
+    if number.item() > limit:  # rounded up
+        number = torch.nextafter(number, torch.zeros_like(number))
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return int(number.view(integers[dtype.itemsize]).item())

@@ -1,0 +1,189 @@
+"""Many parameters at a time with torch's multi-tensor operations, its fused Adam among them.
+
+Adam's direction is what that kernel adds to a parameter at learning rate -1; here the parameter is r, which holds λθ.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from thalweg import equations as eq
+from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, foreach_lerp, single
+from thalweg.kernels.norms import norms, norms_over
+from thalweg.kernels.overwriting import memory_for_r
+from thalweg.kernels.pieces import Scratch, flat, piece_size, pieces
+from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
+
+
+def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    """One step of ALTO on all layers, in place; they share device, dtypes and whether they have ``explore_ema``.
+
+    Small layers are taken together up to :func:`~thalweg.kernels.pieces.piece_size`; the temporaries, two in float32,
+    have that size. A larger layer, on CPU from an eighth of that on, is taken alone and in pieces of that size, with
+    one temporary of the layer's own, from ``scratch``, or none where its gradient may be overwritten. What is computed
+    for a layer does not depend on the others.
+    Layers whose tensors are laid out differently, or with gaps, are left to :mod:`~thalweg.kernels.single`.
+    """
+    device = layers[0].param.device
+    size = piece_size(device)
+    large = size // 8 if device.type == "cpu" else size
+    aligned = [layer for layer in layers if _is_aligned(layer)]
+    for layer in aligned:
+        if layer.param.numel() >= large:
+            _step_one(layer, hyper, scales, scratch)
+    for group in _groups([layer for layer in aligned if layer.param.numel() < large], size):
+        _step_several(group, hyper, scales, scratch)
+    if strided := [layer for layer in layers if not _is_aligned(layer)]:
+        single.step(strided, hyper, scales, scratch)
+
+
+def _is_aligned(layer: Layer) -> bool:
+    """Whether the layer's tensors have one layout: the fused kernel walks their memory and does not see strides."""
+    tensors = [
+        t for t in (layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema) if t is not None
+    ]
+    return hasattr(layer.param, "device_mesh") or all(t.is_contiguous() for t in tensors) or flat(tensors) is not None
+
+
+def _groups(layers: Sequence[Layer], size: int) -> Iterator[list[Layer]]:
+    """The layers in lists of at most ``size`` elements or of one layer."""
+    group: list[Layer] = []
+    total = 0
+    for layer in layers:
+        total += layer.param.numel()
+        if group and total > size:
+            yield group
+            group, total = [], layer.param.numel()
+        group.append(layer)
+    if group:
+        yield group
+
+
+def _step_several(layers: list[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in layers]
+    rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
+    _direct(layers, rs, hyper, scales, scratch)
+    rate = hyper.lr if scales.go is None else hyper.lr * scales.go
+    if hyper.trust_ratio:
+        torch._foreach_mul_(rs, _rates(layers, thetas, rs, hyper, rate))
+    else:
+        torch._foreach_mul_(rs, rate)
+    torch._foreach_sub_(thetas, rs)
+    _store(layers, PARAM, thetas, hyper)
+
+
+def _step_one(layer: Layer, hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    r = memory_for_r(layer, compute_dtype(layer.param.dtype), scratch)
+    on_host = _on_host(layer)
+    found: list[Tensor] = []
+    for piece, r_piece in pieces(layer, r):
+        if r is layer.grad:  # which is read after r is begun
+            piece = piece._replace(grad=scratch.like(piece.grad, r.dtype, "g").copy_(piece.grad))
+        theta = wide(piece.param, r.dtype)
+        torch.mul(theta, hyper.weight_decay, out=r_piece)
+        _direct([piece], [r_piece], hyper, scales, scratch)
+        if hyper.trust_ratio and layer.norm_dims is None:
+            found.append(norms([theta, r_piece], on_host=on_host))
+    rate = hyper.lr if scales.go is None else hyper.lr * scales.go
+    if hyper.trust_ratio:
+        if layer.norm_dims is None:
+            theta_norm, r_norm = (found[0] if len(found) == 1 else eq.norm(torch.stack(found), (0,))[0]).unbind()
+        else:
+            theta_norm, r_norm = (norms_over(x, layer.norm_dims) for x in (wide(layer.param, r.dtype), r))
+        ratio = eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
+        rate = rate * ratio.to(r.dtype)  # not in place: the learning rate may be a tensor of the user's
+    if isinstance(rate, Tensor) and not (on_host and rate.ndim == 0):
+        r.mul_(rate)
+        rate = 1.0
+    for piece, r_piece in pieces(layer, r):
+        theta = wide(piece.param, r.dtype).sub_(r_piece, alpha=float(rate))
+        _store([piece], PARAM, [theta], hyper)
+
+
+def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    """Move the moving averages of the layers, and add Adam's direction to r."""
+    dtype = rs[0].dtype
+    hs = [wide(layer.grad, dtype) for layer in layers]  # the gradients themselves, if so typed: not to be written to
+    if hyper.maximize:
+        hs = list(torch._foreach_neg(hs))
+    if scales.grad is not None:
+        hs = list(torch._foreach_mul(hs, scales.grad))
+    if scales.go is not None:  # a product with 0 would keep a NaN
+        hs = [torch.where(scales.go > 0, h, 0.0) for h in hs]
+    if layers[0].explore_ema is not None:
+        bs = [wide(layer.explore_ema, dtype) for layer in layers if layer.explore_ema is not None]
+        gs, weight = hs, -eq.gain(hyper.alpha, hyper.beta1)
+        if len(bs) == 1:
+            hs = [torch.lerp(gs[0], bs[0], weight, out=scratch.like(bs[0], dtype, "h"))]
+        else:
+            hs = foreach_lerp(gs, bs, weight)
+        if scales.go is not None:  # towards itself, b stays where it is
+            gs = [torch.where(scales.go > 0, g, b) for g, b in zip(gs, bs, strict=True)]
+        torch._foreach_lerp_(bs, gs, 1.0 - hyper.beta1)
+        _store(layers, EXPLORE_EMA, bs, hyper)
+        del bs
+
+    ms = [wide(layer.exp_avg, dtype) for layer in layers]
+    vs = [wide(layer.exp_avg_sq, dtype) for layer in layers]
+    torch._fused_adam_(
+        rs,
+        hs,
+        ms,
+        vs,
+        [],
+        [_count(layer.step, rs[0].device) for layer in layers],
+        lr=-1.0,
+        beta1=hyper.beta2,
+        beta2=hyper.beta3,
+        weight_decay=0.0,
+        eps=hyper.eps,
+        amsgrad=False,
+        maximize=False,
+        found_inf=None if scales.go is None else 1.0 - scales.go,
+    )
+    _store(layers, EXP_AVG, ms, hyper)
+    _store(layers, EXP_AVG_SQ, vs, hyper)
+
+
+def _count(step: eq.Scalar, device: torch.device) -> Tensor:
+    return step if isinstance(step, Tensor) else _counted(step, device)
+
+
+@functools.lru_cache(maxsize=16)
+def _counted(step: float, device: torch.device) -> Tensor:
+    """One tensor for all layers that have made as many steps; nobody writes to it."""
+    return torch.full((), step, dtype=torch.float32, device=device)  # torch.tensor would wait for a device
+
+
+def _store(layers: Sequence[Layer], name: str, values: list[Tensor], hyper: Hyper) -> None:
+    for layer, value in zip(layers, values, strict=True):
+        if value is not getattr(layer, name):
+            store(layer, name, value, hyper)
+
+
+def _rates(
+    layers: Sequence[Layer], thetas: list[Tensor], rs: list[Tensor], hyper: Hyper, rate: eq.Scalar
+) -> list[Tensor]:
+    """``rate`` times the trust ratio of each layer; all whole layers' in one operation."""
+    eps, clip, dtype = hyper.trust_eps, hyper.trust_clip, rs[0].dtype
+    if all(layer.norm_dims is None for layer in layers):
+        found = (norms(tensors, on_host=_on_host(layers[0])) for tensors in (thetas, rs))
+        return list((rate * eq.trust_ratio(*found, eps=eps, clip=clip).to(dtype)).unbind())
+    return [
+        rate * eq.trust_ratio(_norm(theta, layer), _norm(r, layer), eps=eps, clip=clip).to(dtype)
+        for layer, theta, r in zip(layers, thetas, rs, strict=True)
+    ]
+
+
+def _on_host(layer: Layer) -> bool:
+    """Whether a number costs nothing to read."""
+    return layer.param.is_cpu and not isinstance(layer.step, Tensor) and not hasattr(layer.param, "device_mesh")
+
+
+def _norm(x: Tensor, layer: Layer) -> Tensor:
+    """As for a layer among those that are one norm each."""
+    return norms([x], on_host=_on_host(layer))[0] if layer.norm_dims is None else eq.norm(x, layer.norm_dims)

@@ -1,0 +1,89 @@
+"""Tensors that are stored in fewer bits than they are computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from thalweg.kernels import Hyper, Layer, eightbit, local
+
+StateDtype: TypeAlias = "torch.dtype | str | Mapping[str, torch.dtype | str | None] | None"
+NARROW: frozenset[torch.dtype | str] = frozenset({torch.bfloat16, eightbit.EIGHT_BITS})
+PARAM, EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA = "param", "exp_avg", "exp_avg_sq", "explore_ema"
+_SEEDS = {PARAM: 0, EXP_AVG: 1, EXP_AVG_SQ: 2, EXPLORE_EMA: 3}  # what rounds each of a layer's tensors is independent
+
+
+def stored_as(state_dtype: StateDtype, name: str) -> torch.dtype | str | None:
+    """What the option ``state_dtype`` says of one buffer: a dtype, "8bit" or None."""
+    return state_dtype.get(name) if isinstance(state_dtype, Mapping) else state_dtype
+
+
+def is_narrow(state_dtype: StateDtype, which: Collection[torch.dtype | str] = NARROW) -> bool:
+    """Whether ``state_dtype`` asks for a buffer in fewer bits than float32, which is rounded stochastically."""
+    wanted = state_dtype.values() if isinstance(state_dtype, Mapping) else (state_dtype,)
+    return any(dtype in which for dtype in wanted)
+
+
+def wide(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in ``dtype``: itself if it is so typed, else a copy."""
+    if eightbit.is_8bit(x):
+        x = eightbit.read(x)
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def store(layer: Layer, name: str, value: Tensor, hyper: Hyper) -> None:
+    """Write one of the layer's tensors; narrow state is rounded stochastically, a parameter where asked for."""
+    target: Tensor = getattr(layer, name)
+    if eightbit.is_8bit(target):
+        eightbit.write(target, value, noise(value, layer.seed + _SEEDS[name], layer.start))
+    elif target.dtype == torch.bfloat16 and (name != PARAM or hyper.stochastic_rounding):
+        rounded = stochastic_round(value, layer.seed + _SEEDS[name], layer.start)
+        local(target).copy_(rounded)
+    else:
+        target.copy_(value)
+
+
+def stochastic_round(x: Tensor, seed: int | Tensor, start: int = 0) -> Tensor:
+    """Float32 values rounded to neighbours in bfloat16, up or down with probabilities that keep the mean.
+
+    A bfloat16 is the upper half of a float32: adding 16 random bits below it carries with the right probability.
+    Small updates then survive on average where rounding to nearest would lose every one of them. The bits are a hash
+    of the seed and of the element's position, counted from ``start``, so that all backends round alike. Of a DTensor,
+    what is here is returned, rounded as if all were.
+
+    >>> x = torch.full((1000,), 1.0 + 2**-10)  # an eighth of the way from 1 to the next bfloat16
+    >>> rounded = stochastic_round(x, seed=0)
+    >>> rounded.unique().tolist(), bool((rounded.mean() - x[0]).abs() < 4e-4)
+    ([1.0, 1.0078125], True)
+    """
+    bits = noise(x, seed, start)
+    x = local(x).float()
+    rounded = ((x.contiguous().view(torch.int32) + bits) & -(1 << 16)).view(torch.float32)
+    return torch.where(x.isfinite(), rounded, x)
+
+
+def noise(x: Tensor, seed: int | Tensor, start: int) -> Tensor:
+    """16 random bits for each element: a 32-bit hash of seed and position, two rounds of multiply and xor-shift."""
+    # Conversion and products wrap; shifts keep the sign, and are masked.
+    h = _positions(x, start).mul_(0x9E3779B1).add_(seed).to(torch.int32)
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        h ^= (h >> shift) & ((1 << 32 - shift) - 1)
+        h *= factor
+    h ^= (h >> 15) & ((1 << 17) - 1)
+    return h & 0xFFFF
+
+
+def _positions(x: Tensor, start: int) -> Tensor:
+    """The number of each element in its layer, in the shape of what is here of it."""
+    if not hasattr(x, "device_mesh"):
+        return torch.arange(start, start + x.numel(), device=x.device).view(x.shape)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    local_shape, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, cast("Any", x).placements)
+    index = torch.zeros((), dtype=torch.int64, device=x.device)
+    for size, here, first in zip(x.shape, local_shape, offset, strict=True):
+        index = index.unsqueeze(-1) * size + torch.arange(first, first + here, device=x.device)
+    return index

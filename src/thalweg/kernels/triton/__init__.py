@@ -1,0 +1,230 @@
+r"""Multi-tensor kernels in Triton: all layers in three launches, or in one where the trust ratio is off.
+
+.. math::
+    h &= g + c\,(g - b), \quad b \mathrel{+}= (1-β_1)(g - b), \quad m \mathrel{+}= (1-β_2)(h - m), \quad
+    v \mathrel{+}= (1-β_3)(h^2 - v) \\
+    r &= \frac{m / (1-β_2^k)}{\sqrt{v / (1-β_3^k)} + ε_1} + λθ, \quad
+    θ \mathrel{-}= η\,r\,\frac{φ(‖θ‖)}{‖r‖ + ε_2 φ(‖θ‖)}
+
+1. ``sweep`` reads θ, g, b, m, v, moves the state, and leaves Σθ² and Σr² of every chunk of every layer;
+2. ``adapt`` adds them up, layer by layer, to the layer's step size;
+3. ``sweep`` reads θ, m, v again, the last chunk first since that is what the cache still holds, and moves θ.
+
+That is 48 bytes per parameter in float32, of which 12 may come from the cache. State that is stored in fewer bits than
+it is computed in is left alone by the first pass and moved by the second: r is that of the unrounded moments, as in the
+other backends. A block has whole runs of the numbers that share a scale in 8 bits. Sums are taken in a fixed order: a
+step is a function of its inputs, bit for bit.
+
+A table on the device says where the layers lie, and which layer a program works on. It stays there from step to step,
+and is sent again, without waiting for it, when an address has changed. Nothing is ever read back.
+
+Bandwidth is the bound. On an H100, with 27 GB/s and 30 KB to be kept in flight for each multiprocessor: a program moves
+64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at 72 registers a
+thread, which is what the first pass compiles to, 7 programs share a multiprocessor and may have 140 KB in flight. With
+state in 8 bits the second pass has up to 118 registers, in blocks of half the size. That is reckoned, not measured: the
+kernels have been compiled and interpreted, and have yet to run on a GPU.
+
+What a step costs beside them depends on the number of parameters by torch's multi-tensor operations alone, which launch
+once for every hundred tensors or so: one to judge the gradients, one to count the steps, one for ``max_grad_norm``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from thalweg import equations as eq
+from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit, foreach, single
+from thalweg.kernels.addresses import walk
+from thalweg.kernels.pieces import Scratch
+from thalweg.kernels.rounding import NARROW
+from thalweg.kernels.triton.address_tables import COLUMNS, tables
+from thalweg.kernels.triton.kernels import adapt, sweep, touch
+
+CHUNK = 16384
+"""Elements for one program; a whole number of blocks."""
+_BLOCK = 1024
+_BLOCK_OF_8_BITS = 512  # rounding takes more registers
+_WARPS = 4
+_ALIGNMENT = 16  # bytes of the widest load
+_TYPES: dict[torch.dtype | str, tl.dtype] = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    eightbit.EIGHT_BITS: tl.uint8,
+}
+
+
+def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
+    """One step of ALTO on all layers, in place; they share device, dtype and whether they have ``explore_ema``.
+
+    Parameters are float64, float32, float16 or bfloat16, gradients and each of the buffers any of these; arithmetic is
+    in float64 if the parameter is, else in float32. There are three launches, or one without the trust ratio, for each
+    dtype of gradients, and as many again for tensors that do not lie at multiples of 16 bytes. A layer's tensors may
+    have any one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
+
+    With ``norm_dims``, slices of a contiguous parameter over its last axes are layers of their own, at no cost. Norms
+    over other axes, other layouts, subclasses of Tensor, and in 8 bits slices that share a scale and parameters that
+    are not contiguous are left to :mod:`thalweg.kernels.single`, sharded layers, whose norms are those of all shards,
+    to :mod:`thalweg.kernels.foreach`: both with launches for each layer.
+
+    In a CUDA graph, ``step``, ``lr`` and ``scales`` may change between replays where they are tensors on the device;
+    numbers, among them the seeds of stochastic rounding, are those of the capture. A step before it has to have
+    compiled the kernels.
+    """
+    groups: dict[tuple[object, ...], list[_Run]] = defaultdict(list)
+    sharded, others = [], []
+    for layer in layers:
+        if layer.param.numel() > 0:
+            run = _run(layer, hyper)
+            if run is not None:
+                groups[run.kind].append(run)
+            elif hasattr(layer.param, "device_mesh"):
+                sharded.append(layer)
+            else:
+                others.append(layer)
+    if sharded:
+        foreach.step(sharded, hyper, scales, scratch)
+    if others:
+        single.step(others, hyper, scales, scratch)
+    device = layers[0].param.device
+    for group in groups.values():
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            _launch(group, hyper, scales)
+        # As in-place operations do, so that a backward pass of what was computed before the step raises.
+        torch.autograd.graph.increment_version([run.layer.param for run in group])
+
+
+def probe(device: torch.device) -> None:
+    """Launch a kernel that does next to nothing; what Triton raises where it cannot, it raises here."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        touch[(1,)](torch.empty(1, device=device))
+
+
+class _Kind(NamedTuple):
+    """What the kernels are compiled for."""
+
+    param: torch.dtype
+    grad: torch.dtype
+    state: tuple[torch.dtype | str, ...]
+    explore: bool
+    counted: bool
+    aligned: bool
+
+
+class _Run(NamedTuple):
+    """A layer whose tensors lie alike and dense in memory, and the number of equal slices with norms of their own."""
+
+    layer: Layer
+    slices: int
+    addresses: tuple[int, ...]
+    kind: _Kind
+
+
+def _run(layer: Layer, hyper: Hyper) -> _Run | None:
+    """The layer as the kernels can walk it, or None."""
+    counted = isinstance(layer.step, Tensor)
+    if isinstance(layer.step, Tensor) and (
+        layer.step.device != layer.param.device or layer.step.dtype != torch.float32
+    ):
+        return None
+    found = walk(layer, hyper)
+    if found is None:
+        return None
+    layer, slices, addresses = found
+    param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
+    tensors = (param, grad, m, v) if b is None else (param, grad, m, v, b)
+    aligned = not any(a % _ALIGNMENT for a in addresses[:5]) and (
+        slices == 1 or all(param.numel() // slices * t.element_size() % _ALIGNMENT == 0 for t in tensors)
+    )
+    state = (eightbit.kind(m), eightbit.kind(v), compute_dtype(param.dtype) if b is None else eightbit.kind(b))
+    return _Run(layer, slices, addresses, _Kind(param.dtype, grad.dtype, state, b is not None, counted, aligned))
+
+
+def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
+    """All launches for runs of one kind."""
+    kind, first = runs[0].kind, runs[0].layer
+    device, dtype = first.param.device, compute_dtype(kind.param)
+    stochastic = hyper.stochastic_rounding and kind.param == torch.bfloat16
+    seed = first.seed if stochastic or not NARROW.isdisjoint(kind.state) else None
+    in_8_bits = eightbit.EIGHT_BITS in kind.state
+    count = 0 if isinstance(first.step, Tensor) else int(first.step)
+    rows = tuple(
+        (
+            *run.addresses,
+            run.layer.step.data_ptr() if isinstance(run.layer.step, Tensor) else int(run.layer.step) - count,
+            0 if seed is None else (run.layer.seed - seed) % 2**32,
+            run.layer.param.numel(),
+            run.slices,
+        )
+        for run in runs
+    )
+    state_sizes = [1 if isinstance(t, str) else t.itemsize for t in kind.state]
+    sizes = (kind.param.itemsize, kind.grad.itemsize, *state_sizes, 0, 0, 0)
+    lines, work = tables(rows, sizes, CHUNK, device)
+    if isinstance(hyper.lr, Tensor) and hyper.lr.device.type == device.type:
+        lr_tensor, lr = hyper.lr.to(device, non_blocking=True), 0.0
+    else:  # a number, or one that the host can read without waiting
+        lr_tensor, lr = None, float(hyper.lr)
+    launch = partial(
+        sweep[len(work),],
+        lines,
+        work,
+        go=scales.go,
+        grad_scale=scales.grad,
+        signed=eightbit.tables(True, device) if in_8_bits else None,
+        unsigned=eightbit.tables(False, device) if in_8_bits else None,
+        lr=lr,
+        step=float(count),
+        seed=(seed or 0) % 2**32,
+        sign=-1.0 if hyper.maximize else 1.0,
+        gain=eq.gain(hyper.alpha, hyper.beta1),
+        weight1=1.0 - hyper.beta1,
+        weight2=1.0 - hyper.beta2,
+        weight3=1.0 - hyper.beta3,
+        log_beta2=_log2(hyper.beta2),
+        log_beta3=_log2(hyper.beta3),
+        eps=hyper.eps,
+        weight_decay=hyper.weight_decay,
+        PARAM=_TYPES[kind.param],
+        GRAD=_TYPES[kind.grad],
+        EXP_AVG=_TYPES[kind.state[0]],
+        EXP_AVG_SQ=_TYPES[kind.state[1]],
+        EXPLORE_EMA=_TYPES[kind.state[2]],
+        DTYPE=_TYPES[dtype],
+        EXPLORE=kind.explore,
+        COUNTED=kind.counted,
+        STOCHASTIC=stochastic,
+        ALIGNMENT=_ALIGNMENT if kind.aligned else 1,
+        ADAPT=hyper.trust_ratio,
+        CHUNK=CHUNK,
+        BLOCK=_BLOCK_OF_8_BITS if in_8_bits else _BLOCK,
+        num_warps=_WARPS,
+    )
+    if not hyper.trust_ratio:
+        launch(None, lr_tensor, MEASURE=False, FRESH=True, KEEP=True)
+        return
+
+    layers = len(lines) // COLUMNS
+    partials = torch.empty(2 * len(work), dtype=torch.float64, device=device)
+    rates = torch.empty(layers, dtype=torch.float64, device=device)
+    exact = not any(isinstance(t, str) or torch.promote_types(t, dtype) != t for t in kind.state)
+    low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
+    launch(partials, None, MEASURE=True, FRESH=True, KEEP=exact)
+    adapt[layers,](
+        lines, partials, rates, lr_tensor, lr, low, high, hyper.trust_eps, CHUNK=CHUNK, BLOCK=_BLOCK, num_warps=_WARPS
+    )
+    launch(None, rates, MEASURE=False, FRESH=not exact, KEEP=not exact)
+
+
+def _log2(beta: float) -> float:
+    return math.log2(beta) if beta > 0.0 else -math.inf

@@ -1,0 +1,1 @@
+"""What users hold, and what one step of it does."""

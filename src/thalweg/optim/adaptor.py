@@ -1,0 +1,393 @@
+r"""E, the adaptor: explore or exploit the valleys of the loss landscape with any optimizer.
+
+.. math:: g'_k = g_k + α a_k, \qquad a_k = β_1 a_{k-1} + (1-β_1)(g_k - g_{k-1})
+
+computed with one buffer instead of two (:mod:`thalweg.equations`). The original optimizer sees :math:`g'` in place of
+the gradient and is otherwise untouched. Source: arXiv 2510.27153.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
+
+import torch
+from torch.optim import Optimizer
+
+from thalweg.kernels import has_numbers
+from thalweg.kernels.overwriting import Footprint, overwritable
+from thalweg.optim import one_pass, skipped, stable_range
+from thalweg.optim.base_state import load
+from thalweg.optim.class_form import class_form
+from thalweg.optim.exploration import (
+    ALPHA,
+    BETA,
+    EMA,
+    Groups,
+    can_skip,
+    check_left,
+    explored,
+    parts,
+    refuse_misnamed,
+    shifts,
+    skipping,
+    with_e,
+)
+from thalweg.optim.hyperparameters import (
+    NONFINITE,
+    as_scalar,
+    check_beta,
+    check_bool,
+    check_choice,
+    check_exploration,
+    recheck_exploration,
+    reject,
+)
+from thalweg.optim.layers import all_finite, look, only, refuse_nonfinite
+from thalweg.optim.objective import ShiftedObjective
+from thalweg.optim.state import at_rest, mentions, refuse_without, restored_on_error
+
+if TYPE_CHECKING:
+    from collections import defaultdict
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+    from torch.optim.optimizer import ParamsT
+
+SKIPPED = "explore_skipped"
+# What a base is used by besides ``step``: it neither steps nor changes what E works on.
+PASSED_ON = ("train", "eval", "pc_backward", "share_memory")
+
+
+class E(Optimizer):
+    """The adaptor E around an optimizer.
+
+    E shares ``param_groups``, ``state`` and ``defaults`` with the optimizer it wraps. Its hyperparameters are the group
+    entries ``explore_alpha`` and ``explore_beta``, to be scheduled and saved like any other; its buffer, the EMA b
+    of the gradient, is ``state[p]["explore_ema"]``, in float32 at least, 4 bytes per parameter. The state dict is the
+    base's own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E
+    passes the gradient on untouched and allocates nothing.
+
+    During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged,
+    unless ``overwrite_grad``. Most of torch's own optimizers step in parts, so that g' exists for no more than the
+    largest parameter at a time (:func:`thalweg.optim.exploration.parts`); with another base, for the whole model.
+
+    Around torch's Adam and AdamW, E and the base's update are one kernel instead, which keeps no g' and equals the base
+    on g' up to rounding: on the CPU with a C++ compiler, unless ``fused=False`` or ``foreach`` asks for the base's own
+    step; on CUDA with ``fused=True`` and Triton. :func:`thalweg.optim.one_pass.split` says for which options, ``repr``
+    whether it is so. That on CUDA has yet to run on a GPU: it is tested under Triton's interpreter, and compiled.
+
+    Of the base's own methods E has ``train`` and ``eval`` (of Schedule-Free, say), ``pc_backward`` and
+    ``share_memory``. Others may step without E, as ``first_step`` and ``second_step`` of SAM would: they are an
+    AttributeError here, and at hand on ``base``.
+
+    Args:
+        optimizer: any torch optimizer.
+        alpha: α of every group that does not bring its own ``explore_alpha``, |α| < 1/(1-β1); negative explores,
+            positive exploits. See :func:`thalweg.paper_defaults`.
+        beta: β1 in [0, 1), likewise.
+        nonfinite: what to do when a gradient has an infinity, a NaN or an entry whose square overflows. "propagate":
+            step all the same, as the base alone would. "skip": nothing changes but ``skipped_steps``. "raise": a
+            RuntimeError, before anything changes. "skip" is decided on the device around Adam, AdamW, SGD and Adagrad
+            of torch, if every group has ``fused=True``, except for steps that start a momentum of SGD: their kernels
+            run, as do hooks on the base, and change nothing. Any other base can only be not called: E then waits for
+            the device at each step. "raise" always does.
+        reevaluates: whether the base evaluates the closure itself, as LBFGS and SAM do; ``step`` then needs a closure,
+            and within one step the base sees the loss plus a linear term (:mod:`thalweg.optim.objective`). None: if its
+            ``step`` requires a closure. Else E evaluates it, once, and the base gets none.
+        overwrite_grad: write g' into the gradient's own memory, whose values are then undefined after the step, and
+            spare the copies of gradients that E makes otherwise; what the base sees is the same. b then moves on
+            before the base's step, also if that raises. A copy is still made of a gradient that has a graph, another
+            layout than its parameter, or memory shared with another gradient, and in a step under ``torch.compile``.
+
+    Attributes:
+        base: the optimizer.
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; saved, in each group's
+            ``explore_skipped``. Ten in a row are warned of, once, where no graph counts them.
+
+    Raises:
+        TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
+        ValueError: ``alpha`` or ``beta`` out of range, also in a group, or called so there; a misspelt option in a
+            group; or an optimizer that has E already.
+        RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
+
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = E(torch.optim.Adagrad(model.parameters(), lr=0.1), alpha=0.5, beta=0.01)
+    >>> model(torch.ones(2, 4)).square().mean().backward()
+    >>> optimizer.step()
+    """
+
+    _base_class: ClassVar[type[Optimizer] | None] = None
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        alpha: float = -5.0,
+        beta: float = 0.99,
+        *,
+        nonfinite: str = "propagate",
+        reevaluates: bool | None = None,
+        overwrite_grad: bool = False,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        if ALPHA in optimizer.defaults:
+            reject("optimizer", type(optimizer).__name__, "an optimizer that E is not wrapped around already")
+        alpha, beta = as_scalar(alpha), as_scalar(beta)
+        check_beta("beta", beta)
+        check_exploration(alpha, beta, names=("alpha", "beta"))
+        check_choice("nonfinite", nonfinite, NONFINITE)
+        check_bool("reevaluates", reevaluates, none=True)
+        check_bool("overwrite_grad", overwrite_grad)
+        own_defaults = {ALPHA: alpha, BETA: beta}
+        checked = [with_e(group, {**optimizer.defaults, **own_defaults}) for group in optimizer.param_groups]
+        optimizer.defaults.update(own_defaults)
+        for group, new in zip(optimizer.param_groups, checked, strict=True):
+            group.clear()
+            group.update(new)
+        if reevaluates is None:
+            closure = inspect.signature(optimizer.step).parameters.get("closure")
+            reevaluates = closure is not None and closure.default is inspect.Parameter.empty
+        if overwrite_grad and reevaluates:
+            reject("overwrite_grad", True, f"False, as {type(optimizer).__name__} evaluates the closure itself")
+        own = {"nonfinite": nonfinite, "reevaluates": reevaluates, "overwrite_grad": overwrite_grad}
+        self.__setstate__({"base": optimizer, **own})
+        stable_range.warn(optimizer)
+
+    @staticmethod
+    def of(base: type[Optimizer]) -> type[ClassForm]:
+        """The class of ``base`` with E around it, for frameworks that build the optimizer themselves.
+
+        Its constructor takes what ``base`` takes, and ``alpha`` and ``beta`` by keyword; where ``base`` has an argument
+        of one of these names already (RMSprop and ASGD have an ``alpha``), ``explore_alpha`` and ``explore_beta``. In
+        groups these are the names in any case. There is one class for each base. Pickle and config files find it, the
+        latter as ``thalweg.E__torch__optim__RAdam``, say: the base's dotted name, with two underscores for each dot.
+
+        Raises:
+            TypeError: ``base`` is not an optimizer class.
+
+        >>> E.of(torch.optim.SGD)([torch.nn.Parameter(torch.ones(1))], lr=0.1, alpha=0.5, beta=0.01).defaults["lr"]
+        0.1
+        """
+        if not (isinstance(base, type) and issubclass(base, Optimizer)) or issubclass(base, E):
+            raise TypeError(f"base must be a subclass of torch.optim.Optimizer without E, got {base!r}")
+        return cast("type[ClassForm]", class_form(E, cast("Any", base)))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base's parameter groups, which schedulers read and Accelerate replaces."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """The base's state."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: defaultdict[Tensor, Any]) -> None:
+        self.base.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The base's defaults."""
+        return self.base.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.base.defaults = defaults
+
+    base: Optimizer
+    nonfinite: str
+    reevaluates: bool
+    overwrite_grad: bool = False
+
+    def __getattr__(self, name: str) -> Any:
+        base = self.__dict__.get("base")
+        if name in PASSED_ON and base is not None:
+            return getattr(base, name)
+        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if not name.startswith("_") and hasattr(base, name):
+            text += (
+                f": it is {type(base).__name__}'s own, which E does not pass on, as it may step or change parameters "
+                f"without E; call step, with a closure if the base evaluates it, or base.{name} to do without E"
+            )
+        raise AttributeError(text)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._note_skipped()
+        return {name: getattr(self, name) for name in ("base", "nonfinite", "reevaluates", "overwrite_grad")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._footprint = Footprint()
+        self._restart_counting()
+        super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
+        for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
+            name = f"_optimizer_{hooks}_hooks"  # the base runs them, since it saves and loads
+            if hasattr(self.base, name):  # some wrappers of other libraries have none
+                setattr(self, name, getattr(self.base, name))
+
+    def _restart_counting(self) -> None:
+        skipped.start(self, SKIPPED)
+        self._note_skipped()
+
+    def _note_skipped(self) -> None:
+        if self.nonfinite == "skip":
+            skipped.note(self, SKIPPED)
+
+    def __repr__(self) -> str:
+        in_one_pass, left = self._split()
+        how = f", {'partly ' if left else ''}in one pass with it" if in_one_pass else ""
+        return f"E({self.base!r}{how})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's state dict, in which E's entries are two keys of each group and one of each parameter's state.
+
+        Raises:
+            RuntimeError: the base saves only parts of its own, without E's buffer.
+        """
+        self._note_skipped()
+        saved = self.base.state_dict()
+        refuse_without(EMA, self.state, saved, type(self.base).__name__)
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of E, or of the base alone: α and β1 then stay as they are, and E starts afresh.
+
+        b keeps the dtype that it was saved in, and is as wide as E computes at least. All is checked before it counts:
+        after an error the optimizer is as it was.
+
+        Raises:
+            ValueError: the groups do not match, a loaded α or β1 is out of range, or the state is that of other
+                parameters or of another optimizer.
+            AttributeError: the base, without torch's hooks on loading, casts by itself what is E's.
+        """
+        before = [dict(group) for group in self.param_groups]
+        with restored_on_error(self):
+            load(self.base, state_dict)
+            for had, group in zip(before, self.param_groups, strict=True):
+                checked = with_e(group, {**self.defaults, ALPHA: had[ALPHA], BETA: had[BETA]})
+                group.clear()
+                group.update(checked)
+            self._restart_counting()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base, α and β1 filled in from the defaults.
+
+        Raises:
+            ValueError: α or β1 is out of range or has not E's name, or an option is misspelt; nothing is added then.
+        """
+        with restored_on_error(self):
+            self.base.add_param_group(with_e(param_group, self.defaults))
+        self._note_skipped()
+
+    def init_state(self) -> None:
+        """Allocate the state of every parameter that requires grad, the base's and E's, for a checkpoint to be loaded.
+
+        Only the base can make its own: it takes a step on zero gradients at learning rate 0, as torch's checkpoint
+        loader lets it, which may count as a step. So load the checkpoint next. State that is there already stays as it
+        is, and where E has begun, nothing is done.
+        """
+        if not mentions(EMA, self.state):
+            with at_rest(self):
+                self.step((lambda: 0.0) if self.reevaluates else None)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, as the base does."""
+        self.base.zero_grad(set_to_none)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Perform one step of the base on g'.
+
+        Args:
+            closure: recomputes the loss and the gradients; called first, once, with grad enabled.
+
+        Returns:
+            What the closure returned.
+        """
+        if self.reevaluates and closure is None:
+            raise ValueError(f"closure must be given, as {type(self.base).__name__} evaluates it itself, got None")
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
+            if "alpha" in group or "beta" in group:
+                refuse_misnamed(group, self.defaults)
+        in_one_pass, left = self._split()
+        one_pass.check(in_one_pass)
+        given = look(in_one_pass, self.state, self._footprint, "E")
+        check_left(self.base, left, judged=self.nonfinite != "propagate")
+        proceed, go = self._judge_finite(bool(in_one_pass))
+        if not proceed:
+            return loss
+        plans = one_pass.plan(self.base, in_one_pass, given, go)
+        if self.reevaluates and closure is not None:
+            self._step_on_shifted_objective(closure, loss)
+        elif left:
+            own = overwritable(self._parameters()) if self.overwrite_grad else frozenset()
+            for part in parts(self.base, left):
+                with only(self.base, part), explored(self.base, go, own), skipping(self.base, go):
+                    self.base.step()
+        one_pass.step(plans)
+        return loss
+
+    def _split(self) -> tuple[Groups, Groups]:
+        """What steps in one pass with E, and what the base steps itself."""
+        return ([], self.param_groups) if self.reevaluates else one_pass.split(self.base)
+
+    def _judge_finite(self, in_one_pass: bool) -> tuple[bool, Tensor | None]:
+        """Whether there is a step as far as the host knows, and what it counts for if the device decides, 0-d."""
+        first = next(self._gradients(), None)
+        if self.nonfinite == "propagate" or first is None:
+            return True, None
+        readable = has_numbers(first)
+        on_host = readable and (self.reevaluates or not can_skip(self.base) or (in_one_pass and first.is_cpu))
+        may_read = on_host or (readable and self.nonfinite == "raise")  # the verdict, that is
+        finite = all_finite(self._gradients(), may_read=may_read, fused=in_one_pass)
+        if self.nonfinite == "raise":
+            if readable and not finite:
+                refuse_nonfinite(self._gradients())
+            return True, None
+        skipped.count_skipped(self, finite)
+        if on_host:
+            return bool(finite), None
+        return True, finite if can_skip(self.base) else None
+
+    def _gradients(self) -> Iterator[Tensor]:
+        return (p.grad for p in self._parameters() if p.grad is not None)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups for p in group["params"])
+
+    def _step_on_shifted_objective(self, closure: Callable[[], float], loss: Any) -> None:
+        """Let the base evaluate; b moves on by the gradient of the first evaluation."""
+        shifted = shifts(self.base)
+        everything = list(self._parameters())
+        objective = ShiftedObjective(closure, loss, [p for p, *_ in shifted], [s for _, s, _ in shifted], everything)
+        try:
+            self.base.step(objective)
+        finally:
+            objective.close()
+        for p, _, after in shifted:
+            self.state[p][EMA] = after
+
+
+if TYPE_CHECKING:
+
+    class ClassForm(E):
+        """What ``E.of`` makes, as far as types can say."""
+
+        def __init__(self, params: ParamsT, *args: Any, **kwargs: Any) -> None: ...

@@ -1,0 +1,367 @@
+"""What E does to one step of its base: g' in the place of each gradient g, then b moved on by g."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import contextmanager
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import torch
+from torch.nn.parameter import UninitializedParameter
+from torch.optim import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from thalweg import equations as eq
+from thalweg.kernels import compute_dtype, foreach_lerp, has_numbers, local
+from thalweg.kernels.checks import (
+    LOW,
+    PLAIN,
+    check_buffer,
+    check_gradient,
+    check_memory,
+    check_storage,
+    holds_its_values,
+)
+from thalweg.kernels.pieces import flat, piece_size
+from thalweg.optim.hyperparameters import check_beta, check_exploration, check_keys, reject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+ALPHA, BETA, EMA = "explore_alpha", "explore_beta", "explore_ema"
+Bucket: TypeAlias = "tuple[list[Tensor], dict[str, Any], bool]"
+Groups: TypeAlias = "list[dict[str, Any]]"
+# Each steps a parameter by what it keeps for that parameter alone.
+BY_PARAMETER = (SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, Adafactor, RMSprop, Rprop, ASGD, Muon)
+BUFFERS = {  # of these and of E, those in the shape of their parameter
+    *(EMA, "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"),
+    *("acc_delta", "sum", "prev", "step_size", "ax"),
+}
+
+
+def with_e(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A group with E's entries, those that it lacks from the defaults; SAM repeats E's own under their short names.
+
+    Raises:
+        ValueError: an option that nobody would read, or E's out of range.
+    """
+    checked = {**group, **{name: defaults[name] for name in (ALPHA, BETA) if name not in group}}
+    refuse_misnamed(checked, defaults)
+    for argument in {"alpha", "beta"} - defaults.keys():
+        checked.pop(argument, None)
+    check_keys(checked, defaults, foreign=False)  # some bases have options that are in no defaults
+    check_beta(BETA, checked[BETA])
+    check_exploration(checked[ALPHA], checked[BETA], names=(ALPHA, BETA))
+    if checked.get("differentiable"):
+        reject("differentiable", True, "False, as E is not differentiable")
+    return checked
+
+
+def refuse_misnamed(group: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for an α or β1 that nobody would read; some bases have an ``alpha`` of their own."""
+    for argument, name in (("alpha", ALPHA), ("beta", BETA)):
+        if argument in group and argument not in defaults and group[argument] != group[name]:
+            reject(argument, group[argument], f"called {name} in a group of E")
+
+
+@contextmanager
+def explored(
+    base: Optimizer, go: Tensor | None = None, overwritable: frozenset[Tensor] = frozenset()
+) -> Iterator[None]:
+    """Inside, ``p.grad`` is g'; on a clean exit b moves on. The gradient itself is never written to.
+
+    Those of the ``overwritable`` parameters are: inside, they hold g' and keep it, and their b have moved on already.
+    ``go`` is what b moves on for, if that is decided on the device.
+    """
+    buckets = list(_buckets(base))
+    begun: list[tuple[Tensor, Tensor]] = []
+    if overwritable:
+        buckets, begun = _overwrite(base, buckets, overwritable, go)
+    grads = [(p, p.grad) for params, *_ in buckets for p in params]
+    try:
+        for params, group, foreach in buckets:
+            for p, h in zip(params, _replacements(base, params, group, foreach), strict=True):
+                p.grad = h
+        yield
+    finally:
+        for p, g in grads:
+            p.grad = g
+    for params, group, foreach in buckets:
+        _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, go)
+    for p, b in begun:
+        base.state[p][EMA] = b
+
+
+def check_left(base: Optimizer, groups: Groups, *, judged: bool) -> None:
+    """Raise unless gradients and b fit the parameters that the base steps itself, before it does.
+
+    So must what torch's optimizers keep: a fused kernel does not look, and others have counted by the time they do.
+
+    Args:
+        base: the optimizer.
+        groups: what it steps.
+        judged: whether somebody asks if the gradients are finite.
+
+    Raises:
+        RuntimeError: a sparse gradient.
+        ValueError, TypeError: what :mod:`thalweg.kernels.checks` says of a tensor that does not fit, or a gradient to
+            be judged whose class alone knows its values.
+    """
+    if torch.compiler.is_compiling():
+        return
+    buffers = BUFFERS if type(base) in BY_PARAMETER else {EMA}
+    for group in groups:
+        for p in group["params"]:
+            if (g := p.grad) is None:
+                continue
+            if not _is_ordinary(g, p):
+                check_gradient(p, g, "E")
+                if holds_its_values(type(here := local(p))):
+                    check_storage(f"a parameter of shape {tuple(p.shape)}", here)
+            if judged and has_numbers(g) and not holds_its_values(cls := type(local(g))):
+                reject("nonfinite", "skip or raise", f"'propagate' for gradients of class {cls.__name__}")
+            for name, x in base.state.get(p, {}).items():
+                if name in buffers and (x is not None or name == EMA) and not _is_ordinary(x, p):
+                    check_buffer(name, x, p)
+                    if holds_its_values(type(here := local(x))):
+                        check_memory(f"{name} of a parameter of shape {tuple(p.shape)}", here)
+
+
+def _is_ordinary(x: Any, p: Tensor) -> bool:
+    """Whether ``x`` goes with ``p`` without further questions, as nearly all gradients and buffers do."""
+    return (
+        type(x) in PLAIN
+        and type(p) in PLAIN
+        and not (p.is_nested or x.is_nested)
+        and x.layout is torch.strided
+        and x.shape == p.shape
+        and (x.dtype is p.dtype or (x.dtype is torch.float32 and not p.is_complex()))
+        and x.get_device() == p.get_device()
+        and x.is_contiguous()
+        and not x.is_inference()
+        and x.data_ptr() >= LOW
+        and p.data_ptr() >= LOW
+    )
+
+
+def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:
+    """The groups, cut so that the base can step one part after the other, and g' is there for one part at a time.
+
+    A part is as large as the largest parameter, or a piece if that is more. Only a base that steps each parameter by
+    itself, and whose ``step`` nobody watches or replaces, steps in parts; in a step being compiled, none.
+    """
+    if type(base) not in BY_PARAMETER or is_watched(base) or torch.compiler.is_compiling():
+        yield groups
+        return
+    parameters = [p for group in groups for p in group["params"]]
+    size = {p: 0 if isinstance(p, UninitializedParameter) else p.numel() * p.element_size() for p in parameters}
+    limit = max((max(nbytes, 4 * piece_size(p.device)) for p, nbytes in size.items()), default=0)
+    if sum(size.values()) <= limit:
+        yield groups
+        return
+    part: Groups = []
+    room = limit
+    for group in groups:
+        begin = 0
+        for end, p in enumerate(group["params"]):
+            if size[p] > room:
+                yield [*part, {**group, "params": group["params"][begin:end]}]
+                part, room, begin = [], limit, end
+            room -= size[p]
+        part.append({**group, "params": group["params"][begin:]})
+    yield part
+
+
+def is_watched(base: Optimizer) -> bool:
+    """Whether hooks see the base's ``step``, or a scheduler, say, has put another in its place."""
+    before = base._optimizer_step_pre_hooks or _global_optimizer_pre_hooks
+    after = base._optimizer_step_post_hooks or _global_optimizer_post_hooks
+    return bool("step" in vars(base) or before or after)
+
+
+def shifts(base: Optimizer) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of each parameter that E adapts: itself, s = g' - g in the gradient's dtype, and b after this step."""
+    found = []
+    for params, group, _ in _buckets(base):
+        for p in params:
+            g = cast("Tensor", p.grad)
+            b = base.state.get(p, {}).get(EMA)
+            wide = g.to(compute_dtype(g.dtype)) if b is None else g.to(b.dtype)
+            h, after = eq.explore(
+                wide, torch.zeros_like(wide) if b is None else b, alpha=group[ALPHA], beta=group[BETA]
+            )
+            found.append((p, (h - wide).to(g.dtype), after))
+    return found
+
+
+def can_skip(base: Optimizer) -> bool:
+    """Whether the base leaves its next step out by itself where its ``found_inf`` is 1, as torch's fused ones do.
+
+    A subclass may do more than its kernel. And from a first step that it leaves out, SGD would keep a momentum that
+    was never written.
+    """
+    return type(base) in (Adam, AdamW, SGD, Adagrad) and all(
+        group["fused"] and (not group.get("momentum") or all(_has_momentum(base, p) for p in group["params"]))
+        for group in base.param_groups
+    )
+
+
+def _has_momentum(base: Optimizer, p: Tensor) -> bool:
+    return p.grad is None or base.state.get(p, {}).get("momentum_buffer") is not None
+
+
+@contextmanager
+def skipping(base: Any, go: Tensor | None) -> Iterator[None]:
+    """Inside, a base that :func:`can_skip` does so unless ``go``, told as :class:`torch.amp.GradScaler` tells it."""
+    if go is None:
+        yield
+        return
+    base.found_inf = go.logical_not().float()
+    try:
+        yield
+    finally:
+        del base.found_inf
+
+
+def _buckets(base: Optimizer) -> Iterator[Bucket]:
+    """Parameters that have a gradient and an EMA or need one; in one bucket all have it, or none."""
+    for group in base.param_groups:
+        buckets: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            started = p in base.state and EMA in base.state[p]
+            if started or group[ALPHA] != 0.0:
+                together = hasattr(p.grad, "device_mesh") or holds_its_values(
+                    type(p.grad)
+                )  # as torch's own multi-tensor steps
+                buckets[p.device, p.grad.dtype, started, together].append(p)
+        for (device, _, _, together), params in buckets.items():
+            foreach = group.get("foreach")
+            yield params, group, together and (device.type == "cuda" if foreach is None else bool(foreach))
+
+
+def _replacements(base: Optimizer, params: list[Tensor], group: dict[str, Any], foreach: bool) -> list[Tensor]:
+    """g' = g + c (g - b) of each parameter, in the gradient's dtype; b is 0 where it does not exist yet."""
+    grads = [cast("Tensor", p.grad) for p in params]
+    gain = eq.gain(group[ALPHA], group[BETA])
+    if EMA in base.state.get(params[0], {}):
+        emas = [base.state[p][EMA] for p in params]
+        wide = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
+        lerped = foreach_lerp(wide, emas, -gain) if foreach else map(torch.lerp, wide, emas, repeat(-gain))
+        replaced = [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
+    else:
+        replaced = [g * (1.0 + gain) for g in grads]
+    if group.get("fused"):
+        replaced = [_laid_out_as(p, h) for p, h in zip(params, replaced, strict=True)]
+    return [_with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
+
+
+def _laid_out_as(p: Tensor, h: Tensor) -> Tensor:
+    """h with the strides of p: torch's fused kernels for the CPU take them for granted, and do not look."""
+    if h.stride() == p.stride():
+        return h
+    laid = torch.empty_like(p, dtype=h.dtype).copy_(h)
+    if laid.stride() != p.stride():
+        raise RuntimeError(
+            f"a fused base needs parameters without gaps in memory, got one of shape {tuple(p.shape)} and strides "
+            f"{p.stride()}: build it with fused=False"
+        )
+    return laid
+
+
+def _with_graph_of(g: Tensor, h: Tensor) -> Tensor:
+    """h as g plus a constant, for bases that differentiate the gradient: the Hessian stays that of the loss."""
+    with torch.enable_grad():
+        return g + (h - g).detach()
+
+
+def _advance(
+    base: Optimizer, params: list[Tensor], grads: list[Tensor], beta: float, foreach: bool, go: Tensor | None
+) -> None:
+    """b ← β1 b + (1-β1) g. A missing b starts here, after the base has made its own state for the parameter.
+
+    Compiled, this is a graph of its own, with the gradients as its inputs: ``p.grad`` would be guarded by identity.
+    """
+    for p in params:
+        if EMA not in base.state[p]:
+            base.state[p][EMA] = torch.zeros_like(p, dtype=compute_dtype(p.dtype))
+    emas = [base.state[p][EMA] for p in params]
+    grads = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
+    if go is not None:  # towards itself, b stays where it is
+        grads = [torch.where(go.to(b.device), g, b) for g, b in zip(grads, emas, strict=True)]
+    if foreach:
+        torch._foreach_lerp_(emas, grads, 1.0 - beta)
+    else:
+        for b, g in zip(emas, grads, strict=True):
+            b.lerp_(g, 1.0 - beta)
+
+
+def _overwrite(
+    base: Optimizer, buckets: list[Bucket], spare: frozenset[Tensor], go: Tensor | None
+) -> tuple[list[Bucket], list[tuple[Tensor, Tensor]]]:
+    """Write g' into the gradients of the ``spare`` parameters and move their b on; what is computed is the same.
+
+    Returns:
+        The buckets of the other parameters; and each parameter whose b starts here with that b, to be kept when the
+        base has made its own state for it.
+    """
+    rest: list[Bucket] = []
+    begun: list[tuple[Tensor, Tensor]] = []
+    for params, group, foreach in buckets:
+        if others := [p for p in params if p not in spare]:
+            rest.append((others, group, foreach))
+        if not (params := [p for p in params if p in spare]):
+            continue
+        start = EMA not in base.state.get(params[0], {})
+        if start:
+            emas = [torch.zeros_like(p, dtype=compute_dtype(p.dtype)) for p in params]
+            begun += zip(params, emas, strict=True)
+        else:
+            emas = [base.state[p][EMA] for p in params]
+        gain = eq.gain(group[ALPHA], group[BETA])
+        for gs, bs in _blocks([local(p.grad) for p in params], [local(b) for b in emas]):
+            wide = [g.to(b.dtype) for g, b in zip(gs, bs, strict=True)]
+            hs = [g * (1.0 + gain) for g in gs] if start else torch._foreach_lerp(wide, bs, -gain)
+            if go is not None:
+                wide = [torch.where(go.to(b.device), g, b) for g, b in zip(wide, bs, strict=True)]
+            torch._foreach_lerp_(bs, wide, 1.0 - group[BETA])
+            torch._foreach_copy_(gs, hs)
+    return rest, begun
+
+
+def _blocks(grads: list[Tensor], emas: list[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Gradients and their b, flat and cut alike: lists of few elements in all, so that a temporary of them is small."""
+    size = piece_size(grads[0].device)
+    gs: list[Tensor] = []
+    bs: list[Tensor] = []
+    total = 0
+    for g, b in zip(grads, emas, strict=True):
+        vectors = flat([g, b])
+        cut = [(g, b)] if vectors is None else zip(*(v.split(size) for v in vectors), strict=True)  # type: ignore[no-untyped-call]
+        for g_piece, b_piece in cut:
+            if gs and total + g_piece.numel() > size:
+                yield gs, bs
+                gs, bs, total = [], [], 0
+            gs.append(g_piece)
+            bs.append(b_piece)
+            total += g_piece.numel()
+    yield gs, bs

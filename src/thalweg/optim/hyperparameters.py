@@ -1,0 +1,272 @@
+"""Checks of hyperparameters: one error that names the argument, the value and the allowed range."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from fractions import Fraction
+from importlib.util import find_spec
+from numbers import Real
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from thalweg.kernels import eightbit, has_numbers, is_abstract
+from thalweg.kernels.eightbit import EIGHT_BITS
+from thalweg.kernels.rounding import NARROW, is_narrow, stored_as
+
+NONFINITE = ("skip", "raise", "propagate")
+STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16, EIGHT_BITS)
+DECAYED = "decayed"
+_BY_NAME = {str(dtype)[skip:]: dtype for dtype in STATE_DTYPES if isinstance(dtype, torch.dtype) for skip in (0, 6)}
+_PLAIN = frozenset({float, int, bool, str, type(None)})
+_SEQUENCES = frozenset({"betas", "trust_clip", "norm_dims"})
+
+
+def reject(argument: str, value: object, allowed: str) -> NoReturn:
+    """Raise the one kind of ``ValueError`` this package raises for a bad hyperparameter."""
+    raise ValueError(f"{argument} must be {allowed}, got {value!r}")
+
+
+def make_plain(group: dict[str, Any]) -> None:
+    """Put options in Python's own types, the only ones in a state dict: numbers for NumPy's, tuples for lists.
+
+    Lists may be OmegaConf's, arrays or tensors. What is of no such kind stays, for the checks to refuse.
+
+    >>> group = {"betas": torch.tensor([0.5, 0.75]), "trust_clip": [0, 10.0]}
+    >>> make_plain(group)
+    >>> group
+    {'betas': (0.5, 0.75), 'trust_clip': (0, 10.0)}
+    """
+    for name, value in group.items():
+        if name in _SEQUENCES:
+            if type(value) is not tuple or any(type(x) not in _PLAIN for x in value):
+                group[name] = _as_tuple(value)
+        elif type(value) not in _PLAIN:
+            group[name] = as_scalar(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(map(as_scalar, value))
+    return tuple(value.tolist()) if getattr(value, "ndim", None) == 1 else value
+
+
+def as_scalar(value: Any) -> Any:
+    """A scalar of NumPy as Python's; anything else as it is."""
+    return value.tolist() if getattr(value, "ndim", None) == 0 and not isinstance(value, Tensor) else value
+
+
+def check_nonnegative(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless 0 <= value < inf.
+
+    >>> check_nonnegative("lr", -1)
+    Traceback (most recent call last):
+    ValueError: lr must be a number in [0, inf), got -1
+    """
+    if not (is_number(value) and 0.0 <= value < math.inf):  # type: ignore[operator]
+        reject(argument, value, "a number in [0, inf)")
+
+
+def check_lr(lr: object, *, may_read: bool, may_read_back: bool) -> None:
+    """Raise ``ValueError`` unless lr is a number in [0, inf), or a tensor of one.
+
+    A tensor is read if it ``may_read``, one on an accelerator if it ``may_read_back``, none where there are no numbers.
+    """
+    if isinstance(lr, Tensor) and lr.numel() == 1:
+        if is_abstract(lr) or not (may_read if lr.is_cpu else may_read_back):
+            return
+        lr = lr.item()
+    check_nonnegative("lr", lr)
+
+
+def check_count(argument: str, value: object) -> int:
+    """``value``, a number or a tensor of one, as an integer, or ``ValueError`` unless it is whole and at least 0."""
+    count = value
+    if isinstance(value, Tensor) and value.numel() == 1:
+        count = value.item() if has_numbers(value) else 0
+    if not (is_number(count) and 0 <= count < math.inf and count == int(count)):  # type: ignore[operator, call-overload]
+        reject(argument, value, "a whole number in [0, inf)")
+    return int(count)  # type: ignore[call-overload, no-any-return]
+
+
+def check_beta(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless 0 <= value < 1."""
+    if not (is_number(value) and 0.0 <= value < 1.0):  # type: ignore[operator]
+        reject(argument, value, "a number in [0, 1)")
+
+
+def check_betas(betas: object) -> None:
+    """Raise ``ValueError`` unless betas is a tuple of two numbers in [0, 1)."""
+    if not isinstance(betas, tuple) or len(betas) != 2:
+        reject("betas", betas, "2 numbers in [0, 1)")
+    for i, beta in enumerate(betas):
+        check_beta(f"betas[{i}]", beta)
+
+
+def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> None:
+    """Raise ``ValueError`` unless |α| < 1/(1-β1), the paper's condition; ``beta`` has been checked.
+
+    >>> check_exploration(2.0, 0.5, names=("alpha", "beta"))
+    Traceback (most recent call last):
+    ValueError: alpha must be a number in (-2, 2), as |alpha| < 1/(1 - beta) with beta=0.5, got 2.0
+    """
+    limit = 1.0 / (1.0 - beta)
+    # Compared as a gain, |α|(1-β1) < 1: the quotient rounds.
+    if not (is_number(alpha) and abs(alpha) * (1.0 - beta) < 1.0):  # type: ignore[arg-type]
+        a, b = names
+        reject(a, alpha, f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={beta:g}")
+
+
+def recheck_exploration(alpha: Any, beta: Any, *, names: tuple[str, str]) -> None:
+    """As :func:`check_beta` and :func:`check_exploration`, at little cost, for what a schedule may have changed."""
+    floats = type(alpha) is float and type(beta) is float
+    if not (floats and 0.0 <= beta < 1.0 and abs(alpha) * (1.0 - beta) < 1.0):
+        check_beta(names[1], beta)
+        check_exploration(alpha, beta, names=names)
+
+
+def check_bool(argument: str, value: object, *, none: bool = False) -> None:
+    """Raise ``ValueError`` unless value is True or False (or None, where ``none``)."""
+    if not (isinstance(value, bool) or (none and value is None)):
+        reject(argument, value, "True, False or None" if none else "True or False")
+
+
+def is_number(value: object) -> bool:
+    """Whether value is a real number, NumPy's too; True, False, fractions and integers beyond all floats are not."""
+    if not isinstance(value, Real) or isinstance(value, bool | Fraction):
+        return False
+    return not isinstance(value, int) or abs(value) <= sys.float_info.max
+
+
+def check_choice(argument: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless value is one of the allowed strings."""
+    if not (isinstance(value, str) and value in allowed):
+        reject(argument, value, " or ".join(map(repr, allowed)))
+
+
+# Options of other optimizers, and other names for ours: in a group they would say what nobody hears.
+_FOREIGN = {
+    *("amsgrad", "b1", "b2", "dampening", "decay"),
+    *("differentiable", "learning_rate", "momentum", "nesterov", "wd"),
+}
+
+
+def check_keys(group: Mapping[str, Any], known: Collection[str], *, foreign: bool = True) -> None:
+    """Raise ``ValueError`` for a key of a group that is meant to be an option but is none of the ``known`` ones.
+
+    That is one like the name of an option, misspelt, or, if ``foreign``, the name of another optimizer's. Other keys
+    are the user's, or a scheduler's such as ``initial_lr`` and ``max_momentum``, which have the name whole, and stay.
+
+    >>> check_keys({"params": [], "weigth_decay": 0.1}, ("lr", "weight_decay"))
+    Traceback (most recent call last):
+    ValueError: a parameter group must be given options by their names, weight_decay, got 'weigth_decay'
+    """
+    for key in group:
+        if isinstance(key, str) and key not in known and key not in ("params", "param_names"):
+            others = [name for name in known if f"_{name}_" not in f"_{key}_"]
+            alike = get_close_matches(key.lower(), others, n=1, cutoff=0.8)
+            if alike or (foreign and key in _FOREIGN):
+                reject("a parameter group", key, f"given options by their names, {', '.join(alike or sorted(known))}")
+
+
+def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: bool = True) -> None:
+    """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range; its state is ``buffers``."""
+    make_plain(group)
+    adapt = group["trust_ratio"]
+    if not isinstance(adapt, bool) and not (isinstance(adapt, str) and adapt == DECAYED):
+        reject("trust_ratio", adapt, f"True, False or {DECAYED!r}")
+    for name in ("maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
+        check_bool(name, group[name])
+    check_lr(group["lr"], may_read_back=may_wait, may_read=may_wait or not group["capturable"])
+    for name in ("eps", "trust_eps", "weight_decay"):
+        check_nonnegative(name, group[name])
+    if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
+        reject("eps", group["eps"], f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0")
+    check_betas(group["betas"])
+    for name in ("foreach", "fused"):
+        check_bool(name, group[name], none=True)
+    if group["fused"] and group["foreach"]:
+        reject("fused", True, "None or False with foreach=True, of which it would take the place")
+    for device in {p.device for p in group.get("params", ())} if group["fused"] else ():
+        if device.type == "cuda" and may_wait and find_spec("triton") is None:  # a step asks when it looks for kernels
+            reject("fused", True, f"None or False for a parameter on {device} without Triton (pip install triton)")
+        if device.type not in ("cpu", "cuda", "meta"):
+            reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
+    if (clip := group["trust_clip"]) is not None:
+        pair = isinstance(clip, tuple) and len(clip) == 2 and all(map(is_number, clip))
+        if not pair or not 0.0 <= clip[0] <= clip[1]:
+            reject("trust_clip", clip, "None or (lo, hi) with 0 <= lo <= hi")
+    if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
+        reject("max_grad_norm", bound, "None or a number in (0, inf]")
+    _check_state_dtype(group, buffers)
+    check_choice("nonfinite", group["nonfinite"], NONFINITE)
+    if group["nonfinite"] == "raise" and _is_capturable(group):
+        reject("nonfinite", "raise", "'skip' or 'propagate' with capturable=True, as raising reads the gradients back")
+    if group["stochastic_rounding"] and _is_capturable(group):
+        reject("stochastic_rounding", True, "False with capturable=True, as its seed is counted on the host")
+    _check_norm_dims(group)
+
+
+def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
+    given = group["state_dtype"]
+    if isinstance(given, Mapping):
+        group["state_dtype"] = given = {name: _named(dtype) for name, dtype in given.items()}
+    else:
+        group["state_dtype"] = given = _named(given)
+    wanted = [stored_as(given, name) for name in buffers]
+    known = all(w is None or (isinstance(w, torch.dtype | str) and w in STATE_DTYPES) for w in wanted)
+    if not known or (isinstance(given, dict) and not given.keys() <= set(buffers)):
+        *first, last = (repr(value) for value in STATE_DTYPES)
+        mapping = f"a mapping of {', '.join(map(repr, buffers))} to these"
+        reject("state_dtype", given, f"{', '.join(first)}, {last} or {mapping}")
+    _check_narrow(group)
+    if is_narrow(given) and any(p.is_complex() for p in group.get("params", ())):
+        reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
+    if EIGHT_BITS in wanted and not torch.compiler.is_compiling():  # Dynamo cannot trace a cache
+        eightbit.torchao()
+
+
+def _named(dtype: Any) -> Any:
+    return _BY_NAME.get(dtype, dtype) if isinstance(dtype, str) else dtype
+
+
+def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]], names: tuple[str, ...]) -> None:
+    """Let ``state_dtype`` say how the group's state is stored, if it is in few bits, or raise ``ValueError``.
+
+    A loader that fills the tensors that are there, such as torch.distributed.checkpoint's, leaves them in their dtype
+    and yet brings the options of the checkpoint.
+    """
+    for name in names:
+        buffers = [states[p][name] for p in group["params"] if name in states.get(p, ())]
+        dtypes = {EIGHT_BITS if eightbit.is_8bit(b) else b.dtype for b in buffers}
+        for dtype in dtypes & NARROW - {stored_as(group["state_dtype"], name)}:
+            group["state_dtype"] = {n: dtype if n == name else stored_as(group["state_dtype"], n) for n in names}
+    _check_narrow(group)
+
+
+def _is_capturable(group: dict[str, Any]) -> bool:
+    """Whether it is said to be; to a step that is being compiled Dynamo says it of every group."""
+    return group["capturable"] and not torch.compiler.is_compiling()
+
+
+def _check_narrow(group: dict[str, Any]) -> None:
+    given = group["state_dtype"]
+    if _is_capturable(group) and is_narrow(given):
+        allowed = "None, torch.float32 or torch.float64 with capturable=True, as the seed of rounding is on the host"
+        reject("state_dtype", given, allowed)
+
+
+def _check_norm_dims(group: dict[str, Any]) -> None:
+    dims = group["norm_dims"]
+    if dims is None:
+        return
+    integers = isinstance(dims, tuple) and all(isinstance(d, int) and not isinstance(d, bool) for d in dims)
+    if not integers or not dims or len(set(dims)) != len(dims):
+        reject("norm_dims", dims, "None or a tuple of different axes")
+    for p in group.get("params", ()):
+        if len({d % p.ndim for d in dims if -p.ndim <= d < p.ndim}) != len(dims):
+            reject("norm_dims", dims, f"different axes of every parameter of its group, one of shape {tuple(p.shape)}")

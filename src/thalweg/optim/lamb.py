@@ -1,0 +1,417 @@
+r"""LAMB, and all of ALTO but α.
+
+For layer i at step k, with :math:`h_k` the gradient as E passes it on (:func:`thalweg.equations.explore`):
+
+.. math::
+    m_k &= β_2 m_{k-1} + (1-β_2) h_k, & \hat m_k &= m_k / (1-β_2^k) \\
+    v_k &= β_3 v_{k-1} + (1-β_3) h_k^2, & \hat v_k &= v_k / (1-β_3^k) \\
+    r_k &= \hat m_k / (\sqrt{\hat v_k} + ε_1) + λ θ_k \\
+    θ^{(i)} &\leftarrow θ^{(i)} - η\, r^{(i)} \frac{φ(‖θ^{(i)}‖)}{‖r^{(i)}‖ + ε_2 φ(‖θ^{(i)}‖)}
+
+Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from thalweg import equations as eq
+from thalweg.kernels import Hyper, Scales, compute_dtype, cpp, has_numbers, is_abstract
+from thalweg.kernels.checks import check_parameter
+from thalweg.kernels.overwriting import Footprint, overwritable
+from thalweg.kernels.pieces import Scratch
+from thalweg.kernels.plan import choose, describe
+from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
+from thalweg.optim import layers, skipped
+from thalweg.optim.hyperparameters import DECAYED, check_keys, check_lamb, check_loaded, reject
+from thalweg.optim.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator
+
+    from torch.optim.optimizer import ParamsT
+
+    from thalweg.kernels.rounding import StateDtype
+
+SKIPPED = "skipped_steps"
+MOMENTS = (EXP_AVG, EXP_AVG_SQ)
+BUFFERS = (*MOMENTS, EXPLORE_EMA)
+# Options of ALTO, of torch's Adam and of E around it.
+_OTHERS = frozenset(
+    {
+        "alpha",
+        "beta",
+        "amsgrad",
+        "differentiable",
+        "decoupled_weight_decay",
+        "explore_alpha",
+        "explore_beta",
+        "explore_skipped",
+    }
+)
+
+
+class Lamb(Optimizer):
+    """LAMB: Adam's direction, scaled layer by layer to the norm of the layer.
+
+    Bias-corrected, with decoupled weight decay, and adapted whether or not it decays, like :func:`optax.lamb` and
+    unlike apex and timm, which stop adapting a group whose weight decay is 0. Gradients are not clipped unless asked.
+    State: ``exp_avg`` and ``exp_avg_sq``, 8 bytes per parameter in float32, 4 in bfloat16, 2.03 in 8 bits. The update
+    is computed in float32 at least.
+
+    Args:
+        params: parameters, named parameters, or groups; every option below but ``max_grad_norm``'s norm is per group.
+        lr: learning rate η ≥ 0, a number or a one-element tensor. An adapted layer moves by about η times its own norm
+            at each step, so that AdamW's 0.001 hardly trains: 100 steps on digits leave the loss at 2.21, AdamW at
+            0.95, the default of 0.01 at 0.88. On four small problems 0.01 ends below AdamW at its default, the best is
+            0.01 to 0.03, and 0.1 fails (benchmarks/README.md). With ``trust_ratio=False``, take AdamW's.
+        betas: (β2, β3), the decay rates of the first and second moment, each in [0, 1).
+        eps: ε1 > 0, added to √v̂.
+        trust_eps: ε2 ≥ 0 of the trust ratio; 0 gives the published LAMB.
+        weight_decay: λ ≥ 0.
+        trust_ratio: False drops the layerwise scaling, and what remains is AdamW. "decayed": groups are adapted while
+            their weight decay is positive, for frameworks that make a group without decay of biases and norms (Hugging
+            Face's Trainer, timm).
+        trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
+        max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
+            keeps its values. None: no clipping.
+        state_dtype: how the moments are stored: torch.float32, torch.float64, torch.bfloat16 or "8bit", or a mapping
+            such as ``{"exp_avg": "8bit"}`` from some of them. None: in the parameter's dtype, but in float32 for
+            float16 and bfloat16. 8 bits are torchao's: blocks of 256 numbers with a scale, for parameters (or shards)
+            of at least 4096 elements that are whole blocks; the others keep float32. Into bfloat16 and 8 bits moments
+            are rounded stochastically, as with ``stochastic_rounding``. Complex parameters take neither.
+        nonfinite: what to do when any gradient of any group has an infinity, a NaN, or an entry whose square overflows
+            (beyond 5e18 in float32; the second moment would never recover). "skip": nothing changes but
+            ``skipped_steps``; decided on the device unless that is the CPU. "raise": a RuntimeError, before anything
+            changes. "propagate": step all the same, as torch's optimizers do.
+        stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
+            decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
+            group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as ever.
+        norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
+            for experts of shape (experts, in, out). None: over the whole parameter.
+        overwrite_grad: use the gradients' memory as scratch, so that their values are undefined after the step. Spares
+            the one temporary of a layer's size that a step has on CPU; the result is the same, bit for bit. Nothing is
+            spared where that memory does not serve: a gradient of another dtype than the update is computed in, of
+            another layout than its parameter, with a graph, sharded, or sharing memory with another gradient; in a
+            step under ``torch.compile``; with ``fused=True``, which needs no such temporary.
+        maximize: ascend instead of descend.
+        foreach: use torch's multi-tensor operations, False: one parameter at a time.
+        fused: use kernels of our own. On the CPU they are in C++, built at the first step, in about a second, and kept
+            in ``$THALWEG_CACHE_DIR`` or ``~/.cache/thalweg``. On CUDA they are Triton's, which has to be installed:
+            three launches for all parameters of a group and dtype, and no waiting for the device; tested under Triton's
+            interpreter and compiled for compute capability 8.0 and 9.0, but none has run on a GPU yet.
+            With ``foreach`` and ``fused`` both None: fused on the CPU where a C++ compiler is at hand (if not, foreach
+            and a warning), foreach on CUDA. ``repr(optimizer)`` says which.
+        capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
+
+    Attributes:
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; saved. Ten in a
+            row are warned of, once, where they are not counted in a graph or stepping in backward.
+
+    Raises:
+        ValueError: an argument outside its range, named with its value.
+        ImportError: 8-bit state without torchao, ``pip install 'thalweg[lowbit]'``.
+        RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = Lamb([weight], lr=0.1, trust_eps=0.0, weight_decay=0.0)
+    >>> weight.grad = torch.tensor([1.0, 1.0])
+    >>> optimizer.step()
+    >>> (torch.tensor([3.0, 4.0]) - weight).norm()  # moved by lr times its own norm
+    tensor(0.5000, grad_fn=<LinalgVectorNormBackward0>)
+    """
+
+    _buffers: ClassVar[tuple[str, ...]] = MOMENTS
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-6,
+        trust_eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        *,
+        trust_ratio: bool | Literal["decayed"] = True,
+        trust_clip: tuple[float, float] | None = None,
+        max_grad_norm: float | None = None,
+        state_dtype: StateDtype = None,
+        nonfinite: str = "skip",
+        stochastic_rounding: bool = False,
+        norm_dims: tuple[int, ...] | None = None,
+        overwrite_grad: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        self._start(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            trust_eps=trust_eps,
+            weight_decay=weight_decay,
+            trust_ratio=trust_ratio,
+            trust_clip=trust_clip,
+            max_grad_norm=max_grad_norm,
+            state_dtype=state_dtype,
+            nonfinite=nonfinite,
+            stochastic_rounding=stochastic_rounding,
+            norm_dims=norm_dims,
+            overwrite_grad=overwrite_grad,
+            maximize=maximize,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+        )
+
+    def _start(self, params: ParamsT, **defaults: Any) -> None:
+        self._check(defaults)
+        skipped.start(self, SKIPPED)
+        self._scratch, self._footprint = Scratch(), Footprint()
+        super().__init__(params, defaults)
+
+    def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
+        """Raise ``ValueError`` for the first hyperparameter of ``group`` that is out of range."""
+        check_lamb(group, self._buffers, may_wait=may_wait)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, its missing options filled in from the defaults.
+
+        Raises:
+            ValueError: an option is out of range or misspelt; nothing is added then.
+        """
+        check_keys(param_group, self.defaults)
+        group = {**self.defaults, **param_group}
+        super().add_param_group(group)
+        try:
+            self._check(group)
+        except BaseException:
+            self.param_groups.pop()
+            raise
+        skipped.note(self, SKIPPED)
+
+    def __repr__(self) -> str:
+        """The groups, and how each is stepped."""
+        picked = {describe(group, p.device) for group in self.param_groups for p in group["params"]}
+        return f"{super().__repr__()[:-1]}    backend: {', '.join(sorted(picked)) or 'none yet'}\n)"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        skipped.start(self, SKIPPED)
+        skipped.note(self, SKIPPED)
+        self._scratch, self._footprint = Scratch(), Footprint()
+        for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        skipped.note(self, SKIPPED)
+        return super().__getstate__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As every optimizer's, with the count of skipped steps in each group."""
+        skipped.note(self, SKIPPED)
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict, of ALTO, LAMB, or of torch's Adam, AdamW and E around them: training goes on from it.
+
+        Options that it lacks stay as they are (ALTO's α and β1, loading LAMB's or AdamW's), and b starts from zero
+        where it has none. Moments keep the dtype they were saved with, which ``state_dtype`` then says. All is checked
+        before it counts: after an error the optimizer is as it was.
+
+        To read 8-bit state from a file with ``weights_only=True``, make the optimizer first: that imports its tensors.
+
+        Raises:
+            ValueError: the groups do not match, a loaded hyperparameter is out of range, or the state is that of other
+                parameters or of another kind of optimizer.
+        """
+        check_state_dict(state_dict)
+        own = [{name: group[name] for name in self.defaults if name in group} for group in self.param_groups]
+        given = [self._renewed(group) for group in state_dict["param_groups"]]
+        groups = [{**mine, **theirs} for mine, theirs in zip(own, given)] + given[len(own) :]  # noqa: B905 (torch counts)
+        with restored_on_error(self):
+            load_keeping_dtype(self, super().load_state_dict, {**state_dict, "param_groups": groups}, BUFFERS)
+            for group in self.param_groups:
+                check_keys(group, self.defaults)
+                self._check(group)
+                for p in group["params"]:
+                    if state := self.state.get(p):
+                        if EXPLORE_EMA not in self._buffers:
+                            state.pop(EXPLORE_EMA, None)
+                        check_state(p, state, MOMENTS, self._buffers)
+                        step = torch.as_tensor(state["step"], dtype=torch.float32)  # a number in old checkpoints
+                        state["step"] = step.reshape(()).to(layers.step_device(p, group), copy=True)
+                check_loaded(group, self.state, self._buffers)
+
+    def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
+        """A saved group as this optimizer has it, less what Adam and E have besides.
+
+        Raises:
+            ValueError: Adam's ``amsgrad=True``.
+        """
+        if group.get("amsgrad"):
+            reject("amsgrad", True, f"False in a state that {type(self).__name__} loads")
+        kept = {name: value for name, value in group.items() if name not in _OTHERS - self.defaults.keys()}
+        if isinstance(stored := kept.get("state_dtype"), Mapping):
+            kept["state_dtype"] = {name: dtype for name, dtype in stored.items() if name in self._buffers}
+        return kept
+
+    def init_state(self) -> None:
+        """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
+        if torch.compiler.is_compiling():
+            for group in self.param_groups:
+                self._init_group(group)
+        self._add_state(self.param_groups)  # or b alone, where α has become nonzero
+
+    def _init_group(self, group: dict[str, Any]) -> None:
+        # torch.compile runs a method of this name outside the graph. Inside, inductor would make one tensor of equal
+        # new ones, and all parameters would count in one "step".
+        self._add_state([group], but=self.state)
+
+    def _add_state(self, groups: list[dict[str, Any]], but: Container[Tensor] = ()) -> None:
+        lacking = []
+        for group in groups:
+            names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
+            for p in group["params"]:
+                if names[-1] not in self.state.get(p, ()) and (p.requires_grad or p.grad is not None) and p not in but:
+                    lacking.append((p, group, names))
+        if not torch.compiler.is_compiling():
+            for p, *_ in lacking:
+                check_parameter(p, type(self).__name__)
+        for p, group, names in lacking:
+            layers.init_state(p, group, self.state[p], names)
+
+    def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
+        """(α, β1) of a group."""
+        return 0.0, 0.0
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Perform one step.
+
+        Args:
+            closure: recomputes the loss and the gradients; called first, once, with grad enabled.
+
+        Returns:
+            What the closure returned.
+        """
+        self._accelerator_graph_capture_health_check()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+
+        for group in self.param_groups:  # a schedule may have written anything
+            self._check(group, may_wait=False)
+        for group in self.param_groups:
+            for p in group["params"][:1]:
+                if not is_abstract(p):
+                    choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
+        given = layers.look(self.param_groups, self.state, self._footprint, type(self).__name__)
+        gradients = [grad for some in given for _, _, grad, _ in some]
+        finite = self._judge_finite(gradients)
+        self.init_state()
+        total_norm = self._total_norm(gradients)
+        params = (p for group in self.param_groups for p in group["params"])
+        spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
+        moving = self._moving(finite, given)
+        plans = [self._plan(group, some, go, spare) for group, some, go in moving]  # what raises has raised by now
+        if finite is not None:
+            skipped.count_skipped(self, finite)
+        for plan in plans:
+            self._carry_out(plan, total_norm)
+        return loss
+
+    def _moving(
+        self, finite: Tensor | None, given: list[list[layers.Given]]
+    ) -> Iterator[tuple[dict[str, Any], list[layers.Given], Tensor | None]]:
+        """The groups that move as far as the host knows, each with what its step counts for if the device decides."""
+        for group, some in zip(self.param_groups, given, strict=True):
+            if finite is None or group["nonfinite"] != "skip":
+                yield group, some, None
+            elif self._on_device(group, finite):
+                yield group, some, finite.float()
+            elif finite:
+                yield group, some, None
+
+    def _plan(
+        self, group: dict[str, Any], given: list[layers.Given], go: Tensor | None, spare: frozenset[Tensor]
+    ) -> layers.Plan:
+        rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
+        own = spare if group["overwrite_grad"] else ()
+        return layers.plan(group, given, self.state, self._hyper(group), go, overwritable=own, rounds=rounds)
+
+    def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
+        scale = None
+        if (bound := plan.group["max_grad_norm"]) is not None and total_norm is not None:
+            scale = eq.clip_coefficient(total_norm, bound)
+        layers.count(plan)
+        for backend, bucket in plan.buckets:
+            device = bucket[0].param.device
+            on_device = Scales(
+                None if scale is None else scale.to(device, compute_dtype(bucket[0].param.dtype)),
+                None if plan.go is None else plan.go.to(device),
+            )
+            backend.step(bucket, plan.hyper, on_device, self._scratch)
+
+    def _hyper(self, group: dict[str, Any]) -> Hyper:
+        alpha, beta1 = self._exploration(group)
+        beta2, beta3 = group["betas"]
+        lr = group["lr"]
+        return Hyper(
+            lr=lr.reshape(()) if isinstance(lr, Tensor) else lr,
+            alpha=alpha,
+            beta1=beta1,
+            beta2=beta2,
+            beta3=beta3,
+            eps=group["eps"],
+            trust_eps=group["trust_eps"],
+            weight_decay=group["weight_decay"],
+            trust_ratio=group["weight_decay"] > 0.0 if group["trust_ratio"] == DECAYED else group["trust_ratio"],
+            trust_clip=group["trust_clip"],
+            maximize=group["maximize"],
+            stochastic_rounding=group["stochastic_rounding"],
+        )
+
+    def _judge_finite(self, gradients: list[Tensor]) -> Tensor | None:
+        """Whether all gradients are finite, 0-d; None if there are none, or no group skips a step that is not."""
+        policies = {group["nonfinite"] for group in self.param_groups}
+        if policies == {"propagate"} or not gradients:
+            return None
+        may_read = self._may_read(gradients)
+        fused = may_read and all(
+            choose(group, p.device) is cpp for group in self.param_groups for p in group["params"][:1]
+        )
+        finite = layers.all_finite(gradients, may_read=may_read, fused=fused)
+        if "raise" in policies and has_numbers(gradients[0]) and not finite:
+            layers.refuse_nonfinite(gradients)
+        if "skip" not in policies:
+            return None
+        return finite
+
+    def _on_device(self, group: dict[str, Any], finite: Tensor) -> bool:
+        """Whether the group's steps are skipped on the device, without the host ever knowing."""
+        return finite.device.type != "cpu" or group["capturable"] or is_abstract(finite)
+
+    def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
+        """The global gradient norm, if a group asks for it."""
+        wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
+        return layers.global_norm(gradients, may_read=self._may_read(gradients)) if wanted else None
+
+    def _may_read(self, gradients: list[Tensor]) -> bool:
+        """Whether numbers that are on the host may be read there."""
+        return not (any(map(is_abstract, gradients[:1])) or any(group["capturable"] for group in self.param_groups))

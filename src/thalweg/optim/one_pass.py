@@ -1,0 +1,158 @@
+"""E and the update of torch's Adam and AdamW in one pass over memory, on the CPU and on CUDA.
+
+E alone reads g and b and writes g' and b, 16 bytes per parameter in float32, and a fused Adam then moves 28 more. The
+kernels of ALTO without the trust ratio do both in 36, and keep no g': 5 reads and 4 writes. What they compute is what
+the base computes from g', up to rounding. On CUDA, with Triton's, that is one launch for each group and dtype, and
+nothing is read back; those have yet to run on a GPU, as :mod:`thalweg.kernels.triton` says.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, AdamW
+
+from thalweg.kernels import Hyper, Layer, Scales, is_abstract, local
+from thalweg.kernels.checks import PLAIN, holds_its_values
+from thalweg.kernels.pieces import Scratch
+from thalweg.kernels.plan import has_kernels
+from thalweg.optim import layers
+from thalweg.optim.exploration import ALPHA, BETA, EMA, Groups, is_watched
+from thalweg.optim.hyperparameters import check_betas, check_lr, check_nonnegative
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+_DTYPES = (torch.float32, torch.float64)  # in others, the base rounds its own state
+
+
+def split(base: Optimizer) -> tuple[Groups, Groups]:
+    """The parameters that the kernels step for the base, and those that it steps itself, by group.
+
+    The kernels take Adam without coupled weight decay and AdamW, not a subclass, whose ``step`` nobody watches or
+    replaces; groups without amsgrad and maximize in which α is not 0; and in those float32 and float64 parameters, not
+    sharded or sharded as their gradients are. On CUDA the group has ``fused=True``, and there is Triton and a GPU of
+    compute capability 8.0 at least. On the CPU there is a C++ compiler, and the group has ``fused=True``, or leaves
+    ``fused`` and ``foreach`` open, and is not ``capturable``. Each parameter is judged by itself and its group alone,
+    so that it makes the same step whoever else is there.
+    """
+    first = next((p for group in base.param_groups for p in group["params"]), None)
+    if type(base) not in (Adam, AdamW) or is_watched(base) or first is None or is_abstract(first):
+        return [], base.param_groups
+    taken: Groups = []
+    left: Groups = []
+    for group in base.param_groups:
+        ours: list[Tensor] = []
+        others: list[Tensor] = []
+        takes = functools.cache(functools.partial(_takes, group))
+        for p in group["params"]:
+            if p.requires_grad or p.grad is not None:
+                fits = p.dtype in _DTYPES and takes(p.device, p.dtype) and _is_walkable(p, p.grad)
+                (ours if fits else others).append(p)
+        taken += [{**group, "params": ours}] if ours else []
+        left += [{**group, "params": others}] if others else []
+    return (taken, left) if taken else ([], base.param_groups)
+
+
+def _is_walkable(p: Any, grad: Any) -> bool:
+    """Whether memory holds the values, and one shard of the gradient belongs to one of the parameter.
+
+    That of a sum still to be taken does not.
+    """
+    if type(p) in PLAIN and (grad is None or type(grad) in PLAIN):
+        return True
+    if not all(t is None or holds_its_values(type(local(t))) for t in (p, grad)):
+        return False
+    if not layers.is_sharded(p) or grad is None:
+        return True
+    return layers.is_sharded(grad) and bool(grad.device_mesh == p.device_mesh and grad.placements == p.placements)
+
+
+def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> bool:
+    wanted, on_cpu = group["fused"], device.type == "cpu"
+    if wanted is None:
+        wanted = on_cpu and group["foreach"] is None
+    return (
+        bool(wanted and group[ALPHA] != 0.0)
+        and not any(group[name] for name in ("amsgrad", "maximize", "differentiable"))
+        and (group["decoupled_weight_decay"] or group["weight_decay"] == 0.0)
+        and not any(isinstance(beta, Tensor) for beta in group["betas"])
+        and not (group["capturable"] and on_cpu)
+        and has_kernels(device, dtype)  # last, as it may import Triton
+    )
+
+
+def check(groups: Groups) -> None:
+    """Raise ``ValueError`` for what a schedule may have written into groups and the kernels cannot take."""
+    for group in groups:
+        check_lr(group["lr"], may_read=not group["capturable"], may_read_back=False)
+        check_betas(group["betas"])
+        check_nonnegative("eps", group["eps"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+
+
+def plan(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor | None = None) -> list[layers.Plan]:
+    """A step of the base on g' of ``groups``; nothing changes, but state that is missing is made as the base makes it.
+
+    ``given`` is what :func:`thalweg.optim.layers.look` found in them; ``go`` is what the step counts for, if that is
+    decided on the device.
+    """
+    if groups:
+        base._accelerator_graph_capture_health_check()  # as its own step does
+    plans = []
+    go = None if go is None else go.float()
+    for group, some in zip(groups, given, strict=True):
+        steps: list[Tensor] = []
+        base._init_group(group, [], [], [], [], [], steps)
+        for p in group["params"]:
+            if p.grad is not None and EMA not in base.state[p]:
+                base.state[p][EMA] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        beta2, beta3 = group["betas"]
+        hyper = Hyper(
+            lr=group["lr"],
+            alpha=group[ALPHA],
+            beta1=group[BETA],
+            beta2=beta2,
+            beta3=beta3,
+            eps=group["eps"],
+            trust_eps=0.0,
+            weight_decay=group["weight_decay"],
+            trust_ratio=False,
+            trust_clip=None,
+            maximize=False,
+            stochastic_rounding=False,
+        )
+        # Where the base counts, and nobody may wait for it.
+        on_device = any(not base.state[p]["step"].is_cpu for _, p, *_ in some)
+        options = {"norm_dims": None, "capturable": on_device, "foreach": None, "fused": on_device or None}
+        # On the CPU, with no kernel foreach, no error.
+        plans.append(layers.plan({**group, **options}, some, base.state, hyper, go))
+    return plans
+
+
+def step(plans: list[layers.Plan]) -> None:
+    """Take the step that is planned, and move b on."""
+    for planned in plans:
+        layers.count(planned)
+        for backend, bucket in planned.buckets:
+            device = bucket[0].param.device
+            scales = Scales(go=None if planned.go is None else planned.go.to(device))
+            backend.step([_here(layer) for layer in bucket], planned.hyper, scales, Scratch())
+
+
+def _here(layer: Layer) -> Layer:
+    """The shard of a layer that is here: without a norm, nothing needs the others."""
+    if not layers.is_sharded(layer.param):
+        return layer
+    torch.autograd.graph.increment_version([layer.param])
+    return layer._replace(
+        param=local(layer.param),
+        grad=local(layer.grad),
+        exp_avg=local(layer.exp_avg),
+        exp_avg_sq=local(layer.exp_avg_sq),
+        explore_ema=local(layer.explore_ema),
+        addresses=None,
+    )
