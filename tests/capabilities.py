@@ -107,8 +107,6 @@ LAMB_OPTIONS = (
     Option("nonfinite", "propagate", "how"),
     Option("nonfinite", "raise", "how"),
     Option("stochastic_rounding", True, "how"),  # of bfloat16 alone
-    Option("overwrite_grad", True, "how", tolerance=0.0),
-    Option("overwrite_grad", True, "how", {"foreach": False}, tolerance=0.0),
     Option("maximize", True),
     *SPEED,
     Option("fused", True, "how"),
@@ -127,7 +125,7 @@ LAMB_INVALID = (
     Invalid({"lr": True}, r"lr must be a number in \[0, inf\), got True"),
     *(
         Invalid({name: 1}, rf"{name} must be True or False, got 1")
-        for name in ("maximize", "capturable", "stochastic_rounding", "overwrite_grad")
+        for name in ("maximize", "capturable", "stochastic_rounding")
     ),
     Invalid({"trust_ratio": 1}, "trust_ratio must be True, False or 'decayed', got 1"),
     Invalid({"trust_ratio": "always"}, "trust_ratio must be True, False or 'decayed', got 'always'"),

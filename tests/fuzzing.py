@@ -79,7 +79,6 @@ class Life:
             "trust_clip": rng.choice([None, (0.1, 1.0)]),
             "max_grad_norm": rng.choice([None, 1.0]),
             "nonfinite": rng.choice(["skip", "raise", "propagate"]),
-            "overwrite_grad": rng.random() < 0.2,
             "maximize": rng.random() < 0.2,
         }
         return build, {"foreach": False}, options

@@ -33,7 +33,6 @@ SCALARS = {
     "maximize": True,
     "foreach": True,
     "nonfinite": "propagate",
-    "overwrite_grad": True,
 }
 NUMPY = {float: (np.float64, np.float32, np.array), bool: (np.bool_, np.array), str: (np.str_, np.array)}
 DTYPES = {

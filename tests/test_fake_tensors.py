@@ -65,7 +65,7 @@ def test_they_are_stepped_with_every_option(entry, option, where):
     [
         ALTO,
         functools.partial(ALTO, foreach=False),
-        functools.partial(ALTO, foreach=True, max_grad_norm=1.0, overwrite_grad=True),
+        functools.partial(ALTO, foreach=True, max_grad_norm=1.0),
         functools.partial(ALTO, fused=True, trust_ratio=False),
         lambda params: Lamb(params, lr=torch.ones_like(params[0].flatten()[0])),
         functools.partial(Lamb, state_dtype="8bit"),

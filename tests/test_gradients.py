@@ -74,7 +74,6 @@ def test_a_step_without_a_closure_returns_none(entry):
 
 
 @BOTH
-@pytest.mark.where(test=lambda entry, option: option is None or option.name != "overwrite_grad")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_p_grad_is_the_same_tensor_with_the_same_values_after_the_step(entry, option, dtype, foreach):
     params = make_params(entry.shapes, dtype)

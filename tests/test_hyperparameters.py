@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import make_grads, make_params, take_steps
 
 from thalweg import ALTO, EAdamW, Lamb
-from thalweg.optim.hyperparameters import check_exploration
+from thalweg.arguments import check_exploration
 
 FEW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
@@ -54,7 +54,6 @@ lamb = {
     "nonfinite": st.sampled_from(["skip", "raise", "propagate", "drop", None]),
     "stochastic_rounding": flags,
     "norm_dims": st.one_of(st.none(), st.tuples(st.integers(-2, 1)), st.integers(0, 1)),
-    "overwrite_grad": flags,
     "maximize": flags,
     "foreach": flags,
     "fused": flags,
@@ -147,7 +146,6 @@ valid = {
     "nonfinite": st.sampled_from(["skip", "raise", "propagate"]),
     "stochastic_rounding": st.booleans(),
     "norm_dims": st.sampled_from([None, (-1,), (0, 1)]),
-    "overwrite_grad": st.booleans(),
     "maximize": st.booleans(),
     "foreach": st.sampled_from([None, False, True]),
     "capturable": st.booleans(),

@@ -7,18 +7,17 @@ import pickle
 
 import pytest
 import torch
-from support import assert_same, assert_same_state, make_grads, make_params, random_tensors, take_steps
-from test_backends import WAYS, peak
+from support import assert_same, assert_same_state, make_grads, make_params, take_steps
+from test_backends import peak
 from torch.nn import Parameter
 from torch.optim import LBFGS, SGD, Adam, AdamW, Muon
 
-from thalweg import ALTO, E, EAdamW, Lamb
+from thalweg import E, EAdamW
 from thalweg.kernels.overwriting import overwritable
 from thalweg.kernels.pieces import PIECE
 
 STEPS = 4
 SHAPES = ((2 * PIECE + 5,), (513, 515), (PIECE // 4,), (7, 3), (), (0, 3))
-LAYERS = {"ALTO": ALTO, "Lamb": Lamb}
 BASES = {
     "SGD": lambda params: SGD(params, 0.1, momentum=0.9),
     "AdamW": lambda params: AdamW(params, 0.1, foreach=False),
@@ -40,36 +39,6 @@ def both(build, shapes=SHAPES, dtype=torch.float32, steps=STEPS):
     assert_same(params, expected)
     assert_same_state(optimizer, reference)
     return params, optimizer
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", LAYERS)
-def test_alto_and_lamb_take_the_same_steps(name, way, dtype):
-    params, _ = both(lambda ps, overwrite: LAYERS[name](ps, 0.01, overwrite_grad=overwrite, **WAYS[way]), dtype=dtype)
-    changed = not torch.equal(params[0].grad, make_grads(params, STEPS)[-1][0])
-    assert changed == (way != "fused" and dtype != torch.bfloat16)  # or it would all have been in vain
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"max_grad_norm": 0.1},
-        {"trust_ratio": False},
-        {"maximize": True, "weight_decay": 0.0},
-        {"capturable": True},
-        {"nonfinite": "propagate", "trust_clip": (0.1, 1.0)},
-    ],
-    ids=str,
-)
-def test_whatever_the_other_options(options):
-    both(lambda ps, overwrite: ALTO(ps, 0.01, overwrite_grad=overwrite, **options))
-
-
-@pytest.mark.parametrize("way", ["single", "foreach"])
-def test_stacked_layers_take_the_same_steps(way):
-    shapes = ((3, 300, 301), (4, 5, 6))
-    both(lambda ps, overwrite: ALTO(ps, norm_dims=(-2, -1), overwrite_grad=overwrite, **WAYS[way]), shapes)
 
 
 @pytest.mark.parametrize(
@@ -123,21 +92,6 @@ def test_a_skipped_step_of_e_changes_no_state(fused):
     assert all(p.isfinite().all() for p in runs[0][0])
 
 
-@pytest.mark.parametrize("on_device", [False, True])
-def test_a_skipped_step_of_alto_changes_no_state(on_device):
-    runs = []
-    for overwrite in (True, False):
-        params = make_params(SHAPES[:4], torch.float32)
-        optimizer = ALTO(params, 0.01, capturable=on_device, overwrite_grad=overwrite)
-        rows = make_grads(params, 4)
-        rows[2][0][7] = float("inf")
-        take_steps(optimizer, params, rows)
-        assert optimizer.skipped_steps == 1
-        runs.append((params, optimizer))
-    assert_same(runs[0][0], runs[1][0])
-    assert_same_state(runs[0][1], runs[1][1])
-
-
 def model_of(sizes):
     params = [Parameter(torch.ones(size)) for size in sizes]
     for p in params:
@@ -156,17 +110,6 @@ def test_e_makes_no_copy_of_the_gradients():
     sparing, copying = (peak(optimizer.step) for optimizer in optimizers)
     assert sparing <= 2 * piece
     assert copying >= 9 * piece  # of one part
-
-
-@pytest.mark.parametrize("way", ["single", "foreach"])
-@pytest.mark.parametrize("alpha", [-5.0, 0.0])
-def test_alto_has_no_temporary_of_a_layers_size(way, alpha):
-    sizes = [20 * PIECE, 2 * PIECE, *[1000] * 50]
-    optimizers = [ALTO(model_of(sizes), alpha=alpha, overwrite_grad=it, **WAYS[way]) for it in (True, False)]
-    for optimizer in optimizers:
-        optimizer.init_state()
-    sparing, scratching = (peak(optimizer.step) for optimizer in optimizers)
-    assert sparing <= 12 * 4 * PIECE < 4 * sizes[0] <= scratching
 
 
 def test_only_memory_that_is_the_gradients_own_is_overwritten():
@@ -188,12 +131,9 @@ def test_only_memory_that_is_the_gradients_own_is_overwritten():
     assert overwritable([c, b, d, a, e]) == {c, d, e}
 
 
-@pytest.mark.parametrize("name", ["ALTO", "ALTO single", "E"])
-def test_gradients_that_share_memory_are_used_as_they_are(name):
+def test_gradients_that_share_memory_are_used_as_they_are():
     def build(params, overwrite):
-        if name == "E":
-            return EAdamW(params, lr=0.1, alpha=3.0, beta=0.9, foreach=False, overwrite_grad=overwrite)
-        return ALTO(params, lr=0.1, overwrite_grad=overwrite, **({"foreach": False} if name == "ALTO single" else {}))
+        return EAdamW(params, lr=0.1, alpha=3.0, beta=0.9, foreach=False, overwrite_grad=overwrite)
 
     runs = []
     for overwrite in (True, False):
@@ -278,12 +218,3 @@ def test_it_is_copied_and_pickled_with_the_optimizer_and_an_older_pickle_lacks_i
     fresh = E.__new__(E)
     fresh.__setstate__(older)
     assert not fresh.overwrite_grad
-
-
-def test_a_group_of_alto_may_have_it_alone():
-    first, second = make_params(((PIECE + 1,),)), make_params(((PIECE + 1,),))
-    optimizer = ALTO([{"params": first, "overwrite_grad": True}, {"params": second}], foreach=True)
-    (row,) = [random_tensors([(PIECE + 1,)] * 2, torch.float64, 3)]
-    take_steps(optimizer, [*first, *second], [row])
-    assert not torch.equal(first[0].grad, row[0])
-    assert torch.equal(second[0].grad, row[1])

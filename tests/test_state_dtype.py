@@ -222,13 +222,13 @@ def test_a_step_that_the_device_skips_leaves_every_bit(state_dtype, backend):
     for p in params:
         p.grad = torch.full_like(p, float("nan"))
     group = optimizer.param_groups[0]
-    go = torch.tensor(0.0)
+    proceed = torch.tensor(0.0)
     with torch.no_grad():
         (given,) = layers.look([group], optimizer.state, Footprint(), "ALTO")
-        plan = layers.plan(group, given, optimizer.state, optimizer._hyper(group), go, rounds=True)
+        plan = layers.plan(group, given, optimizer.state, optimizer._hyper(group), proceed, rounds=True)
         layers.count(plan)
         for _, bucket in plan.buckets:
-            backend.step(bucket, plan.hyper, Scales(go=go), Scratch())
+            backend.step(bucket, plan.hyper, Scales(proceed=proceed), Scratch())
     assert_same(bits(optimizer, params), before)
     assert_same(params, start)
 

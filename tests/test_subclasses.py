@@ -24,7 +24,7 @@ LAMBS = {
     "ALTO, foreach": functools.partial(ALTO, foreach=True),
     "ALTO, single": functools.partial(ALTO, foreach=False, fused=False),
     "ALTO, propagate": functools.partial(ALTO, nonfinite="propagate", max_grad_norm=1.0),
-    "ALTO without the trust ratio": functools.partial(ALTO, trust_ratio=False, overwrite_grad=True),
+    "ALTO without the trust ratio": functools.partial(ALTO, trust_ratio=False),
     "Lamb": Lamb,
 }
 ADAPTED = {

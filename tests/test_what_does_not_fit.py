@@ -23,7 +23,6 @@ LAMBS = {
     "ALTO": ALTO,
     "ALTO, foreach": functools.partial(ALTO, foreach=True),
     "ALTO, single": functools.partial(ALTO, foreach=False, fused=False),
-    "ALTO, overwrite_grad": functools.partial(ALTO, overwrite_grad=True, nonfinite="propagate"),
     "Lamb": Lamb,
 }
 ONE_PASS = {"EAdamW": EAdamW, "EAdam": functools.partial(EAdam, nonfinite="skip")}

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.arguments import check_choice, check_nonnegative, reject
 from thalweg.kernels import compute_dtype
-from thalweg.optim.hyperparameters import check_choice, check_nonnegative, reject
 
 DISTRIBUTIONS = ("rademacher", "normal")
 

@@ -7,7 +7,8 @@ import functools
 
 import torch
 
-from thalweg.kernels import choice, compiled, toolchain
+from thalweg.kernels import cpp, plan
+from thalweg.kernels.cpp import toolchain
 
 compile_ = toolchain._compiled
 compile_once = functools.cache(lambda source, *command: compile_(source, list(command)))
@@ -19,7 +20,7 @@ def load():
     found = []
     for numbers in ([1.0, 2.0], [1.0, 4.0]):
         x = torch.tensor(numbers)
-        row = compiled._VECTOR.pack(x.data_ptr(), 2, 4, compiled._bits(3.0, torch.float32))
+        row = cpp._VECTOR.pack(x.data_ptr(), 2, 4, cpp._bits(3.0, torch.float32))
         found.append(judge(row, 1, 1))
     assert found == [1, 0]
 
@@ -30,5 +31,5 @@ def files(folder):
 
 def forget():
     """As in a process that has just begun."""
-    for known in (compiled._judge, compiled._kernel, choice._warn):
+    for known in (cpp._judge, cpp._kernel, plan._warn):
         known.cache_clear()

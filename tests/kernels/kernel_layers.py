@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
 from support import assert_near
 from torch import Tensor
 
-from thalweg.kernels import Hyper, Layer, Scales, eightbit, single, triton
+from thalweg.kernels import Hyper, Layer, Scales, eightbit, plan, single, triton
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import noise
 
@@ -80,12 +81,19 @@ def written(layers):
     return [[x for x in column if x is not None] for column in columns]
 
 
+def step(layers, hyper=HYPER, scales=None):
+    """By the kernels, but for what the planner leaves to others."""
+    with mock.patch.object(plan, "choose", return_value=triton):
+        for backend, some in plan.assign({}, layers, hyper):
+            backend.step(some, hyper, scales or Scales(), Scratch())
+
+
 def both(layers, scales=None, **changes):
     """The layers after a step of the kernels, and after one of the oracle."""
     hyper, scales = dataclasses.replace(HYPER, **changes), scales or Scales()
     expected = clone(layers)
     single.step(expected, hyper, scales, Scratch())
-    triton.step(layers, hyper, scales, Scratch())
+    step(layers, hyper, scales)
     return layers, expected
 
 
@@ -112,7 +120,7 @@ def kernels_only(monkeypatch, layers, **changes):
     single.step(expected, dataclasses.replace(HYPER, **changes), Scales(), Scratch())
     with monkeypatch.context() as patch:
         patch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
-        triton.step(layers, dataclasses.replace(HYPER, **changes), Scales(), Scratch())
+        step(layers, dataclasses.replace(HYPER, **changes))
     return layers, expected
 
 

@@ -22,6 +22,7 @@ from kernel_layers import (
     clone,
     kernels_only,
     make_layers,
+    step,
     written,
 )
 from support import assert_near, assert_same, make_grads
@@ -29,7 +30,6 @@ from torch import Tensor
 
 from thalweg import equations as eq
 from thalweg.kernels import Scales, triton
-from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.triton import kernels as triton_kernels
 
 DTYPES = [
@@ -87,7 +87,7 @@ def test_without_the_trust_ratio_a_step_is_that_of_torchs_adamw_on_what_e_makes_
             p.grad = h
             layers[i] = layers[i]._replace(grad=g, step=float(k))
         adamw.step()
-        triton.step(layers, hyper, Scales(), Scratch())
+        step(layers, hyper)
     assert_near([layer.param for layer in layers], params, 2 * TOLERANCE[dtype])
     for name in STATES[:2]:
         assert_near([getattr(x, name) for x in layers], [adamw.state[p][name] for p in params], 2 * TOLERANCE[dtype])
@@ -163,7 +163,7 @@ def test_a_count_on_the_device_is_that_in_a_number():
     numbers = make_layers([(5,), (9,)], steps=(1.0, 70.0))
     tensors = [layer._replace(step=torch.tensor(layer.step)) for layer in clone(numbers)]
     for layers in (numbers, tensors):
-        triton.step(layers, HYPER, Scales(), Scratch())
+        step(layers, HYPER)
     assert_agree(tensors, numbers)
 
 
@@ -189,15 +189,15 @@ def test_a_skipped_step_leaves_every_bit(state, trust_ratio):
         layer.grad.fill_(float("nan"))
     start = clone(layers)
     hyper = dataclasses.replace(HYPER, trust_ratio=trust_ratio, stochastic_rounding=True)
-    triton.step(layers, hyper, Scales(grad=torch.tensor(float("nan")), go=torch.tensor(0.0)), Scratch())
+    step(layers, hyper, Scales(grad=torch.tensor(float("nan")), proceed=torch.tensor(0.0)))
     for a, e in zip(written(layers), written(start), strict=True):
         assert_same(a, e)
 
 
 def test_a_step_not_skipped_is_the_same_step():
     plain, going = (make_layers([(41,), (3, 5)]) for _ in range(2))
-    triton.step(plain, HYPER, Scales(), Scratch())
-    triton.step(going, HYPER, Scales(go=torch.tensor(1.0)), Scratch())
+    step(plain, HYPER)
+    step(going, HYPER, Scales(proceed=torch.tensor(1.0)))
     for a, e in zip(written(going), written(plain), strict=True):
         assert_same(a, e)
 
@@ -205,7 +205,7 @@ def test_a_step_not_skipped_is_the_same_step():
 def test_a_step_is_repeatable_bit_for_bit():
     first, second = (make_layers([(1000,), (3, 5)], torch.float32) for _ in range(2))
     for layers in (first, second):
-        triton.step(layers, HYPER, Scales(), Scratch())
+        step(layers, HYPER)
     for a, e in zip(written(first), written(second), strict=True):
         assert_same(a, e)
 
@@ -255,7 +255,7 @@ def test_stochastic_rounding(param, trust_ratio):
     wide = torch.promote_types(param, torch.float32)
     high = [layer._replace(**{k: getattr(layer, k).to(wide) for k in TENSORS}) for layer in clone(low)]
     for layers in (low, high):
-        triton.step(layers, hyper, Scales(), Scratch())
+        step(layers, hyper)
     for a, e in zip(low, high, strict=True):
         for i, name in enumerate(("param", "exp_avg", "exp_avg_sq", "explore_ema")):
             if getattr(a, name).dtype == torch.bfloat16:
@@ -267,5 +267,5 @@ def test_what_is_not_rounded_by_chance_is_rounded_to_nearest(dtype, stochastic):
     low = make_layers([(50,)], dtype, torch.float32)
     high = [layer._replace(param=layer.param.float()) for layer in clone(low)]
     for layers in (low, high):
-        triton.step(layers, dataclasses.replace(HYPER, stochastic_rounding=stochastic), Scales(), Scratch())
+        step(layers, dataclasses.replace(HYPER, stochastic_rounding=stochastic))
     assert_same([low[0].param], [high[0].param.to(dtype)])

@@ -9,12 +9,11 @@ import pytest
 import torch
 import triton as triton_package
 import triton.language as tl
-from kernel_layers import HYPER, TENSORS, assert_agree, both, clone, in_8_bits, kernels_only, make_layers, written
+from kernel_layers import HYPER, TENSORS, assert_agree, both, clone, in_8_bits, kernels_only, make_layers, step, written
 from support import assert_near, assert_same, clone_params, make_grads, make_params, take_steps
 
 from thalweg import ALTO, Lamb
 from thalweg.kernels import Scales, eightbit, single, triton
-from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.plan import choose
 from thalweg.kernels.rounding import noise
 from thalweg.kernels.triton import kernels as triton_kernels
@@ -84,7 +83,7 @@ def test_nothing_is_written_beyond_a_layer():
         q.codes, q.scale = (
             w[: t.numel()].copy_(t.flatten()).view(t.shape) for w, t in zip(whole[-2:], parts(q), strict=True)
         )
-    triton.step([layer], HYPER, Scales(), Scratch())
+    step([layer], HYPER)
     assert all((w[-256:] == 77).all() for w in whole)
 
 
@@ -95,7 +94,7 @@ def test_a_skipped_step_leaves_every_bit(trust_ratio):
         layer.grad.fill_(float("nan"))
     start = clone(layers)
     hyper = dataclasses.replace(HYPER, trust_ratio=trust_ratio)
-    triton.step(layers, hyper, Scales(grad=torch.tensor(float("nan")), go=torch.tensor(0.0)), Scratch())
+    step(layers, hyper, Scales(grad=torch.tensor(float("nan")), proceed=torch.tensor(0.0)))
     for a, e in zip(written(layers), written(start), strict=True):
         assert_same([part for x in a for part in parts(x)], [part for x in e for part in parts(x)])
 
@@ -111,7 +110,7 @@ def test_whole_steps_are_those_of_single(cls, state_dtype, monkeypatch):
     grads[2][1][5] = float("nan")
     expected = cls(others, lr=0.01, foreach=False, state_dtype=state_dtype)
     take_steps(expected, others, grads)
-    monkeypatch.setattr("thalweg.optim.layers.choose", lambda *_: triton)
+    monkeypatch.setattr("thalweg.kernels.plan.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = cls(params, lr=0.01, state_dtype=state_dtype)
     take_steps(optimizer, params, grads)

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kernel_layers import CHUNK, HYPER, Launches, make_layers
+from kernel_layers import CHUNK, HYPER, Launches, make_layers, step
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg.kernels import Scales, triton
-from thalweg.kernels.pieces import Scratch
+from thalweg.kernels import Scales
 from thalweg.kernels.triton import address_tables as triton_tables
 
 
@@ -20,7 +19,7 @@ def test_a_backward_pass_across_the_step_raises():
     weight = torch.nn.Parameter(layers[0].param)
     loss = weight.square().sum()
     with torch.no_grad():
-        triton.step([layers[0]._replace(param=weight)], HYPER, Scales(), Scratch())
+        step([layers[0]._replace(param=weight)], HYPER)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
@@ -30,7 +29,7 @@ def test_a_backward_pass_across_the_step_raises():
 def test_the_number_of_launches_does_not_depend_on_that_of_parameters(count, trust_ratio, names, monkeypatch):
     launches = Launches(monkeypatch)
     layers = make_layers([(2, 16)] * count, norm_dims=(1,)) + make_layers([(CHUNK * 2 + 1,)])
-    triton.step(layers, dataclasses.replace(HYPER, trust_ratio=trust_ratio), Scales(), Scratch())
+    step(layers, dataclasses.replace(HYPER, trust_ratio=trust_ratio))
     slices = 2 * count if trust_ratio else count
     programs = {"sweep": (slices + 3,), "adapt": (slices + 1,)}
     assert [launch[:2] for launch in launches.log] == [(name, programs[name]) for name in names]
@@ -45,10 +44,10 @@ class NothingIsReadBack(TorchDispatchMode):
 @pytest.mark.parametrize("trust_ratio", [True, False])
 def test_nothing_is_read_back(trust_ratio):
     layers = make_layers([(5, 3), (40,)], steps=(torch.tensor(3.0),))
-    scales = Scales(grad=torch.tensor(0.5), go=torch.tensor(1.0))
+    scales = Scales(grad=torch.tensor(0.5), proceed=torch.tensor(1.0))
     hyper = dataclasses.replace(HYPER, lr=torch.tensor(0.1), trust_ratio=trust_ratio)
     with NothingIsReadBack():
-        triton.step(layers, hyper, scales, Scratch())
+        step(layers, hyper, scales)
 
 
 class FakeCuda:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_layers import CHUNK, HYPER, TENSORS, Launches, assert_agree, both, clone, kernels_only, make_layers
+from kernel_layers import CHUNK, HYPER, TENSORS, Launches, assert_agree, both, clone, kernels_only, make_layers, step
 from torch import Tensor
 
-from thalweg.kernels import Scales, single, triton
-from thalweg.kernels.pieces import Scratch
+from thalweg.kernels import single
 
 
 @pytest.mark.parametrize(
@@ -20,7 +19,7 @@ def test_slices_over_the_last_axes_have_norms_of_their_own(shape, dims, monkeypa
     layers[0].param[0] *= 10
     whole = [layer._replace(norm_dims=None) for layer in clone(layers)]
     assert_agree(*kernels_only(monkeypatch, layers))
-    triton.step(whole, HYPER, Scales(), Scratch())
+    step(whole, HYPER)
     if len(dims) < len(shape) and shape[0] > 1:
         assert not torch.allclose(layers[0].param, whole[0].param)
 

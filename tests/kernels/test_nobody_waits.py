@@ -213,7 +213,7 @@ def test_e_tells_each_of_several_gpus_whether_the_step_counts(monkeypatch):
 
     class Sweep:
         def __getitem__(self, grid):
-            return lambda lines, *_, go, **kwargs: seen.append((lines.device.index, go.device.index))
+            return lambda lines, *_, proceed, **kwargs: seen.append((lines.device.index, proceed.device.index))
 
     monkeypatch.setattr(triton, "sweep", Sweep())
     params = [Parameter(torch.empty(3, device=f"cuda:{i}")) for i in (1, 0, 1)]

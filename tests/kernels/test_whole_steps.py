@@ -10,6 +10,7 @@ from torch.optim import AdamW
 
 from thalweg import ALTO, E, Lamb
 from thalweg.kernels import single, triton
+from thalweg.kernels.finite import all_finite
 from thalweg.kernels.overwriting import Footprint
 from thalweg.optim import layers, one_pass
 
@@ -89,15 +90,15 @@ def test_e_and_adamw_in_one_pass_are_the_base_on_what_e_passes_on(dtype, judged,
         grads[0][1][5] = grads[3][2] = torch.tensor(float("inf"), dtype=dtype)
     expected = E(AdamW(two_groups(others), foreach=False, fused=False), 2.0, 0.75, nonfinite="skip")
     take_steps(expected, others, grads)
-    monkeypatch.setattr("thalweg.optim.layers.choose", lambda *_: triton)
+    monkeypatch.setattr("thalweg.kernels.plan.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = E(AdamW(two_groups(params), fused=True), 2.0, 0.75)
     for row in grads:
         for p, g in zip(params, row, strict=True):
             p.grad = g
-        go = layers.all_finite(g for g in row if g is not None) if judged else None
+        proceed = all_finite(g for g in row if g is not None) if judged else None
         given = layers.look(optimizer.param_groups, optimizer.state, Footprint(), "E")
-        one_pass.step(one_pass.plan(optimizer.base, optimizer.param_groups, given, go))
+        one_pass.step(one_pass.plan(optimizer.base, optimizer.param_groups, given, proceed))
     assert expected.skipped_steps == (2 if judged else 0)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-12
     assert_near([p for p in params if p.numel()], [p for p in others if p.numel()], tolerance)

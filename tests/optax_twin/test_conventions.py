@@ -49,7 +49,7 @@ def test_shapes_and_dtypes_are_kept_through_jit_and_cond(make, dtype, float64):
     transformation, params = make(), tree(0, dtype)
     state = transformation.init(params)
     update = lambda s: transformation.update(tree(1, dtype), s, params)  # noqa: E731
-    step = jax.jit(lambda s, go: jax.lax.cond(go, update, lambda s: (params, s), s))  # raises on another type
+    step = jax.jit(lambda s, proceed: jax.lax.cond(proceed, update, lambda s: (params, s), s))  # raises on another type
     updates, after = step(state, True)
     assert types(updates) == types(params)
     assert types(after) == types(state)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import optax
 
-from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_mask, check_nonnegative, is_number
+from thalweg.arguments import is_number
+from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_mask, check_nonnegative
 from thalweg.jax.dtypes import widen
 from thalweg.jax.exploration import scale_by_exploration
 from thalweg.jax.moments import scale_by_adam

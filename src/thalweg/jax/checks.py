@@ -1,4 +1,4 @@
-"""Checks of hyperparameters, with the texts of :mod:`thalweg.optim.hyperparameters` but without torch.
+"""Checks of hyperparameters of which some may be arrays, traced or schedules.
 
 Numbers and arrays are judged early and by value, arrays in all their entries. What has no value yet passes: an array
 that is traced (``optax.inject_hyperparams``, ``jax.vmap``), and a schedule.
@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, NoReturn
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from thalweg.arguments import is_number, reject
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def reject(argument: str, value: object, allowed: str) -> NoReturn:
-    """Raise the one kind of ``ValueError`` this package raises for a bad hyperparameter."""
-    raise ValueError(f"{argument} must be {allowed}, got {value!r}")
-
-
-def is_number(value: object) -> bool:
-    """Whether value is a real number that is known now; True and False are not."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_number(argument: str, value: object, allowed: str, holds: Callable[[float], bool]) -> None:

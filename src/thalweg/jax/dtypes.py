@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from thalweg.jax.checks import is_number, reject
+from thalweg.arguments import is_number, reject
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from thalweg.jax.checks import check_exploration, is_number
+from thalweg.arguments import is_number
+from thalweg.jax.checks import check_exploration
 from thalweg.jax.dtypes import accumulator_like, check_accumulator, is_none, lerp
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from thalweg.jax.checks import check_beta, check_eps, check_nonnegative, is_number
+from thalweg.arguments import is_number
+from thalweg.jax.checks import check_beta, check_eps, check_nonnegative
 from thalweg.jax.dtypes import accumulator_like, by_parts, check_accumulator, is_none, lerp, wide_dtype
 
 if TYPE_CHECKING:

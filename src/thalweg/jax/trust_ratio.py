@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from thalweg.jax.checks import as_tuple, check_axes, check_clip, check_nonnegative, is_axes, reject
+from thalweg.arguments import reject
+from thalweg.jax.checks import as_tuple, check_axes, check_clip, check_nonnegative, is_axes
 from thalweg.jax.dtypes import is_none, wide_dtype
 
 if TYPE_CHECKING:

@@ -5,13 +5,18 @@ A backend is a module with ``step(layers, hyper, scales, scratch)``, which updat
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+
+from thalweg.sharding import is_sharded
+from thalweg.torch_private import FakeTensor, local_tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from thalweg.equations import Scalar
@@ -38,12 +43,12 @@ class Hyper:
 class Scales(NamedTuple):
     """What one step decides on the device, as 0-d tensors.
 
-    ``grad`` multiplies every gradient. ``go`` is 1, or 0 where nothing may change because a gradient is not finite.
-    ``None`` is a 1 that costs nothing.
+    ``grad`` multiplies every gradient. ``proceed`` is 1, or 0 where nothing may change because a gradient is not
+    finite. ``None`` is a 1 that costs nothing.
     """
 
     grad: Tensor | None = None
-    go: Tensor | None = None
+    proceed: Tensor | None = None
 
 
 class Layer(NamedTuple):
@@ -51,10 +56,10 @@ class Layer(NamedTuple):
 
     ``norm_dims`` are the axes, counted from the front, over which its norm is taken (None: all of them); ``seed`` is
     that of its stochastic rounding, another for every layer and step; ``start`` is where the tensors begin in those of
-    the layer, if they are a piece of it; ``overwrite_grad`` is whether the gradient's memory may be used as scratch.
+    the layer, if they are a piece of it.
     ``addresses`` is where kernels find θ, g, m, v and b, and the scales of m, v and b in 8 bits: 0 for what there is
-    not, and for a gradient that does not lie as its parameter does. Empty: kernels cannot walk the layer. None: nobody
-    has looked.
+    not, and for a gradient that does not lie as its parameter does. None: nobody has looked. ``slices`` is how many
+    equal parts of that memory have norms of their own; 0: kernels cannot walk the layer.
     """
 
     param: Tensor
@@ -66,18 +71,13 @@ class Layer(NamedTuple):
     norm_dims: tuple[int, ...] | None
     seed: int
     start: int = 0
-    overwrite_grad: bool = False
     addresses: tuple[int, ...] | None = None
-
-
-def local(t: Any) -> Tensor:
-    """The shard of a DTensor that is here; any other tensor itself."""
-    return cast("Tensor", t.to_local() if hasattr(t, "device_mesh") else t)
+    slices: int = 0
 
 
 def is_fake(t: Any) -> bool:
     """Whether a tensor, or what a DTensor has of it here, stands for one that has memory: none may be looked for."""
-    return isinstance(getattr(t, "_local_tensor", t), FakeTensor)
+    return isinstance(local_tensor(t), FakeTensor)
 
 
 def has_numbers(t: Tensor) -> bool:
@@ -92,7 +92,7 @@ def is_abstract(t: Tensor) -> bool:
 
 def foreach_lerp(xs: list[Tensor], ys: list[Tensor], weight: float) -> list[Tensor]:
     """``torch._foreach_lerp``, which DTensors have since torch 2.13."""
-    if torch.__version__ < "2.13" and any(hasattr(x, "device_mesh") for x in xs):
+    if torch.__version__ < "2.13" and any(is_sharded(x) for x in xs):
         return [torch.lerp(x, y, weight) for x, y in zip(xs, ys, strict=True)]
     return list(torch._foreach_lerp(xs, ys, weight))
 
@@ -104,3 +104,11 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     (torch.float32, torch.complex128)
     """
     return torch.promote_types(dtype, torch.float32)
+
+
+def alike(tensors: Iterable[Tensor]) -> dict[tuple[Any, ...], list[Tensor]]:
+    """The tensors of one device, dtype and mesh."""
+    found: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+    for t in tensors:
+        found[t.device, t.dtype, getattr(t, "device_mesh", None)].append(t)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,18 +19,6 @@ from thalweg.kernels.checks import (
     holds_its_values,
 )
 from thalweg.kernels.pieces import is_dense
-
-
-class Walk(NamedTuple):
-    """A layer whose tensors lie alike in memory and without gaps.
-
-    ``slices`` is how many equal parts of that memory have norms of their own. The layer is to be kept until the kernels
-    are through: its gradient may be a copy.
-    """
-
-    layer: Layer
-    slices: int
-    addresses: tuple[int, ...]
 
 
 def look(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> tuple[int, ...] | None:
@@ -99,24 +87,36 @@ def _lie(
     return (param.data_ptr(), at_grad, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr(), *scales)
 
 
-def walk(layer: Layer, hyper: Hyper) -> Walk | None:
-    """The layer as kernels can walk it, or None: also where it has norms over axes in between.
+def located(layer: Layer, hyper: Hyper) -> Layer:
+    """The layer with its ``addresses`` and ``slices``."""
+    addresses = lie(layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema)
+    return layer._replace(addresses=addresses, slices=slices(layer.param, addresses, layer.norm_dims, hyper))
 
-    Nor do they walk state in 8 bits where a scale is that of numbers of two slices.
+
+def slices(param: Tensor, addresses: tuple[int, ...], norm_dims: tuple[int, ...] | None, hyper: Hyper) -> int:
+    """How many equal parts of a layer's memory have norms of their own; 0 if kernels cannot walk it.
+
+    So it is without addresses, with norms over axes in between, and where a scale of 8 bits is that of two parts.
     """
-    addresses = layer.addresses
-    if addresses is None:
-        addresses = lie(layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema)
     if not addresses:
-        return None
-    param, norm_dims = layer.param, layer.norm_dims
-    slices = 1 if norm_dims is None or not hyper.trust_ratio else _slices(param, norm_dims)
-    if slices == 0 or (any(addresses[5:]) and param.numel() // slices % eightbit.BLOCK != 0):
-        return None
-    if addresses[1] == 0:  # zeros without memory, or values that lie otherwise
-        grad = torch.empty_like(param, dtype=layer.grad.dtype).copy_(layer.grad)
-        layer, addresses = layer._replace(grad=grad), (addresses[0], grad.data_ptr(), *addresses[2:])
-    return Walk(layer, slices, addresses)
+        return 0
+    count = 1 if norm_dims is None or not hyper.trust_ratio else _runs(param, norm_dims)
+    if count == 0 or (any(addresses[5:]) and param.numel() // count % eightbit.BLOCK != 0):
+        return 0
+    return count
+
+
+def with_gradient(layer: Layer) -> Layer:
+    """The layer, its gradient copied if that is zeros without memory, or values that lie otherwise than its parameter.
+
+    It is to be kept until the kernels are through.
+    """
+    at = layer.addresses
+    assert at, "plan leaves to others what kernels cannot walk"
+    if at[1] != 0:
+        return layer
+    grad = torch.empty_like(layer.param, dtype=layer.grad.dtype).copy_(layer.grad)
+    return layer._replace(grad=grad, addresses=(at[0], grad.data_ptr(), *at[2:]))
 
 
 def is_plain(t: Tensor) -> bool:
@@ -131,10 +131,10 @@ def _memory(t: Any) -> tuple[Any, int]:
     return t.codes, t.scale.data_ptr()
 
 
-def _slices(param: Tensor, norm_dims: tuple[int, ...]) -> int:
+def _runs(param: Tensor, norm_dims: tuple[int, ...]) -> int:
     """How many equal runs of memory have norms of their own; 0 if what has is no such run."""
     outer = param.ndim - len(norm_dims)
     if sorted(norm_dims) != list(range(outer, param.ndim)) or outer == param.ndim:
         return 0
-    slices = math.prod(param.shape[:outer])
-    return slices if slices == 1 or param.is_contiguous() else 0
+    runs = math.prod(param.shape[:outer])
+    return runs if runs == 1 or param.is_contiguous() else 0

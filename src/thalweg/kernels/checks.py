@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.parameter import UninitializedParameter
 
-from thalweg.kernels import eightbit, local
+from thalweg.kernels import eightbit
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA
+from thalweg.sharding import is_sharded, local, placement
+from thalweg.torch_private import is_in_functorch, is_zero_tensor
 
 BUFFERS = (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)
 PLAIN = frozenset({Tensor, Parameter})
@@ -42,7 +44,7 @@ def _is_passive(cls: Any) -> bool:
 
 def is_stepped_by_torch(t: Any) -> bool:
     """Whether it is no plain tensor, but one that torch's operations serve: sharded, or without any values (fake)."""
-    return hasattr(t, "device_mesh") or hasattr(t, "fake_mode")
+    return is_sharded(t) or hasattr(t, "fake_mode")
 
 
 def check_parameter(p: Any, optimizer: str) -> None:
@@ -57,7 +59,7 @@ def check_parameter(p: Any, optimizer: str) -> None:
             f"{optimizer} needs parameters that are initialized, got a {type(p).__name__}: give the lazy module a "
             "batch before the first step"
         )
-    if torch._C._functorch.is_functorch_wrapped_tensor(p):
+    if is_in_functorch(p):
         raise TypeError(f"{optimizer} cannot step a parameter inside a transformation of torch.func")
     if p.is_nested or p.layout != torch.strided:
         kind = "nested" if p.is_nested else f"of layout {p.layout}"
@@ -90,7 +92,7 @@ def check_gradient(p: Any, grad: Any, optimizer: str) -> None:
     of = f"the gradient of a parameter of shape {tuple(p.shape)}"
     if grad.shape != p.shape:
         raise ValueError(f"{of} must have that shape, got {tuple(grad.shape)}")
-    if hasattr(grad, "device_mesh") != hasattr(p, "device_mesh"):
+    if is_sharded(grad) != is_sharded(p):
         raise ValueError(f"{of} must be sharded as that is, got a {type(grad).__name__} for a {type(p).__name__}")
     if type(grad) is not type(p) and not (holds_its_values(type(grad)) or is_stepped_by_torch(grad)):
         raise TypeError(f"{of} must be a {type(p).__name__}, as that is, or a tensor, got a {type(grad).__name__}")
@@ -99,7 +101,7 @@ def check_gradient(p: Any, grad: Any, optimizer: str) -> None:
     if grad.device != p.device:
         raise ValueError(f"{of} must be on its device, {p.device}, got one on {grad.device}")
     here = local(grad)
-    if holds_its_values(type(here)) and not here._is_zerotensor():
+    if holds_its_values(type(here)) and not is_zero_tensor(here):
         check_storage(of, here)
 
 
@@ -117,9 +119,9 @@ def check_buffer(name: str, x: Any, p: Any) -> None:
             f"{of} must have that shape, got {tuple(x.shape)}: where a parameter grows or is pruned, "
             "thalweg.resize_state carries all of its state along"
         )
-    placed, there = _placement(x), _placement(p)
-    if placed != there:
-        got = f"a {type(x).__name__} for a {type(p).__name__}" if None in (placed, there) else f"{placed} for {there}"
+    at, there = placement(x), placement(p)
+    if at != there:
+        got = f"a {type(x).__name__} for a {type(p).__name__}" if None in (at, there) else f"{at} for {there}"
         raise ValueError(
             f"{of} must be sharded as that is, as torch.distributed.checkpoint.state_dict loads it, got {got}"
         )
@@ -142,10 +144,6 @@ def check_state(p: Any, state: Mapping[str, Any]) -> None:
     for name in BUFFERS:
         if name in state:
             check_buffer(name, state[name], p)
-
-
-def _placement(t: Any) -> tuple[Any, Any] | None:
-    return (t.device_mesh, t.placements) if hasattr(t, "device_mesh") else None
 
 
 def check_step(step: Any, p: Any) -> None:
@@ -175,7 +173,7 @@ def check_memory(of: str, t: Tensor) -> None:
 
 def check_storage(of: str, t: Tensor) -> None:
     """Raise ``ValueError`` if the storage of ``t`` is not there, or smaller than its shape says."""
-    if t._is_zerotensor():
+    if is_zero_tensor(t):
         raise ValueError(f"{of} must have memory, got a tensor of zeros without any")
     last = t.storage_offset() + sum(stride * (n - 1) for n, stride in zip(t.shape, t.stride(), strict=True))
     there = t.untyped_storage().nbytes()

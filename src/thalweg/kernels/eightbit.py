@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 
-from thalweg.kernels import is_fake, local
+from thalweg.kernels import is_fake
+from thalweg.sharding import local, sharded_like
+from thalweg.torch_private import below_subclasses, local_tensor, outside_graphs
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -53,7 +54,7 @@ def torchao() -> ModuleType:
     if "dtype" not in inspect.signature(subclass_8bit.OptimState8bit.zeros).parameters:
         _refuse("the one installed is older than 0.17")
     _complete(subclass_8bit.OptimState8bit)
-    with torch._C._DisableTorchDispatch():  # it keeps its fractions, which are to be real also if the first are fake
+    with below_subclasses():  # it keeps its fractions, which are to be real also if the first are fake
         for signed in (False, True):
             subclass_8bit.OptimState8bit.zeros((BLOCK,), signed)
     return cast("ModuleType", subclass_8bit)
@@ -84,7 +85,7 @@ def _complete(cls: Any) -> None:
 
 def is_8bit(x: Tensor) -> bool:
     """Whether a tensor, or what a DTensor has of it here, is stored in 8 bits; its dtype is an appearance."""
-    return hasattr(getattr(x, "_local_tensor", x), "codes")
+    return hasattr(local_tensor(x), "codes")
 
 
 def any_8bit(layer: Layer) -> bool:
@@ -109,7 +110,7 @@ def check(of: str, x: Any, *, signed: bool) -> None:
         )
 
 
-@_disable_dynamo
+@outside_graphs
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""
     here = local(p)
@@ -117,7 +118,7 @@ def zeros(p: Tensor, *, signed: bool) -> Tensor:
         return torch.zeros_like(p, dtype=torch.float32, memory_format=torch.preserve_format)
     x = torchao().OptimState8bit.zeros(here.shape, signed, BLOCK, here.device, torch.float32)
     x.codes.fill_(x.qmap.abs().argmin())  # the code of 0, as if written
-    return _like(x, p)
+    return sharded_like(x, p)
 
 
 def read(x: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ def read(x: Tensor) -> Tensor:
     here: Any = local(x)
     numbers = here.qmap.index_select(0, here.codes.reshape(-1).int())
     numbers.view(-1, BLOCK).mul_(here.scale.unsqueeze(1))
-    return _like(numbers.view(here.shape), x)
+    return sharded_like(numbers.view(here.shape), x)
 
 
 def write(target: Tensor, value: Tensor, noise: Tensor) -> None:
@@ -168,15 +169,3 @@ def tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     below = torch.bucketize(least, qmap, right=True, out_int32=True).sub_(1).clamp_(0, 254)
     per_step = qmap.diff().reciprocal().mul_((1 << 16) + 2 * MARGIN)
     return qmap.to(device), per_step.to(device), below.to(device)
-
-
-def _like(here: Tensor, x: Tensor) -> Tensor:
-    """What is here of a tensor that is sharded like ``x``, if that is sharded, as one."""
-    if not hasattr(x, "device_mesh"):
-        return here
-    from torch.distributed.tensor import DTensor
-
-    whole: Tensor = DTensor.from_local(
-        here, x.device_mesh, cast("Any", x).placements, run_check=False, shape=x.shape, stride=x.stride()
-    )
-    return whole.to(x.device)  # where that is not the mesh's, in CPU offloading

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, foreach_lerp, single
+from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, foreach_lerp
 from thalweg.kernels.norms import norms, norms_over
-from thalweg.kernels.overwriting import memory_for_r
 from thalweg.kernels.pieces import Scratch, flat, piece_size, pieces
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
+from thalweg.sharding import is_sharded
+from thalweg.torch_private import fused_adam_
 
 
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
@@ -24,29 +25,24 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
 
     Small layers are taken together up to :func:`~thalweg.kernels.pieces.piece_size`; the temporaries, two in float32,
     have that size. A larger layer, on CPU from an eighth of that on, is taken alone and in pieces of that size, with
-    one temporary of the layer's own, from ``scratch``, or none where its gradient may be overwritten. What is computed
-    for a layer does not depend on the others.
-    Layers whose tensors are laid out differently, or with gaps, are left to :mod:`~thalweg.kernels.single`.
+    one temporary of the layer's own, from ``scratch``. What is computed for a layer does not depend on the others.
     """
     device = layers[0].param.device
     size = piece_size(device)
     large = size // 8 if device.type == "cpu" else size
-    aligned = [layer for layer in layers if _is_aligned(layer)]
-    for layer in aligned:
+    for layer in layers:
         if layer.param.numel() >= large:
             _step_one(layer, hyper, scales, scratch)
-    for group in _groups([layer for layer in aligned if layer.param.numel() < large], size):
+    for group in _groups([layer for layer in layers if layer.param.numel() < large], size):
         _step_several(group, hyper, scales, scratch)
-    if strided := [layer for layer in layers if not _is_aligned(layer)]:
-        single.step(strided, hyper, scales, scratch)
 
 
-def _is_aligned(layer: Layer) -> bool:
-    """Whether the layer's tensors have one layout: the fused kernel walks their memory and does not see strides."""
+def takes(layer: Layer) -> bool:
+    """Whether the layer's tensors have one layout: torch's fused kernel walks their memory and does not see strides."""
     tensors = [
         t for t in (layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema) if t is not None
     ]
-    return hasattr(layer.param, "device_mesh") or all(t.is_contiguous() for t in tensors) or flat(tensors) is not None
+    return is_sharded(layer.param) or all(t.is_contiguous() for t in tensors) or flat(tensors) is not None
 
 
 def _groups(layers: Sequence[Layer], size: int) -> Iterator[list[Layer]]:
@@ -67,7 +63,7 @@ def _step_several(layers: list[Layer], hyper: Hyper, scales: Scales, scratch: Sc
     thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in layers]
     rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
     _direct(layers, rs, hyper, scales, scratch)
-    rate = hyper.lr if scales.go is None else hyper.lr * scales.go
+    rate = hyper.lr if scales.proceed is None else hyper.lr * scales.proceed
     if hyper.trust_ratio:
         torch._foreach_mul_(rs, _rates(layers, thetas, rs, hyper, rate))
     else:
@@ -77,18 +73,16 @@ def _step_several(layers: list[Layer], hyper: Hyper, scales: Scales, scratch: Sc
 
 
 def _step_one(layer: Layer, hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
-    r = memory_for_r(layer, compute_dtype(layer.param.dtype), scratch)
+    r = scratch.like(layer.param, compute_dtype(layer.param.dtype), "r")
     on_host = _on_host(layer)
     found: list[Tensor] = []
     for piece, r_piece in pieces(layer, r):
-        if r is layer.grad:  # which is read after r is begun
-            piece = piece._replace(grad=scratch.like(piece.grad, r.dtype, "g").copy_(piece.grad))
         theta = wide(piece.param, r.dtype)
         torch.mul(theta, hyper.weight_decay, out=r_piece)
         _direct([piece], [r_piece], hyper, scales, scratch)
         if hyper.trust_ratio and layer.norm_dims is None:
             found.append(norms([theta, r_piece], on_host=on_host))
-    rate = hyper.lr if scales.go is None else hyper.lr * scales.go
+    rate = hyper.lr if scales.proceed is None else hyper.lr * scales.proceed
     if hyper.trust_ratio:
         if layer.norm_dims is None:
             theta_norm, r_norm = (found[0] if len(found) == 1 else eq.norm(torch.stack(found), (0,))[0]).unbind()
@@ -112,8 +106,8 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
         hs = list(torch._foreach_neg(hs))
     if scales.grad is not None:
         hs = list(torch._foreach_mul(hs, scales.grad))
-    if scales.go is not None:  # a product with 0 would keep a NaN
-        hs = [torch.where(scales.go > 0, h, 0.0) for h in hs]
+    if scales.proceed is not None:  # a product with 0 would keep a NaN
+        hs = [torch.where(scales.proceed > 0, h, 0.0) for h in hs]
     if layers[0].explore_ema is not None:
         bs = [wide(layer.explore_ema, dtype) for layer in layers if layer.explore_ema is not None]
         gs, weight = hs, -eq.gain(hyper.alpha, hyper.beta1)
@@ -121,15 +115,15 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
             hs = [torch.lerp(gs[0], bs[0], weight, out=scratch.like(bs[0], dtype, "h"))]
         else:
             hs = foreach_lerp(gs, bs, weight)
-        if scales.go is not None:  # towards itself, b stays where it is
-            gs = [torch.where(scales.go > 0, g, b) for g, b in zip(gs, bs, strict=True)]
+        if scales.proceed is not None:  # towards itself, b stays where it is
+            gs = [torch.where(scales.proceed > 0, g, b) for g, b in zip(gs, bs, strict=True)]
         torch._foreach_lerp_(bs, gs, 1.0 - hyper.beta1)
         _store(layers, EXPLORE_EMA, bs, hyper)
         del bs
 
     ms = [wide(layer.exp_avg, dtype) for layer in layers]
     vs = [wide(layer.exp_avg_sq, dtype) for layer in layers]
-    torch._fused_adam_(
+    fused_adam_(
         rs,
         hs,
         ms,
@@ -143,7 +137,7 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
         eps=hyper.eps,
         amsgrad=False,
         maximize=False,
-        found_inf=None if scales.go is None else 1.0 - scales.go,
+        found_inf=None if scales.proceed is None else 1.0 - scales.proceed,
     )
     _store(layers, EXP_AVG, ms, hyper)
     _store(layers, EXP_AVG_SQ, vs, hyper)
@@ -181,7 +175,7 @@ def _rates(
 
 def _on_host(layer: Layer) -> bool:
     """Whether a number costs nothing to read."""
-    return layer.param.is_cpu and not isinstance(layer.step, Tensor) and not hasattr(layer.param, "device_mesh")
+    return layer.param.is_cpu and not isinstance(layer.step, Tensor) and not is_sharded(layer.param)
 
 
 def _norm(x: Tensor, layer: Layer) -> Tensor:

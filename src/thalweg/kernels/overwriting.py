@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.kernels import Layer, eightbit, local
+from thalweg.kernels import eightbit
 from thalweg.kernels.checks import BUFFERS, check_memory, check_parameter, check_state, holds_its_values
-from thalweg.kernels.pieces import Scratch, is_dense
+from thalweg.kernels.pieces import is_dense
+from thalweg.sharding import local, placement
 
 
 class Footprint:
@@ -79,15 +80,8 @@ def overwritable(params: Iterable[Tensor]) -> frozenset[Tensor]:
     return frozenset(p for p in params if p not in shared and _fits(p, p.grad))
 
 
-def memory_for_r(layer: Layer, dtype: torch.dtype, scratch: Scratch) -> Tensor:
-    """Memory for r of the whole layer: that of its gradient, if it may be overwritten and has ``dtype``."""
-    if layer.overwrite_grad and layer.grad.dtype == dtype:
-        return layer.grad
-    return scratch.like(layer.param, dtype, "r")
-
-
 def _fits(p: Any, g: Any) -> bool:
-    if hasattr(p, "device_mesh") and (p.device_mesh, p.placements) != (g.device_mesh, g.placements):
+    if placement(p) != placement(g):
         return False
     own, there = local(g), local(p)
     return _is_plain(own) and not own.requires_grad and is_dense(own) and own.stride() == there.stride()

@@ -1,14 +1,17 @@
-"""Which backend steps a group of parameters."""
+"""The planner: which backend steps a group of parameters, and who what it cannot take."""
 
 from __future__ import annotations
 
 import functools
 import warnings
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from thalweg.kernels import cpp, foreach, is_fake, single
+from thalweg.kernels.addresses import located
+from thalweg.sharding import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +50,30 @@ def choose(
     if group["foreach"] is None:
         return foreach if device.type in ("cpu", "cuda") else single
     return foreach if group["foreach"] else single
+
+
+def assign(group: dict[str, Any], layers: list[Layer], hyper: Hyper) -> list[tuple[ModuleType, list[Layer]]]:
+    """Who steps which of a bucket's layers: what :func:`choose` says, but for those that it cannot take.
+
+    Kernels walk memory: sharded layers, whose norms are those of all shards, they leave to foreach; norms over axes in
+    between, layouts with gaps and tensors of other classes to single. So does foreach with tensors that lie
+    differently.
+
+    Raises:
+        ImportError, RuntimeError: as :func:`choose`.
+    """
+    chosen = choose(group, layers[0].param.device, layers, hyper)
+    if chosen is single:
+        return [(single, layers)]
+    found: dict[ModuleType, list[Layer]] = defaultdict(list)
+    for layer in layers:
+        if chosen is not foreach and layer.addresses is None:
+            layer = located(layer, hyper)
+        if chosen.takes(layer):
+            found[chosen].append(layer)
+        else:
+            found[foreach if is_sharded(layer.param) else single].append(layer)
+    return list(found.items())
 
 
 @functools.cache

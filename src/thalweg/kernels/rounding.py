@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from thalweg.kernels import Hyper, Layer, eightbit, local
+from thalweg.kernels import Hyper, Layer, eightbit
+from thalweg.sharding import is_sharded, local, positions
 
 StateDtype: TypeAlias = "torch.dtype | str | Mapping[str, torch.dtype | str | None] | None"
 NARROW: frozenset[torch.dtype | str] = frozenset({torch.bfloat16, eightbit.EIGHT_BITS})
@@ -78,12 +79,6 @@ def noise(x: Tensor, seed: int | Tensor, start: int) -> Tensor:
 
 def _positions(x: Tensor, start: int) -> Tensor:
     """The number of each element in its layer, in the shape of what is here of it."""
-    if not hasattr(x, "device_mesh"):
-        return torch.arange(start, start + x.numel(), device=x.device).view(x.shape)
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    local_shape, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, cast("Any", x).placements)
-    index = torch.zeros((), dtype=torch.int64, device=x.device)
-    for size, here, first in zip(x.shape, local_shape, offset, strict=True):
-        index = index.unsqueeze(-1) * size + torch.arange(first, first + here, device=x.device)
-    return index
+    if is_sharded(x):
+        return positions(x)
+    return torch.arange(start, start + x.numel(), device=x.device).view(x.shape)

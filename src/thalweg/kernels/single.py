@@ -6,28 +6,27 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 
 from thalweg import equations as eq
 from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit
 from thalweg.kernels.norms import norms_over
-from thalweg.kernels.overwriting import memory_for_r
 from thalweg.kernels.pieces import Scratch, pieces
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
+from thalweg.torch_private import outside_graphs
 
 
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     """One step of ALTO on each layer, in place: r of the whole layer, piece by piece, then the update.
 
-    One temporary has the size of a layer, and comes from ``scratch`` or is the gradient, if that may be overwritten;
-    the others have that of a piece. State in 8 bits is left out of a step that is being compiled.
+    One temporary has the size of a layer, and comes from ``scratch``; the others have that of a piece. State in 8 bits
+    is left out of a step that is being compiled.
     """
     if torch.compiler.is_compiling() and eightbit.any_8bit(layers[0]):
         _step_outside(layers, hyper, scales, scratch)
         return
     for layer in layers:
         dtype = compute_dtype(layer.param.dtype)
-        r = memory_for_r(layer, dtype, scratch)
+        r = scratch.like(layer.param, dtype, "r")
         norms: list[tuple[Tensor, Tensor]] = []
         for piece, r_piece in pieces(layer, r):
             theta = wide(piece.param, dtype)
@@ -47,7 +46,7 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
             _write(piece, PARAM, wide(piece.param, dtype) - change, hyper, scales)
 
 
-_step_outside = _disable_dynamo(step)  # which cannot trace what is written to torchao's tensors
+_step_outside = outside_graphs(step)  # which cannot trace what is written to torchao's tensors
 
 
 def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales) -> Tensor:
@@ -77,6 +76,6 @@ def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales) -> Tenso
 
 def _write(layer: Layer, name: str, value: Tensor, hyper: Hyper, scales: Scales) -> None:
     target: Tensor = getattr(layer, name)
-    if scales.go is not None:
-        value = torch.where(scales.go > 0, value, wide(target, value.dtype))
+    if scales.proceed is not None:
+        value = torch.where(scales.proceed > 0, value, wide(target, value.dtype))
     store(layer, name, value, hyper)

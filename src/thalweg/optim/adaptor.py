@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 import torch
 from torch.optim import Optimizer
 
+from thalweg.arguments import check_beta, check_bool, check_choice, check_exploration, reject
 from thalweg.kernels import has_numbers
+from thalweg.kernels.finite import all_finite, refuse_nonfinite
 from thalweg.kernels.overwriting import Footprint, overwritable
 from thalweg.optim import one_pass, skipped, stable_range
 from thalweg.optim.base_state import load
@@ -27,23 +29,15 @@ from thalweg.optim.exploration import (
     can_skip,
     check_left,
     explored,
+    only,
     parts,
     refuse_misnamed,
     shifts,
     skipping,
     with_e,
 )
-from thalweg.optim.hyperparameters import (
-    NONFINITE,
-    as_scalar,
-    check_beta,
-    check_bool,
-    check_choice,
-    check_exploration,
-    recheck_exploration,
-    reject,
-)
-from thalweg.optim.layers import all_finite, look, only, refuse_nonfinite
+from thalweg.optim.hyperparameters import NONFINITE, as_scalar, recheck_exploration
+from thalweg.optim.layers import look
 from thalweg.optim.objective import ShiftedObjective
 from thalweg.optim.state import at_rest, mentions, refuse_without, restored_on_error
 
@@ -330,16 +324,16 @@ class E(Optimizer):
         one_pass.check(in_one_pass)
         given = look(in_one_pass, self.state, self._footprint, "E")
         check_left(self.base, left, judged=self.nonfinite != "propagate")
-        proceed, go = self._judge_finite(bool(in_one_pass))
-        if not proceed:
+        steps, proceed = self._judge_finite(bool(in_one_pass))
+        if not steps:
             return loss
-        plans = one_pass.plan(self.base, in_one_pass, given, go)
+        plans = one_pass.plan(self.base, in_one_pass, given, proceed)
         if self.reevaluates and closure is not None:
             self._step_on_shifted_objective(closure, loss)
         elif left:
             own = overwritable(self._parameters()) if self.overwrite_grad else frozenset()
             for part in parts(self.base, left):
-                with only(self.base, part), explored(self.base, go, own), skipping(self.base, go):
+                with only(self.base, part), explored(self.base, proceed, own), skipping(self.base, proceed):
                     self.base.step()
         one_pass.step(plans)
         return loss
@@ -356,7 +350,7 @@ class E(Optimizer):
         readable = has_numbers(first)
         on_host = readable and (self.reevaluates or not can_skip(self.base) or (in_one_pass and first.is_cpu))
         may_read = on_host or (readable and self.nonfinite == "raise")  # the verdict, that is
-        finite = all_finite(self._gradients(), may_read=may_read, fused=in_one_pass)
+        finite = all_finite(self._gradients(), fused=may_read and in_one_pass)
         if self.nonfinite == "raise":
             if readable and not finite:
                 refuse_nonfinite(self._gradients())

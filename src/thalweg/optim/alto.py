@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from thalweg.optim.hyperparameters import check_beta, check_exploration
+from thalweg.arguments import check_exploration
 from thalweg.optim.lamb import BUFFERS, Lamb
 from thalweg.theory.warning import Filter, warn_if_narrow
 
@@ -41,7 +41,6 @@ class ALTO(Lamb):
         nonfinite: what to do about infinities and NaNs in the gradients.
         stochastic_rounding: for bfloat16 parameters.
         norm_dims: axes of a layer in a parameter that stacks several.
-        overwrite_grad: the gradients' memory is scratch, their values undefined after the step.
         maximize: ascend instead of descend.
         foreach: use torch's multi-tensor operations.
         fused: use compiled kernels, on CUDA those of Triton.
@@ -78,7 +77,6 @@ class ALTO(Lamb):
         nonfinite: str = "skip",
         stochastic_rounding: bool = False,
         norm_dims: tuple[int, ...] | None = None,
-        overwrite_grad: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -100,7 +98,6 @@ class ALTO(Lamb):
             nonfinite=nonfinite,
             stochastic_rounding=stochastic_rounding,
             norm_dims=norm_dims,
-            overwrite_grad=overwrite_grad,
             maximize=maximize,
             foreach=foreach,
             fused=fused,
@@ -110,8 +107,7 @@ class ALTO(Lamb):
 
     def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
         super()._check(group, may_wait=may_wait)
-        check_beta("beta", group["beta"])
-        check_exploration(group["alpha"], group["beta"], names=("alpha", "beta"))
+        check_exploration(group["alpha"], group["beta"])
 
     def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
         group = super()._renewed(group)

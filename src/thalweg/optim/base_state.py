@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from thalweg.arguments import is_number, reject
 from thalweg.kernels import compute_dtype
 from thalweg.kernels.checks import check_buffer
 from thalweg.optim.exploration import ALPHA, BETA, BUFFERS, BY_PARAMETER, EMA
-from thalweg.optim.hyperparameters import check_count, is_number, reject
+from thalweg.optim.hyperparameters import check_count
 from thalweg.optim.state import check_state_dict, load_keeping_dtype
+from thalweg.torch_private import init_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,9 +123,8 @@ def _made_by(base: Any, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
     like = torch.empty(p.shape, dtype=p.dtype, device="meta", requires_grad=True)
     like.grad = torch.empty_like(like)
     plain = {"foreach": None, "fused": None, "capturable": False, "differentiable": False}
-    lists: list[list[Any]] = [[] for _ in inspect.signature(base._init_group).parameters]
     try:
-        base._init_group({**group, **plain, "params": [like]}, *lists[1:])
+        init_group(base, {**group, **plain, "params": [like]})
         return dict(base.state.get(like, {}))
     finally:
         base.state.pop(like, None)

@@ -24,10 +24,10 @@ from torch.optim import (
     RMSprop,
     Rprop,
 )
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from thalweg import equations as eq
-from thalweg.kernels import compute_dtype, foreach_lerp, has_numbers, local
+from thalweg.arguments import check_exploration, reject
+from thalweg.kernels import compute_dtype, foreach_lerp, has_numbers
 from thalweg.kernels.checks import (
     LOW,
     PLAIN,
@@ -38,7 +38,9 @@ from thalweg.kernels.checks import (
     holds_its_values,
 )
 from thalweg.kernels.pieces import flat, piece_size
-from thalweg.optim.hyperparameters import check_beta, check_exploration, check_keys, reject
+from thalweg.optim.hyperparameters import check_keys
+from thalweg.sharding import is_sharded, local
+from thalweg.torch_private import step_is_hooked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +70,6 @@ def with_e(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     for argument in {"alpha", "beta"} - defaults.keys():
         checked.pop(argument, None)
     check_keys(checked, defaults, foreign=False)  # some bases have options that are in no defaults
-    check_beta(BETA, checked[BETA])
     check_exploration(checked[ALPHA], checked[BETA], names=(ALPHA, BETA))
     if checked.get("differentiable"):
         reject("differentiable", True, "False, as E is not differentiable")
@@ -84,17 +85,17 @@ def refuse_misnamed(group: dict[str, Any], defaults: dict[str, Any]) -> None:
 
 @contextmanager
 def explored(
-    base: Optimizer, go: Tensor | None = None, overwritable: frozenset[Tensor] = frozenset()
+    base: Optimizer, proceed: Tensor | None = None, overwritable: frozenset[Tensor] = frozenset()
 ) -> Iterator[None]:
     """Inside, ``p.grad`` is g'; on a clean exit b moves on. The gradient itself is never written to.
 
     Those of the ``overwritable`` parameters are: inside, they hold g' and keep it, and their b have moved on already.
-    ``go`` is what b moves on for, if that is decided on the device.
+    ``proceed`` is what b moves on for, if that is decided on the device.
     """
     buckets = list(_buckets(base))
     begun: list[tuple[Tensor, Tensor]] = []
     if overwritable:
-        buckets, begun = _overwrite(base, buckets, overwritable, go)
+        buckets, begun = _overwrite(base, buckets, overwritable, proceed)
     grads = [(p, p.grad) for params, *_ in buckets for p in params]
     try:
         for params, group, foreach in buckets:
@@ -105,7 +106,7 @@ def explored(
         for p, g in grads:
             p.grad = g
     for params, group, foreach in buckets:
-        _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, go)
+        _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, proceed)
     for p, b in begun:
         base.state[p][EMA] = b
 
@@ -190,11 +191,22 @@ def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:
     yield part
 
 
+@contextmanager
+def only(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Iterator[None]:
+    """Inside, these are the optimizer's groups."""
+    everything = optimizer.param_groups
+    if groups is not everything:
+        optimizer.param_groups = groups
+    try:
+        yield
+    finally:
+        if groups is not everything:
+            optimizer.param_groups = everything
+
+
 def is_watched(base: Optimizer) -> bool:
     """Whether hooks see the base's ``step``, or a scheduler, say, has put another in its place."""
-    before = base._optimizer_step_pre_hooks or _global_optimizer_pre_hooks
-    after = base._optimizer_step_post_hooks or _global_optimizer_post_hooks
-    return bool("step" in vars(base) or before or after)
+    return "step" in vars(base) or step_is_hooked(base)
 
 
 def shifts(base: Optimizer) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -229,12 +241,12 @@ def _has_momentum(base: Optimizer, p: Tensor) -> bool:
 
 
 @contextmanager
-def skipping(base: Any, go: Tensor | None) -> Iterator[None]:
-    """Inside, a base that :func:`can_skip` does so unless ``go``, told as :class:`torch.amp.GradScaler` tells it."""
-    if go is None:
+def skipping(base: Any, proceed: Tensor | None) -> Iterator[None]:
+    """Inside, a base that :func:`can_skip` does so unless ``proceed``, told as ``torch.amp.GradScaler`` tells it."""
+    if proceed is None:
         yield
         return
-    base.found_inf = go.logical_not().float()
+    base.found_inf = proceed.logical_not().float()
     try:
         yield
     finally:
@@ -250,9 +262,7 @@ def _buckets(base: Optimizer) -> Iterator[Bucket]:
                 continue
             started = p in base.state and EMA in base.state[p]
             if started or group[ALPHA] != 0.0:
-                together = hasattr(p.grad, "device_mesh") or holds_its_values(
-                    type(p.grad)
-                )  # as torch's own multi-tensor steps
+                together = is_sharded(p.grad) or holds_its_values(type(p.grad))  # as torch's own multi-tensor steps
                 buckets[p.device, p.grad.dtype, started, together].append(p)
         for (device, _, _, together), params in buckets.items():
             foreach = group.get("foreach")
@@ -295,7 +305,7 @@ def _with_graph_of(g: Tensor, h: Tensor) -> Tensor:
 
 
 def _advance(
-    base: Optimizer, params: list[Tensor], grads: list[Tensor], beta: float, foreach: bool, go: Tensor | None
+    base: Optimizer, params: list[Tensor], grads: list[Tensor], beta: float, foreach: bool, proceed: Tensor | None
 ) -> None:
     """b ← β1 b + (1-β1) g. A missing b starts here, after the base has made its own state for the parameter.
 
@@ -306,8 +316,8 @@ def _advance(
             base.state[p][EMA] = torch.zeros_like(p, dtype=compute_dtype(p.dtype))
     emas = [base.state[p][EMA] for p in params]
     grads = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
-    if go is not None:  # towards itself, b stays where it is
-        grads = [torch.where(go.to(b.device), g, b) for g, b in zip(grads, emas, strict=True)]
+    if proceed is not None:  # towards itself, b stays where it is
+        grads = [torch.where(proceed.to(b.device), g, b) for g, b in zip(grads, emas, strict=True)]
     if foreach:
         torch._foreach_lerp_(emas, grads, 1.0 - beta)
     else:
@@ -316,7 +326,7 @@ def _advance(
 
 
 def _overwrite(
-    base: Optimizer, buckets: list[Bucket], spare: frozenset[Tensor], go: Tensor | None
+    base: Optimizer, buckets: list[Bucket], spare: frozenset[Tensor], proceed: Tensor | None
 ) -> tuple[list[Bucket], list[tuple[Tensor, Tensor]]]:
     """Write g' into the gradients of the ``spare`` parameters and move their b on; what is computed is the same.
 
@@ -341,8 +351,8 @@ def _overwrite(
         for gs, bs in _blocks([local(p.grad) for p in params], [local(b) for b in emas]):
             wide = [g.to(b.dtype) for g, b in zip(gs, bs, strict=True)]
             hs = [g * (1.0 + gain) for g in gs] if start else torch._foreach_lerp(wide, bs, -gain)
-            if go is not None:
-                wide = [torch.where(go.to(b.device), g, b) for g, b in zip(wide, bs, strict=True)]
+            if proceed is not None:
+                wide = [torch.where(proceed.to(b.device), g, b) for g, b in zip(wide, bs, strict=True)]
             torch._foreach_lerp_(bs, wide, 1.0 - group[BETA])
             torch._foreach_copy_(gs, hs)
     return rest, begun

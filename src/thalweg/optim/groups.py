@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
-from thalweg.optim.hyperparameters import check_nonnegative, reject
+from thalweg.arguments import check_nonnegative, reject
 
 Pattern: TypeAlias = "str | type[nn.Module]"
 

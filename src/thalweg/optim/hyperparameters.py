@@ -1,19 +1,25 @@
-"""Checks of hyperparameters: one error that names the argument, the value and the allowed range."""
+"""Checks of the optimizers' hyperparameters."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
-from fractions import Fraction
 from importlib.util import find_spec
-from numbers import Real
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from thalweg.arguments import (
+    check_beta,
+    check_bool,
+    check_choice,
+    check_exploration,
+    check_nonnegative,
+    is_number,
+    reject,
+)
 from thalweg.kernels import eightbit, has_numbers, is_abstract
 from thalweg.kernels.eightbit import EIGHT_BITS
 from thalweg.kernels.rounding import NARROW, is_narrow, stored_as
@@ -24,11 +30,6 @@ DECAYED = "decayed"
 _BY_NAME = {str(dtype)[skip:]: dtype for dtype in STATE_DTYPES if isinstance(dtype, torch.dtype) for skip in (0, 6)}
 _PLAIN = frozenset({float, int, bool, str, type(None)})
 _SEQUENCES = frozenset({"betas", "trust_clip", "norm_dims"})
-
-
-def reject(argument: str, value: object, allowed: str) -> NoReturn:
-    """Raise the one kind of ``ValueError`` this package raises for a bad hyperparameter."""
-    raise ValueError(f"{argument} must be {allowed}, got {value!r}")
 
 
 def make_plain(group: dict[str, Any]) -> None:
@@ -60,17 +61,6 @@ def as_scalar(value: Any) -> Any:
     return value.tolist() if getattr(value, "ndim", None) == 0 and not isinstance(value, Tensor) else value
 
 
-def check_nonnegative(argument: str, value: object) -> None:
-    """Raise ``ValueError`` unless 0 <= value < inf.
-
-    >>> check_nonnegative("lr", -1)
-    Traceback (most recent call last):
-    ValueError: lr must be a number in [0, inf), got -1
-    """
-    if not (is_number(value) and 0.0 <= value < math.inf):  # type: ignore[operator]
-        reject(argument, value, "a number in [0, inf)")
-
-
 def check_lr(lr: object, *, may_read: bool, may_read_back: bool) -> None:
     """Raise ``ValueError`` unless lr is a number in [0, inf), or a tensor of one.
 
@@ -93,12 +83,6 @@ def check_count(argument: str, value: object) -> int:
     return int(count)  # type: ignore[call-overload, no-any-return]
 
 
-def check_beta(argument: str, value: object) -> None:
-    """Raise ``ValueError`` unless 0 <= value < 1."""
-    if not (is_number(value) and 0.0 <= value < 1.0):  # type: ignore[operator]
-        reject(argument, value, "a number in [0, 1)")
-
-
 def check_betas(betas: object) -> None:
     """Raise ``ValueError`` unless betas is a tuple of two numbers in [0, 1)."""
     if not isinstance(betas, tuple) or len(betas) != 2:
@@ -107,45 +91,11 @@ def check_betas(betas: object) -> None:
         check_beta(f"betas[{i}]", beta)
 
 
-def check_exploration(alpha: object, beta: float, *, names: tuple[str, str]) -> None:
-    """Raise ``ValueError`` unless |α| < 1/(1-β1), the paper's condition; ``beta`` has been checked.
-
-    >>> check_exploration(2.0, 0.5, names=("alpha", "beta"))
-    Traceback (most recent call last):
-    ValueError: alpha must be a number in (-2, 2), as |alpha| < 1/(1 - beta) with beta=0.5, got 2.0
-    """
-    limit = 1.0 / (1.0 - beta)
-    # Compared as a gain, |α|(1-β1) < 1: the quotient rounds.
-    if not (is_number(alpha) and abs(alpha) * (1.0 - beta) < 1.0):  # type: ignore[arg-type]
-        a, b = names
-        reject(a, alpha, f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={beta:g}")
-
-
 def recheck_exploration(alpha: Any, beta: Any, *, names: tuple[str, str]) -> None:
-    """As :func:`check_beta` and :func:`check_exploration`, at little cost, for what a schedule may have changed."""
+    """As :func:`check_exploration`, at little cost, for what a schedule may have changed."""
     floats = type(alpha) is float and type(beta) is float
     if not (floats and 0.0 <= beta < 1.0 and abs(alpha) * (1.0 - beta) < 1.0):
-        check_beta(names[1], beta)
         check_exploration(alpha, beta, names=names)
-
-
-def check_bool(argument: str, value: object, *, none: bool = False) -> None:
-    """Raise ``ValueError`` unless value is True or False (or None, where ``none``)."""
-    if not (isinstance(value, bool) or (none and value is None)):
-        reject(argument, value, "True, False or None" if none else "True or False")
-
-
-def is_number(value: object) -> bool:
-    """Whether value is a real number, NumPy's too; True, False, fractions and integers beyond all floats are not."""
-    if not isinstance(value, Real) or isinstance(value, bool | Fraction):
-        return False
-    return not isinstance(value, int) or abs(value) <= sys.float_info.max
-
-
-def check_choice(argument: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless value is one of the allowed strings."""
-    if not (isinstance(value, str) and value in allowed):
-        reject(argument, value, " or ".join(map(repr, allowed)))
 
 
 # Options of other optimizers, and other names for ours: in a group they would say what nobody hears.
@@ -179,7 +129,7 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
     adapt = group["trust_ratio"]
     if not isinstance(adapt, bool) and not (isinstance(adapt, str) and adapt == DECAYED):
         reject("trust_ratio", adapt, f"True, False or {DECAYED!r}")
-    for name in ("maximize", "capturable", "stochastic_rounding", "overwrite_grad"):
+    for name in ("maximize", "capturable", "stochastic_rounding"):
         check_bool(name, group[name])
     check_lr(group["lr"], may_read_back=may_wait, may_read=may_wait or not group["capturable"])
     for name in ("eps", "trust_eps", "weight_decay"):

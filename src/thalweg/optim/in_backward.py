@@ -11,11 +11,12 @@ import torch
 from torch import distributed as dist
 from torch.optim import Optimizer
 
+from thalweg.arguments import check_bool, reject
 from thalweg.optim.adaptor import E
-from thalweg.optim.exploration import BY_PARAMETER
-from thalweg.optim.hyperparameters import check_bool, reject
+from thalweg.optim.exploration import BY_PARAMETER, only
 from thalweg.optim.lamb import Lamb
-from thalweg.optim.layers import is_sharded, only
+from thalweg.sharding import is_sharded
+from thalweg.torch_private import AMP_SCALING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,12 +73,11 @@ def step_in_backward(optimizer: Optimizer, *, nonfinite_by_layer: bool = False) 
         )
         names = ", ".join(base.__name__ for base in BY_PARAMETER)
         raise TypeError(f"optimizer must be ALTO, Lamb, or E around one of torch's {names}, got {kind}")
-    if _MARK in vars(optimizer):
+    if AMP_SCALING in vars(optimizer):
         reject("optimizer", type(optimizer).__name__, "one that does not step in backward already")
     return SteppingInBackward(optimizer, nonfinite_by_layer)
 
 
-_MARK = "_step_supports_amp_scaling"
 """Set on the optimizer, it lets a GradScaler come as far as ``step``, which says what is wrong."""
 
 
@@ -91,7 +91,7 @@ class SteppingInBackward:
         self._update = inspect.unwrap(type(optimizer).step)  # without the hooks and the profiling around a step
         self._stepped: set[Tensor] = set()
         self._lock = threading.Lock()  # backward has a thread for each device
-        vars(optimizer)[_MARK] = True
+        vars(optimizer)[AMP_SCALING] = True
         self._handles: list[Any] = [
             p.register_post_accumulate_grad_hook(functools.partial(self._step_layer, i, j))
             for i, group in enumerate(optimizer.param_groups)
@@ -108,7 +108,7 @@ class SteppingInBackward:
         for handle in self._handles:
             handle.remove()
         if self._handles:
-            del vars(self._optimizer)[_MARK]
+            del vars(self._optimizer)[AMP_SCALING]
         self._handles = []
 
     def _step_layer(self, i: int, j: int, p: Tensor) -> None:
@@ -148,7 +148,7 @@ def _check(optimizer: Optimizer, group: dict[str, Any], by_layer: bool) -> None:
         reject("nonfinite", policy, allowed)
     if (bound := group.get("max_grad_norm")) is not None:
         reject("max_grad_norm", bound, "None to step in backward, when the norm of all gradients is not known yet")
-    if optimizer.overwrite_grad if isinstance(optimizer, E) else group["overwrite_grad"]:
+    if isinstance(optimizer, E) and optimizer.overwrite_grad:
         reject("overwrite_grad", True, "False to step in backward, as its memory may be part of a gradient to come")
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         for p in group["params"]:

@@ -21,15 +21,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from thalweg import equations as eq
+from thalweg.arguments import reject
 from thalweg.kernels import Hyper, Scales, compute_dtype, cpp, has_numbers, is_abstract
 from thalweg.kernels.checks import check_parameter
-from thalweg.kernels.overwriting import Footprint, overwritable
+from thalweg.kernels.finite import all_finite, refuse_nonfinite
+from thalweg.kernels.norms import global_norm
+from thalweg.kernels.overwriting import Footprint
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.plan import choose, describe
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.optim import layers, skipped
-from thalweg.optim.hyperparameters import DECAYED, check_keys, check_lamb, check_loaded, reject
+from thalweg.optim.hyperparameters import DECAYED, check_keys, check_lamb, check_loaded
 from thalweg.optim.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
+from thalweg.torch_private import refuse_if_capturing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
@@ -94,11 +98,6 @@ class Lamb(Optimizer):
             group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as ever.
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
-        overwrite_grad: use the gradients' memory as scratch, so that their values are undefined after the step. Spares
-            the one temporary of a layer's size that a step has on CPU; the result is the same, bit for bit. Nothing is
-            spared where that memory does not serve: a gradient of another dtype than the update is computed in, of
-            another layout than its parameter, with a graph, sharded, or sharing memory with another gradient; in a
-            step under ``torch.compile``; with ``fused=True``, which needs no such temporary.
         maximize: ascend instead of descend.
         foreach: use torch's multi-tensor operations, False: one parameter at a time.
         fused: use kernels of our own. On the CPU they are in C++, built at the first step, in about a second, and kept
@@ -144,7 +143,6 @@ class Lamb(Optimizer):
         nonfinite: str = "skip",
         stochastic_rounding: bool = False,
         norm_dims: tuple[int, ...] | None = None,
-        overwrite_grad: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -164,7 +162,6 @@ class Lamb(Optimizer):
             nonfinite=nonfinite,
             stochastic_rounding=stochastic_rounding,
             norm_dims=norm_dims,
-            overwrite_grad=overwrite_grad,
             maximize=maximize,
             foreach=foreach,
             fused=fused,
@@ -309,7 +306,7 @@ class Lamb(Optimizer):
         Returns:
             What the closure returned.
         """
-        self._accelerator_graph_capture_health_check()
+        refuse_if_capturing(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -326,10 +323,8 @@ class Lamb(Optimizer):
         finite = self._judge_finite(gradients)
         self.init_state()
         total_norm = self._total_norm(gradients)
-        params = (p for group in self.param_groups for p in group["params"])
-        spare = overwritable(params) if any(group["overwrite_grad"] for group in self.param_groups) else frozenset()
         moving = self._moving(finite, given)
-        plans = [self._plan(group, some, go, spare) for group, some, go in moving]  # what raises has raised by now
+        plans = [self._plan(group, some, proceed) for group, some, proceed in moving]  # what raises has raised by now
         if finite is not None:
             skipped.count_skipped(self, finite)
         for plan in plans:
@@ -348,12 +343,9 @@ class Lamb(Optimizer):
             elif finite:
                 yield group, some, None
 
-    def _plan(
-        self, group: dict[str, Any], given: list[layers.Given], go: Tensor | None, spare: frozenset[Tensor]
-    ) -> layers.Plan:
+    def _plan(self, group: dict[str, Any], given: list[layers.Given], proceed: Tensor | None) -> layers.Plan:
         rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
-        own = spare if group["overwrite_grad"] else ()
-        return layers.plan(group, given, self.state, self._hyper(group), go, overwritable=own, rounds=rounds)
+        return layers.plan(group, given, self.state, self._hyper(group), proceed, rounds=rounds)
 
     def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
         scale = None
@@ -364,7 +356,7 @@ class Lamb(Optimizer):
             device = bucket[0].param.device
             on_device = Scales(
                 None if scale is None else scale.to(device, compute_dtype(bucket[0].param.dtype)),
-                None if plan.go is None else plan.go.to(device),
+                None if plan.proceed is None else plan.proceed.to(device),
             )
             backend.step(bucket, plan.hyper, on_device, self._scratch)
 
@@ -392,13 +384,12 @@ class Lamb(Optimizer):
         policies = {group["nonfinite"] for group in self.param_groups}
         if policies == {"propagate"} or not gradients:
             return None
-        may_read = self._may_read(gradients)
-        fused = may_read and all(
+        fused = self._may_read(gradients) and all(
             choose(group, p.device) is cpp for group in self.param_groups for p in group["params"][:1]
         )
-        finite = layers.all_finite(gradients, may_read=may_read, fused=fused)
+        finite = all_finite(gradients, fused=fused)
         if "raise" in policies and has_numbers(gradients[0]) and not finite:
-            layers.refuse_nonfinite(gradients)
+            refuse_nonfinite(gradients)
         if "skip" not in policies:
             return None
         return finite
@@ -410,7 +401,7 @@ class Lamb(Optimizer):
     def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
         """The global gradient norm, if a group asks for it."""
         wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        return layers.global_norm(gradients, may_read=self._may_read(gradients)) if wanted else None
+        return global_norm(gradients, may_read=self._may_read(gradients)) if wanted else None
 
     def _may_read(self, gradients: list[Tensor]) -> bool:
         """Whether numbers that are on the host may be read there."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from thalweg.kernels import compute_dtype
+from thalweg.torch_private import version_of
 
 
 class ShiftedObjective:
@@ -57,7 +58,7 @@ class ShiftedObjective:
 
     def _versions(self) -> list[int]:
         """Of the parameters and of the gradients shown for them: the base may have changed either in place."""
-        return [t._version for t in (*self.watched, *self.shown) if t is not None]
+        return [version_of(t) for t in (*self.watched, *self.shown) if t is not None]
 
     def __call__(self) -> Any:
         r"""The loss of :math:`\tilde ℓ` at the present parameters, its gradient in ``p.grad``."""

@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW
 
-from thalweg.kernels import Hyper, Layer, Scales, is_abstract, local
+from thalweg.arguments import check_nonnegative
+from thalweg.kernels import Hyper, Scales, is_abstract
 from thalweg.kernels.checks import PLAIN, holds_its_values
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.plan import has_kernels
 from thalweg.optim import layers
 from thalweg.optim.exploration import ALPHA, BETA, EMA, Groups, is_watched
-from thalweg.optim.hyperparameters import check_betas, check_lr, check_nonnegative
+from thalweg.optim.hyperparameters import check_betas, check_lr
+from thalweg.sharding import is_sharded, local, placement
+from thalweg.torch_private import init_group, refuse_if_capturing
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -66,9 +69,9 @@ def _is_walkable(p: Any, grad: Any) -> bool:
         return True
     if not all(t is None or holds_its_values(type(local(t))) for t in (p, grad)):
         return False
-    if not layers.is_sharded(p) or grad is None:
+    if not is_sharded(p) or grad is None:
         return True
-    return layers.is_sharded(grad) and bool(grad.device_mesh == p.device_mesh and grad.placements == p.placements)
+    return placement(grad) == placement(p)
 
 
 def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> bool:
@@ -94,19 +97,20 @@ def check(groups: Groups) -> None:
         check_nonnegative("weight_decay", group["weight_decay"])
 
 
-def plan(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor | None = None) -> list[layers.Plan]:
+def plan(
+    base: Any, groups: Groups, given: list[list[layers.Given]], proceed: Tensor | None = None
+) -> list[layers.Plan]:
     """A step of the base on g' of ``groups``; nothing changes, but state that is missing is made as the base makes it.
 
-    ``given`` is what :func:`thalweg.optim.layers.look` found in them; ``go`` is what the step counts for, if that is
-    decided on the device.
+    ``given`` is what :func:`thalweg.optim.layers.look` found in them; ``proceed`` is what the step counts for, if that
+    is decided on the device.
     """
     if groups:
-        base._accelerator_graph_capture_health_check()  # as its own step does
+        refuse_if_capturing(base)  # as its own step does
     plans = []
-    go = None if go is None else go.float()
+    proceed = None if proceed is None else proceed.float()
     for group, some in zip(groups, given, strict=True):
-        steps: list[Tensor] = []
-        base._init_group(group, [], [], [], [], [], steps)
+        init_group(base, group)
         for p in group["params"]:
             if p.grad is not None and EMA not in base.state[p]:
                 base.state[p][EMA] = torch.zeros_like(p, memory_format=torch.preserve_format)
@@ -129,7 +133,7 @@ def plan(base: Any, groups: Groups, given: list[list[layers.Given]], go: Tensor 
         on_device = any(not base.state[p]["step"].is_cpu for _, p, *_ in some)
         options = {"norm_dims": None, "capturable": on_device, "foreach": None, "fused": on_device or None}
         # On the CPU, with no kernel foreach, no error.
-        plans.append(layers.plan({**group, **options}, some, base.state, hyper, go))
+        plans.append(layers.plan({**group, **options}, some, base.state, hyper, proceed, by_shard=True))
     return plans
 
 
@@ -139,20 +143,7 @@ def step(plans: list[layers.Plan]) -> None:
         layers.count(planned)
         for backend, bucket in planned.buckets:
             device = bucket[0].param.device
-            scales = Scales(go=None if planned.go is None else planned.go.to(device))
-            backend.step([_here(layer) for layer in bucket], planned.hyper, scales, Scratch())
-
-
-def _here(layer: Layer) -> Layer:
-    """The shard of a layer that is here: without a norm, nothing needs the others."""
-    if not layers.is_sharded(layer.param):
-        return layer
-    torch.autograd.graph.increment_version([layer.param])
-    return layer._replace(
-        param=local(layer.param),
-        grad=local(layer.grad),
-        exp_avg=local(layer.exp_avg),
-        exp_avg_sq=local(layer.exp_avg_sq),
-        explore_ema=local(layer.explore_ema),
-        addresses=None,
-    )
+            scales = Scales(proceed=None if planned.proceed is None else planned.proceed.to(device))
+            backend.step(bucket, planned.hyper, scales, Scratch())
+        if sharded := [p for p in planned.group["params"] if is_sharded(p) and p.grad is not None]:
+            torch.autograd.graph.increment_version(sharded)  # as kernels do for the shards

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from thalweg.optim.hyperparameters import reject
+from thalweg.arguments import reject
 
 
 class Exploration(TypedDict):

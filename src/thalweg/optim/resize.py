@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from thalweg.kernels import eightbit
 from thalweg.kernels.rounding import noise
+from thalweg.sharding import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +84,7 @@ def resize_state(optimizer: Optimizer, old: Tensor, new: Tensor, index: Tensor |
 def _check_new(optimizer: Optimizer, old: Tensor, new: Tensor) -> None:
     if any(p is new for group in optimizer.param_groups for p in group["params"]):
         _refuse("new", f"one of shape {tuple(new.shape)}", "a tensor that the optimizer does not have yet")
-    if hasattr(old, "device_mesh") or hasattr(new, "device_mesh"):
+    if is_sharded(old) or is_sharded(new):
         _refuse("new", f"a {type(new).__name__} for a {type(old).__name__}", "whole, and not sharded, as old must be")
     if old.ndim == 0 or new.ndim == 0 or new.shape[1:] != old.shape[1:]:
         allowed = f"of shape (m, ...) for an old one of shape (n, ...), all other axes as in {tuple(old.shape)}"

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from thalweg.arguments import reject
 from thalweg.kernels.checks import check_buffer
-from thalweg.optim.hyperparameters import check_count, reject
+from thalweg.optim.hyperparameters import check_count
+from thalweg.torch_private import has_load_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -65,7 +67,7 @@ def load_keeping_dtype(
     Torch casts every floating-point state to the dtype of its parameter on load (pytorch#43706): float32 moments of a
     bfloat16 parameter would come back rounded. However ``load`` finds the parameter of a buffer, here it finds it too.
     """
-    if not hasattr(optimizer, "_optimizer_load_state_dict_pre_hooks"):  # a wrapper that is not built as torch's are
+    if not has_load_hooks(optimizer):  # a wrapper that is not built as torch's are
         try:
             load(_sealed(state_dict, keys))
         finally:

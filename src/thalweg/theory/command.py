@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from textwrap import fill
 
-from thalweg.theory.checks import check_bool, check_filter, check_positive, reject
+from thalweg.arguments import check_bool, check_positive, reject
 from thalweg.theory.regularization import implicit_regularization
-from thalweg.theory.stability import Crossings, crossings, damping, gain, swing_period
+from thalweg.theory.stability import Crossings, check_filter, crossings, damping, gain, swing_period
 from thalweg.theory.warning import enough_alpha, is_narrow
 
 NEAR, BEYOND = 0.8, 1.2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from thalweg.theory.checks import check_beta, check_bool, check_positive
+from thalweg.arguments import check_beta, check_bool, check_positive
 from thalweg.theory.stability import stability_limit
 
 

@@ -12,7 +12,7 @@ steep ones. At α = 0 and β2 = 0 this is the implicit gradient regularization o
 
 from __future__ import annotations
 
-from thalweg.theory.checks import check_beta, check_bool, check_finite
+from thalweg.arguments import check_beta, check_bool, check_finite
 
 
 def implicit_regularization(alpha: float, *, momentum: float = 0.0, nesterov: bool = False) -> float:

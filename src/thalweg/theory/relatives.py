@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from thalweg.theory.checks import check_beta, check_finite, check_nonnegative, check_positive, reject
+from thalweg.arguments import check_beta, check_finite, check_nonnegative, check_positive, reject
 
 
 class Setting(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from thalweg.theory.checks import check_beta, check_bool, check_positive, reject
+from thalweg.arguments import check_beta, check_bool, check_positive, reject
 from thalweg.theory.stability import spectral_radius
 
 if TYPE_CHECKING:

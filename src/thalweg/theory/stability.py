@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from thalweg.theory.checks import check_filter, check_nonnegative
+from thalweg.arguments import check_beta, check_bool, check_exploration, check_nonnegative
 
 
 class Crossings(NamedTuple):
@@ -38,6 +38,13 @@ class Crossings(NamedTuple):
     """At z = -1: the iterates change sign each step. inf if there is no such ηλ."""
     rotation: float
     """As a complex pair: the iterates swing, over several steps. inf if there is no such ηλ."""
+
+
+def check_filter(alpha: float, beta: float, momentum: float, nesterov: bool) -> None:
+    """Raise ``ValueError`` for the first of these that is out of range."""
+    check_exploration(alpha, beta)
+    check_beta("momentum", momentum)
+    check_bool("nesterov", nesterov)
 
 
 def gain(alpha: float, beta: float) -> float:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit, foreach, single
-from thalweg.kernels.addresses import is_plain, walk
+from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit
+from thalweg.kernels.addresses import is_plain, with_gradient
 from thalweg.kernels.cpp import toolchain
 from thalweg.kernels.pieces import Scratch
 
@@ -57,34 +57,19 @@ _VECTOR = struct.Struct("=3qQ")
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     """One step of ALTO on each layer, in place, with no temporary but a copy of a gradient that is laid out otherwise.
 
-    Sharded layers are left to :mod:`~thalweg.kernels.foreach`; to :mod:`~thalweg.kernels.single` those with gaps in
-    their memory, stacks whose layers are not contiguous or share a scale of 8 bits, and 8 bits of permuted parameters.
+    Kernels can walk them all, as :func:`takes` says.
     """
-    if scales.go is not None and not scales.go.item():
+    if scales.proceed is not None and not scales.proceed.item():
         return
     calls: dict[torch.dtype, list[bytes]] = defaultdict(list)
-    sharded: list[Layer] = []
-    others: list[Layer] = []
-    walks = []
     corrections = functools.cache(
         lambda count: [1.0 / float(eq.bias_correction(beta, count)) for beta in (hyper.beta2, hyper.beta3)]
     )
-    for layer in layers:
-        size = layer.param.numel()
-        if size == 0:
-            continue
-        found = walk(layer, hyper)
-        if found is None:
-            (sharded if hasattr(layer.param, "device_mesh") else others).append(layer)
-            continue
-        walks.append(found)
-        slices = found.slices
-        row = _LAYER.pack(*found.addresses, slices, size // slices, *corrections(float(layer.step)), layer.seed)
-        calls[found.layer.grad.dtype].append(row)
-    if sharded:
-        foreach.step(sharded, hyper, scales._replace(go=None), scratch)
-    if others:
-        single.step(others, hyper, scales._replace(go=None), scratch)
+    kept = [with_gradient(layer) for layer in layers if layer.param.numel() > 0]
+    for layer in kept:
+        size, slices, addresses = layer.param.numel(), layer.slices, layer.addresses or ()
+        row = _LAYER.pack(*addresses, slices, size // slices, *corrections(float(layer.step)), layer.seed)
+        calls[layer.grad.dtype].append(row)
     numbers = _numbers(hyper, scales)
     for dtype, rows in calls.items():
         variant = _variant(layers[0], dtype, hyper)
@@ -93,7 +78,12 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
         assert not isinstance(kernel, str), kernel  # as choose has asked what is missing
         kernel(b"".join(rows), len(rows), numbers, fractions, torch.get_num_threads())
     # As in-place operations do, so that a backward pass of what was computed before the step raises.
-    torch.autograd.graph.increment_version([found.layer.param for found in walks])
+    torch.autograd.graph.increment_version([layer.param for layer in kept])
+
+
+def takes(layer: Layer) -> bool:
+    """Whether kernels can walk the layer: its tensors lie alike and without gaps, and so do parts with own norms."""
+    return layer.slices > 0
 
 
 def all_within(tensors: Sequence[Tensor], limit: Callable[[torch.dtype], float]) -> bool | None:

@@ -42,8 +42,8 @@ import triton.language as tl
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit, foreach, single
-from thalweg.kernels.addresses import walk
+from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit
+from thalweg.kernels.addresses import with_gradient
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import NARROW
 from thalweg.kernels.triton.address_tables import COLUMNS, tables
@@ -73,35 +73,30 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     have any one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
 
     With ``norm_dims``, slices of a contiguous parameter over its last axes are layers of their own, at no cost. Norms
-    over other axes, other layouts, subclasses of Tensor, and in 8 bits slices that share a scale and parameters that
-    are not contiguous are left to :mod:`thalweg.kernels.single`, sharded layers, whose norms are those of all shards,
-    to :mod:`thalweg.kernels.foreach`: both with launches for each layer.
+    over other axes, other layouts, subclasses of Tensor, in 8 bits slices that share a scale and parameters that are
+    not contiguous, and sharded layers, whose norms are those of all shards, are not for :func:`takes`.
 
     In a CUDA graph, ``step``, ``lr`` and ``scales`` may change between replays where they are tensors on the device;
     numbers, among them the seeds of stochastic rounding, are those of the capture. A step before it has to have
     compiled the kernels.
     """
-    groups: dict[tuple[object, ...], list[_Run]] = defaultdict(list)
-    sharded, others = [], []
-    for layer in layers:
-        if layer.param.numel() > 0:
-            run = _run(layer, hyper)
-            if run is not None:
-                groups[run.kind].append(run)
-            elif hasattr(layer.param, "device_mesh"):
-                sharded.append(layer)
-            else:
-                others.append(layer)
-    if sharded:
-        foreach.step(sharded, hyper, scales, scratch)
-    if others:
-        single.step(others, hyper, scales, scratch)
+    groups: dict[_Kind, list[Layer]] = defaultdict(list)
+    for layer in map(with_gradient, (layer for layer in layers if layer.param.numel() > 0)):
+        groups[_kind(layer)].append(layer)
     device = layers[0].param.device
-    for group in groups.values():
+    for kind, group in groups.items():
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            _launch(group, hyper, scales)
+            _launch(kind, group, hyper, scales)
         # As in-place operations do, so that a backward pass of what was computed before the step raises.
-        torch.autograd.graph.increment_version([run.layer.param for run in group])
+        torch.autograd.graph.increment_version([layer.param for layer in group])
+
+
+def takes(layer: Layer) -> bool:
+    """Whether kernels can walk the layer, and read its number of the step if that is a tensor."""
+    step = layer.step
+    return layer.slices > 0 and not (
+        isinstance(step, Tensor) and (step.device != layer.param.device or step.dtype != torch.float32)
+    )
 
 
 def probe(device: torch.device) -> None:
@@ -121,38 +116,19 @@ class _Kind(NamedTuple):
     aligned: bool
 
 
-class _Run(NamedTuple):
-    """A layer whose tensors lie alike and dense in memory, and the number of equal slices with norms of their own."""
-
-    layer: Layer
-    slices: int
-    addresses: tuple[int, ...]
-    kind: _Kind
-
-
-def _run(layer: Layer, hyper: Hyper) -> _Run | None:
-    """The layer as the kernels can walk it, or None."""
-    counted = isinstance(layer.step, Tensor)
-    if isinstance(layer.step, Tensor) and (
-        layer.step.device != layer.param.device or layer.step.dtype != torch.float32
-    ):
-        return None
-    found = walk(layer, hyper)
-    if found is None:
-        return None
-    layer, slices, addresses = found
+def _kind(layer: Layer) -> _Kind:
     param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
     tensors = (param, grad, m, v) if b is None else (param, grad, m, v, b)
-    aligned = not any(a % _ALIGNMENT for a in addresses[:5]) and (
-        slices == 1 or all(param.numel() // slices * t.element_size() % _ALIGNMENT == 0 for t in tensors)
+    aligned = not any(a % _ALIGNMENT for a in (layer.addresses or ())[:5]) and (
+        layer.slices == 1 or all(param.numel() // layer.slices * t.element_size() % _ALIGNMENT == 0 for t in tensors)
     )
     state = (eightbit.kind(m), eightbit.kind(v), compute_dtype(param.dtype) if b is None else eightbit.kind(b))
-    return _Run(layer, slices, addresses, _Kind(param.dtype, grad.dtype, state, b is not None, counted, aligned))
+    return _Kind(param.dtype, grad.dtype, state, b is not None, isinstance(layer.step, Tensor), aligned)
 
 
-def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
-    """All launches for runs of one kind."""
-    kind, first = runs[0].kind, runs[0].layer
+def _launch(kind: _Kind, layers: list[Layer], hyper: Hyper, scales: Scales) -> None:
+    """All launches for layers of one kind."""
+    first = layers[0]
     device, dtype = first.param.device, compute_dtype(kind.param)
     stochastic = hyper.stochastic_rounding and kind.param == torch.bfloat16
     seed = first.seed if stochastic or not NARROW.isdisjoint(kind.state) else None
@@ -160,13 +136,13 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
     count = 0 if isinstance(first.step, Tensor) else int(first.step)
     rows = tuple(
         (
-            *run.addresses,
-            run.layer.step.data_ptr() if isinstance(run.layer.step, Tensor) else int(run.layer.step) - count,
-            0 if seed is None else (run.layer.seed - seed) % 2**32,
-            run.layer.param.numel(),
-            run.slices,
+            *(layer.addresses or ()),
+            layer.step.data_ptr() if isinstance(layer.step, Tensor) else int(layer.step) - count,
+            0 if seed is None else (layer.seed - seed) % 2**32,
+            layer.param.numel(),
+            layer.slices,
         )
-        for run in runs
+        for layer in layers
     )
     state_sizes = [1 if isinstance(t, str) else t.itemsize for t in kind.state]
     sizes = (kind.param.itemsize, kind.grad.itemsize, *state_sizes, 0, 0, 0)
@@ -179,7 +155,7 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
         sweep[len(work),],
         lines,
         work,
-        go=scales.go,
+        proceed=scales.proceed,
         grad_scale=scales.grad,
         signed=eightbit.tables(True, device) if in_8_bits else None,
         unsigned=eightbit.tables(False, device) if in_8_bits else None,
@@ -214,13 +190,13 @@ def _launch(runs: list[_Run], hyper: Hyper, scales: Scales) -> None:
         launch(None, lr_tensor, MEASURE=False, FRESH=True, KEEP=True)
         return
 
-    layers = len(lines) // COLUMNS
+    rows_in_all = len(lines) // COLUMNS
     partials = torch.empty(2 * len(work), dtype=torch.float64, device=device)
-    rates = torch.empty(layers, dtype=torch.float64, device=device)
+    rates = torch.empty(rows_in_all, dtype=torch.float64, device=device)
     exact = not any(isinstance(t, str) or torch.promote_types(t, dtype) != t for t in kind.state)
     low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
     launch(partials, None, MEASURE=True, FRESH=True, KEEP=exact)
-    adapt[layers,](
+    adapt[rows_in_all,](
         lines, partials, rates, lr_tensor, lr, low, high, hyper.trust_eps, CHUNK=CHUNK, BLOCK=_BLOCK, num_warps=_WARPS
     )
     launch(None, rates, MEASURE=False, FRESH=not exact, KEEP=not exact)

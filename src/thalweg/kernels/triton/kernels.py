@@ -203,7 +203,7 @@ def sweep(
     work,
     partials,
     rates,
-    go,
+    proceed,
     grad_scale,
     signed,
     unsigned,
@@ -240,10 +240,10 @@ def sweep(
 
     The step size is ``lr``, or in ``rates``: one for each layer if ADAPT, else one for all. FRESH: the state is that of
     the last step and has to be moved as well; KEEP: and to be written back. COUNTED: the table points at the step.
-    ``go`` at 0 changes nothing. ``signed`` and ``unsigned`` are the tables of state in 8 bits, if any is.
+    ``proceed`` at 0 changes nothing. ``signed`` and ``unsigned`` are the tables of state in 8 bits, if any is.
     """
-    if go is not None:  # noqa: SIM102
-        if tl.load(go) == 0:
+    if proceed is not None:  # noqa: SIM102
+        if tl.load(proceed) == 0:
             return
     program = tl.program_id(0)
     if not MEASURE:  # backwards: what was measured last is still in the cache

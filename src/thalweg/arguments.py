@@ -1,0 +1,77 @@
+"""Checks of numbers and choices: one error that names the argument, its value and what is allowed; without torch."""
+
+from __future__ import annotations
+
+import math
+import sys
+from fractions import Fraction
+from numbers import Real
+from typing import NoReturn
+
+
+def reject(argument: str, value: object, allowed: str) -> NoReturn:
+    """Raise the one kind of ``ValueError`` this package raises for a bad argument."""
+    raise ValueError(f"{argument} must be {allowed}, got {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """Whether value is a real number, NumPy's too; True, False, fractions and integers beyond all floats are not."""
+    if not isinstance(value, Real) or isinstance(value, bool | Fraction):
+        return False
+    return not isinstance(value, int) or abs(value) <= sys.float_info.max
+
+
+def check_finite(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless -inf < value < inf."""
+    if not (is_number(value) and math.isfinite(value)):  # type: ignore[arg-type]
+        reject(argument, value, "a number in (-inf, inf)")
+
+
+def check_nonnegative(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless 0 <= value < inf.
+
+    >>> check_nonnegative("lr", -1)
+    Traceback (most recent call last):
+    ValueError: lr must be a number in [0, inf), got -1
+    """
+    if not (is_number(value) and 0.0 <= value < math.inf):  # type: ignore[operator]
+        reject(argument, value, "a number in [0, inf)")
+
+
+def check_positive(argument: str, value: object, *, below: float = math.inf) -> None:
+    """Raise ``ValueError`` unless 0 < value < ``below``."""
+    if not (is_number(value) and 0.0 < value < below):  # type: ignore[operator]
+        reject(argument, value, f"a number in (0, {below:g})")
+
+
+def check_beta(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless 0 <= value < 1."""
+    if not (is_number(value) and 0.0 <= value < 1.0):  # type: ignore[operator]
+        reject(argument, value, "a number in [0, 1)")
+
+
+def check_exploration(alpha: object, beta: float, *, names: tuple[str, str] = ("alpha", "beta")) -> None:
+    """Raise ``ValueError`` unless 0 <= β1 < 1 and |α| < 1/(1-β1), the paper's condition.
+
+    >>> check_exploration(2.0, 0.5)
+    Traceback (most recent call last):
+    ValueError: alpha must be a number in (-2, 2), as |alpha| < 1/(1 - beta) with beta=0.5, got 2.0
+    """
+    a, b = names
+    check_beta(b, beta)
+    # Compared as a gain, |α|(1-β1) < 1: the quotient rounds.
+    if not (is_number(alpha) and abs(alpha) * (1.0 - beta) < 1.0):  # type: ignore[arg-type]
+        limit = 1.0 / (1.0 - beta)
+        reject(a, alpha, f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={beta:g}")
+
+
+def check_bool(argument: str, value: object, *, none: bool = False) -> None:
+    """Raise ``ValueError`` unless value is True or False (or None, where ``none``)."""
+    if not (isinstance(value, bool) or (none and value is None)):
+        reject(argument, value, "True, False or None" if none else "True or False")
+
+
+def check_choice(argument: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless value is one of the allowed strings."""
+    if not (isinstance(value, str) and value in allowed):
+        reject(argument, value, " or ".join(map(repr, allowed)))
