@@ -195,7 +195,7 @@ def test_e_around_a_fused_adam_is_one_launch_for_a_group_and_dtype_and_nobody_wa
         cuda.clear()
         take_fake_step(optimizer, params)
         assert [name for name, _ in cuda] == ["sweep"] * 3
-        assert isinstance(triton.sweep.options["go"], Tensor) is (nonfinite == "skip")
+        assert isinstance(triton.sweep.options["proceed"], Tensor) is (nonfinite == "skip")
         assert triton.sweep.options["COUNTED"]
     assert {t.device for p in params for t in optimizer.state[p].values()} == {CUDA}
     assert optimizer.skipped_steps.device.type == ("cuda" if nonfinite == "skip" else "cpu")

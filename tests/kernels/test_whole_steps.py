@@ -39,8 +39,8 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
         grads[2][1][5] = float("nan")
     expected = cls(others, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(expected, others, grads)
-    for module in ("lamb", "layers"):
-        monkeypatch.setattr(f"thalweg.optim.{module}.choose", lambda *_: triton)
+    for module in ("optim.lamb", "kernels.plan"):
+        monkeypatch.setattr(f"thalweg.{module}.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = cls(params, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(optimizer, params, grads)
@@ -53,8 +53,8 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
 
 
 def test_a_closure_is_called_first(monkeypatch):
-    for module in ("lamb", "layers"):
-        monkeypatch.setattr(f"thalweg.optim.{module}.choose", lambda *_: triton)
+    for module in ("optim.lamb", "kernels.plan"):
+        monkeypatch.setattr(f"thalweg.{module}.choose", lambda *_: triton)
     weight = Parameter(torch.ones(3))
     optimizer = ALTO([weight])
 
