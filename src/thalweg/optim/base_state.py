@@ -15,7 +15,7 @@ from thalweg.kernels.checks import check_buffer
 from thalweg.optim.exploration import ALPHA, BETA, BUFFERS, BY_PARAMETER, EMA
 from thalweg.optim.hyperparameters import check_count
 from thalweg.optim.state import check_state_dict, load_keeping_dtype
-from thalweg.torch_private import init_group
+from thalweg.torch_private import has_load_hooks, init_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def load(base: Any, state_dict: dict[str, Any]) -> None:
     groups = [dict(group) for group in base.param_groups]
     states = {p: dict(state) for _, p, state in _states(base)}
     handle = None
-    if hasattr(base, "_optimizer_load_state_dict_pre_hooks"):  # after the user's, which may change all
+    if has_load_hooks(base):  # after the user's, which may change all
         handle = base.register_load_state_dict_pre_hook(_check_kinds)
     try:
         load_keeping_dtype(base, base.load_state_dict, state_dict, (EMA,))

@@ -13,7 +13,6 @@ Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from thalweg import equations as eq
-from thalweg.arguments import reject
 from thalweg.kernels import Hyper, Scales, compute_dtype, cpp, has_numbers, is_abstract
 from thalweg.kernels.checks import check_parameter
 from thalweg.kernels.finite import all_finite, refuse_nonfinite
@@ -32,7 +30,7 @@ from thalweg.kernels.plan import choose, describe
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.optim import layers, skipped
 from thalweg.optim.hyperparameters import DECAYED, check_keys, check_lamb, check_loaded
-from thalweg.optim.state import check_state, check_state_dict, load_keeping_dtype, restored_on_error
+from thalweg.optim.state import check_state, check_state_dict, load_keeping_dtype, renewed, restored_on_error
 from thalweg.torch_private import refuse_if_capturing
 
 if TYPE_CHECKING:
@@ -45,19 +43,6 @@ if TYPE_CHECKING:
 SKIPPED = "skipped_steps"
 MOMENTS = (EXP_AVG, EXP_AVG_SQ)
 BUFFERS = (*MOMENTS, EXPLORE_EMA)
-# Options of ALTO, of torch's Adam and of E around it.
-_OTHERS = frozenset(
-    {
-        "alpha",
-        "beta",
-        "amsgrad",
-        "differentiable",
-        "decoupled_weight_decay",
-        "explore_alpha",
-        "explore_beta",
-        "explore_skipped",
-    }
-)
 
 
 class Lamb(Optimizer):
@@ -249,17 +234,8 @@ class Lamb(Optimizer):
                 check_loaded(group, self.state, self._buffers)
 
     def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
-        """A saved group as this optimizer has it, less what Adam and E have besides.
-
-        Raises:
-            ValueError: Adam's ``amsgrad=True``.
-        """
-        if group.get("amsgrad"):
-            reject("amsgrad", True, f"False in a state that {type(self).__name__} loads")
-        kept = {name: value for name, value in group.items() if name not in _OTHERS - self.defaults.keys()}
-        if isinstance(stored := kept.get("state_dtype"), Mapping):
-            kept["state_dtype"] = {name: dtype for name, dtype in stored.items() if name in self._buffers}
-        return kept
+        """A saved group as this optimizer has it."""
+        return renewed(group, self.defaults, self._buffers, type(self).__name__)
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""

@@ -22,6 +22,21 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
+# Options of ALTO, of torch's Adam and of E around it.
+_OF_OTHERS = frozenset(
+    {
+        "alpha",
+        "beta",
+        "amsgrad",
+        "differentiable",
+        "decoupled_weight_decay",
+        "explore_alpha",
+        "explore_beta",
+        "explore_skipped",
+    }
+)
+
+
 @dataclass(frozen=True)
 class Sealed:
     """A tensor that is loaded as it is: what is no tensor, no loader casts."""
@@ -57,6 +72,22 @@ def check_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...], buffe
     for name in buffers:
         if name in state:
             check_buffer(name, state[name], p)
+
+
+def renewed(
+    group: Mapping[str, Any], defaults: Collection[str], buffers: Collection[str], optimizer: str
+) -> dict[str, Any]:
+    """A saved group as an ``optimizer`` with these options has it, less what Adam and E have besides.
+
+    Raises:
+        ValueError: Adam's ``amsgrad=True``.
+    """
+    if group.get("amsgrad"):
+        reject("amsgrad", True, f"False in a state that {optimizer} loads")
+    kept = {name: value for name, value in group.items() if name in defaults or name not in _OF_OTHERS}
+    if isinstance(stored := kept.get("state_dtype"), Mapping):
+        kept["state_dtype"] = {name: dtype for name, dtype in stored.items() if name in buffers}
+    return kept
 
 
 def load_keeping_dtype(
