@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Read when torch is loaded, also by the processes that tests start: two workers on two cores, whose threads wait for
+# each other by spinning, keep each other from running.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 if not torch.cuda.is_available():  # said before anything imports Triton, which reads it once
