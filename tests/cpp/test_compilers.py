@@ -12,7 +12,7 @@ from support import assert_same, clone_params, make_grads, make_params, take_ste
 from torch.nn import Parameter
 
 from thalweg import ALTO, EAdamW, Lamb
-from thalweg.kernels import toolchain
+from thalweg.kernels.cpp import toolchain
 
 # Compilers that are missing or fail
 

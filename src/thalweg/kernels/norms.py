@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from thalweg import equations as eq
 from thalweg.kernels import alike, compute_dtype
-from thalweg.kernels.pieces import piece_size
+from thalweg.kernels.pieces import PIECE, flat, piece_size
 from thalweg.sharding import is_sharded, whole
 
 if TYPE_CHECKING:
@@ -17,17 +18,20 @@ if TYPE_CHECKING:
 
 
 def norms(tensors: list[Tensor], *, on_host: bool = False) -> Tensor:
-    """The norm of each tensor, a vector, in float64 at need; the tensors are real and share device and dtype.
+    """The norm of each tensor, a vector in float64; the tensors are real and share device and dtype.
 
-    On the CPU :func:`fast_norms` are several times faster, and serve if numbers may be read ``on_host``, to see it.
+    On the CPU :func:`fast_norms` are several times faster, and serve where numbers may be read ``on_host`` to see it;
+    a norm that they may not hold is computed again, from that tensor alone: none depends on the others.
     """
-    if on_host:
-        found = fast_norms(tensors)
-        if is_exact(found, found.dtype):
-            return found
-        if found.dtype == torch.float64:  # each by itself, so that none depends on its company
-            return torch.stack([n if is_exact(n, n.dtype) else eq.norm(t) for n, t in zip(found, tensors, strict=True)])
-    return _exact(tensors)
+    if not on_host:
+        return _exact(tensors)
+    fast = fast_norms(tensors)
+    found = fast.double()
+    low, high = exact_range(fast.dtype)
+    for i, norm in enumerate(fast.tolist()):
+        if not low < norm < high:
+            found[i] = eq.norm(tensors[i])
+    return found
 
 
 def _exact(tensors: list[Tensor]) -> Tensor:
@@ -38,14 +42,19 @@ def _exact(tensors: list[Tensor]) -> Tensor:
 
 def fast_norms(tensors: list[Tensor]) -> Tensor:
     """The norm of each tensor in its own dtype, but float32 at least, which may not hold the squares."""
-    return torch.stack(torch._foreach_norm(tensors, 2.0, dtype=compute_dtype(tensors[0].dtype)))
+    dtype = compute_dtype(tensors[0].dtype)
+    if all(t.is_cpu and t.dtype == dtype and t.numel() >= PIECE // 8 for t in tensors):
+        vectors = flat(tensors)
+        if vectors is not None:  # nearer than the norm, and twice as fast
+            return torch.stack([torch.dot(x, x) for x in vectors]).sqrt_()
+    return torch.stack(torch._foreach_norm(tensors, 2.0, dtype=dtype))
 
 
-def is_exact(found: Tensor, dtype: torch.dtype) -> bool:
-    """Whether norms show that no square that matters was beyond ``dtype``."""
+@functools.cache
+def exact_range(dtype: torch.dtype) -> tuple[float, float]:
+    """Between which a norm computed in ``dtype`` shows that no square that matters was beyond it."""
     limits = torch.finfo(dtype)
-    low, high = (end.item() for end in found.aminmax())
-    return bool(limits.tiny**0.5 * 1e7 < low and high < limits.max**0.5 / 10.0)
+    return limits.tiny**0.5 * 1e7, limits.max**0.5 / 10.0
 
 
 def norms_over(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -69,7 +78,8 @@ def global_norm(gradients: Iterable[Tensor], *, may_read: bool = False) -> Tenso
         return torch.zeros(())
     if may_read and all(device.type == "cpu" and mesh is None for device, _, mesh in groups):
         total: Tensor = torch.linalg.vector_norm(torch.cat([fast_norms(some) for some in groups.values()]))
-        if is_exact(total, torch.float32):
+        low, high = exact_range(torch.float32)
+        if low < total.item() < high:
             return total
     device = next(iter(groups))[0]
     found = [whole(norms(some)).to(device) for some in groups.values()]
