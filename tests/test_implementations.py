@@ -116,12 +116,12 @@ def test_foreach_takes_groups_of_mixed_dtypes_and_sizes(entry):
 @pytest.mark.parametrize("optimizer", [ALTO, Lamb])
 def test_kernels_are_the_default_on_cpu(optimizer, monkeypatch):
     calls = []
-    for name in ("compiled", "foreach", "single"):
+    for name in ("cpp", "foreach", "single"):
         monkeypatch.setattr(f"thalweg.kernels.{name}.step", lambda *args, name=name: calls.append(name))
     params = make_params()
     for options in ({}, {"fused": True}, {"fused": False}, {"foreach": True}, {"foreach": False}):
         take_steps(optimizer(params, **options), params, make_grads(params, 1))
-    assert calls == ["compiled", "compiled", "foreach", "foreach", "single"]
+    assert calls == ["cpp", "cpp", "foreach", "foreach", "single"]
 
 
 def forget():
