@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := --optimizers sgd,adamw,lamb,muon,alto,e-adamw --trials 4 --studies 3 --seeds 4 --out runs/demo
+DEMO := --optimizers sgd,adamw,lamb,muon,alto,e-adamw --trials 3 --studies 3 --seeds 4 --out runs/demo
 PIP := $(BIN)/pip install --quiet -c constraints.txt
 
 .PHONY: demo test lint clean

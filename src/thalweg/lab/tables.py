@@ -18,13 +18,13 @@ def grid(table: Table, summary: Summary, console: Any) -> Grid:
     unit = f" ({table.metric.unit})" if table.metric.unit else ""
     title = (
         f"{table.task}, batch size {table.batch_size}: {table.metric.name}{unit} after {table.steps} steps, "
-        f"tuned with {summary.trials} trials a study"
+        f"tuned with {summary.trials} trials a study (steps and seconds to the target, failed seeds + failed trials)"
     )
     found = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     found.add_column("optimizer", no_wrap=True)
     found.add_column("mean (95 % interval)", justify="right", no_wrap=True)
-    for name in ("steps to target", "seconds to target", "reached", "failed seeds", "failed trials"):
-        found.add_column(name, justify="right")
+    for name in ("steps", "seconds", "reached", "failed"):
+        found.add_column(name, justify="right", no_wrap=True)
     wide = console.width >= 140
     if wide:
         found.add_column("best setting")
@@ -42,7 +42,6 @@ def _texts(row: Row) -> tuple[str, ...]:
         "" if row.steps_to_target is None else f"{row.steps_to_target.mean:.0f}",
         "" if row.seconds_to_target is None else f"{row.seconds_to_target.mean:.2f}",
         f"{row.reached}/{row.seeds}",
-        str(row.failed_seeds),
-        f"{row.failed_trials}/{row.trials}",
+        f"{row.failed_seeds} + {row.failed_trials}",
         "" if row.settings is None else " ".join(f"{name}={value:.3g}" for name, value in row.settings.items()),
     )

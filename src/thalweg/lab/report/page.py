@@ -51,7 +51,7 @@ def render(summary: Summary, *, parquet: bool = False) -> str:
         styles=drawn,
         tasks=list(dict.fromkeys(table.task for table in summary.tables)),
         sentences=words.about_all(summary),
-        inclusions=[words.about_inclusion(one) for one in verdict.inclusions],
+        inclusions=words.about_inclusions(verdict.inclusions),
         profiles=[
             (unit, picture)
             for unit, ratios in (("steps", verdict.steps), ("seconds", verdict.seconds))
@@ -118,7 +118,6 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
         "versus": None if pair is None else words.p_value(pair.adjusted),
         "p": None if pair is None else pair.adjusted,
         "effect": None if pair is None or not math.isfinite(pair.effect) else abs(pair.effect),
-        "edges": row.cell.edges,
     }
 
 

@@ -33,7 +33,7 @@ def together(values: Sequence[float]) -> list[str]:
     """Values of one kind with as many decimals as tell them apart, and two digits of their span.
 
     >>> together([97.123, 96.5, 97.7]), together([0.00091, 0.0004, 0.0021]), together([3.0, 3.0])
-    (['97.1', '96.5', '97.7'], ['0.00091', '0.00040', '0.00210'], ['3', '3'])
+    (['97.1', '96.5', '97.7'], ['0.0009', '0.0004', '0.0021'], ['3', '3'])
     """
     finite = [value for value in values if math.isfinite(value)]
     span = max(finite) - min(finite) if finite else 0.0
@@ -194,15 +194,23 @@ def axis(name: str) -> str:
     return AXES.get(name, name)
 
 
+def about_inclusions(found: Sequence[Inclusion]) -> list[str]:
+    """Each that is decided, then in how many tables the others are not."""
+    decided: dict[tuple[str, str], list[bool]] = {}
+    for one in found:
+        decided.setdefault((one.general, one.special), []).append(one.found.significant)
+    return [about_inclusion(one) for one in found if one.found.significant] + [
+        f"{general} and {special}, its special case at α = 0, are not told apart in {known.count(False)} of "
+        f"{len(known)} {_plural(len(known), 'table')}."
+        for (general, special), known in decided.items()
+        if False in known
+    ]
+
+
 def about_inclusion(one: Inclusion) -> str:
-    """What it means that an optimizer wins or loses against a special case of itself."""
+    """What it means that an optimizer wins or loses, beyond noise, against a special case of itself."""
     where, pair = one.table.name, one.found
     apart = f"by {gap(pair, one.table.metric)}, {p_value(pair.adjusted)} corrected"
-    if not pair.significant:
-        return (
-            f"{where}: {one.general} and {one.special}, its special case at α = 0, are not told apart "
-            f"({p_value(pair.adjusted)} corrected)."
-        )
     if pair.better:
         return f"{where}: {one.general} is better than {one.special}, its special case at α = 0, {apart}."
     return (

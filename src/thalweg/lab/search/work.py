@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,7 @@ def process(assignment: Assignment, timing: bool, connection: Connection) -> Non
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(assignment.threads)
+    warnings.filterwarnings("ignore", message=".* is stable only up to ", category=UserWarning)  # a search tries that
 
     def tell(what: str, value: Any) -> None:
         connection.send((what, value))
