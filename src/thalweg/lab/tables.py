@@ -21,6 +21,7 @@ def grid(table: Table, summary: Summary, console: Any) -> Grid:
         f"tuned with {summary.trials} trials a study (steps and seconds to the target, failed seeds + failed trials)"
     )
     found = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    found.collapse_padding = True
     found.add_column("optimizer", no_wrap=True)
     found.add_column("mean (95 % interval)", justify="right", no_wrap=True)
     for name in ("steps", "seconds", "reached", "failed"):
