@@ -53,6 +53,18 @@ def test_every_search_space_has_the_same_widths_and_those_of_the_recipes():
             assert found["horizon"].high >= 1000
 
 
+CENTRES = {3e-2: ("sgd", "e-sgd"), 2e-2: ("lamb", "alto", "muon", "e-muon")}
+
+
+def test_learning_rates_lie_around_those_of_the_recipes():
+    """SGD's .03, LAMB's and Muon's .02, of all that is like Adam .005: e-NAME where NAME is."""
+    known = {name: centre for centre, names in CENTRES.items() for name in names}
+    found = {one.name: one.space[0] for one in CONTENDERS.values()}
+    assert {name: axis.at(0.5) for name, axis in found.items()} == pytest.approx(
+        {name: known.get(name, 5e-3) for name in found}
+    )
+
+
 def test_alto_and_lamb_differ_in_e_alone():
     lamb, alto = CONTENDERS["lamb"].space, CONTENDERS["alto"].space
     assert alto[: len(lamb)] == lamb

@@ -415,7 +415,7 @@ def test_a_global_batch_is_shared_out_whole_in_as_many_parts_on_every_rank(ranks
     assert micro is None or max(len(part) for parts in shared for part in parts) <= micro
 
 
-@pytest.mark.parametrize("micro", [1, 5, 16])
+@pytest.mark.parametrize("micro", [7, 1, 5, 16])
 def test_a_batch_in_parts_is_the_whole_batch(micro, finished, tmp_path):
     result = train(LINE, tmp_path, how=How(micro_batch=micro))
     assert result["test"] == pytest.approx(finished[1]["test"], rel=1e-4)

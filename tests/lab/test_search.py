@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from scipy.stats import qmc
 
@@ -15,7 +16,7 @@ from thalweg.lab.contenders import CONTENDERS, contender
 from thalweg.lab.engine import Place, train
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.results import Axis
-from thalweg.lab.search import claims, comparison, points
+from thalweg.lab.search import claims, comparison, points, storage
 from thalweg.lab.search.cells import Job, Reader
 from thalweg.lab.search.claims import FileClaims, beating
 from thalweg.lab.search.plan import Plan
@@ -336,6 +337,21 @@ def test_a_storage_that_is_not_there_is_one_clear_error(tmp_path):
     for url in ("sqlite:////nowhere/at/all", "postgresql://nobody@localhost:1/x", "grpc://host:port", "what://x"):
         with pytest.raises(UserError, match=r"--storage .* cannot be opened"):
             open_claims(Assignment(tmp_path, [], url))
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_workers_that_make_the_tables_of_a_database_at_once_all_open_it(times, tmp_path, monkeypatch):
+    real, left = optuna.storages.RDBStorage, ["relation already exists", "duplicate key value violates", "exists"]
+
+    def racing(url):
+        if len(left) > 3 - times:
+            raise RuntimeError(f"table studies already exists: {left.pop()}")
+        return real(url)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", racing)
+    monkeypatch.setattr(storage, "PAUSE", 0.0)
+    assert isinstance(storage.open_storage(f"sqlite:///{tmp_path}/studies.db"), real)
+    assert len(left) == 3 - times
 
 
 # workers

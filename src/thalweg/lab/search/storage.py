@@ -8,6 +8,7 @@ up or has failed. The records of a complete run travel with its trial, so that e
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from thalweg.lab.search.cells import Job
 
+TRIES, PAUSE = 10, 1.0  # to open a database whose tables another worker is making; seconds between two
 FILES = "spec.json", "environment.json", "metrics.jsonl", "result.json"
 
 
@@ -44,10 +46,22 @@ def open_storage(url: str) -> BaseStorage:
         if "://" not in url:
             path = url.removeprefix("journal:")
             return optuna.storages.JournalStorage(JournalFileBackend(path))
-        return optuna.storages.RDBStorage(url)
+        return _database(url)
     except Exception as error:  # SQLAlchemy, Alembic, gRPC and each database have a family of their own
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"--storage {url}: cannot be opened ({said})") from None
+
+
+def _database(url: str) -> BaseStorage:
+    """A database's storage. Of workers that start at once only one can make its tables: the others look again."""
+    for _ in range(TRIES):
+        try:
+            return optuna.storages.RDBStorage(url)
+        except Exception as error:
+            if not any(word in str(error).lower() for word in ("already exists", "duplicate key")):
+                raise
+            time.sleep(PAUSE)
+    return optuna.storages.RDBStorage(url)
 
 
 class StorageClaims:
