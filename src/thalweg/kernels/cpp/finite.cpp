@@ -1,4 +1,4 @@
-// Whether the magnitude of every entry of a list of tensors is at most a limit. See compiled.py.
+// Whether the magnitude of every entry of a list of tensors is at most a limit. See __init__.py beside it.
 //
 // Without its sign bit, a floating-point number is larger as an integer where it is larger, and a NaN is larger than
 // infinity.

@@ -3,14 +3,14 @@
 // A layer's norms are known only when all of it has been seen. The first pass moves m, v and b and adds up the squares
 // of θ and r; the second computes r again and moves θ. It goes backwards, as the end of the layer is in the cache.
 // Moments that are stored in fewer bits than they are computed in are left to the second pass, so that r is both times
-// that of the moments before rounding. Sums are taken over blocks, and over their sums in order: they do not hang on
-// the number of threads.
+// that of the moments before rounding. Sums are taken over blocks, and over their sums in order: they do not depend
+// on the number of threads.
 //
-// State in 8 bits (lowbit.py) has a scale for every 256 numbers: these are moved in a buffer, and then written at once.
+// State in 8 bits (eightbit.py) has a scale for every 256 numbers: these are moved in a buffer, and then written at once.
 //
 // Compiled once for each combination of PARAM, GRAD, EXP_AVG, EXP_AVG_SQ and EXPLORE_EMA, the types of the tensors,
 // REAL, that of the arithmetic, and EXPLORE, TRUST_RATIO and STOCHASTIC_ROUNDING, 0 or 1; SHARE, how many numbers share
-// a scale, and MARGIN are lowbit.py's. See compiled.py.
+// a scale, and MARGIN are eightbit.py's. See __init__.py beside it.
 
 #include <algorithm>
 #include <cmath>
