@@ -49,13 +49,16 @@ def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:
 
 def _largest(tensors: list[Tensor]) -> list[Tensor]:
     """The magnitudes of the largest entries of the tensors, or NaN; a vector for those of one device and dtype."""
-    if torch.compiler.is_compiling() or not all(t.device.type == "cpu" and t.dtype.is_floating_point for t in tensors):
-        return [
-            torch.stack(torch._foreach_norm(some, math.inf, dtype=None if dtype.is_complex else compute_dtype(dtype)))
-            for (_, dtype, _), some in alike(tensors).items()
-        ]
-    # On the CPU a hundred times faster than that norm.
-    return [torch.stack(torch.aminmax(t)).abs().to(compute_dtype(t.dtype)) for t in tensors]
+    on_cpu = not torch.compiler.is_compiling() and all(t.is_cpu and t.dtype.is_floating_point for t in tensors)
+    found = []
+    for (_, dtype, _), some in alike(tensors).items():
+        if on_cpu:  # a hundred times faster than that norm
+            ends = [end for t in some for end in torch.aminmax(t)]
+            found.append(torch.stack(ends).abs().to(compute_dtype(dtype)))
+        else:
+            wide = None if dtype.is_complex else compute_dtype(dtype)
+            found.append(torch.stack(torch._foreach_norm(some, math.inf, dtype=wide)))
+    return found
 
 
 def _limit(dtype: torch.dtype) -> float:
