@@ -1,12 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := --optimizers sgd,adamw,lamb,muon,alto,e-adamw --trials 3 --studies 3 --seeds 4 --out runs/demo
 PIP := $(BIN)/pip install --quiet -c constraints.txt
 
 .PHONY: demo test lint clean
 
-demo: .venv/lab  ## compare optimizers on two small tasks and write a report (two to five minutes)
-	$(BIN)/thalweg compare sine digits --optimizers sgd,adamw,nadamw,lamb,muon,alto,e-adamw \
-		--trials 8 --seeds 5 --out runs/demo
+demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and write a report (under six minutes)
+	$(BIN)/thalweg compare sine digits --budget short $(DEMO)
+	$(BIN)/thalweg compare digits --batch-size 1024 --budget long $(DEMO)
 
 test: lint  ## lint, types, import rules, doctests and all tests
 	$(BIN)/pytest -n 2

@@ -12,7 +12,10 @@ within it if its mean is no larger, shown or not by its interval.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any, TypeAlias
@@ -25,15 +28,18 @@ from torch import nn
 
 import thalweg
 from thalweg.bench.environment import environment
-from thalweg.lab import optimizers
+from thalweg.lab.contenders import CONTENDERS, Contender, Settings
+from thalweg.lab.engine import Place, RunSpec, train
 from thalweg.lab.errors import UserError
-from thalweg.lab.records import Run, write_json
-from thalweg.lab.results import interval
-from thalweg.lab.work import Job, default_jobs, run_all
+from thalweg.lab.metric import Metric
+from thalweg.lab.records import write_json
+from thalweg.lab.search.comparison import default_jobs
+from thalweg.lab.statistics import interval
 
 Losses: TypeAlias = dict[tuple[str, str, int], float | None]
 TASK, BATCH_SIZE = "pydoc-lm", 256
 FIRST_SEED = 3000
+METRIC = Metric("loss", "min")  # of losses and of their differences: plain means
 STORED: dict[str, Any] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -42,22 +48,22 @@ STORED: dict[str, Any] = {
 }
 REFERENCE = "float32"
 SETTINGS = {
-    "explore": {"lr": 0.03, "weight_decay": 0.01, "alpha": -5.0, "beta": 0.99, "momentum": 0.9},
-    "exploit": {"lr": 0.03, "weight_decay": 0.01, "alpha": 3.0, "beta": 0.75, "momentum": 0.9},
+    "explore": {"lr": 0.03, "weight_decay": 0.01, "alpha": -5.0, "beta": 0.99, "momentum": 0.9, "beta2": 0.99},
+    "exploit": {"lr": 0.03, "weight_decay": 0.01, "alpha": 3.0, "beta": 0.75, "momentum": 0.9, "beta2": 0.99},
 }
 
 
-def _contender(name: str, stored: Any) -> optimizers.Contender:
-    def build(model: nn.Module, s: optimizers.Settings) -> thalweg.ALTO:
+def _contender(name: str, stored: Any) -> Contender:
+    def build(model: nn.Module, s: Settings) -> thalweg.ALTO:
         groups = thalweg.param_groups(model, s["weight_decay"])
-        betas = (s["momentum"], optimizers.SECOND_MOMENT)
+        betas = (s["momentum"], s["beta2"])
         return thalweg.ALTO(groups, lr=s["lr"], betas=betas, alpha=s["alpha"], beta=s["beta"], state_dtype=stored)
 
-    return optimizers.Contender(f"alto-{name}", {}, build)
+    return Contender(f"alto-{name}", (), build)
 
 
 # The processes that train import this file too, and find the contenders here by name.
-optimizers.CONTENDERS.update({f"alto-{name}": _contender(name, stored) for name, stored in STORED.items()})
+CONTENDERS.update({f"alto-{name}": _contender(name, stored) for name, stored in STORED.items()})
 
 
 def main() -> None:
@@ -86,23 +92,28 @@ def main() -> None:
 
 def train_all(options: argparse.Namespace) -> Losses:
     """The final validation loss of every setting, storage and seed; None of a run that failed."""
-    losses: Losses = {}
-    jobs = []
+    stamp = RunSpec(TASK, BATCH_SIZE, options.steps, f"alto-{REFERENCE}", {}).stamped()
+    runs = {}
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):  # seed by seed, so that what is complete is paired
         for name, values in SETTINGS.items():
             for stored in STORED:
-                run = Run(TASK, BATCH_SIZE, options.steps, f"alto-{stored}", values, seed, test=False)
-                folder = options.runs / f"{options.steps}-steps" / name / stored / f"seed-{seed}"
+                spec = replace(stamp, optimizer=f"alto-{stored}", settings=values, seed=seed)
+                folder = options.runs / f"{options.steps}-steps" / name / stored / f"seed-{seed}-{spec.hash}"
+                runs[name, stored, seed] = spec, folder
+    context = multiprocessing.get_context("spawn")
+    with Progress() as progress, ProcessPoolExecutor(options.jobs, context, torch.set_num_threads, (1,)) as pool:
+        task = progress.add_task("training", total=len(runs))
+        pending = {pool.submit(_train, *run): key for key, run in runs.items()}
+        losses: Losses = {}
+        for future in as_completed(pending):
+            losses[pending[future]] = future.result()
+            progress.advance(task)
+    return {key: losses[key] for key in runs}
 
-                def done(result: dict[str, Any], key: tuple[str, str, int] = (name, stored, seed)) -> tuple[()]:
-                    losses[key] = result["validation"]
-                    return ()
 
-                jobs.append(Job(run, folder, done))
-    with Progress() as progress:
-        task = progress.add_task("training", total=sum(job.cost for job in jobs))
-        run_all(jobs, options.jobs, lambda cost: progress.advance(task, cost))
-    return losses
+def _train(spec: RunSpec, folder: Path) -> float | None:
+    loss: float | None = train(spec, folder, Place("seed", number=spec.seed))["validation"]
+    return loss
 
 
 def summarise(name: str, stored: str, losses: Losses) -> dict[str, Any]:
@@ -113,8 +124,8 @@ def summarise(name: str, stored: str, losses: Losses) -> dict[str, Any]:
     cell: dict[str, Any] = {"setting": name, "stored": stored, "losses": mine, "failed": len(mine) - len(found)}
     for key, values in (("loss", list(found.values())), ("difference", differences)):
         if len(values) > 1:
-            made = interval(values)
-            cell |= {f"{key}_mean": made.mean, f"{key}_half_width": made.half_width}
+            made = interval(values, METRIC)
+            cell |= {f"{key}_mean": made.mean, f"{key}_half_width": made.mean - (made.low or 0.0)}
     noise = stdev(base for base in reference.values() if base is not None) if len(differences) > 1 else None
     if stored != REFERENCE and noise is not None:
         cell |= {"seed_noise": noise, "within_noise": abs(cell["difference_mean"]) <= noise}

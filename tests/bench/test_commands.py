@@ -160,16 +160,22 @@ def test_threads_are_given_back(tmp_path):
         (["step", "--shapes", "vgg"], "argument --shapes: unknown model 'vgg': choose from gpt2-23m, gpt2-small, "),
         (["memory", "--optimizers", "adam"], "argument --optimizers: unknown optimizer 'adam': choose from adamw-f"),
         (["step", "--reference", "adam"], "argument --reference: unknown optimizer 'adam': choose from adamw-fused"),
-        (["step", "--rounds", "0"], "argument --rounds: must be an integer of at least 1, got '0'"),
-        (["step", "--warmup", "-1"], "argument --warmup: must be an integer of at least 0, got '-1'"),
-        (["step", "--seed", "x"], "argument --seed: must be an integer of at least 0, got 'x'"),
-        (["memory", "--threads", "0"], "argument --threads: must be an integer of at least 1, got '0'"),
-        (["step", "--device", "tpu"], "argument --device: invalid choice: 'tpu' (choose from"),
-        (["step", "--dtype", "float16"], "argument --dtype: invalid choice: 'float16' (choose from"),
-        (["step", "--machine", "a/b"], "argument --machine: must be letters, digits, '.', '_' and '-', got 'a/b'"),
-        (["memory", "--rounds", "3"], "unrecognized arguments: --rounds 3; see `thalweg --help`"),
+        (["step", "--rounds", "0"], "Invalid value for '--rounds': must be an integer of at least 1, got '0'"),
+        (["step", "--warmup", "-1"], "Invalid value for '--warmup': must be an integer of at least 0, got '-1'"),
+        (["step", "--seed", "x"], "Invalid value for '--seed': must be an integer of at least 0, got 'x'"),
+        (["memory", "--threads", "0"], "Invalid value for '--threads': must be an integer of at least 1, got '0'"),
+        (
+            ["step", "--device", "tpu"],
+            "Invalid value for --device: must be cpu or cuda, got 'tpu'; see `",
+        ),
+        (["step", "--dtype", "float16"], "Invalid value for --dtype: must be float32 or bfloat16, got 'float16'"),
+        (
+            ["step", "--machine", "a/b"],
+            "Invalid value for --machine: must be letters, digits, '.', '_' and '-', got 'a/b'",
+        ),
+        (["memory", "--rounds", "3"], "No such option: --rounds"),
         (["memory", "--out", "file/results"], "argument --out: cannot write to file/results (Not a directory)"),
-        ([], "the following arguments are required: WHAT; see `thalweg bench --help`"),
+        (["paint"], "No such command 'paint'"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_to_do(arguments, message, capsys, tmp_path, monkeypatch):
@@ -191,8 +197,7 @@ def test_a_device_that_is_not_there_is_named(capsys, tmp_path):
 
 
 def test_the_help_names_every_model(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["bench", "step", "--help"])
+    cli.main(["bench", "step", "--help"])
     printed = "".join(capsys.readouterr().out.split())  # which breaks lines at hyphens
     assert ",".join(MODELS) in printed
 

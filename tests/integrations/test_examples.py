@@ -37,6 +37,7 @@ FACTS = {
     ),
     "distributed_checkpoint": lambda it: it["resumed_loss"] == it["loss"],
     "jax_flax_nnx": lambda it: int(it["optimizer"].step[...]) == 120,
+    "own_task": lambda it: it["untrained"] < 90.0 and len(it["wines"]) == 40,
     "alpha_schedule": lambda it: it["resumed"].param_groups[0]["explore_alpha"] == 5.0 == -it["alphas"][0],
 }
 MARKS = {"compiled_step": [pytest.mark.slow]}

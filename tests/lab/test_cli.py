@@ -1,73 +1,326 @@
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
+import thalweg
 from thalweg import cli
-from thalweg.lab.compare import Comparison, Plan
+from thalweg.lab import reading, records
+from thalweg.lab.search import comparison, work
+
+HERE = str(Path(__file__).parent)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), HERE])}
+SMALL = ["compare", "small_tasks:Line", "--batch-size", "16", "--optimizers", "sgd,adamw", "--trials", "2"]
+SMALL += ["--studies", "1", "--seeds", "2", "--steps", "4", "--no-timing"]
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Workers are functions here: processes take seconds to start, and have tests of their own."""
+
+    def run(assignment, jobs, listen=lambda what, value: None, *, timing=False):
+        current = [None]
+
+        def tell(what, value):
+            current[0] = value if what == "run" else current[0]
+            listen(what, (current[0], value) if what in ("part", "end") else value)
+
+        if timing:
+            work.time_tables(assignment.root, assignment.cells)
+        else:
+            work.work(assignment, tell)
+
+    monkeypatch.setattr(comparison, "run", run)
 
 
 def error_of(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     captured = capsys.readouterr()
-    assert stop.value.code == 2
+    assert stop.value.code == 2, captured.err
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert captured.err.startswith("thalweg: error: ")
     return captured.err.removeprefix("thalweg: error: ").strip()
 
 
+WRONG = [
+    (["compare", "cifar"], "unknown task 'cifar': choose from sine, digits, pydoc-lm"),
+    (["compare", "..x:y"], "cannot import task '..x:y'"),
+    (["compare", "sine", "--optimizers", "adamm"], "unknown optimizer 'adamm': choose from sgd, adam, "),
+    (["compare", "sine", "--optimizers", "..x"], "cannot import optimizer '..x'"),
+    (
+        ["compare", "sine", "--trials", "-3"],
+        "Invalid value for '--trials': must be an integer from 1 to 10000, got '-3'",
+    ),
+    (
+        ["compare", "sine", "--trials", "two"],
+        "Invalid value for '--trials': must be an integer from 1 to 10000, got 'two'",
+    ),
+    (["compare", "sine", "--seeds", "0"], "Invalid value for '--seeds': must be an integer from 1 to 10000, got '0'"),
+    (["compare", "sine", "--jobs", "0"], "Invalid value for '--jobs': must be an integer from 1 to 256, got '0'"),
+    (
+        ["compare", "sine", "--jobs", "99999999999999"],
+        "Invalid value for '--jobs': must be an integer from 1 to 256, got '99999999999999'",
+    ),
+    (["compare", "sine", "--optimizers", ","], "--optimizers: must be names separated by commas, got ','"),
+    (["compare", "sine", "--batch-size", "0"], "--batch-size: must be an integer from 1 to 2147483648, got"),
+    (["compare", "sine", "--batch-size", "x"], "--batch-size: must be an integer from 1 to 2147483648, got"),
+    (["compare", "sine", "--budget", "huge"], "--budget must be short, long or both, got 'huge'"),
+    (["compare", "sine", "--warmup", "nan"], "warmup must be a share of the steps in [0, 1), got nan"),
+    (["compare", "sine", "--schedule", "zig"], "schedule must be one of cosine"),
+    (["compare", "digits", "--batch-size", "99999"], "nothing to compare: digits at batch size 99999 is left out"),
+    (["compare"], "Missing argument 'TASK...'"),
+    (["compare", "sine", "--nope"], "No such option: --nope"),
+    (["compare", "sine", "--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
+    (["train", "sine", "--set", "lr=x"], "--set: must be NAME=NUMBER, got 'lr=x'"),
+    (["train", "sine", "--set", "alfa=1"], "--set: alto has no alfa; it has lr, weight_decay"),
+    (["train", "sine", "--sharding", "zero"], "--sharding must be ddp or fsdp2, got 'zero'"),
+    (["train", "sine", "--track", "paper"], "--track must be of tensorboard, wandb, mlflow or none, got 'paper'"),
+    (["train", "sine", "--batch-size", "70000", "--track", "none", "--out", "x"], "--batch-size must be from 1"),
+    (["report", "nowhere"], "nowhere holds no comparison: run `thalweg compare TASK"),
+    (["paint"], "No such command 'paint'"),
+    (["bench", "paint"], "No such command 'paint'"),
+]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["compare", "cifar"], "unknown task 'cifar': choose from sine, digits, pydoc-lm"),
-        (["compare", "sine", "--optimizers", "adamm"], "unknown optimizer 'adamm': choose from sgd, adam, "),
-        (["compare", "sine", "--trials", "-3"], "argument --trials: must be an integer of at least 1, got '-3'"),
-        (["compare", "sine", "--trials", "two"], "argument --trials: must be an integer of at least 1, got 'two'"),
-        (["compare", "sine", "--seeds", "0"], "argument --seeds: must be an integer of at least 1, got '0'"),
-        (["compare", "sine", "--jobs", "0"], "argument --jobs: must be an integer of at least 1, got '0'"),
-        (["compare", "sine", "--optimizers", ","], "argument --optimizers: must be names separated by commas, got ','"),
-        (["compare", "sine", "--batch-size", "7"], "--batch-size 7 is not one of sine's: choose from 256, 32768"),
-        (["compare"], "the following arguments are required: TASK; see `thalweg compare --help`"),
-        (["compare", "sine", "--nope"], "unrecognized arguments: --nope; see `thalweg --help`"),
-        (["paint"], "argument COMMAND: invalid choice: 'paint'"),
-        ([], "the following arguments are required: COMMAND; see `thalweg --help`"),
-    ],
+    ("arguments", "message"), WRONG, ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else ""
 )
 def test_bad_input_is_one_line_that_says_what_to_do(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in error_of(arguments, capsys)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir() if path.name != "x"] == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["compare", "--help"], ["bench"], ["train", "-h"]])
+def test_help_is_to_be_had(arguments, capsys):
+    cli.main(arguments)
+    assert "Usage: thalweg" in capsys.readouterr().out
+
+
+def test_the_version(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"thalweg {thalweg.__version__}\n"
+
+
+def test_tasks_and_optimizers_have_a_line_each(capsys):
+    cli.main(["tasks"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]] == [
+        "sine", "digits", "pydoc-lm", "fashion-mnist", "quadratic-deep"
+    ]  # fmt: skip
+    cli.main(["optimizers"])
+    assert "* alto" in capsys.readouterr().out
 
 
 def test_an_unwritable_folder_is_one_line(capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    message = error_of(["compare", "sine", "--out", str(tmp_path / "file" / "runs")], capsys)
+    message = error_of([*SMALL, "--out", str(tmp_path / "file" / "runs")], capsys)
     assert message.startswith(f"cannot write to {tmp_path}/file/runs (Not a directory)")
     assert message.endswith("choose another folder with --out")
 
 
-def test_a_report_of_nothing_is_one_line(capsys, tmp_path):
-    assert f"{tmp_path} holds no comparison: run `thalweg compare TASK" in error_of(["report", str(tmp_path)], capsys)
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("odd?name") / "a?b"
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process.__wrapped__(patch)
+        cli.main([*SMALL, "--out", str(root)])
+    return root
 
 
-@pytest.mark.parametrize("name", ["plan.json", "trials.db", "result.json"])
-def test_a_corrupt_record_is_one_line(name, capsys, tmp_path):
-    plan = Plan(("sine",), (256,), ("adamw",), trials=1, seeds=1, steps=2)
-    Comparison(plan, tmp_path).run(1)
-    path = next(tmp_path.rglob(name))
-    path.write_bytes(b"\x00not a record" * 100)
-    message = error_of(["report", str(tmp_path)], capsys)
-    assert str(path) in message
-    assert "delete" in message
+def test_everything_lies_in_the_folder_whatever_its_name(compared):
+    assert sorted(path.name for path in compared.iterdir()) == ["report.html", "results.csv", "results.parquet", "runs"]
+    assert len(list(compared.glob("runs/**/result.json"))) >= 8
+
+
+def test_asked_again_nothing_is_done_again(compared, capsys):
+    before = {path: path.stat().st_mtime_ns for path in compared.glob("runs/**/result.json")}
+    cli.main([*SMALL, "--out", str(compared)])
+    assert {path: path.stat().st_mtime_ns for path in compared.glob("runs/**/result.json")} == before
+    assert f"report: {compared}/report.html" in capsys.readouterr().out
+
+
+def test_the_same_batch_size_twice_is_that_batch_size(compared):
+    cli.main([*SMALL[:4], "16", *SMALL[4:], "--out", str(compared)])
+    assert len(reading.read(compared).tables) == 1
+
+
+def test_a_report_imports_nothing_that_a_record_names(compared, tmp_path, monkeypatch):
+    path = next(compared.glob("runs/**/cell.json"))
+    kept = records.read_json(path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("import pathlib; pathlib.Path('evil-was-here').touch()")
+    try:
+        records.write_json(path, {**kept, "task": "evil:Task", "optimizer": "evil.Optimizer"})
+        cli.main(["report", str(compared)])
+    finally:
+        records.write_json(path, kept)
+    assert not (tmp_path / "evil-was-here").exists()
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "closed pipe", "ascii"])
+def test_there_is_a_report_whatever_the_terminal(output, compared):
+    (compared / "report.html").unlink(missing_ok=True)
+    script = f"import sys; from thalweg.cli import main; main(['report', {str(compared)!r}])"
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"} if output == "ascii" else ENVIRONMENT
+    command = [sys.executable, "-c", script]
+    if output == "closed pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+        process = subprocess.run(
+            command, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        )
+        os.close(writer)
+    else:
+        with open("/dev/full" if output == "/dev/full" else os.devnull, "w") as file:  # noqa: PTH123
+            process = subprocess.run(
+                command, env=environment, stdout=file, stderr=subprocess.PIPE, text=True, check=False
+            )
+    assert (process.returncode, process.stderr) == (0, "")
+    assert (compared / "report.html").read_text().endswith("</html>")
+
+
+def test_a_dry_run_says_what_and_how_long_and_runs_nothing(tmp_path, capsys):
+    cli.main([*SMALL, "--out", str(tmp_path / "none"), "--dry-run"])
+    out = capsys.readouterr().out
+    assert "small_tasks:Line 16 custom sgd: 1 x 2 trials and 2 seeds of 4 steps, about 0 s" in out
+    assert "in all about 0 s" in out
+    assert not (tmp_path / "none").exists()
+
+
+def test_options_may_stand_in_a_file(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("optimizers: sgd\ntrials: 7\nbatch-size: ['16', '48']\n")
+    arguments = ["compare", "small_tasks:Line", "--steps", "2", "--out", str(tmp_path / "none"), "--dry-run"]
+    cli.main([*arguments, "--config", str(tmp_path / "c.yaml"), "--studies", "2"])
+    out = capsys.readouterr().out
+    assert "Line 16 custom sgd: 2 x 7 trials" in out
+    assert "Line 48 custom sgd: 2 x 7 trials" in out
+    (tmp_path / "c.yaml").write_text("trails: 7\n")
+    assert "unknown options trails" in error_of([*arguments, "--config", str(tmp_path / "c.yaml")], capsys)
+
+
+def test_one_bad_batch_size_leaves_the_rest(tmp_path, capsys):
+    cli.main([*SMALL[:4], "500", *SMALL[4:], "--out", str(tmp_path), "--dry-run"])
+    assert "note: small_tasks:Line at batch size 500 is left out" in capsys.readouterr().out
+
+
+def test_a_fault_of_a_task_is_shown_with_its_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", "small_tasks:BrokenLoss", *SMALL[2:], "--out", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert 'KeyError: "a mistake of the task\'s"' in error
+    assert error.splitlines()[-1] == (
+        "thalweg: error: the task 'small_tasks:BrokenLoss' failed in its model, loss or data: mend the task, the same "
+        "command goes on"
+    )
+
+
+# one run
+
+
+def test_train_leaves_a_run_and_is_not_done_twice(tmp_path, capsys):
+    arguments = ["train", "small_tasks:Line", "--optimizer", "alto", "--batch-size", "48", "--steps", "3"]
+    arguments += ["--set", "lr=.02", "alpha=-5", "beta=.9", "--track", "none", "--out", str(tmp_path / "run")]
+    cli.main(arguments)
+    first = capsys.readouterr().out
+    assert "step 3/3  loss" in first
+    assert "finished: validation" in first
+    spec = records.read_json(tmp_path / "run" / "spec.json")
+    assert (spec["batch_size"], spec["settings"]["lr"], spec["settings"]["alpha"]) == (48, 0.02, -5.0)
+    cli.main(arguments)
+    assert "step" not in capsys.readouterr().out
+    cli.main([*arguments, "--no-resume"])
+    assert "step 3/3  loss" in capsys.readouterr().out
+    message = error_of([*arguments, "--seed", "1"], capsys)
+    assert message.startswith(f"{tmp_path / 'run'} holds another run")
+
+
+def test_a_failed_run_says_why_and_exits_with_1(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "small_tasks:Line", "--optimizer", "small_optimizers.Poisons", "--track", "none",
+                  "--out", str(tmp_path)])  # fmt: skip
+    assert stop.value.code == 1
+    assert "failed: non-finite loss at step 1" in capsys.readouterr().out
+
+
+# processes
+
+
+def start(arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "thalweg", *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [0.1, 0.6, 1.5, 2.5])
+def test_ctrl_c_at_the_start_is_no_traceback(after, tmp_path):
+    process = start([*SMALL, "--out", str(tmp_path / "out")], start_new_session=True)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    if after > 0.1:  # before that Python itself may not have begun
+        assert "Traceback" not in errors
+        assert process.returncode == 130
+
+
+def until(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+def test_an_optimizer_that_hangs_can_be_stopped(tmp_path):
+    arguments = [*SMALL, "--optimizers", "small_optimizers.Hangs", "--jobs", "1", "--out", str(tmp_path)]
+    process = start(arguments, start_new_session=True)
+    until(lambda: list(tmp_path.glob("runs/**/environment.json")))
+    time.sleep(0.5)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=15)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "interrupted; what is complete is stored: the same command continues there"
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+def test_workers_end_with_a_killed_parent_and_two_comparisons_share_a_folder(tmp_path):
+    long = ["compare", "small_tasks:Line", "--batch-size", "16", "--optimizers", "sgd", "--trials", "1", "--jobs", "1"]
+    long += ["--studies", "1", "--seeds", "1", "--steps", "4", "--no-timing", "--out", str(tmp_path)]
+    hanging = start([*long, "--optimizers", "small_optimizers.Hangs"])
+    until(lambda: list(tmp_path.glob("runs/**/environment.json")))
+    other = start(long)  # beside it, in the same folder
+    out, errors = other.communicate(timeout=60)
+    assert (other.returncode, errors) == (0, "")
+    assert f"report: {tmp_path / 'report.html'}" in out
+    children = psutil.Process(hanging.pid).children(recursive=True)
+    assert children
+    hanging.kill()
+    hanging.wait()
+    hanging.stdout.close()
+    hanging.stderr.close()
+    assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
 def test_without_the_lab_the_command_says_what_to_install():
-    script = "import sys; sys.modules['optuna'] = None; from thalweg.cli import main; main(['compare', 'sine'])"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert result.stderr == "thalweg: error: this command needs optuna: pip install 'thalweg[lab]'\n"
+    for missing in ("typer", "accelerate"):
+        script = f"import sys; sys.modules[{missing!r}] = None; from thalweg.cli import main; main(['compare', 'sine'])"
+        result = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=ENVIRONMENT
+        )
+        assert result.returncode == 2
+        needs = f"this command needs {missing}: pip install 'thalweg[lab]'; `thalweg theory` does not"
+        assert result.stderr == f"thalweg: error: {needs}\n"
 
 
 def test_importing_the_package_imports_torch_alone():
@@ -75,5 +328,5 @@ def test_importing_the_package_imports_torch_alone():
         "import sys, thalweg; "
         "print([m for m in ('numpy.testing', 'optuna', 'rich', 'accelerate', 'transformers') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert result.stdout.strip() == "[]"

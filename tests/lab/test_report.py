@@ -1,356 +1,364 @@
-from __future__ import annotations
+"""The report: its numbers recomputed from the records by NumPy and SciPy alone, and the page in a real browser."""
 
+import csv
+import io
+import itertools
 import json
-import math
 import re
-from dataclasses import replace
-from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+import shutil
 
+import numpy as np
 import pytest
+from markupsafe import escape
+from rich.console import Console
+from scipy import stats
+from synthetic import Comparison, comparison
 
-pytest.importorskip("jinja2")
-pytest.importorskip("plotly")
+from thalweg.lab.reading import read
+from thalweg.lab.report import write_report
+from thalweg.lab.summary import summarise
+from thalweg.lab.tables import grid
 
-from thalweg.lab import report
-from thalweg.lab.summary import Curve, Interval, Metric, Row, Summary, Table
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-STEPS = (0, 5, 10)
-FAILED = Row(
-    optimizer="sgd",
-    settings=None,
-    test=None,
-    steps_to_target=None,
-    seconds_to_target=None,
-    reached=0,
-    seeds=3,
-    failed_seeds=3,
-    trials=7,
-    failed_trials=7,
-    seconds=None,
-    validation=None,
-    train_loss=None,
-    tuning=(({"lr": 0.1}, None), ({"lr": 0.2}, None)),
-)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NASTY = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> & \"quoted\""
 
 
-def done(optimizer: str, mean: float = 0.9, half_width: float | None = 0.01) -> Row:
-    return Row(
-        optimizer=optimizer,
-        settings={"lr": 0.0031234, "beta2": 0.9995},
-        test=Interval(mean, half_width, (mean - 0.004, mean, mean + 0.004)),
-        steps_to_target=7.5,
-        seconds_to_target=1.25,
-        reached=3,
-        seeds=3,
-        failed_seeds=0,
-        trials=7,
-        failed_trials=1,
-        seconds=2.0,
-        validation=Curve(STEPS, (0.1, 0.5, mean), (0.05, 0.4, mean - 0.01), (0.15, 0.6, mean + 0.01)),
-        train_loss=Curve(STEPS, (2.3, 0.9, 0.1), (2.2, 0.8, 0.05), (2.4, 1.0, 0.15)),
-        tuning=(({"lr": 0.0031234, "beta2": 0.9995}, mean), ({"lr": 0.5, "beta2": 0.9}, None)),
-    )
+def report_of(root):
+    return write_report(summarise(read(root), "thalweg compare sine"), root / "report.html")
 
 
-def summary(*rows: Row, **table: Any) -> Summary:
-    first = Table("digits", "Handwritten digits", 1024, 1200, 40, Metric("test accuracy", "max", "u"), 0.85, rows)
-    return Summary(
-        tables=(replace(first, **table),),
-        trials=7,
-        seeds=3,
-        command="thalweg compare --out <here>",
-        created="2030-01-02",
-        environment={"torch": "2.9"},
-        protocol=("Everyone gets as many trials.",),
-    )
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = comparison(tmp_path_factory.mktemp("compared"))
+    report_of(folder)
+    return folder
 
 
-class Page(HTMLParser):
-    """What a browser would see of a page: attributes of every tag, text, scripts, table rows."""
+# What the records say, without the lab.
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.scripts: list[str] = []
-        self.styles: list[str] = []
-        self.rows: list[list[tuple[dict[str, str | None], str]]] = []
-        self.in_cell = False
-        self.figures: list[dict[str, Any]] = []
-        self.feed(text)
-        self.text = " ".join(self.text.split())
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append((dict(attrs), ""))
-            self.in_cell = True
+def load(path):
+    return json.loads(path.read_text())
 
-    def handle_endtag(self, tag: str) -> None:
-        self.in_cell = self.in_cell and tag not in ("td", "th")
 
-    def handle_data(self, data: str) -> None:
-        attributes = self.tags[-1][1] if self.tags else {}
-        if self.cdata_elem == "style":
-            self.styles.append(data)
-        elif self.cdata_elem == "script":
-            if attributes.get("type") == "application/json" and (
-                figure := json.loads(data, parse_constant=pytest.fail)
-            ):
-                self.figures.append(figure)
-            self.scripts.append(data)
-        else:
-            self.text += data
-            if self.in_cell:
-                known, text = self.rows[-1][-1]
-                self.rows[-1][-1] = known, " ".join((text + data).split())
+def records(root):
+    """By table and optimizer: ``cell.json``, the results by study, those by seed, and the median second of a step."""
+    found = {}
+    for path in sorted(root.glob("runs/*/*/*/*/cell.json")):
+        cell = load(path)
+        if cell["left_out"] is not None:
+            continue
+        studies = [[load(one) for one in study.glob("trial-*/result.json")] for study in path.parent.glob("study-*")]
+        seeds = {load(one.parent / "spec.json")["seed"]: load(one) for one in path.parent.glob("seed-*/result.json")}
+        seconds = load(path.parents[2] / "timing" / f"{cell['steps']}-steps.json")["seconds"][cell["optimizer"]]
+        name = f"{cell['task']}, batch size {cell['batch_size']}, short ({cell['steps']} steps)"
+        found.setdefault(name, {})[cell["optimizer"]] = (cell, studies, seeds, float(np.median(seconds)))
+    return found
 
-    def cells(self, optimizer: str) -> list[tuple[dict[str, str | None], str]]:
-        return next(row for row in self.rows if row[0][0].get("data-value") == optimizer)
 
-    def figure(self, xlabel: str, ylabel: str | None) -> dict[str, Any]:
-        def label(axis: dict[str, Any]) -> Any:
-            return axis.get("title", {}).get("text")
+def finals(seeds):
+    return {seed: one["test"] for seed, one in seeds.items() if one["status"] == "finished"}
 
-        return next(
-            figure
-            for figure in self.figures
-            if (label(figure["layout"]["xaxis"]), label(figure["layout"]["yaxis"])) == (xlabel, ylabel)
+
+def scale(cell, values):
+    return np.log(values) if cell["metric"].get("log") else np.asarray(values)
+
+
+def mean_and_limits(cell, values):
+    """By logarithms, or with the standard error carried to log-odds."""
+    on = scale(cell, values)
+    half = stats.t.ppf(0.975, len(on) - 1) * stats.sem(on)
+    if cell["metric"].get("log"):
+        return np.exp([on.mean(), on.mean() - half, on.mean() + half])
+    share = on.mean() / 100
+    odds = np.log(share / (1 - share)) + np.array([-1, 1]) * half / 100 / (share * (1 - share))
+    return np.array([on.mean(), *(100 / (1 + np.exp(-odds)))])
+
+
+def order(table):
+    """Best first: by the share of seeds that failed, then by the mean."""
+
+    def score(name):
+        cell, _, seeds, _ = table[name]
+        sign = -1 if cell["metric"]["goal"] == "max" else 1
+        values = list(finals(seeds).values())
+        return 1 - len(values) / len(seeds), sign * scale(cell, values).mean()
+
+    return sorted(table, key=score)
+
+
+def pairs(table):
+    """Holm's p, Hedges' g and the sign of the difference of every two; positive: the first is better."""
+    raw, rest = {}, {}
+    for a, b in itertools.combinations(table, 2):
+        cell, tests = table[a][0], [finals(table[name][2]) for name in (a, b)]
+        shared = sorted(tests[0].keys() & tests[1].keys())
+        x, y = (scale(cell, [one[seed] for seed in shared]) for one in tests)
+        raw[a, b] = stats.ttest_rel(x, y).pvalue
+        pooled = np.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)
+        effect = (1 - 3 / (4 * (2 * len(x) - 2) - 1)) * (x.mean() - y.mean()) / pooled
+        rest[a, b] = effect * (1 if cell["metric"]["goal"] == "max" else -1)
+    ordered = sorted(raw, key=raw.get)
+    stepped = np.maximum.accumulate([(len(raw) - i) * raw[key] for i, key in enumerate(ordered)])
+    found = {key: (min(1.0, p), rest[key]) for key, p in zip(ordered, stepped, strict=True)}
+    return found | {(b, a): (p, -effect) for (a, b), (p, effect) in found.items()}
+
+
+# What the page says.
+
+
+def rows_of(markup):
+    body = re.search(r"<tbody>(.*?)</tbody>", markup, re.DOTALL)[1]
+    return [
+        re.findall(r'<t[hd][^>]*?data-value="([^"]*)"[^>]*>(.*?)</t[hd]>', row, re.DOTALL)
+        for row in body.split("</tr>")[:-1]
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(root):
+    return (root / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def rankings(page):
+    found = {}
+    for section in page.split('<section class="results"')[1:]:
+        title = re.search(r"<h2[^>]*>(.*?)</h2>", section)[1]
+        found[title] = rows_of(re.search(r'<table class="ranking">(.*?)</table>', section, re.DOTALL)[1])
+    return found
+
+
+def test_every_number_of_the_rankings_is_what_the_records_say(root, rankings):
+    known = records(root)
+    assert list(rankings) == list(known)
+    for name, table in known.items():
+        ordered = order(table)
+        assert [row[0][0] for row in rankings[name]] == ordered
+        compared = pairs(table)
+        for row in rankings[name]:
+            optimizer, mean, p, effect, tuned, steps, seconds, reached, step, lost, failed = (value for value, _ in row)
+            cell, studies, seeds, second = table[optimizer]
+            values = list(finals(seeds).values())
+            sign = np.max if cell["metric"]["goal"] == "max" else np.min
+            bests = [sign([one["validation"] for one in study if one["status"] == "finished"]) for study in studies]
+            times = [one["steps_to_target"] for one in seeds.values()]
+            spent = np.mean([cell["steps"] if one is None else one for one in times])
+            expected = [mean_and_limits(cell, values)[0], np.median(bests), spent, spent * second, second]
+            assert [float(x) for x in (mean, tuned, steps, seconds)] == pytest.approx(expected[:4], rel=1e-9)
+            assert float(step) == pytest.approx(1000 * second)
+            assert int(reached) == sum(one is not None for one in times)
+            assert (int(lost), int(failed)) == (
+                len(seeds) - len(values), sum(one["status"] == "failed" for study in studies for one in study)
+            )  # fmt: skip
+            if optimizer == ordered[0]:
+                assert (p, effect) == ("", "")
+            else:
+                wanted = compared[optimizer, ordered[0]]
+                assert (float(p), float(effect)) == pytest.approx((wanted[0], abs(wanted[1])), rel=1e-6)
+
+
+def test_intervals_are_those_of_the_scale_of_the_metric(root, rankings):
+    for name, table in records(root).items():
+        for row in rankings[name]:
+            cell, _, seeds, _ = table[row[0][0]]
+            wanted = mean_and_limits(cell, list(finals(seeds).values()))
+            printed = re.findall(r"[\d.]+(?:e-?\d+)?", row[1][1])
+            for text, value in zip(printed, wanted, strict=True):
+                digit = 10.0 ** -len(text.partition(".")[2])
+                assert abs(float(text) - value) <= 0.5001 * digit
+
+
+def test_the_verdict_counts_what_is_decided(root, page):
+    known = records(root)
+    names = {name for table in known.values() for name in table}
+    places = {name: [order(table).index(name) + 1 for table in known.values() if name in table] for name in names}
+    won, lost = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for table in known.values():
+        failed = {name: len(table[name][2]) - len(finals(table[name][2])) for name in table}
+        for (a, b), (p, effect) in pairs(table).items():
+            if p < 0.05 and effect > 0 and failed[a] <= failed[b]:
+                won[a] += 1
+                lost[b] += 1
+    assert sum(won.values()) > 0
+    rows = rows_of(page[page.index("Ranks over all tables") :])
+    found = {row[0][0]: [float(value) for value, _ in row[1:]] for row in rows}
+    assert list(found) == sorted(found, key=lambda name: found[name][0])
+    for name in names:
+        firsts = sum(place == 1 for place in places[name])
+        wanted = [np.mean(places[name]), len(places[name]), firsts, won[name], lost[name]]
+        assert found[name] == pytest.approx(wanted), name
+
+
+def test_the_tables_beside_it_hold_every_run(root):
+    import pyarrow.parquet
+
+    rows = list(csv.DictReader(io.StringIO((root / "results.csv").read_text())))
+    results = [load(path) for path in root.glob("runs/**/result.json")]
+    assert len(rows) == len(results) > 100
+    for key in ("test", "validation"):
+        assert sorted(float(row[key]) for row in rows if row[key]) == sorted(
+            one[key] for one in results if one[key] is not None
         )
+    assert sum(row["failure"] != "" for row in rows) == sum(one["status"] == "failed" for one in results) > 0
+    assert pyarrow.parquet.read_table(root / "results.parquet").num_rows == len(rows)
 
 
-def page(*rows: Row, **table: Any) -> Page:
-    return Page(report.render(summary(*rows, **table)))
+def test_every_failure_is_shown_with_its_reason(page):
+    for reason in ("the loss grew to 3e+12", "16 GiB asked for", "the loss is not a number"):
+        assert reason in page
 
 
-def test_says_what_was_compared_and_how() -> None:
-    seen = page(done("adamw"), done("alto"), left_out={"muon": "no matrices"})
-    for words in (
-        "2 optimizers, tuned with 7 trials each, then 3 fresh seeds",
-        "final test accuracy (u)",
-        "digits, batch size 1024 (of 1200 training examples), 40 steps",
-        "Target: validation accuracy ≥ 0.85 u.",
-        "muon (no matrices)",
-        "Everyone gets as many trials.",
-        "thalweg compare --out <here>",
-    ):
-        assert words in seen.text
-    assert ("meta", {"charset": "utf-8"}) in seen.tags
+def nasty(root):
+    writer = Comparison(root)
+    metric = {"name": f"test {NASTY}", "goal": "max", "unit": NASTY, "low": 0.0, "high": 100.0}
+    for optimizer in ("alto", "lamb"):
+        writer.cell("digits", metric, 16, 10, optimizer, title=NASTY, fail={0: ("refused", NASTY)}, command=NASTY)
+    writer.cell("digits", metric, 16, 10, "muon", left_out=NASTY)
+    return report_of(root)
 
 
-def test_nothing_is_fetched() -> None:
-    seen = page(done("adamw"))
-    for tag, attributes in seen.tags:
-        assert tag not in ("link", "iframe", "img", "object")
-        assert attributes.get("src") is None
-        assert (attributes.get("href") or "#").startswith("#")
-    assert not re.search(r"url\(|@import", "".join(seen.styles))
-    policy = next(given["content"] for _, given in seen.tags if given.get("http-equiv") == "Content-Security-Policy")
-    assert policy is not None
-    assert policy.startswith("default-src 'none'")
+def test_what_the_records_name_is_text_on_the_page(tmp_path):
+    text = nasty(tmp_path).read_text()
+    assert text.count(str(escape(NASTY))) > 5
+    assert "<script>window" not in text
+    assert "<img" not in text
 
 
-def test_plotly_is_inlined_once() -> None:
-    scripts = page(done("adamw"), FAILED).scripts
-    assert sum(len(script) > 1_000_000 for script in scripts) == 1
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_at_80_columns_the_tables_of_the_terminal_are_whole(tmp_path, seeds):
+    writer = Comparison(tmp_path)
+    metric = {"name": "test MSE", "goal": "min", "log": True, "low": 0.0}
+    for optimizer in ("schedule-free", "ema-nesterov"):
+        writer.cell("sine", metric, 256, 400, optimizer, quality=2.0, spread=0.4, seeds=seeds)
+    summary = summarise(read(tmp_path), "thalweg compare sine")
+    console = Console(file=io.StringIO(), width=80)
+    console.print(grid(summary.tables[0], summary, console))
+    lines = console.file.getvalue().splitlines()
+    head = next(line for line in lines if line.lstrip().startswith("optimizer"))
+    assert head.split() == ["optimizer", "mean", "(95", "%", "interval)", "steps", "seconds", "reached", "failed"]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
 
 
-@pytest.mark.parametrize("name", ["<b>x</b>", "</script><script>alert(1)</script>", '"&amp;'])
-def test_names_are_text(name: str) -> None:
-    text = report.render(summary(done(name), left_out={name: name}))
-    seen, plain = Page(text), page(done("x"), left_out={"x": "x"})
-    assert [tag for tag, _ in seen.tags] == [tag for tag, _ in plain.tags]
-    assert seen.cells(name)[0][1].endswith(name)
-    drawn = seen.figure("step", "validation accuracy (u)")["data"][-1]["name"]
-    assert "<" not in drawn
-    assert drawn != name
+# The page in a browser.
 
 
-def test_numbers_are_shown_with_what_they_sort_by() -> None:
-    cells = page(done("adamw")).cells("adamw")
-    assert [(text, given.get("data-value")) for given, text in cells[1:]] == [
-        ("0.900 ± 0.010", "0.9"),
-        ("7.5", "7.5"),
-        ("1.25", "1.25"),
-        ("3/3", "3"),
-        ("0/3", "0"),
-        ("1/7 failed", "1"),
-        ("2", "2.0"),
-        ("lr=0.00312, beta2=0.9995", None),
-    ]
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
-@pytest.mark.parametrize(
-    ("mean", "half_width", "text"),
-    [
-        (97.123, 0.456, "97.12 ± 0.46"),
-        (1234.5, 12.3, "1234 ± 12"),
-        (1.573e-4, 3.8e-5, "(1.57 ± 0.38)e-4"),
-        (2.5e7, 1e6, "(2.50 ± 0.10)e7"),
-        (0.0, 0.01, "0.000 ± 0.010"),
-        (0.5, 0.0, "0.5 ± 0"),
-        (0.5, None, "0.5"),
-    ],
-)
-def test_intervals_stop_at_the_digits_they_know(mean: float, half_width: float | None, text: str) -> None:
-    assert page(done("adamw", mean, half_width)).cells("adamw")[1][1] == text
+@pytest.fixture
+def opened(browser, root):
+    """Opens a report from disk; at the end nothing was complained of, and nothing asked of a network."""
+    contexts, said, asked = [], [], []
+
+    def open_(path=root / "report.html", **options):
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        assert asked == [path.as_uri()]
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert said == []
+    assert len(asked) == len(contexts)
 
 
-def test_failures_say_so_and_sort_as_missing() -> None:
-    seen = page(done("adamw"), FAILED)
-    cells = seen.cells("sgd")
-    assert [(text, given.get("data-value")) for given, text in cells[1:]] == [
-        ("no seed finished", ""),
-        ("not reached", ""),
-        ("not reached", ""),
-        ("0/3", "0"),
-        ("3/3 failed", "3"),
-        ("7/7 failed", "7"),
-        ("unknown", ""),
-        ("no trial finished", None),
-    ]
-    assert "No seed finished: sgd." in seen.text
+LIGHT = "element => getComputedStyle(document.querySelector(element)).{}.match(/[\\d.]+/g).slice(0, 3).map(Number)"
 
 
-def test_a_table_where_everything_failed_renders() -> None:
-    seen = page(FAILED, train_examples=None)
-    assert "digits, batch size 1024, 40 steps" in seen.text
-    assert [figure["layout"]["xaxis"]["type"] for figure in seen.figures] == ["log"], "only the tuning chart is left"
+def luminance(page, element, what):
+    linear = [(c / 255) ** 2.2 for c in page.evaluate(LIGHT.format(what), element)]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_none_break_nothing(bad: float) -> None:
-    curve = Curve(STEPS, (0.1, bad, 0.3), (0.05, bad, bad), (0.2, bad, 0.4))
-    row = replace(
-        done("adamw"),
-        test=Interval(bad, bad, (bad, 0.5)),
-        steps_to_target=bad,
-        seconds=bad,
-        validation=curve,
-        train_loss=curve,
-        tuning=(({"lr": 0.1}, bad), ({"lr": bad}, 0.5), ({"momentum": 0.9}, 0.5)),
-    )
-    half = replace(done("lamb"), test=Interval(0.5, bad, (0.5,)))
-    seen = page(row, half)
-    values = [given.get("data-value") for cells in seen.rows for given, _ in cells]
-    assert not {"nan", "inf", "-inf", "None"} & set(values)
-    assert seen.cells("adamw")[1] == ({"data-value": "", "class": "fail missing"}, "no seed finished")
-    assert seen.cells("lamb")[1][1] == "0.5"
-    line = seen.figure("step", "validation accuracy (u)")["data"][-2]
-    assert line["y"] == [0.1, None, 0.3]
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_readable_in_either_scheme(opened, scheme):
+    page = opened(color_scheme=scheme)
+    back = luminance(page, "body", "backgroundColor")
+    assert (back < 0.05) if scheme == "dark" else (back > 0.8)
+    for element in ("h1", "td", ".note", ".caution", "td.fail", "nav a"):
+        text = luminance(page, element, "color")
+        behind = back if element in ("h1", ".note", "nav a") else None
+        if behind is None:
+            painted = element if element in (".caution", "td.fail") else ".card"
+            behind = luminance(page, painted, "backgroundColor")
+        low, high = sorted((text, behind))
+        assert (high + 0.05) / (low + 0.05) > 4.5, element
 
 
-@pytest.mark.parametrize(
-    ("goal", "means", "expected"),
-    [
-        ("max", (0.90, 0.885, 0.70), ["best", "close", "behind"]),
-        ("min", (0.70, 0.885, 0.715), ["best", "behind", "close"]),
-    ],
-)
-def test_ranks_only_what_the_intervals_separate(goal: str, means: tuple[float, ...], expected: list[str]) -> None:
-    rows = [done(name, mean) for name, mean in zip("abc", means, strict=True)]
-    seen = page(FAILED, *rows, metric=Metric("score", goal))
-    cells = [seen.cells(name)[1] for name in "abc"]
-    assert [given["class"] for given, _ in cells] == expected
-    assert [text.startswith("≈ ") for _, text in cells] == [standing == "close" for standing in expected]
+@pytest.mark.parametrize("width", [360, 768, 1280, 1920])
+def test_no_width_makes_the_page_scroll_sideways(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if width >= 1280:  # and there no ranking either
+        assert page.evaluate("[...document.querySelectorAll('.ranking, .card table')].every("
+                             "t => t.scrollWidth <= t.parentElement.clientWidth)")  # fmt: skip
 
 
-def test_one_seed_separates_nothing() -> None:
-    seen = page(done("a", 0.9), done("b", 0.1, half_width=None))
-    assert seen.cells("b")[1][1] == "≈ 0.1"
+def test_a_click_sorts_and_another_one_reverses(opened):
+    page = opened()
+    table = page.locator(".ranking").first
+    columns = table.locator("thead th").count()
+    assert columns == 11
+    for k in range(columns):
+        head = table.locator("thead th").nth(k)
+        for state in ("ascending", "descending"):
+            head.locator("button").click()
+            assert head.get_attribute("aria-sort") == state
+            values = table.evaluate("(t, k) => [...t.tBodies[0].rows].map(r => r.cells[k].dataset.value)", k)
+            known = [value for value in values if value != ""]
+            assert values == known + [""] * (len(values) - len(known))
+            key = float if k else str
+            assert known == sorted(known, key=key, reverse=state == "descending")
 
 
-@pytest.mark.parametrize(("goal", "worst_edge"), [("max", 0), ("min", -1)])
-def test_failed_trials_lie_along_the_worst_edge(goal: str, worst_edge: int) -> None:
-    figure = page(done("adamw"), metric=Metric("test accuracy", goal, "u")).figure(
-        "learning rate", "validation accuracy (u)"
-    )
-    finished, failed = figure["data"]
-    assert (finished["x"], finished["y"]) == ([0.0031234], [0.9])
-    assert (failed["x"], failed["y"], failed["yaxis"]) == ([0.5], [0], "y2")
-    span = figure["layout"]["yaxis2"]["range"]
-    assert abs(span[worst_edge]) < 0.05
-    assert span[1] - span[0] == 1
+def test_optimizers_and_views_can_be_chosen(opened):
+    page = opened()
+    section = page.locator(".results").first
+    button = section.locator(".legend button").first
+    marks = section.locator(f"svg:not(.swatch) .{button.get_attribute('data-css')}")
+    shown = "marks => marks.filter(mark => getComputedStyle(mark).display !== 'none').length"
+    assert marks.evaluate_all(shown) == marks.count() > 0
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    assert marks.evaluate_all(shown) == 0
+    button.click()
+    assert marks.evaluate_all(shown) == marks.count()
+    card = section.locator(".card", has=page.get_by_role("button", name="by seconds")).first
+    card.get_by_role("button", name="by seconds").click()
+    assert [view.is_visible() for view in card.locator(".view").all()] == [False, False, True]
 
 
-def test_an_optimizer_looks_the_same_in_every_chart() -> None:
-    first = summary(done("alto"), done("adamw"), FAILED)
-    second = replace(first.tables[0], task="other", rows=(done("adamw"), done("lamb")))
-    seen = Page(report.render(replace(first, tables=(*first.tables, second))))
-    looks: dict[str, set[str]] = {}
-    for trace in (trace for figure in seen.figures for trace in figure["data"]):
-        part = trace.get("line") or trace.get("marker") or {"color": trace.get("fillcolor")}
-        looks.setdefault(trace["name"], set()).add(part["color"])
-    assert {name: len(colours) for name, colours in looks.items()} == {"alto": 1, "adamw": 1, "lamb": 1, "sgd": 1}
-    assert len(set.union(*looks.values())) == 4
-    lines = seen.figure("step", "training loss")["data"][2:]
-    assert lines[0]["line"]["width"] > lines[1]["line"]["width"], "alto is drawn heavier than a baseline"
+def test_on_paper_the_repeated_heads_have_their_labels(opened, tmp_path):
+    page = opened()
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    head = page.locator(".ranking thead").first
+    assert head.evaluate("head => getComputedStyle(head).display") == "table-header-group"
+    labels = head.locator("button").all()
+    assert [label.inner_text() != "" and label.is_visible() for label in labels] == [True] * 11
+    assert luminance(page, ".ranking thead button", "color") == 0.0
+    page.pdf(path=tmp_path / "paper.pdf", format="A4")
+    assert (tmp_path / "paper.pdf").read_bytes().count(b"/Type /Page\n") > 1
 
 
-def test_the_target_is_drawn_on_validation_alone() -> None:
-    seen = page(done("adamw"))
-    (shape,) = seen.figure("step", "validation accuracy (u)")["layout"]["shapes"]
-    assert (shape["y0"], shape["y1"], shape["line"]["dash"]) == (0.85, 0.85, "dash")
-    assert "shapes" not in seen.figure("step", "training loss")["layout"]
-
-
-def test_a_logarithmic_axis_is_given_nothing_below_zero() -> None:
-    row = replace(
-        done("adamw", 1e-4, half_width=3e-4),
-        test=Interval(1e-4, 3e-4, (5e-5, 2e-4)),
-        validation=Curve(STEPS, (1.0, 0.1, 1e-4), (0.5, -0.1, -2e-4), (1.5, 0.3, 4e-4)),
-    )
-    seen = page(row, metric=Metric("error", "min", log=True))
-    curves = seen.figure("step", "validation error")
-    assert curves["layout"]["yaxis"]["type"] == "log"
-    assert min(y for trace in curves["data"] for y in trace["y"]) > 0
-    overview = seen.figure("test error", None)
-    assert overview["layout"]["xaxis"]["type"] == "log"
-    mean = overview["data"][1]
-    assert mean["x"][0] - mean["error_x"]["arrayminus"][0] > 0
-    assert overview["layout"]["shapes"][0]["x0"] > 0
-
-
-def test_small_batches_come_first_in_the_overview() -> None:
-    large = summary(done("adamw"))
-    small = replace(large.tables[0], batch_size=32)
-    text = Page(report.render(replace(large, tables=(*large.tables, small)))).text
-    assert text.index("digits, batch size 32") < text.index("digits, batch size 1024")
-
-
-def test_headings_sort_by_button_and_say_how() -> None:
-    heads = page(done("adamw")).rows[0]
-    assert [given.get("aria-sort") for given, _ in heads] == [*["none"] * 8, None]
-    assert ["data-numeric" in given for given, _ in heads] == [False, *[True] * 7, False]
-
-
-@pytest.mark.parametrize(
-    ("name", "ours"),
-    [("alto", True), ("e-adamw", True), ("E", True), ("eve", False), ("e.g.Sgd", False), ("lamb", False)],
-)
-def test_our_own_are_known_by_name(name: str, ours: bool) -> None:
-    assert (("span", {"class": "ours"}) in page(done(name)).tags) is ours
-
-
-def test_writing_leaves_the_report_alone_in_its_folder(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "report.html"
-    assert report.write_report(summary(done("adamw")), path) == path
-    assert [found.name for found in path.parent.iterdir()] == ["report.html"]
-    assert path.read_text(encoding="utf-8") == report.render(summary(done("adamw")))
-
-
-def test_a_write_that_fails_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "report.html"
-    path.write_text("old", encoding="utf-8")
-    # A lone surrogate cannot be encoded, so the temporary file is given up half-way.
-    monkeypatch.setattr(report, "render", lambda _: "new" * 9999 + "\ud800")
-    with pytest.raises(UnicodeEncodeError):
-        report.write_report(summary(done("adamw")), path)
-    assert path.read_text(encoding="utf-8") == "old"
-    assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
+def test_nothing_that_a_record_names_runs(opened, tmp_path):
+    page = opened(nasty(tmp_path))
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("main img").count() == 0
+    assert NASTY in page.locator(".results .note").first.inner_text()

@@ -1,13 +1,29 @@
+import gzip
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from thalweg.lab import tasks
+from thalweg.lab.errors import TaskFault, UserError
+from thalweg.lab.tasks import fashion_mnist
+from thalweg.lab.tasks.base import Budget, Rows, Splits, budget_at, fingerprint
+from thalweg.lab.tasks.digits import MatrixConv
+from thalweg.lab.tasks.pydoc_lm import REPEATED, without_repeats
+
+
+def loaded(name):
+    try:
+        return tasks.load(name)
+    except UserError as error:
+        assert name == "fashion-mnist"
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_each_task_trains_scores_and_is_reproducible(name):
-    task, splits = tasks.load(name)
+    task, splits = loaded(name)
     batch = splits.train.__getitems__([0, 1, 2])
     losses = []
     for _ in range(2):
@@ -22,41 +38,45 @@ def test_each_task_trains_scores_and_is_reproducible(name):
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
-def test_a_batch_holds_the_rows_that_were_asked_for(name):
-    _, splits = tasks.load(name)
-    inputs, targets = splits.train.__getitems__([2, 0])
-    for i, row in enumerate((2, 0)):
-        assert torch.equal(inputs[i], splits.train[row][0])
-        assert torch.equal(targets[i], splits.train[row][1])
+def test_each_task_has_a_short_and_a_long_budget_that_its_data_allow(name):
+    task, splits = loaded(name)
+    assert {one.name for one in task.budgets} == {"short", "long"}
+    largest = max(one.batch_size for one in task.budgets)
+    assert largest <= len(splits.train)
+    assert any(one.name == "long" and one.batch_size == largest for one in task.budgets)
 
 
-def test_the_large_batch_of_digits_is_at_least_half_of_its_training_set():
-    task, splits = tasks.load("digits")
-    assert len(splits.train) / 2 <= max(task.budgets) <= len(splits.train)
-    assert sum(map(len, splits)) == 1797
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_no_example_is_in_two_splits(name):
+    """Of any task: an input of one split stands in no other (of images, a few do, as published)."""
+    _, splits = loaded(name)
+    rows = [{row.numpy().tobytes() for row in part.inputs} for part in splits]
+    shared = [len(rows[i] & rows[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert max(shared) <= (100 if name == "fashion-mnist" else 0)
 
 
-def test_digits_are_split_without_overlap():
-    _, splits = tasks.load("digits")
-    rows = [{image.numpy().tobytes() for image in part.inputs} for part in splits]
-    assert not rows[0] & rows[1]
-    assert not rows[0] & rows[2]
-    assert not rows[1] & rows[2]
+def text_of(part):
+    """The windows as bytes, each with the byte that follows it."""
+    rows = torch.cat([part.inputs, part.targets[:, -1:]], 1)
+    return [bytes(row.tolist()) for row in rows]
 
 
-def test_pydoc_lm_is_split_by_topic():
-    from pydoc_data.topics import topics
+def test_no_passage_of_the_text_is_in_two_splits():
+    """Not by topic, by text: no 32 bytes of a test window stand anywhere in training or validation."""
+    _, splits = tasks.load("pydoc-lm")
+    texts = [text_of(part) for part in splits]
+    grams = [{text[i : i + REPEATED] for text in part for i in range(len(text) - REPEATED + 1)} for part in texts]
+    assert [len(grams[i] & grams[j]) for i, j in ((0, 1), (0, 2), (1, 2))] == [0, 0, 0]
+    sizes = [len(part) for part in texts]
+    assert sizes[0] > 0.7 * sum(sizes)
+    assert min(sizes) > 0.03 * sum(sizes)
 
-    task, splits = tasks.load("pydoc-lm")
-    texts = [bytes(part.inputs.flatten().to(torch.uint8).tolist()).decode(errors="replace") for part in splits]
-    longest = max(topics.values(), key=len)
-    middle = longest[len(longest) // 2 :][:200]
-    assert sum(middle in text for text in texts) == 1
-    share = [len(text) / sum(map(len, topics.values())) for text in texts]
-    assert share[0] > 0.6
-    assert min(share) > 0.04
-    assert sum(share) == pytest.approx(1.0, abs=0.01)
-    assert task.length == splits.train.inputs.shape[1]
+
+def test_repeats_are_cut_out_where_they_stand_again():
+    first, second = b"the quick brown fox jumps", b"over the quick brown dogs"
+    assert without_repeats([first, second], 8) == [[first], [b"over ", b"dogs"]]
+    assert without_repeats([first, first], 8) == [[first], []]
+    assert without_repeats([b"short", b"short"], 8) == [[b"short"], [b"short"]]
 
 
 def test_language_model_targets_are_the_next_bytes():
@@ -64,14 +84,113 @@ def test_language_model_targets_are_the_next_bytes():
     assert torch.equal(splits.train.inputs[:, 1:], splits.train.targets[:, :-1])
 
 
+def test_a_batch_holds_the_rows_that_were_asked_for():
+    _, splits = tasks.load("digits")
+    inputs, targets = splits.train.__getitems__([2, 0])
+    for i, row in enumerate((2, 0)):
+        assert torch.equal(inputs[i], splits.train[row][0])
+        assert torch.equal(targets[i], splits.train[row][1])
+
+
+def test_other_data_have_another_fingerprint():
+    def made(change=0.0, dtype=torch.float32):
+        x = torch.arange(6, dtype=dtype).view(3, 2)
+        x[1, 1] += change
+        return Splits(*[Rows(x, torch.zeros(3))] * 3)
+
+    assert fingerprint(made()) == fingerprint(made())
+    assert len({fingerprint(made()), fingerprint(made(1.0)), fingerprint(made(dtype=torch.float64))}) == 3
+    lists = [Splits(*[[(torch.ones(2), k), {"a": k}]] * 3) for k in (1, 2)]
+    assert fingerprint(lists[0]) != fingerprint(lists[1])
+
+
 def test_matrix_convolution_is_torchs_convolution():
-    layer = tasks.MatrixConv(3, 5, stride=2)
+    layer = MatrixConv(3, 5, stride=2)
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(layer(x), F.conv2d(x, layer.weight.view(5, 3, 3, 3), stride=2, padding=1))
 
 
 def test_scores_are_the_named_metrics():
-    digits = tasks.Digits()
     output = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
-    assert digits.score(output, torch.tensor([0, 1])).tolist() == [100.0, 0.0]
-    assert tasks.Sine().score(torch.tensor([[1.0], [3.0]]), torch.tensor([[1.0], [1.0]])).tolist() == [0.0, 4.0]
+    for name in ("digits", "fashion-mnist"):
+        task = tasks.find(name)
+        assert task.score(output, torch.tensor([0, 1])).tolist() == [100.0, 0.0]
+        assert task.combine(torch.tensor([100.0, 0.0])) == 50.0
+    assert tasks.find("sine").score(torch.tensor([[1.0], [3.0]]), torch.tensor([[1.0], [1.0]])).tolist() == [0.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "name", "steps"),
+    [(64, "short", 400), (256, "short", 200), (1024, "short", 100), (4096, "short", 100), (16, "short", 1600),
+     (1024, "long", 900), (2048, "long", 900), (64, "long", None)],
+)  # fmt: skip
+def test_a_budget_at_any_batch_size(batch_size, name, steps):
+    own = [Budget(64, 400, 0.1), Budget(1024, 100, 0.2), Budget(1024, 900, 0.3, "long")]
+    found = budget_at(own, batch_size, name)
+    assert (found and found.steps) == steps
+    assert found is None or found.batch_size == batch_size
+
+
+# the user's own
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar", "unknown task 'cifar': choose from sine, digits, pydoc-lm, fashion-mnist, quadratic-deep, or name"),
+        ("no.such:Task", "cannot import task 'no.such:Task' (no module 'no' here or among what is installed)"),
+        ("..x:Y", "cannot import task '..x:Y'"),
+        (":", "unknown task ':'"),
+        ("small_tasks:", "unknown task 'small_tasks:'"),
+        ("small_tasks:Nope", "task 'small_tasks:Nope' is not there: name a subclass of thalweg.lab.tasks.Task"),
+        ("small_tasks:NotATask", "name a subclass of thalweg.lab.tasks.Task"),
+        ("small_tasks:Undeclared", "needs budgets = (Budget(batch_size, steps), ...)"),
+        ("thalweg.lab.tasks:Task", "failed in its constructor"),
+    ],
+)
+def test_a_task_that_is_none_is_one_clear_error(name, message):
+    with pytest.raises((UserError, TaskFault)) as error:
+        tasks.find(name)
+    assert message in str(error.value)
+
+
+def test_a_task_of_the_current_folder_is_found_and_a_mistake_in_its_module_is_the_tasks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lying_about.py").write_text("from small_tasks import Line\nclass Mine(Line): pass\n")
+    (tmp_path / "mistaken.py").write_text("import no_such_package\n")
+    assert type(tasks.find("lying_about:Mine")).__name__ == "Mine"
+    with pytest.raises(TaskFault, match="the task 'mistaken:Mine' failed in its module") as fault:
+        tasks.find("mistaken:Mine")
+    assert isinstance(fault.value.__cause__, ModuleNotFoundError)
+
+
+# Fashion-MNIST
+
+
+def idx_files(folder, count):
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        for kind, header, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
+            data = bytes(header) + rng.integers(0, 10, count * size, dtype=np.uint8).tobytes()
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
+
+
+def test_fashion_mnist_is_read_from_the_folder_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv(fashion_mnist.VARIABLE, str(tmp_path))
+    with pytest.raises(UserError, match=r"has no train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz"):
+        fashion_mnist._load("train")
+    idx_files(tmp_path, 6)
+    images, labels = fashion_mnist._load("train")
+    assert (images.shape, labels.shape) == ((6, 1, 28, 28), (6,))
+    assert (images.min().item(), images.max().item()) == pytest.approx((-1.0, 9 / 127.5 - 1.0))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"not gzip")
+    with pytest.raises(UserError, match=r"cannot read .*labels.*: download it again"):
+        fashion_mnist._load("train")
+
+
+def test_fashion_mnist_that_is_nowhere_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.delenv(fashion_mnist.VARIABLE, raising=False)
+    monkeypatch.setattr(fashion_mnist, "FOLDER", tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(UserError, match="apt install dataset-fashion-mnist"):
+        fashion_mnist._load("train")

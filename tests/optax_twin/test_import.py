@@ -71,7 +71,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 @pytest.mark.parametrize(
     "first",
     [
-        "import thalweg.optim.groups, thalweg.lab.optimizers",
+        "import thalweg.optim.groups, thalweg.lab.contenders",
         "from thalweg.optim.groups import check_coverage",
     ],
 )

@@ -23,13 +23,13 @@ from thalweg.lab.errors import UserError
 from thalweg.lab.records import write_json
 
 if TYPE_CHECKING:
-    import argparse
+    from types import SimpleNamespace
 
 FORMAT = 1
 Advance: TypeAlias = Callable[[str], None]
 
 
-def bench(options: argparse.Namespace, command: str) -> None:
+def bench(options: SimpleNamespace, command: str) -> None:
     """Measure what is asked for, and write it; if interrupted, what is complete.
 
     Raises:

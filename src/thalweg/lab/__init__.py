@@ -1,1 +1,62 @@
-"""The lab: tuned comparisons of optimizers on real data. Needs ``pip install 'thalweg[lab]'``."""
+"""The lab: train anything, compare optimizers fairly, look at the result. Needs ``pip install 'thalweg[lab]'``.
+
+Rooms, each importing only from those above it::
+
+    errors.py        UserError: one line that says what is wrong and what to do
+    records.py       what a run leaves on disk: atomic writes, defensive reads
+    results.py       the read-only view of a folder that statistics and report use
+    reading.py       makes it from the files; trains nothing, imports no task
+    statistics.py    intervals, paired tests, corrections
+    report/          the HTML page and the tables beside it
+    tasks/           what is trained, one file each, or the user's own class
+    contenders/      how each optimizer is built, and the ranges it is searched over
+    engine/          RunSpec, the training loop, schedules, checkpoints, typed failures
+    search/          points, studies, claims, workers
+    commands.py      what the command line does
+
+What a comparison leaves on disk
+--------------------------------
+
+There is no database and no file that two processes change: a run belongs to a folder named by what decides it, so that
+another batch size, other code or other data never meets it. ::
+
+    OUT/runs/TASK/BATCH_SIZE/OPTIMIZER/STEPS-steps/          a cell: one optimizer in one table
+        cell.json                                            the table, the search space, how much was asked for
+        study-S/trial-N-HASH/                                a tuning run: study S, trial N
+        study-S/round-R-trial-N-HASH/                        one beyond the edge of the space (see below)
+        seed-N-HASH/                                         the chosen setting on fresh seed N
+    OUT/runs/TASK/BATCH_SIZE/timing/STEPS-steps.json         seconds a step, all optimizers interleaved
+    OUT/report.html, results.csv, results.parquet            written again by ``thalweg report OUT``
+
+(A ``:`` in a name is a ``.`` in its folder.) A run's folder holds, each written whole or not at all,
+
+``spec.json``
+    All that decides the run (:class:`~thalweg.lab.engine.spec.RunSpec`): ``format``, ``hash``, ``task``,
+    ``batch_size``, ``steps``, ``optimizer``, ``settings``, ``seed``, ``test``, ``schedule``, ``warmup``, ``clip``,
+    ``label_smoothing``, ``augment``, ``precision``, ``evaluations``, ``code`` and ``data`` (hashes of source and data).
+``environment.json``
+    Where it ran: interpreter, packages, processor, accelerators, host, number of processes.
+``metrics.jsonl``
+    One line an evaluation: ``step``, ``examples``, ``seconds`` (of training, evaluation left out), ``loss`` (training,
+    mean since the last line), ``validation``, ``lr``.
+``checkpoint.pt``
+    While it runs, of a long run: everything to go on from. Deleted at its end.
+``result.json``
+    Written last; a run without it is not complete and is run again, from its checkpoint. ``status`` ("finished" or
+    "failed"), ``failure`` (None, or "diverged", "refused", "out of memory" or "crashed"), ``reason`` (None or text),
+    ``validation`` (at the end of the schedule), ``test`` (only of fresh seeds), ``seconds``, ``steps_to_target`` and
+    ``seconds_to_target`` (None: not reached).
+``claim-N``
+    Who is at it, while someone is (:mod:`thalweg.lab.search.claims`).
+
+``cell.json`` holds ``task``, ``title``, ``metric``, ``batch_size``, ``steps``, ``budget`` ("short", "long" or
+"custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name, low, high, log of each axis), ``trials`` (a
+study), ``studies``, ``seeds``, ``code``, ``data``, ``left_out`` (None, or why the optimizer does not apply) and
+``command``. Asked again for more, it grows; it never shrinks, and a command that names fewer optimizers leaves the
+others' alone.
+
+A study is ``trials`` points of a scrambled quasi-random sequence, a pure function of task, batch size, steps, optimizer
+and the study's number. Where its best learning rate lies at an edge of the range, the study goes on in a *round* beyond
+that edge with half as many trials, at most twice. The best of a study is the best validation metric at the end of the
+schedule; the chosen setting is that of the study whose best is the median; its fresh seeds alone see the test set.
+"""

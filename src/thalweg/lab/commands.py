@@ -1,126 +1,292 @@
-"""What the command line does, with progress on a terminal and a table at the end."""
+"""What the lab's commands do, with progress on a terminal and a table at the end."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table as Grid
+import torch
 
-from thalweg.lab.compare import Comparison, Plan
+from thalweg.lab import contenders, records, tasks, terminal
+from thalweg.lab.engine import How, Place, RunSpec
+from thalweg.lab.engine import train as run_one
+from thalweg.lab.engine.run import stored
+from thalweg.lab.errors import UserError
+from thalweg.lab.progress import Progress
+from thalweg.lab.reading import read
 from thalweg.lab.report import write_report
-from thalweg.lab.results import summarise
-from thalweg.lab.work import default_jobs
+from thalweg.lab.search import comparison
+from thalweg.lab.search.cells import Cell, Job, slug
+from thalweg.lab.search.claims import FileClaims, beating
+from thalweg.lab.search.plan import BUDGETS, Plan
+from thalweg.lab.search.work import Assignment
+from thalweg.lab.summary import summarise
+from thalweg.lab.tables import grid
 
 if TYPE_CHECKING:
-    import argparse
-
-    from thalweg.lab.summary import Row, Summary, Table
+    from thalweg.lab.engine import Training
 
 
-def compare(options: argparse.Namespace, command: str) -> None:
-    """``thalweg compare``: tune, train, tabulate, report."""
+def compare(
+    *,
+    tasks: tuple[str, ...],
+    batch_sizes: tuple[int, ...] | None,
+    optimizers: tuple[str, ...],
+    trials: int,
+    studies: int,
+    seeds: int,
+    budget: str,
+    steps: int | None,
+    recipe: dict[str, Any],
+    jobs: int | None,
+    storage: str | None,
+    timing: bool,
+    dry_run: bool,
+    out: Path | None,
+) -> None:
+    """``thalweg compare``: tune, train, time, report."""
+    terminal.interruptible()
+    if budget not in (*BUDGETS, "both"):
+        raise UserError(f"--budget must be short, long or both, got {budget!r}")
+    root = out or Path("runs") / "-".join(map(slug, dict.fromkeys(tasks)))
     plan = Plan(
-        tasks=tuple(dict.fromkeys(options.tasks)),
-        batch_sizes=tuple(options.batch_size) if options.batch_size else None,
-        optimizers=options.optimizers,
-        trials=options.trials,
-        seeds=options.seeds,
-        steps=options.steps,
+        tasks=tasks,
+        batch_sizes=batch_sizes,
+        optimizers=optimizers or contenders.DEFAULTS,
+        trials=trials,
+        studies=studies,
+        seeds=seeds,
+        steps=steps,
+        budgets=BUDGETS if budget == "both" else (budget,),
+        recipe=recipe,
     )
-    comparison = Comparison(plan, options.out or Path("runs") / "-".join(plan.tasks))
-    processes = options.jobs or default_jobs()
-    console = Console(highlight=False)
-    runs = len(list(plan.cells())) * (plan.trials + plan.seeds)
+    cells, notes = plan.cells(root)
+    processes = jobs or comparison.default_jobs()
+    console = terminal.console()
+    for note in notes:
+        console.print(f"note: {note}")
+    if dry_run:
+        _say_what_would_run(cells, processes, root, console)
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for cell in cells:
+            cell.record(root, terminal.command())
+    except OSError as error:
+        raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    assignment = Assignment(root, cells, storage, threads)
+    if storage is not None:
+        from thalweg.lab.search.work import open_claims
+
+        open_claims(assignment)  # or a clear error now
+    runs = sum(cell.trials * cell.studies + cell.seeds for cell in cells if cell.left_out is None)
     console.print(
-        f"{len(plan.optimizers)} optimizers on {', '.join(plan.tasks)}, tuned with {plan.trials} trials each, then "
-        f"{plan.seeds} fresh seeds: {runs} runs, {processes} at a time, in {comparison.root}"
+        f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: {runs} runs at "
+        f"least, {processes} at a time, in {root}"
     )
-    with _bar(console) as bar:
-        total = comparison.cost()
-        task = bar.add_task("training", total=total)
-        comparison.run(processes, lambda cost: _advance(bar, task, cost))
-        bar.update(task, completed=total)
-    _conclude(comparison, command, console)
+    with Progress(console, cells, root) as progress:
+        comparison.run(assignment, processes, progress.hear)
+        progress.finish()
+        if timing:
+            progress.say("timing steps, all optimizers in turn")
+            comparison.run(assignment, 1, timing=True)
+    _conclude(root, terminal.command(), console)
+
+
+def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: Any) -> None:
+    total = 0.0
+    for cell in cells:
+        if cell.left_out is not None:
+            console.print(f"{_where(cell)}: left out, {cell.left_out}")
+            continue
+        seconds = cell.cost() / 1e6
+        total += seconds
+        console.print(
+            f"{_where(cell)}: {cell.studies} x {cell.trials} trials and {cell.seeds} seeds of {cell.steps} steps, "
+            f"about {_duration(seconds)}"
+        )
+    console.print(f"in all about {_duration(total / processes)}, {processes} runs at a time, in {root}")
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.task} {cell.batch_size} {cell.budget} {cell.optimizer}"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2.0 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def report(folder: Path) -> None:
     """``thalweg report``: the report of what is stored."""
-    comparison = Comparison(Plan.read(folder), folder)
-    _conclude(comparison, f"thalweg report {folder}", Console(highlight=False))
+    terminal.interruptible()
+    _conclude(folder, f"thalweg report {folder}", terminal.console())
 
 
-def _conclude(comparison: Comparison, command: str, console: Console) -> None:
-    summary = summarise(comparison, command)
+def _conclude(root: Path, command: str, console: Any) -> None:
+    """The report, then the tables: whatever the terminal does, the report is there."""
+    found = read(root)
+    if not found.tables:
+        damaged = f"; {found.problems[0]}" if found.problems else ""
+        raise UserError(f"{root} holds no comparison{damaged}: run `thalweg compare TASK --out {root}` first")
+    summary = summarise(found, "; ".join(found.commands) or command)
+    try:
+        path = write_report(summary, root / "report.html")
+    except OSError as error:
+        raise UserError(f"cannot write {root / 'report.html'} ({error.strerror or error})") from None
     for table in summary.tables:
-        console.print(_grid(table, summary, console))
-    path = write_report(summary, comparison.root / "report.html")
+        console.print(grid(table, summary, console))
+    for problem in found.problems[:10]:
+        console.print(f"not used: {problem}", soft_wrap=True)
+    if len(found.problems) > 10:
+        console.print(f"... and {len(found.problems) - 10} damaged records more")
     console.print(f"report: {path.resolve()}", soft_wrap=True)
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=console,
-        speed_estimate_period=120.0,
-    )
+def train(
+    *,
+    task: str,
+    optimizer: str,
+    batch_size: int | None,
+    given: dict[str, float],
+    steps: int | None,
+    fields: dict[str, Any],
+    micro_batch: int | None,
+    sharding: str,
+    workers: int,
+    checkpoint_seconds: float,
+    resume: bool,
+    track: tuple[str, ...],
+    out: Path | None,
+) -> None:
+    """``thalweg train``: one run, on one process or many."""
+    terminal.interruptible()
+    if sharding not in ("ddp", "fsdp2"):
+        raise UserError(f"--sharding must be ddp or fsdp2, got {sharding!r}")
+    own = tasks.find(task)
+    size = batch_size or own.budgets[0].batch_size
+    budget = tasks.budget_at(own.budgets, size, "short")
+    chosen = contenders.contender(optimizer)
+    if chosen.schedule is not None and fields["schedule"] == "cosine":
+        fields = {**fields, "schedule": chosen.schedule}
+    spec = RunSpec(
+        task=task,
+        batch_size=size,
+        steps=steps or (budget or own.budgets[0]).steps,
+        optimizer=optimizer,
+        settings=contenders.defaults(chosen, size) | _known(given, chosen),
+        test=True,
+        **fields,
+    ).stamped()
+    folder = out or Path("runs") / "train" / slug(task) / f"{slug(optimizer)}-{spec.hash}"
+    how = How(micro_batch, sharding, workers, checkpoint_seconds, _trackers(track))
+    rank, console = int(os.environ.get("RANK", "0")), terminal.console()
+    if rank == 0:
+        _make_room(folder, spec, resume)
+    elif not resume:
+        raise UserError("--no-resume does not go with several processes: remove the folder, or choose another")
+
+    def heard(training: Training, event: str) -> None:
+        if event == "evaluation" and rank == 0:
+            line = training.history[-1]
+            console.print(
+                f"step {line['step']}/{spec.steps}  loss {line['loss']:.4g}  validation {line['validation']:.4g}  "
+                f"{line['seconds']:.1f} s"
+            )
+
+    if rank == 0:
+        result = _claimed(spec, folder, how, heard)
+        said = ", ".join(f"{key} {result[key]:.6g}" for key in ("validation", "test") if result.get(key) is not None)
+        console.print(f"{result['status']}: {said or result['reason']}")
+        console.print(f"records: {folder.resolve()}", soft_wrap=True)
+    else:
+        result = run_one(spec, folder, how=how, heard=heard)
+    if torch.distributed.is_initialized():  # or its threads may abort the process at the end
+        torch.distributed.destroy_process_group()
+    if result["status"] == "failed":
+        raise SystemExit(1)
 
 
-def _advance(bar: Progress, task: TaskID, cost: float) -> None:
-    """Advance the bar; where there is no terminal to draw it on, print each tenth."""
-    before = bar.tasks[task].percentage
-    bar.advance(task, cost)
-    after = bar.tasks[task].percentage
-    if not bar.console.is_terminal and int(before / 10) < int(after / 10) < 10:
-        bar.console.print(f"training: {after:.0f} %")
+def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any) -> dict[str, Any]:
+    if (found := stored(folder, spec)) is not None:
+        return found
+    claim = FileClaims().take(Job(spec, Place(), folder))
+    if claim is None:
+        raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
+    result = None
+    with beating(claim) as lost:
+
+        def also_ours(training: Training, event: str) -> None:
+            if lost.is_set():
+                raise UserError(f"another process trains in {folder} now: choose another folder with --out")
+            heard(training, event)
+
+        try:
+            result = run_one(spec, folder, how=how, heard=also_ours)
+        finally:
+            claim.release(result)
+    return result
 
 
-def _grid(table: Table, summary: Summary, console: Console) -> Grid:
-    unit = f" ({table.metric.unit})" if table.metric.unit else ""
-    title = (
-        f"{table.task}, batch size {table.batch_size}: {table.metric.name}{unit} after {table.steps} steps, "
-        f"tuned with {summary.trials} trials each"
-    )
-    grid = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    grid.add_column("optimizer", no_wrap=True)
-    grid.add_column("mean ± 95 % CI", justify="right", no_wrap=True)
-    for name in ("steps to target", "seconds to target", "reached", "failed seeds", "failed trials"):
-        grid.add_column(name, justify="right")
-    wide = console.width >= 140
-    if wide:
-        grid.add_column("best setting")
-    for row in table.rows:
-        grid.add_row(*_texts(row)[: None if wide else -1])
-    for name, why in table.left_out.items():
-        grid.add_row(name, f"left out: {why}")
-    return grid
+def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
+    """The folder of this run and no other's; without ``resume``, of nothing before."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "spec.json").exists():
+            try:
+                before = records.read_json(folder / "spec.json").get("hash")
+            except records.Damaged:
+                before = None
+            if before != spec.hash and (folder / "result.json").exists():
+                raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
+        if not resume:
+            for name in ("result.json", "checkpoint.pt"):
+                (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from None
 
 
-def _texts(row: Row) -> tuple[str, ...]:
-    half = "" if row.test is None or row.test.half_width is None else f" ± {row.test.half_width:.2g}"
-    return (
-        row.optimizer,
-        "none finished" if row.test is None else f"{row.test.mean:.4g}{half}",
-        "" if row.steps_to_target is None else f"{row.steps_to_target:.0f}",
-        "" if row.seconds_to_target is None else f"{row.seconds_to_target:.2f}",
-        f"{row.reached}/{row.seeds}",
-        str(row.failed_seeds),
-        f"{row.failed_trials}/{row.trials}",
-        "" if row.settings is None else " ".join(f"{name}={value:.3g}" for name, value in row.settings.items()),
-    )
+def _known(given: dict[str, float], chosen: contenders.Contender) -> dict[str, float]:
+    known = contenders.defaults(chosen, 1)
+    if unknown := sorted(set(given) - set(known)):
+        raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}")
+    return given
+
+
+def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that are installed; one that was asked for by name and is not is an error, TensorBoard is left out."""
+    from importlib.util import find_spec
+
+    found = []
+    for name in names:
+        if name == "none":
+            continue
+        if name not in ("tensorboard", "wandb", "mlflow"):
+            raise UserError(f"--track must be of tensorboard, wandb, mlflow or none, got {name!r}")
+        if find_spec(name) is not None:
+            found.append(name)
+        elif name != "tensorboard":
+            raise UserError(f"--track {name} needs {name}: pip install {name}")
+    return tuple(found)
+
+
+def list_tasks() -> None:
+    """``thalweg tasks``."""
+    console = terminal.console()
+    for name, task in tasks.TASKS.items():
+        sizes = ", ".join(f"{one.batch_size} ({one.steps} steps, {one.name})" for one in task.budgets)
+        console.print(f"{name:15} {task.title}; batch sizes {sizes}", soft_wrap=True)
+    console.print("Your own: module:Class, a subclass of thalweg.lab.tasks.Task.", soft_wrap=True)
+
+
+def list_optimizers() -> None:
+    """``thalweg optimizers``."""
+    console = terminal.console()
+    for name, one in contenders.CONTENDERS.items():
+        mark = "*" if name in contenders.DEFAULTS else " "
+        console.print(f"{mark} {name:14} {one.says}; searched: {', '.join(a.name for a in one.space)}", soft_wrap=True)
+    console.print("* compared unless --optimizers says otherwise. Any other class by its dotted name.", soft_wrap=True)

@@ -1,127 +1,210 @@
-"""From stored records to a summary: means, confidence intervals, ranks."""
+"""What is stored in the folder of a comparison, as plain data: the only thing that statistics and report look at.
+
+:func:`thalweg.lab.reading.read` makes it from the files.
+"""
 
 from __future__ import annotations
 
 import math
-from datetime import datetime, timezone
-from itertools import groupby
-from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from scipy.stats import t as student
-
-from thalweg.lab import records, tasks
-from thalweg.lab.compare import FIRST_FRESH_SEED, SEARCH_SEED, Cell, Comparison, left_out
-from thalweg.lab.engine import DIVERGED, EVALUATIONS, WARMUP
-from thalweg.lab.optimizers import LR_FACTOR, SECOND_MOMENT
-from thalweg.lab.summary import Curve, Interval, Row, Summary, Table
+from thalweg.lab.metric import Metric
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+FAILURES = ("diverged", "refused", "out of memory", "crashed")
+EDGE = 0.1  # the share of a searched range, at either end, in which a winner counts as lying at the edge
+NONE = Metric("", "min")
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Mean and half-width of the 95 % confidence interval, by Student's t.
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One searched coordinate and its range; ``log``: equal steps are equal factors."""
 
-    >>> interval([1.0, 2.0, 3.0]).mean, round(interval([1.0, 2.0, 3.0]).half_width, 3)
-    (2.0, 2.484)
+    name: str
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, unit: float) -> float:
+        """The value a share ``unit`` of the way from ``low`` to ``high``.
+
+        >>> Axis("lr", 0.01, 1.0, log=True).at(0.5)
+        0.1
+        """
+        if self.log:
+            value = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
+            return min(max(float(f"{value:.12g}"), self.low), self.high)
+        return self.low + unit * (self.high - self.low)
+
+    def share(self, value: float) -> float:
+        """The inverse of :meth:`at`: 0 at ``low``, 1 at ``high``, beyond them outside the range."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low) if value > 0 else -math.inf
+        return (value - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One line of a run's history; ``seconds`` are of training alone; numbers that were not finite are NaN."""
+
+    step: int
+    examples: int
+    seconds: float
+    loss: float
+    validation: float
+    lr: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One complete run.
+
+    ``kind`` is ``"trial"`` (tuning) or ``"seed"`` (the chosen setting on a fresh seed). ``point`` is where in the
+    search space a trial lies, ``settings`` what the optimizer got. ``failure`` is None or one of :data:`FAILURES`.
     """
-    n = len(values)
-    half = float(student.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n) if n > 1 else None
-    return Interval(mean(values), half, tuple(values))
+
+    folder: Path
+    kind: str
+    study: int
+    round: int
+    number: int
+    seed: int
+    point: dict[str, float]
+    settings: dict[str, float]
+    failure: str | None
+    reason: str | None
+    validation: float | None
+    test: float | None
+    seconds: float
+    steps_to_target: int | None
+    seconds_to_target: float | None
+    spec: dict[str, Any] = field(repr=False)
+    environment: dict[str, str] = field(repr=False)
+    history: tuple[Evaluation, ...] = field(repr=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to the end of its schedule."""
+        return self.failure is None
 
 
-def summarise(comparison: Comparison, command: str) -> Summary:
-    """Everything the report shows, from what is stored now."""
-    plan = comparison.plan
-    groups = [list(cells) for _, cells in groupby(plan.cells(), key=lambda cell: (cell.task, cell.batch_size))]
-    return Summary(
-        tables=tuple(_table(comparison, cells) for cells in groups),
-        trials=plan.trials,
-        seeds=plan.seeds,
-        command=command,
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        environment=records.environment(),
-        protocol=_protocol(plan.trials, plan.seeds),
-    )
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One optimizer in one table: all its complete runs, tuning in the order of study, round and number.
+
+    ``planned_*`` is how much was asked for; ``left_out`` says why the optimizer does not apply to the task.
+    ``seconds_per_step`` comes from the interleaved timing pass: the seconds of single steps, or empty if it was not
+    made. ``older`` counts complete runs of other code or data, which are not used. ``recipe`` is what all runs of the
+    cell share: schedule, warm-up, clipping and so on.
+    """
+
+    folder: Path
+    optimizer: str
+    space: tuple[Axis, ...]
+    planned_trials: int
+    planned_studies: int
+    planned_seeds: int
+    trials: tuple[Run, ...]
+    seeds: tuple[Run, ...]
+    left_out: str | None = None
+    seconds_per_step: tuple[float, ...] = ()
+    older: int = 0
+    code: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metric: Metric = NONE
+
+    @property
+    def studies(self) -> tuple[tuple[Run, ...], ...]:
+        """The trials of each study."""
+        numbers = sorted({run.study for run in self.trials})
+        return tuple(tuple(run for run in self.trials if run.study == number) for number in numbers)
+
+    @property
+    def chosen(self) -> Run | None:
+        """The trial whose setting trained on fresh seeds: see :func:`choose`."""
+        return choose(self.studies, self.metric)
+
+    @property
+    def edges(self) -> dict[str, str]:
+        """The coordinates of the chosen setting that lie at an edge of all that was searched: "low" or "high"."""
+        chosen = self.chosen
+        if chosen is None:
+            return {}
+        found = {}
+        for axis in self.space:
+            tried = [run.point[axis.name] for run in self.trials if axis.name in run.point]
+            if axis.name in chosen.point and tried:
+                whole = Axis(axis.name, min(axis.low, *tried), max(axis.high, *tried), axis.log)
+                share = whole.share(chosen.point[axis.name])
+                if side := edge(share):
+                    found[axis.name] = side
+        return found
 
 
-def _protocol(trials: int, seeds: int) -> tuple[str, ...]:
-    return (
-        f"Every optimizer is tuned with {trials} trials: one scrambled Sobol sequence (seed {SEARCH_SEED}) over "
-        f"learning rate ({LR_FACTOR:g} times below to {LR_FACTOR:g} times above its usual scale), weight decay and "
-        "momentum, and with E in front also the gain α(1-β1) and the horizon 1/(1-β1).",
-        "An optimizer with more hyperparameters gets no more trials: what E adds to search has to pay for itself.",
-        "The best trial is the one with the best validation metric at the end of the schedule, not at its best moment.",
-        f"Its setting then trains on {seeds} fresh seeds (from {FIRST_FRESH_SEED}; each seeds initialisation and data "
-        "order, and is shared by all optimizers); only these runs ever see the test set.",
-        "Intervals are 95 % confidence intervals of the mean over these seeds (Student's t); they say nothing about "
-        "the luck of the search itself.",
-        f"All share the schedule (linear warm-up over {WARMUP:.0%} of the steps, cosine to zero), the second-moment "
-        f"decay ({SECOND_MOMENT:g}) and no weight decay on biases and normalisation parameters.",
-        f"A run fails when its loss is not finite or exceeds {DIVERGED:g} times its first value. Failed trials and "
-        "failed seeds are counted; an optimizer with failed seeds ranks below those with none.",
-        f"The target is a validation metric, checked {EVALUATIONS} times a run; seconds are training time without "
-        "evaluation, of runs that shared the machine with others of the same comparison.",
-    )
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All optimizers on one task at one batch size and training length."""
+
+    task: str
+    title: str
+    metric: Metric
+    batch_size: int
+    steps: int
+    budget: str
+    target: float | None
+    train_examples: int
+    cells: tuple[Cell, ...]
 
 
-def _table(comparison: Comparison, cells: Sequence[Cell]) -> Table:
-    task, data = tasks.load(cells[0].task)
-    names = {optimizer: left_out(task.name, optimizer) for optimizer in comparison.plan.optimizers}
-    rows = [_row(comparison, cell) for cell in cells]
-    return Table(
-        task=task.name,
-        title=task.title,
-        batch_size=cells[0].batch_size,
-        train_examples=len(data.train),
-        steps=cells[0].steps,
-        metric=task.metric,
-        target=task.budgets[cells[0].batch_size].target,
-        rows=tuple(sorted(rows, key=lambda row: _rank(row, task.metric.goal))),
-        left_out={optimizer: why for optimizer, why in names.items() if why is not None},
-    )
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A folder of a comparison."""
+
+    root: Path
+    tables: tuple[Table, ...]
+    problems: tuple[str, ...]
+    commands: tuple[str, ...]
+
+    @property
+    def runs(self) -> Iterator[Run]:
+        """Every complete run."""
+        for table in self.tables:
+            for cell in table.cells:
+                yield from (*cell.trials, *cell.seeds)
 
 
-def _rank(row: Row, goal: str) -> tuple[int, float]:
-    value = math.inf if row.test is None else -row.test.mean if goal == "max" else row.test.mean
-    return row.failed_seeds if row.test is not None else row.seeds + 1, value
+def edge(share: float) -> str | None:
+    """Which edge of a range a share of it lies at, if any.
+
+    >>> edge(0.95), edge(0.5), edge(0.0)
+    ('high', None, 'low')
+    """
+    return "low" if share < EDGE else "high" if share > 1.0 - EDGE else None
 
 
-def _row(comparison: Comparison, cell: Cell) -> Row:
-    trials = comparison.trials(cell)
-    best = comparison.best(cell)
-    jobs = comparison.fresh_seeds(cell)
-    seeds = [(job.folder, found) for job in jobs if (found := records.result(job.folder, job.run)) is not None]
-    finished = [(folder, result) for folder, result in seeds if result["status"] == "finished"]
-    results = [result for _, result in finished]
-    reached = [result for result in results if result["steps_to_target"] is not None]
-    histories = [records.metrics(folder) for folder, _ in finished]
-    return Row(
-        optimizer=cell.optimizer,
-        settings=best,
-        test=interval([result["test"] for result in results]) if results else None,
-        steps_to_target=mean(result["steps_to_target"] for result in reached) if reached else None,
-        seconds_to_target=mean(result["seconds_to_target"] for result in reached) if reached else None,
-        reached=len(reached),
-        seeds=len(seeds),
-        failed_seeds=len(seeds) - len(finished),
-        trials=len(trials),
-        failed_trials=sum(value is None for _, value in trials),
-        seconds=mean(result["seconds"] for result in results) if results else None,
-        validation=_curve(histories, "validation"),
-        train_loss=_curve(histories, "loss"),
-        tuning=tuple(trials),
-    )
+def best(trials: Sequence[Run], metric: Metric) -> Run | None:
+    """The finished trial with the best validation metric at the end of its schedule, the first of equals."""
+    found: Run | None = None
+    for run in trials:
+        if run.validation is None or not run.finished:
+            continue
+        if found is None or found.validation is None or metric.better(run.validation, found.validation):
+            found = run
+    return found
 
 
-def _curve(histories: Sequence[Sequence[dict[str, float]]], key: str) -> Curve | None:
-    if not histories:
-        return None
-    intervals = [interval([line[key] for line in lines]) for lines in zip(*histories, strict=True)]
-    return Curve(
-        steps=tuple(int(line["step"]) for line in histories[0]),
-        mean=tuple(i.mean for i in intervals),
-        low=tuple(i.mean - (i.half_width or 0.0) for i in intervals),
-        high=tuple(i.mean + (i.half_width or 0.0) for i in intervals),
-    )
+def choose(studies: Sequence[Sequence[Run]], metric: Metric) -> Run | None:
+    """The best trial of the study whose best is the median of the studies' bests (of two middle ones the worse).
+
+    A study in which nothing finished counts as the worst; where the median is such a study, no setting was found.
+    """
+    bests = [best(study, metric) for study in studies]
+    found = [run for run in bests if run is not None and run.validation is not None]
+    sign = -1.0 if metric.goal == "max" else 1.0
+    ordered: list[Run | None] = [*sorted(found, key=lambda run: sign * (run.validation or 0.0))]
+    ordered += [None] * (len(bests) - len(found))
+    return ordered[len(ordered) // 2] if ordered else None

@@ -1,0 +1,45 @@
+"""What is compared: how each optimizer is built and searched.
+
+Every optimizer has the same kind of search over its learning rate, its weight decay, its momentum, the decay of its
+second moment and, with E in front, α and β1: ranges of one width, the learning rate's placed around the optimizer's
+usual scale. Biases and normalisation parameters are never decayed.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import thalweg
+from thalweg.lab.contenders.builtin import CONTENDERS, DEFAULTS, Contender
+from thalweg.lab.contenders.dotted import by_dotted_name
+from thalweg.lab.contenders.space import Point, Settings, Space, settings
+from thalweg.lab.errors import UserError
+
+__all__ = ["CONTENDERS", "DEFAULTS", "Contender", "Point", "Settings", "Space", "contender", "defaults", "settings"]
+
+
+@cache
+def contender(name: str) -> Contender:
+    """The contender of this name, or any optimizer class by its dotted name.
+
+    Raises:
+        UserError: no such name, or a class that cannot be driven this way.
+    """
+    if name in CONTENDERS:
+        return CONTENDERS[name]
+    module, dot, attribute = name.rpartition(".")
+    if not (dot and module and attribute):
+        raise UserError(
+            f"unknown optimizer {name!r}: choose from {', '.join(CONTENDERS)}, or give the dotted name of a class"
+        )
+    return by_dotted_name(name)
+
+
+def defaults(chosen: Contender, batch_size: int) -> Settings:
+    """The settings of one run where nothing else is said: the middle of each axis, of E the paper's α and β1."""
+    found = settings({axis.name: axis.at(0.5) for axis in chosen.space})
+    if "gain" in {axis.name for axis in chosen.space}:
+        paper = thalweg.paper_defaults(batch_size)
+        ahead = chosen.name == "ema-nesterov"  # which knows no other way
+        found |= {"alpha": abs(paper["alpha"]) if ahead else paper["alpha"], "beta": paper["beta"]}
+    return found

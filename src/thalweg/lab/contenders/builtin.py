@@ -1,0 +1,159 @@
+"""The contenders by name: how each is built on a model, and its usual learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import thalweg
+from thalweg.lab.contenders.ema_nesterov import EMANesterov
+from thalweg.lab.contenders.muon import MuonAdamW, needs_matrices
+from thalweg.lab.contenders.space import COUPLED, DECOUPLED, E_AXES, Settings, Space, space
+from thalweg.lab.results import Axis
+
+Groups: TypeAlias = list[dict[str, Any]]
+Build: TypeAlias = Callable[[nn.Module, Settings], Optimizer]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """An optimizer in a comparison.
+
+    ``build`` gets a model and the settings that :func:`~thalweg.lab.contenders.space.settings` makes of a point of
+    ``space``. ``schedule`` is the optimizer's own, for one that replaces schedules (None: the comparison's).
+    """
+
+    name: str
+    space: Space
+    build: Build
+    says: str = ""
+    lacks: Callable[[nn.Module], str | None] = lambda model: None
+    """Why the optimizer does not apply to a model, or None."""
+    schedule: str | None = None
+
+
+def groups(model: nn.Module, s: Settings) -> Groups:
+    """Decayed and undecayed parameters, for optimizers that know nothing of trust ratios."""
+    return [
+        {"params": group["params"], "weight_decay": group["weight_decay"]}
+        for group in thalweg.param_groups(model, s["weight_decay"])
+    ]
+
+
+def _betas(s: Settings) -> tuple[float, float]:
+    return s["momentum"], s["beta2"]
+
+
+def _sgd(model: nn.Module, s: Settings) -> Optimizer:
+    return torch.optim.SGD(groups(model, s), lr=s["lr"], momentum=s["momentum"], nesterov=True)
+
+
+def _adam(model: nn.Module, s: Settings) -> Optimizer:
+    return torch.optim.Adam(groups(model, s), lr=s["lr"], betas=_betas(s))
+
+
+def _adamw(model: nn.Module, s: Settings) -> Optimizer:
+    return torch.optim.AdamW(groups(model, s), lr=s["lr"], betas=_betas(s))
+
+
+def _nadamw(model: nn.Module, s: Settings) -> Optimizer:
+    return torch.optim.NAdam(groups(model, s), lr=s["lr"], betas=_betas(s), decoupled_weight_decay=True)
+
+
+def _peer(name: str, **options: Any) -> Build:
+    """An optimizer of ``pytorch_optimizer`` that takes ``lr`` and ``betas``."""
+
+    def build(model: nn.Module, s: Settings) -> Optimizer:
+        import pytorch_optimizer
+
+        own = {key: s[key] for key in ("gamma",) if key in s}
+        made: Optimizer = getattr(pytorch_optimizer, name)(
+            groups(model, s), lr=s["lr"], betas=_betas(s), **own, **options
+        )
+        return made
+
+    return build
+
+
+def _ademamix(model: nn.Module, s: Settings) -> Optimizer:
+    from pytorch_optimizer import AdEMAMix
+
+    made: Optimizer = AdEMAMix(
+        groups(model, s), lr=s["lr"], betas=(*_betas(s), s["beta"]), alpha=s["alpha"], weight_decouple=True
+    )
+    return made
+
+
+def _lamb(model: nn.Module, s: Settings) -> Optimizer:
+    return thalweg.Lamb(thalweg.param_groups(model, s["weight_decay"]), lr=s["lr"], betas=_betas(s), eps=1e-6)
+
+
+def _alto(model: nn.Module, s: Settings) -> Optimizer:
+    decayed = thalweg.param_groups(model, s["weight_decay"])
+    return thalweg.ALTO(decayed, lr=s["lr"], betas=_betas(s), alpha=s["alpha"], beta=s["beta"], eps=1e-6)
+
+
+def _with_e(base: Build) -> Build:
+    return lambda model, s: thalweg.E(base(model, s), alpha=s["alpha"], beta=s["beta"])
+
+
+def _ema_nesterov(model: nn.Module, s: Settings) -> Optimizer:
+    return EMANesterov(_adamw(model, s), alpha=s["alpha"], beta=s["beta"])
+
+
+AHEAD = Axis("gain", 0.0, 0.9), E_AXES[1]  # E's axes, where they look ahead
+MIX = Axis("mix", 0.1, 20.0, log=True)
+GAMMA = Axis("gamma", 0.0025, 0.5, log=True)
+
+CONTENDERS: dict[str, Contender] = {
+    contender.name: contender
+    for contender in (
+        Contender("sgd", space(3e-2, COUPLED, second=False), _sgd, "SGD with Nesterov momentum"),
+        Contender("adam", space(5e-3, COUPLED), _adam, "Adam, decay in the gradient"),
+        Contender("adamw", space(5e-3, DECOUPLED), _adamw, "AdamW"),
+        Contender("nadamw", space(5e-3, DECOUPLED), _nadamw, "AdamW with Nesterov momentum"),
+        Contender("adabelief", space(5e-3, DECOUPLED), _peer("AdaBelief"), "AdaBelief"),
+        Contender("lamb", space(2e-2, DECOUPLED), _lamb, "bias-corrected LAMB"),
+        Contender("muon", space(2e-2, DECOUPLED), MuonAdamW, "torch's Muon, AdamW on the rest", needs_matrices),
+        Contender("soap", space(5e-3, DECOUPLED), _peer("SOAP"), "SOAP: Adam in Shampoo's eigenbasis"),
+        Contender(
+            "schedule-free",
+            space(5e-3, DECOUPLED),
+            _peer("ScheduleFreeAdamW"),
+            "Schedule-Free AdamW, at a constant rate after warm-up",
+            schedule="constant",
+        ),
+        Contender(
+            "ademamix",
+            space(5e-3, DECOUPLED, MIX, E_AXES[1]),
+            _ademamix,
+            "AdEMAMix: AdamW with a second, slow momentum",
+        ),
+        Contender(
+            "mars",
+            space(5e-3, DECOUPLED, GAMMA),
+            _peer("MARS", optimize_1d=True),
+            "MARS-AdamW, approximate variance reduction",
+        ),
+        Contender(
+            "ema-nesterov",
+            (*space(5e-3, DECOUPLED), *AHEAD),
+            _ema_nesterov,
+            "AdamW that looks ahead along the average of its moves",
+        ),
+        Contender("alto", space(2e-2, DECOUPLED, e=True), _alto, "ALTO: E in front of LAMB"),
+        Contender("e-adamw", space(5e-3, DECOUPLED, e=True), _with_e(_adamw), "E around AdamW"),
+        Contender("e-sgd", space(3e-2, COUPLED, second=False, e=True), _with_e(_sgd), "E around SGD"),
+        Contender("e-muon", space(2e-2, DECOUPLED, e=True), _with_e(MuonAdamW), "E around Muon", needs_matrices),
+    )
+}
+
+DEFAULTS = (
+    "sgd", "adamw", "nadamw", "lamb", "muon", "soap", "schedule-free", "ademamix", "mars", "ema-nesterov", "alto",
+    "e-adamw", "e-muon",
+)  # fmt: skip

@@ -1,0 +1,81 @@
+"""Which examples make which step: a pure function of seed, step, ranks and parts, so that any run can go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+from thalweg.lab.tasks import Rows
+
+if TYPE_CHECKING:
+    from thalweg.lab.engine.spec import RunSpec
+
+
+def batch_of(seed: int, step: int, examples: int, batch_size: int) -> list[int]:
+    """The examples of step ``step`` (from 0): each epoch in an order of its own, what is left of it dropped."""
+    return next(batches(seed, step, examples, batch_size))
+
+
+def batches(seed: int, start: int, examples: int, batch_size: int) -> Iterator[list[int]]:
+    """The examples of each step from ``start`` (from 0) on, without end."""
+    per_epoch = examples // batch_size
+    step = start
+    while True:
+        epoch = step // per_epoch
+        order = torch.randperm(examples, generator=torch.Generator().manual_seed((seed << 24) + epoch)).tolist()
+        for k in range(step % per_epoch, per_epoch):
+            yield order[k * batch_size : (k + 1) * batch_size]
+            step += 1
+
+
+def parts(indices: list[int], rank: int, ranks: int, micro_batch: int | None) -> list[list[int]]:
+    """What one rank does of a list of examples, in as many parts as every other rank."""
+    largest = math.ceil(len(indices) / ranks)
+    count = math.ceil(largest / micro_batch) if micro_batch else 1
+    mine = _split(indices, ranks)[rank]
+    return _split(mine, max(1, count))
+
+
+def _split(indices: list[int], count: int) -> list[list[int]]:
+    """In ``count`` pieces that differ in length by one at most, the longer ones first."""
+    short, longer = divmod(len(indices), count)
+    bounds = [k * short + min(k, longer) for k in range(count + 1)]
+    return [indices[a:b] for a, b in pairwise(bounds)]
+
+
+def loader(data: Any, pieces: Iterator[list[int]], workers: int = 0) -> DataLoader[Any]:
+    """Batches of these pieces of a data set."""
+    return DataLoader(
+        data,
+        batch_sampler=_Pieces(pieces),
+        collate_fn=_as_it_is if isinstance(data, Rows) else default_collate,
+        num_workers=workers,
+        generator=torch.Generator(),  # or each loader would draw from the global one, and a resumed run makes another
+    )
+
+
+class _Pieces(torch.utils.data.Sampler[list[int]]):
+    def __init__(self, pieces: Iterator[list[int]]) -> None:
+        self.pieces = pieces
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.pieces)
+
+
+def _as_it_is(batch: Any) -> Any:
+    """What :class:`Rows` fetches is a batch already."""
+    return batch
+
+
+def training_pieces(
+    spec: RunSpec, start: int, examples: int, rank: int, ranks: int, micro_batch: int | None
+) -> Iterator[list[int]]:
+    """The pieces of this rank for every step from ``start`` to the run's last."""
+    steps = batches(spec.seed, start, examples, spec.batch_size)
+    for _, batch in zip(range(start, spec.steps), steps, strict=False):
+        yield from parts(batch, rank, ranks, micro_batch)

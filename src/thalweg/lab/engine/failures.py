@@ -1,0 +1,72 @@
+"""How a run can fail, and whose fault it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from thalweg.lab.errors import TaskFault, UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Failed(Exception):  # noqa: N818 (an outcome, which is recorded)
+    """The run failed in a way that counts against the optimizer; ``kind`` is one of ``results.FAILURES``."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind, self.reason = kind, reason
+
+
+class Stopped(Exception):  # noqa: N818 (not an error)
+    """The run was asked to stop; its folder has no result."""
+
+
+def diverged(first: float, loss: float, value: float, step: int, factor: float = 10.0) -> None:
+    """Raise :class:`Failed` where a loss is not finite or has grown ``factor``-fold over the first step's."""
+    if not (math.isfinite(loss) and math.isfinite(value)):
+        raise Failed("diverged", f"non-finite loss at step {step}")
+    if loss - first > (factor - 1.0) * abs(first):
+        raise Failed("diverged", f"loss {loss:.4g} more than {factor:g} times the first, {first:.4g}, at step {step}")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+@contextmanager
+def of_the_optimizer() -> Iterator[None]:
+    """Whatever an optimizer raises, ``SystemExit`` included, is a failure to count; only Ctrl-C passes."""
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped, Failed, UserError):
+        raise
+    except BaseException as error:
+        raise Failed("out of memory" if _out_of_memory(error) else "refused", _said(error)) from error
+
+
+@contextmanager
+def of_the_task(task: str, where: str, model: nn.Module | None = None) -> Iterator[None]:
+    """What a task's code raises stops everything, unless memory ran out or non-finite parameters explain it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped, Failed, UserError, TaskFault):
+        raise
+    except BaseException as error:
+        if _out_of_memory(error):
+            raise Failed("out of memory", _said(error)) from error
+        if model is not None and not all(p.isfinite().all() for p in model.parameters()):
+            raise Failed("diverged", f"parameters are not finite, and {where} raised {_said(error)}") from error
+        raise TaskFault(task, where) from error

@@ -1,0 +1,207 @@
+"""One run in its folder: begun, gone on with, or already there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from thalweg.lab import records, tasks
+from thalweg.lab.engine import checkpoint
+from thalweg.lab.engine.failures import Failed, of_the_task
+from thalweg.lab.engine.loop import How, Training
+from thalweg.lab.errors import UserError
+from thalweg.lab.reading import read_run
+from thalweg.lab.records import Damaged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from thalweg.lab.engine.spec import RunSpec
+
+WRITE_SECONDS = 2.0  # between two writes of the metrics of a run under way
+Heard = Callable[[Training, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a run is to a comparison: a trial of a study, or a fresh seed. It does not decide what the run computes."""
+
+    kind: str = "seed"
+    study: int = 0
+    round: int = 0
+    number: int = 0
+    point: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "kind": self.kind, "study": self.study, "round": self.round, "number": self.number, "point": self.point
+        }  # fmt: skip
+
+
+def stored(folder: Path, spec: RunSpec) -> dict[str, Any] | None:
+    """The result of this very run, or None: it is not complete, or a record of it is damaged."""
+    if not (folder / "result.json").exists():
+        return None
+    try:
+        if records.read_json(folder / "spec.json").get("hash") != spec.hash:
+            return None
+        read_run(folder)  # as the report will read it
+        return records.read_json(folder / "result.json")
+    except Damaged:
+        return None
+
+
+def train(
+    spec: RunSpec,
+    folder: Path,
+    place: Place | None = None,
+    *,
+    how: How | None = None,
+    heard: Heard = lambda training, event: None,
+) -> dict[str, Any]:
+    """Train as ``spec`` says, record in ``folder``, and return the result, or the one that is there already.
+
+    An unfinished run of the same spec goes on from its checkpoint. All ranks of a distributed run call this; the first
+    one writes.
+
+    Args:
+        spec: what to train.
+        folder: the run's own folder.
+        place: what the run is to a comparison.
+        how: how to carry it out.
+        heard: told of each "step", "evaluation" and "checkpoint"; may raise :class:`Stopped`.
+
+    Returns:
+        The content of ``result.json``: see :mod:`thalweg.lab`.
+
+    Raises:
+        TaskFault: the task's code raised; there is no result.
+        UserError: the run cannot begin, or the folder cannot be written.
+    """
+    how = how or How()
+    if (found := stored(folder, spec)) is not None:
+        return found
+    writer = _Writer(spec, folder, place or Place())
+    try:
+        training = Training(spec, folder, how)
+    except Failed as failed:
+        writer.begin()
+        return writer.end(_failed(failed, None))
+    writer.first_rank = training.accelerator.is_main_process
+    if writer.first_rank:
+        writer.begin()
+    training.accelerator.wait_for_everyone()
+    if how.trackers:
+        training.accelerator.init_trackers("thalweg", config=_flat(spec))
+    try:
+        training.restore()
+        training.run(lambda t, event: writer.hear(t, event, heard))
+        result = _finished(training)
+    except Failed as failed:
+        result = _failed(failed, training)
+    finally:
+        if how.trackers:
+            training.accelerator.end_training()
+    writer.history(training.history)
+    return writer.end(result)
+
+
+class _Writer:
+    """The records of a run; of a distributed one only the first rank's are written."""
+
+    def __init__(self, spec: RunSpec, folder: Path, place: Place) -> None:
+        self.spec, self.folder, self.place = spec, folder, place
+        self.first_rank, self.written = True, 0.0
+
+    def begin(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            damaged = self.folder / "result.json"
+            if damaged.exists():  # of this run, or it would lie elsewhere, and unreadable: kept beside
+                damaged.replace(self.folder / "result.json.damaged")
+            records.write_json(self.folder / "spec.json", {**self.spec.as_dict(), "place": self.place.as_dict()})
+            records.write_json(self.folder / "environment.json", records.environment())
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
+
+    def hear(self, training: Training, event: str, heard: Heard) -> None:
+        if event == "evaluation":
+            if training.how.trackers:
+                line = training.history[-1]
+                training.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+            if time.monotonic() - self.written > WRITE_SECONDS and training.step < self.spec.steps:
+                self.history(training.history)
+        heard(training, event)
+
+    def history(self, lines: list[dict[str, Any]]) -> None:
+        if self.first_rank:
+            try:
+                records.write_lines(self.folder / "metrics.jsonl", lines)
+            except OSError as error:
+                raise _unwritable(self.folder, error) from None
+            self.written = time.monotonic()
+
+    def end(self, result: dict[str, Any]) -> dict[str, Any]:
+        if self.first_rank:
+            try:
+                if not (self.folder / "metrics.jsonl").exists():
+                    records.write_lines(self.folder / "metrics.jsonl", [])
+                records.write_json(self.folder / "result.json", result)
+                checkpoint.remove(self.folder)
+            except OSError as error:
+                raise _unwritable(self.folder, error) from None
+        return result
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {folder} ({error.strerror or error}): choose another folder with --out")
+
+
+def _finished(training: Training) -> dict[str, Any]:
+    spec, history = training.spec, training.history
+    task = training.task
+    budget = tasks.target_of(task, spec.batch_size, spec.steps)
+    reached = next(
+        (line for line in history if budget is not None and task.metric.reached(line["validation"], budget)), None
+    )
+    result = {
+        "status": "finished",
+        "failure": None,
+        "reason": None,
+        "validation": history[-1]["validation"],
+        "seconds": training.seconds,
+        "steps_to_target": reached and reached["step"],
+        "seconds_to_target": reached and reached["seconds"],
+    }
+    if spec.test:
+        with of_the_task(spec.task, "its score on the test set"):
+            result["test"] = training.score("test")
+    return result
+
+
+def _failed(failed: Failed, training: Training | None) -> dict[str, Any]:
+    return {
+        "status": "failed",
+        "failure": failed.kind,
+        "reason": failed.reason,
+        "validation": None,
+        "seconds": training.seconds if training else 0.0,
+        "steps_to_target": None,
+        "seconds_to_target": None,
+    }
+
+
+def crashed(spec: RunSpec, folder: Path, place: Place, reason: str) -> dict[str, Any]:
+    """Record that the run took its process down with it."""
+    writer = _Writer(spec, folder, place)
+    writer.begin()
+    return writer.end(_failed(Failed("crashed", reason), None))
+
+
+def _flat(spec: RunSpec) -> dict[str, Any]:
+    values = spec.as_dict()
+    settings = values.pop("settings")
+    return {key: value for key, value in {**values, **settings}.items() if value is not None}

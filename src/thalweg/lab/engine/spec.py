@@ -1,0 +1,137 @@
+"""Everything that decides a run."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import thalweg
+from thalweg.lab import records, tasks
+from thalweg.lab.contenders import CONTENDERS, contender
+from thalweg.lab.engine.augment import AUGMENTATIONS
+from thalweg.lab.engine.schedules import LR_RULES, SCHEDULES
+from thalweg.lab.errors import UserError
+
+NOT_TRAINING = ("bench", "jax", "lab/report", "lab/search", "theory", "landscape")
+NOT_TRAINING_FILES = (
+    "cli.py", "__main__.py", "lab/cli.py", "lab/commands.py", "lab/progress.py", "lab/reading.py",
+    "lab/results.py", "lab/statistics.py", "lab/summary.py", "lab/tables.py", "lab/terminal.py",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Everything that decides a run; equal specs have equal hashes, and only then is a record used again.
+
+    ``batch_size`` is the global one, on however many processes and in however many parts. ``settings`` are what the
+    contender's ``build`` gets. ``test`` asks for the test metric at the end, which tuning never sees. ``lr_rule``
+    scales the learning rate from ``lr_base`` examples a batch to ``batch_size``. ``code`` and ``data`` are the hashes
+    of what trains and of what it trains on: see :func:`code_hash` and :func:`~thalweg.lab.tasks.data_hash`.
+
+    Raises:
+        UserError: a value that no run can have.
+    """
+
+    task: str
+    batch_size: int
+    steps: int
+    optimizer: str
+    settings: dict[str, float] = field(hash=False)
+    seed: int = 0
+    test: bool = False
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    lr_rule: str = "none"
+    lr_base: int = 256
+    clip: float | None = None
+    label_smoothing: float = 0.0
+    augment: str | None = None
+    precision: str = "no"
+    evaluations: int = 20
+    code: str = ""
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, name: str, wanted: str) -> None:
+            if not ok:
+                raise UserError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+
+        check(1 <= self.batch_size <= 2**31, "batch_size", f"an integer from 1 to {2**31}")
+        check(1 <= self.steps <= 10**9, "steps", f"an integer from 1 to {10**9}")
+        check(0 <= self.seed < 2**32, "seed", f"an integer from 0 to {2**32 - 1}")
+        check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
+        check(0.0 <= self.warmup < 1.0, "warmup", "a share of the steps in [0, 1)")
+        check(self.lr_rule in LR_RULES, "lr_rule", f"one of {', '.join(LR_RULES)}")
+        check(self.lr_base >= 1, "lr_base", "an integer of at least 1")
+        check(self.clip is None or self.clip > 0.0, "clip", "None or greater than 0")
+        check(0.0 <= self.label_smoothing < 1.0, "label_smoothing", "in [0, 1)")
+        known = ", ".join(AUGMENTATIONS)
+        check(self.augment is None or self.augment in AUGMENTATIONS, "augment", f"None or one of {known}")
+        check(self.precision in ("no", "bf16", "fp16"), "precision", "one of no, bf16, fp16")
+        check(1 <= self.evaluations <= 10_000, "evaluations", "an integer from 1 to 10000")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, with the version of the format and the hash."""
+        return {"format": records.FORMAT, "hash": self.hash, **asdict(self)}
+
+    @property
+    def hash(self) -> str:
+        """12 hexadecimal digits of SHA-256 over everything."""
+        text = json.dumps({"format": records.FORMAT, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def stamped(self) -> RunSpec:
+        """With the hashes of the code and the data that are here."""
+        return replace(self, code=code_hash(self.task, self.optimizer), data=tasks.data_hash(self.task))
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> RunSpec:
+        """The spec that :meth:`as_dict` wrote.
+
+        Raises:
+            ValueError: it is of another format, lacks something, or has something unknown.
+        """
+        known = {one.name for one in fields(cls)}
+        own = {key: value for key, value in values.items() if key not in ("format", "hash", "place")}
+        if values.get("format") != records.FORMAT or set(own) != known:
+            raise ValueError(f"not a spec of format {records.FORMAT}")
+        return cls(**own)
+
+
+@cache
+def code_hash(task: str, optimizer: str) -> str:
+    """A hash of the source of what trains: Thalweg's, without benchmarks and reports, the task's and the optimizer's.
+
+    Of an optimizer that another package brings, the module that defines it counts.
+    """
+    digest = hashlib.sha256(_own_source())
+    if task not in tasks.TASKS:
+        digest.update(_module_of(type(tasks.find(task))))
+    if optimizer not in CONTENDERS:
+        contender(optimizer)  # importable, or a clear error
+        module, _, attribute = optimizer.rpartition(".")
+        digest.update(_module_of(getattr(__import__(module, fromlist=[attribute]), attribute)))
+    return digest.hexdigest()[:12]
+
+
+@cache
+def _own_source() -> bytes:
+    root = Path(inspect.getfile(thalweg)).parent
+    digest = hashlib.sha256()
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.cpp")]):
+        name = path.relative_to(root).as_posix()
+        if name not in NOT_TRAINING_FILES and not any(name.startswith(f"{room}/") for room in NOT_TRAINING):
+            digest.update(name.encode() + path.read_bytes())
+    return digest.digest()
+
+
+def _module_of(thing: type) -> bytes:
+    try:
+        return Path(inspect.getfile(thing)).read_bytes()
+    except (OSError, TypeError):
+        return thing.__qualname__.encode()

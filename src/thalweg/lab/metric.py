@@ -1,0 +1,41 @@
+"""What is measured on a data set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A test metric: ``goal`` is ``"max"`` or ``"min"``; ``log`` asks for a logarithmic axis and geometric intervals.
+
+    ``low`` and ``high`` are the least and the greatest value it can have: no interval reaches beyond them.
+    """
+
+    name: str
+    goal: str
+    unit: str = ""
+    log: bool = False
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.goal not in ("max", "min"):
+            raise ValueError(f"goal must be 'max' or 'min', got {self.goal!r}")
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether ``a`` is a strictly better value than ``b``.
+
+        >>> Metric("accuracy", "max").better(0.9, 0.8), Metric("loss", "min").better(0.9, 0.8)
+        (True, False)
+        """
+        return a > b if self.goal == "max" else a < b
+
+    def reached(self, value: float, target: float) -> bool:
+        """Whether ``value`` is as good as ``target``.
+
+        >>> Metric("accuracy", "max").reached(0.9, 0.9)
+        True
+        """
+        return not self.better(target, value) and not math.isnan(value)

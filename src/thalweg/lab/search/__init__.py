@@ -1,0 +1,1 @@
+"""Which runs a comparison is made of, and who carries them out."""

@@ -1,0 +1,180 @@
+"""Who runs what: one run, one worker, wherever the workers are, and whoever of them dies.
+
+A claim is a ticket. The tickets of a run are numbered, a number is given out once, and the holder of the highest one
+runs. Its ticket *beats* while it lives; one that has not beaten for :data:`LEASE` seconds, by the observer's own clock,
+or whose process is known to be dead, can be outbid with the next number. So a stall of a machine costs a run twice, not
+its records, which are written whole: who sees a higher ticket than its own stops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import psutil
+
+from thalweg.lab.records import Damaged, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from thalweg.lab.search.cells import Job
+
+BEAT = 5.0
+LEASE = 60.0
+
+
+class Claim(Protocol):
+    """A run that is ours for now."""
+
+    def beat(self) -> bool:
+        """Say that we live; False if somebody has outbid us."""
+
+    def release(self, result: dict[str, Any] | None) -> None:
+        """Give it back, complete (its records are in its folder) or not (None)."""
+
+
+class Claims(Protocol):
+    """Where tickets are drawn."""
+
+    def take(self, job: Job) -> Claim | None:
+        """The claim of a run that nobody else runs or has run; None otherwise."""
+
+
+@cache
+def here() -> str:
+    """This machine, or container, since it was started: where a process number means something."""
+    parts = [socket.gethostname()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        try:
+            parts.append(
+                str(Path(path).readlink()) if path.startswith("/proc/self") else Path(path).read_text().strip()
+            )
+        except OSError:
+            parts.append("")
+    return "/".join(parts)
+
+
+def owner() -> dict[str, Any]:
+    """This process."""
+    return {"host": here(), "pid": os.getpid(), "started": psutil.Process().create_time(), "id": uuid.uuid4().hex}
+
+
+def known_dead(who: dict[str, Any]) -> bool:
+    """Whether a process of this machine is over."""
+    if who.get("host") != here() or not isinstance(who.get("pid"), int):
+        return False
+    try:
+        return bool(abs(psutil.Process(who["pid"]).create_time() - float(who.get("started", 0.0))) > 1.0)
+    except (psutil.NoSuchProcess, ValueError, TypeError, OverflowError):
+        return True
+    except psutil.Error:
+        return False
+
+
+class Watch:
+    """Whose heart still beats, by our own clock: the machines' clocks need not agree."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, tuple[object, float]] = {}
+
+    def silent(self, ticket: str, beat: object) -> bool:
+        """Whether the ticket's beat has not changed for :data:`LEASE` seconds of our watching."""
+        if ticket not in self.seen or self.seen[ticket][0] != beat:
+            self.seen[ticket] = beat, time.monotonic()
+        return time.monotonic() - self.seen[ticket][1] > LEASE
+
+
+class FileClaims:
+    """Tickets as files ``claim-N`` in a run's folder, which may be shared: made exclusively, touched to beat."""
+
+    def __init__(self) -> None:
+        self.watch = Watch()
+
+    def take(self, job: Job) -> Claim | None:
+        """See :class:`Claims`."""
+        job.folder.mkdir(parents=True, exist_ok=True)
+        tickets = _numbers(job.folder)
+        top = max(tickets, default=-1)
+        if top >= 0 and not self._over(job.folder / f"claim-{top}"):
+            return None
+        path = job.folder / f"claim-{top + 1}"
+        try:
+            with path.open("x") as file:
+                json.dump(owner(), file)
+        except FileExistsError:
+            return None
+        if (job.folder / "result.json").exists() and not _damaged(job):  # complete since it was last looked at
+            path.unlink(missing_ok=True)
+            return None
+        return _FileClaim(path)
+
+    def _over(self, path: Path) -> bool:
+        try:
+            beat = path.stat().st_mtime_ns
+            who = read_json(path)
+        except OSError:
+            return False  # just given back: the next look will tell
+        except Damaged:  # being written, or its disk was full
+            who = {}
+        return known_dead(who) or self.watch.silent(str(path), beat)
+
+
+class _FileClaim:
+    def __init__(self, path: Path) -> None:
+        self.path, self.number = path, int(path.name.removeprefix("claim-"))
+
+    def beat(self) -> bool:
+        try:
+            os.utime(self.path)
+            return max(_numbers(self.path.parent)) == self.number
+        except (OSError, ValueError):
+            return False
+
+    def release(self, result: dict[str, Any] | None) -> None:
+        for number in _numbers(self.path.parent) if result is not None else [self.number]:
+            if number <= self.number:
+                (self.path.parent / f"claim-{number}").unlink(missing_ok=True)
+
+
+def _damaged(job: Job) -> bool:
+    from thalweg.lab.engine import stored
+
+    return stored(job.folder, job.spec) is None
+
+
+def _numbers(folder: Path) -> list[int]:
+    names = (path.name.removeprefix("claim-") for path in folder.glob("claim-*"))
+    return [int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 9]
+
+
+@contextmanager
+def beating(claim: Claim) -> Iterator[threading.Event]:
+    """Beat in the background; the event is set when somebody has outbid us."""
+    lost, over = threading.Event(), threading.Event()
+
+    def run() -> None:
+        while not over.wait(BEAT):
+            try:
+                alive = claim.beat()
+            except Exception:  # a database that is away for a moment; the lease is a dozen beats
+                continue
+            if not alive:
+                lost.set()
+                return
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,171 @@
+"""A comparison under way: worker processes, and somebody who looks after them."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thalweg.lab.engine import crashed
+from thalweg.lab.engine.checkpoint import NAME
+from thalweg.lab.errors import TaskFault, UserError
+from thalweg.lab.search.work import Assignment, process
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+    from pathlib import Path
+
+    from thalweg.lab.search.cells import Job
+
+KILLS = 3  # of a run's process without any progress, before it counts as a crash: out of memory, as a rule
+PATIENCE = 5.0  # seconds that workers have to stop when asked
+LARGEST_JOBS = 256
+Listen = Callable[[str, Any], None]
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    job: Job | None = None
+    over: bool = False
+
+
+@dataclass
+class _Crashes:
+    """How often each run took its process down, since it last got anywhere."""
+
+    counts: dict[Path, tuple[int, float]] = field(default_factory=dict)
+
+    def add(self, job: Job) -> int:
+        try:
+            reached = (job.folder / NAME).stat().st_mtime
+        except OSError:
+            reached = 0.0
+        count, before = self.counts.get(job.folder, (0, 0.0))
+        self.counts[job.folder] = (count + 1 if reached == before else 1), reached
+        return self.counts[job.folder][0]
+
+
+def default_jobs() -> int:
+    """One process on an accelerator, else one a core: small models do not gain from threads."""
+    return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, LARGEST_JOBS)
+
+
+def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: None, *, timing: bool = False) -> None:
+    """Work with so many processes until the comparison is done, or time its tables with one.
+
+    ``listen`` hears what the workers tell, as (job, value) where it is about one.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the workers have stopped, or were killed after a few seconds.
+        TaskFault: a task's code raised.
+        UserError: a worker says so, or workers do not even start.
+    """
+    context = mp.get_context("spawn")
+    crashes, early = _Crashes(), 0
+    workers: list[_Worker] = []
+
+    def start() -> None:
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=process, args=(assignment, timing, theirs), daemon=True)
+        child.start()
+        theirs.close()
+        workers.append(_Worker(child, ours))
+
+    with _terminable():
+        try:
+            for _ in range(1 if timing else jobs):
+                start()
+            while any(not worker.over for worker in workers):
+                listen("tick", None)
+                for connection in wait([w.connection for w in workers if not w.over], timeout=0.2):
+                    worker = next(w for w in workers if w.connection is connection)
+                    try:
+                        what, value = worker.connection.recv()
+                    except Exception:  # its process is gone, perhaps amid a sentence
+                        worker.over = True
+                        worker.process.join(PATIENCE)
+                        early += worker.job is None
+                        _bury(worker, crashes)
+                        if early > 2:
+                            raise UserError(
+                                f"worker processes end at once (exit code {worker.process.exitcode}): start fewer with "
+                                "--jobs"
+                            ) from None
+                        start()
+                        continue
+                    _hear(worker, what, value, listen)
+        finally:
+            _stop(workers)
+
+
+def _hear(worker: _Worker, what: str, value: Any, listen: Listen) -> None:
+    if what in ("over", "stopped"):
+        worker.over = True
+    elif what == "error":
+        raise UserError(value)
+    elif what == "fault":
+        raise TaskFault(*value)
+    elif what == "bug":
+        raise RuntimeError(f"in a worker process:\n{value}")
+    elif what == "run":
+        worker.job = value
+        listen(what, value)
+    elif what in ("part", "end"):
+        listen(what, (worker.job, value))
+    else:
+        listen(what, value)
+
+
+def _bury(worker: _Worker, crashes: _Crashes) -> None:
+    """Of a process that is gone: record the run that took it down, unless it was merely killed, which may be luck."""
+    job, code = worker.job, worker.process.exitcode
+    if job is None or (job.folder / "result.json").exists():
+        return
+    if code == -signal.SIGKILL:
+        if crashes.add(job) >= KILLS:
+            crashed(job.spec, job.folder, job.place, f"killed {KILLS} times (perhaps for want of memory)")
+    else:
+        how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+        crashed(job.spec, job.folder, job.place, f"its process ended ({how})")
+
+
+def _stop(workers: list[_Worker]) -> None:
+    """Ask, wait a little, kill."""
+    try:
+        for worker in workers:
+            if worker.process.is_alive():
+                worker.process.terminate()
+        deadline = time.monotonic() + PATIENCE
+        for worker in workers:
+            while worker.process.is_alive() and time.monotonic() < deadline:
+                while worker.connection.poll():  # or it waits for us to listen
+                    try:
+                        worker.connection.recv()
+                    except (EOFError, OSError):
+                        break
+                worker.process.join(0.05)
+    finally:  # a second Ctrl-C comes here at once
+        for worker in workers:
+            if worker.process.is_alive():
+                worker.process.kill()
+            worker.process.join()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,122 @@
+"""What a comparison is asked to do, as cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from thalweg.lab import tasks
+from thalweg.lab.contenders import contender
+from thalweg.lab.engine.failures import of_the_task
+from thalweg.lab.engine.spec import RunSpec, code_hash
+from thalweg.lab.errors import UserError
+from thalweg.lab.search.cells import RECIPE, Cell, same_recipe, stored_cell
+from thalweg.lab.tasks import Budget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from thalweg.lab.tasks import Task
+
+BUDGETS = ("short", "long")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare.
+
+    ``batch_sizes`` None: each task's own. ``steps`` None: the task's short and long budgets, as ``budgets`` says.
+    ``recipe`` holds fields of :class:`~thalweg.lab.engine.RunSpec` that differ from their defaults.
+    """
+
+    tasks: tuple[str, ...]
+    batch_sizes: tuple[int, ...] | None
+    optimizers: tuple[str, ...]
+    trials: int
+    studies: int
+    seeds: int
+    steps: int | None = None
+    budgets: tuple[str, ...] = BUDGETS
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def cells(self, root: Path) -> tuple[list[Cell], list[str]]:
+        """Every optimizer in every table, and what is left out of the comparison, a sentence each.
+
+        Raises:
+            UserError: nothing is left to compare, an unknown name, a value that no run can have, or a folder that
+                holds a comparison with another recipe.
+            TaskFault: a task's code raises.
+        """
+        for optimizer in dict.fromkeys(self.optimizers):
+            contender(optimizer)
+        found: list[Cell] = []
+        notes: list[str] = []
+        for name in dict.fromkeys(self.tasks):
+            task, splits = tasks.load(name)
+            sizes = self.batch_sizes or tuple(one.batch_size for one in task.budgets)
+            with of_the_task(name, "model()"):
+                model = task.model()
+            lacks = {optimizer: contender(optimizer).lacks(model) for optimizer in dict.fromkeys(self.optimizers)}
+            for batch_size in dict.fromkeys(sizes):
+                if batch_size > len(splits.train):
+                    notes.append(
+                        f"{name} at batch size {batch_size} is left out: it has {len(splits.train)} training examples"
+                    )
+                    continue
+                for budget in self._budgets(task, batch_size):
+                    for optimizer, lacking in lacks.items():
+                        found.append(self._cell(root, name, budget, optimizer, lacking))
+        if not found:
+            raise UserError(f"nothing to compare: {'; '.join(notes)}" if notes else "nothing to compare: name a task")
+        return found, notes
+
+    def _budgets(self, task: Task, batch_size: int) -> Iterator[Budget]:
+        if self.steps is not None:
+            yield Budget(batch_size, self.steps, tasks.target_of(task, batch_size, self.steps), "custom")
+            return
+        for name in self.budgets:
+            if (budget := tasks.budget_at(task.budgets, batch_size, name)) is not None:
+                yield budget
+
+    def _cell(self, root: Path, task: str, budget: Budget, optimizer: str, lacking: str | None) -> Cell:
+        defaults = RunSpec(task, budget.batch_size, budget.steps, optimizer, {})
+        recipe = {name: getattr(defaults, name) for name in RECIPE} | self.recipe
+        if contender(optimizer).schedule is not None:
+            recipe["schedule"] = contender(optimizer).schedule
+        cell = Cell(
+            task=task,
+            batch_size=budget.batch_size,
+            steps=budget.steps,
+            budget=budget.name,
+            target=budget.target,
+            optimizer=optimizer,
+            space=contender(optimizer).space,
+            recipe=recipe,
+            trials=self.trials,
+            studies=self.studies,
+            seeds=self.seeds,
+            code=code_hash(task, optimizer),
+            data=tasks.data_hash(task),
+            left_out=lacking,
+        )
+        cell.spec({}, 0, test=False)  # a value that no run can have is found here
+        return _no_less(cell, stored_cell(cell.folder(root)), root)
+
+
+def _no_less(cell: Cell, stored: dict[str, Any], root: Path) -> Cell:
+    """The cell with at least as much as its folder has been asked for before."""
+    before = stored.get("recipe")
+    if isinstance(before, dict) and not same_recipe(cell.recipe, before):
+        differ = sorted(key for key, value in cell.recipe.items() if before.get(key) != value)
+        raise UserError(
+            f"{root} holds a comparison with other {', '.join(differ) or 'settings'}: choose another folder with --out"
+        )
+
+    def most(name: str) -> int:
+        value, own = stored.get(name), int(getattr(cell, name))
+        return (
+            max(own, value) if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10_000 else own
+        )
+
+    return replace(cell, trials=most("trials"), studies=most("studies"), seeds=most("seeds"))

@@ -1,0 +1,85 @@
+"""Seconds a step of each optimizer, apart from quality: warm, interleaved, alone on the machine."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+
+from thalweg.lab import records, results, tasks
+from thalweg.lab.engine import Failed, How, Stopped, Training
+from thalweg.lab.search.cells import Cell, Reader, slug
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WARM, ROUNDS, SECONDS = 3, 20, 10.0  # steps before, steps of each, and at most so long a table
+
+
+def time_tables(root: Path, cells: Sequence[Cell], stop: Callable[[], bool] = lambda: False) -> None:
+    """Time every table whose optimizers have settings, and write ``timing/STEPS-steps.json`` beside its runs.
+
+    A table is timed again when a setting has changed. In each round every optimizer takes one step, in an order of
+    the round's own, so that whatever slows the machine slows all of them.
+    """
+    reader = Reader()
+    for (task, batch_size, steps), group in groupby(cells, key=lambda cell: (cell.task, cell.batch_size, cell.steps)):
+        path = root / "runs" / slug(task) / str(batch_size) / "timing" / f"{steps}-steps.json"
+        chosen = {}
+        for cell in group:
+            if not list(cell.open_jobs(root, reader)) and (run := chosen_of(cell, root, reader)) is not None:
+                chosen[cell.optimizer] = cell.spec(run.settings, 0, test=False)
+        hashes = {name: spec.hash for name, spec in chosen.items()}
+        try:
+            if records.read_json(path).get("specs") == hashes:
+                continue
+        except records.Damaged:
+            pass
+        trainings = {}
+        for name, spec in chosen.items():
+            try:
+                trainings[name] = Training(replace(spec, steps=WARM + ROUNDS), root, How())
+            except Failed:
+                continue
+        seconds = _interleaved(trainings, stop)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**records.environment(), "threads": str(torch.get_num_threads())}
+        records.write_json(path, {"specs": hashes, "environment": environment, "seconds": seconds})
+
+
+def chosen_of(cell: Cell, root: Path, reader: Reader) -> results.Run | None:
+    """The chosen trial of a cell whose studies are complete."""
+    studies: dict[int, list[results.Run]] = {}
+    for run in reader.found.values():
+        if run.kind == "trial" and run.folder.is_relative_to(cell.folder(root)):
+            studies.setdefault(run.study, []).append(run)
+    ordered = [sorted(studies[k], key=lambda run: (run.round, run.number)) for k in sorted(studies)]
+    return results.choose(ordered, tasks.find(cell.task).metric)
+
+
+def _interleaved(trainings: dict[str, Training], stop: Callable[[], bool]) -> dict[str, list[float]]:
+    batches = {name: training.batches() for name, training in trainings.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in trainings}
+    order, began = random.Random(0), time.perf_counter()
+    for turn in range(WARM + ROUNDS):
+        names = list(trainings)
+        order.shuffle(names)
+        for name in names:
+            if stop():
+                raise Stopped
+            started = trainings[name]._clock()
+            try:
+                trainings[name].take_step(batches[name])
+            except Failed:
+                del trainings[name], seconds[name]
+                continue
+            if turn >= WARM:
+                seconds[name].append(trainings[name]._clock() - started)
+        if time.perf_counter() - began > SECONDS and turn > WARM:
+            break
+    return seconds

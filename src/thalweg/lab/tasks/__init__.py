@@ -1,0 +1,112 @@
+"""What is trained: built-in tasks by name, the user's own as ``module:Class``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from thalweg.lab.errors import TaskFault, UserError
+from thalweg.lab.metric import Metric
+from thalweg.lab.tasks.base import Batch, Budget, Rows, Splits, Task, budget_at, fingerprint, target_of
+from thalweg.lab.tasks.digits import Digits
+from thalweg.lab.tasks.fashion_mnist import FashionMNIST
+from thalweg.lab.tasks.pydoc_lm import PydocLM
+from thalweg.lab.tasks.quadratic_deep import QuadraticDeep
+from thalweg.lab.tasks.sine import Sine
+
+__all__ = [
+    "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Task", "budget_at", "data_hash", "find", "load",
+    "target_of",
+]  # fmt: skip
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Sine, Digits, PydocLM, FashionMNIST, QuadraticDeep)}
+
+
+@cache
+def find(name: str) -> Task:
+    """The task of this name, or the one a user names as ``module:Class``, from the current folder as well.
+
+    Raises:
+        UserError: there is none, or it is no task.
+        TaskFault: its module or its constructor raises.
+    """
+    if name in TASKS:
+        return TASKS[name]()
+    module, colon, attribute = name.partition(":")
+    if not (colon and module and attribute):
+        raise UserError(f"unknown task {name!r}: choose from {', '.join(TASKS)}, or name your own as module:Class")
+    importable_from_here()
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module == missing or module.startswith(f"{missing}."):
+            raise UserError(
+                f"cannot import task {name!r} (no module {missing!r} here or among what is installed): check the name"
+            ) from None
+        raise TaskFault(name, "its module") from error
+    except (ValueError, TypeError) as error:  # of a name that is none, such as ..x
+        raise UserError(f"cannot import task {name!r} ({error}): check the name") from None
+    except Exception as error:
+        raise TaskFault(name, "its module") from error
+    if not (inspect.isclass(found) and issubclass(found, Task)):
+        what = "is not there" if found is None else f"is {found!r:.60}"
+        raise UserError(f"task {name!r} {what}: name a subclass of thalweg.lab.tasks.Task")
+    try:
+        task = found()
+    except Exception as error:
+        raise TaskFault(name, "its constructor") from error
+    _check(name, task)
+    return task
+
+
+def _check(name: str, task: Task) -> None:
+    """Raise :class:`UserError` where the declarations of a user's task are not what they should be."""
+    if not isinstance(getattr(task, "metric", None), Metric):
+        raise UserError(f"task {name!r} needs metric = Metric(name, 'max' or 'min')")
+    budgets = getattr(task, "budgets", None)
+    if not isinstance(budgets, Sequence) or not budgets or not all(isinstance(one, Budget) for one in budgets):
+        raise UserError(f"task {name!r} needs budgets = (Budget(batch_size, steps), ...)")
+    for one in budgets:
+        if not all(isinstance(n, int) and n >= 1 for n in (one.batch_size, one.steps)):
+            raise UserError(f"task {name!r}: batch size and steps must be integers of at least 1, got {one}")
+        if one.name not in ("short", "long"):
+            raise UserError(f"task {name!r}: a budget's name must be 'short' or 'long', got {one.name!r}")
+
+
+def importable_from_here() -> None:
+    """Let modules of the current folder be imported, as ``python -m`` does and a console script does not."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+@cache
+def load(name: str) -> tuple[Task, Splits]:
+    """The task of this name and its data, made once a process.
+
+    Raises:
+        UserError: no such task, or its data are not to be had.
+        TaskFault: the task's code raises.
+    """
+    task = find(name)
+    try:
+        splits = Splits(*task.splits())
+        lengths = [len(part) for part in splits]
+    except UserError:
+        raise
+    except Exception as error:
+        raise TaskFault(name, "splits()") from error
+    if min(lengths) < 1:
+        raise UserError(f"task {name!r} has an empty split: {', '.join(map(str, lengths))} examples")
+    return task, splits
+
+
+@cache
+def data_hash(name: str) -> str:
+    """The fingerprint of the task's data."""
+    return fingerprint(load(name)[1])

@@ -1,0 +1,160 @@
+"""What a task is: a model, its data, its loss and its metric."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from thalweg.lab.metric import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Rows(Dataset[Batch]):
+    """Tensors that share their first axis, fetched a batch at a time."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        if len(inputs) != len(targets):
+            raise ValueError(f"inputs and targets must share their first axis, got {len(inputs)} and {len(targets)}")
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.inputs[index], self.targets[index]
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """One gather for the whole batch."""
+        at = torch.as_tensor(indices)
+        return self.inputs[at], self.targets[at]
+
+
+class Splits(NamedTuple):
+    """Training data, data to choose hyperparameters on, data to report on: datasets with a length and an index."""
+
+    train: Any
+    validation: Any
+    test: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long one batch size trains, and the validation metric whose first passing is timed (None: nothing is).
+
+    A task can have a ``"short"`` and a ``"long"`` one: a race of few steps and training to the end are two questions.
+    """
+
+    batch_size: int
+    steps: int
+    target: float | None = None
+    name: str = "short"
+
+
+class Task(ABC):
+    """A model, its data, its loss and its metric. A subclass is made without arguments.
+
+    ``budgets`` are the batch sizes that are compared unless others are asked for, with their training lengths;
+    ``example_cost`` is roughly how many microseconds an example takes on one core, for the progress bar alone.
+    """
+
+    name: ClassVar[str] = ""
+    """What it is called on the command line; a user's own task goes by the name it is imported with."""
+    title: ClassVar[str] = ""
+    metric: ClassVar[Metric]
+    budgets: ClassVar[Sequence[Budget]]
+    example_cost: ClassVar[float] = 20.0
+    label_smoothing: float | None = None
+    """None: the loss knows none. A task whose loss uses it declares 0.0; the run sets it."""
+
+    @abstractmethod
+    def splits(self) -> Splits:
+        """The data, the same on every call."""
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A new model, initialised from torch's global generator."""
+
+    @abstractmethod
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """The training loss of a batch, a scalar: the mean over its examples."""
+
+    @abstractmethod
+    def score(self, output: Any, target: Any) -> Tensor:
+        """What is measured on each example, shape (batch, ...)."""
+
+    def combine(self, scores: Tensor) -> float:
+        """The metric of a data set from the scores of all its examples: their mean, unless a subclass knows better."""
+        return scores.double().mean().item()
+
+
+def budget_at(budgets: Sequence[Budget], batch_size: int, name: str) -> Budget | None:
+    """The budget of this name at any batch size: between two of the task's own, interpolated; None if it has none.
+
+    log(steps) is linear in log(batch size) between neighbours; beyond the smallest batch size the examples seen stay
+    the same, beyond the largest the steps. The target is that of the nearer neighbour.
+
+    >>> budget_at([Budget(64, 400), Budget(1024, 100)], 256, "short")
+    Budget(batch_size=256, steps=200, target=None, name='short')
+    """
+    own = sorted((one for one in budgets if one.name == name), key=lambda one: one.batch_size)
+    if not own or (name != "short" and batch_size < own[0].batch_size):
+        return None
+    below = max((one for one in own if one.batch_size <= batch_size), key=lambda one: one.batch_size, default=None)
+    above = min((one for one in own if one.batch_size >= batch_size), key=lambda one: one.batch_size, default=None)
+    if below is None or above is None:
+        (only,) = (one for one in (below, above) if one is not None)
+        steps = only.steps if below else math.ceil(only.steps * only.batch_size / batch_size)
+        return Budget(batch_size, steps, only.target, name)
+    if below is above:
+        return below
+    share = math.log(batch_size / below.batch_size) / math.log(above.batch_size / below.batch_size)
+    steps = round(math.exp((1 - share) * math.log(below.steps) + share * math.log(above.steps)))
+    return Budget(batch_size, max(1, steps), (below if share < 0.5 else above).target, name)
+
+
+def target_of(task: Task, batch_size: int, steps: int) -> float | None:
+    """The target of a run: that of the task's budget for this batch size that is nearest in length."""
+    found = [one for name in ("short", "long") if (one := budget_at(task.budgets, batch_size, name)) is not None]
+    return min(found, key=lambda one: abs(math.log(one.steps / steps))).target if found else None
+
+
+def fingerprint(splits: Splits) -> str:
+    """A hash of the data, so that records of other data are not taken for these.
+
+    Of :class:`Rows` every element counts; of a dataset of the ``datasets`` library its own fingerprint; of any other
+    its length and 64 examples, evenly spaced.
+    """
+    digest = hashlib.sha256()
+    for part in splits:
+        digest.update(str(len(part)).encode())
+        if isinstance(part, Rows):
+            for tensor in (part.inputs, part.targets):
+                digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        elif isinstance(found := getattr(part, "_fingerprint", None), str):
+            digest.update(found.encode())
+        else:
+            for i in range(0, len(part), max(1, len(part) // 64)):
+                digest.update(_bytes(part[i]))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    if isinstance(value, dict):
+        return b"".join(_bytes(item) for pair in sorted(value.items()) for item in pair)
+    if isinstance(value, (tuple, list)):
+        return b"".join(_bytes(item) for item in value)
+    return repr(value).encode()

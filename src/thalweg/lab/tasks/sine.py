@@ -1,0 +1,43 @@
+"""The slides' toy: a sine."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thalweg.lab.metric import Metric
+from thalweg.lab.tasks.base import Budget, Rows, Splits, Task
+
+
+class Sine(Task):
+    """Y = sin(x) by a network of three layers."""
+
+    name = "sine"
+    title = "y = sin(x), 3-layer network of width 32"
+    metric = Metric("test mean squared error", "min", log=True, low=0.0)
+    budgets: ClassVar = (Budget(256, 400, 1e-3), Budget(32768, 30, 7e-2), Budget(32768, 200, 1e-3, "long"))
+    example_cost = 0.5
+
+    def splits(self) -> Splits:
+        """69,632 evenly spaced points of [-2π, 2π]: a random 65,536 to train on, 2,048 each to validate and test."""
+        x = torch.linspace(-2.0 * math.pi, 2.0 * math.pi, 69632).unsqueeze(1)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        return Splits(*(Rows(x[part], x[part].sin()) for part in torch.split(order, [65536, 2048, 2048])))
+
+    def model(self) -> nn.Module:
+        """1-32-32-1 with tanh."""
+        return nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+
+    def loss(self, output: Any, target: Tensor) -> Tensor:
+        """Mean squared error."""
+        loss: Tensor = F.mse_loss(output, target)
+        return loss
+
+    def score(self, output: Any, target: Tensor) -> Tensor:
+        """Squared error."""
+        scores: Tensor = (output - target).square().flatten(1).mean(1)
+        return scores

@@ -1,0 +1,75 @@
+"""A terminal that may be anything: ASCII, a closed pipe, a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from typing import Any
+
+_typed: list[str] = []
+
+
+def typed(arguments: list[str]) -> None:
+    """Keep what was typed, for the records."""
+    _typed[:] = arguments
+
+
+def command() -> str:
+    """What was typed."""
+    return shlex.join(["thalweg", *_typed])
+
+
+def interruptible() -> None:
+    """From here on Ctrl-C is a :class:`KeyboardInterrupt`; before, amid imports, it ends the process at once."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Output:
+    """Standard output that goes on when nobody listens any more, and replaces what the terminal cannot show."""
+
+    def __init__(self) -> None:
+        self.encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+        self.gone = False
+
+    def write(self, text: str) -> int:
+        """Write, if there is anybody to read it."""
+        if not self.gone:
+            try:
+                sys.stdout.write(text.encode(self.encoding, "replace").decode(self.encoding))
+            except (OSError, ValueError):
+                self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if there is anybody to read it."""
+        if not self.gone:
+            try:
+                sys.stdout.flush()
+            except (OSError, ValueError):
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Nothing reaches the reader: what is buffered goes nowhere, or Python complains at its end."""
+        self.gone = True
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
+
+    def isatty(self) -> bool:
+        """Whether somebody is at the other end."""
+        return bool(not self.gone and sys.stdout.isatty())
+
+    def fileno(self) -> int:
+        """Of standard output."""
+        return sys.stdout.fileno()
+
+
+def console(**options: Any) -> Any:
+    """A console of rich's on standard output."""
+    from rich.console import Console
+
+    return Console(file=Output(), highlight=False, **options)  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""Tasks that train in milliseconds, right ones and wrong ones; named on command lines as ``small_tasks:Line``."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from thalweg.lab.tasks import Budget, Metric, Rows, Splits, Task
+
+
+class Line(Task):
+    title = "a line through points"
+    metric = Metric("test squared error", "min", log=True, low=0.0)
+    budgets = (Budget(16, 12, 0.5), Budget(48, 6), Budget(48, 24, 0.5, "long"))
+    example_cost = 1.0
+
+    def splits(self):
+        x = torch.randn(192, 3, generator=torch.Generator().manual_seed(0))
+        y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
+        return Splits(Rows(x[:64], y[:64]), Rows(x[64:128], y[64:128]), Rows(x[128:], y[128:]))
+
+    def model(self):
+        return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def loss(self, output, target):
+        return F.mse_loss(output, target)
+
+    def score(self, output, target):
+        return (output - target).square().flatten(1).mean(1)
+
+
+class Moody(Line):
+    """With dropout and batch normalisation: the modes of the model show."""
+
+    metric = Metric("test hits", "max", low=0.0, high=1.0)
+
+    def model(self):
+        return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    def score(self, output, target):
+        return ((output - target).abs() < 1.0).float().flatten(1).mean(1)
+
+
+class BrokenLoss(Line):
+    def loss(self, output, target):
+        raise KeyError("a mistake of the task's")
+
+
+class BrokenModel(Line):
+    def model(self):
+        raise RuntimeError("no model today")
+
+
+class BrokenScore(Line):
+    def score(self, output, target):
+        return output.nope
+
+
+class BrokenSplits(Line):
+    def splits(self):
+        return 1 / 0
+
+
+class Undeclared(Line):
+    budgets = ()
+
+
+class NotATask:
+    pass
+
+
+class Hungry(Line):
+    def loss(self, output, target):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 PiB")
+
+
+class Sensitive(Line):
+    """Its loss refuses what is not finite, as some of SciPy do."""
+
+    def loss(self, output, target):
+        if not output.isfinite().all():
+            raise ValueError("array must not contain infs or NaNs")
+        return F.mse_loss(output, target)

@@ -1,0 +1,327 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import thalweg
+from thalweg.lab import tasks
+from thalweg.lab.contenders import CONTENDERS, DEFAULTS, contender, defaults, settings
+from thalweg.lab.contenders.ema_nesterov import EMANesterov
+from thalweg.lab.contenders.muon import MuonAdamW, hidden_matrices
+from thalweg.lab.errors import UserError
+
+FULL = {"lr": 0.03, "weight_decay": 0.2, "momentum": 0.8, "beta2": 0.95, "alpha": 0.5, "beta": 0.25, "gamma": 0.1}
+
+
+def middle(space):
+    return {axis.name: axis.at(0.6) for axis in space}
+
+
+@pytest.mark.parametrize("task", ["digits", "small_tasks:Line"])
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_every_contender_moves_every_parameter(name, task):
+    torch.manual_seed(0)
+    task, splits = tasks.load(task)
+    model = task.model()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = CONTENDERS[name].build(model, settings(middle(CONTENDERS[name].space)))
+    inputs, targets = splits.train.__getitems__(list(range(8)))
+    for _ in range(2):  # SOAP's first step only sets up
+        optimizer.zero_grad()
+        task.loss(model(inputs), targets).backward()
+        optimizer.step()
+    assert [key for key, value in model.state_dict().items() if torch.equal(value, before[key])] == []
+
+
+def test_every_search_space_has_the_same_widths_and_those_of_the_recipes():
+    widths = {
+        "lr": 324.0, "weight_decay": 2e4, "forgetting": 50.0, "forgetting2": 300.0, "horizon": 3000.0 / 1.01,
+    }  # fmt: skip
+    for one in CONTENDERS.values():
+        found = {axis.name: axis for axis in one.space}
+        assert {"lr", "weight_decay", "forgetting"} <= set(found)
+        assert {n: found[n].high / found[n].low for n in widths if n in found} == pytest.approx(
+            {n: w for n, w in widths.items() if n in found}
+        )
+        # LAMB's momenta at scale, its decay of ResNet-50, the paper's horizon
+        if "sgd" not in one.name:
+            assert found["forgetting2"].low <= 1 - 0.998 < 1 - 0.79 <= found["forgetting2"].high
+        assert found["weight_decay"].high >= (1.5 if found["weight_decay"].low > 1e-5 else 1e-2)
+        if "horizon" in found:
+            assert found["horizon"].high >= 1000
+
+
+CENTRES = {3e-2: ("sgd", "e-sgd"), 2e-2: ("lamb", "alto", "muon", "e-muon")}
+
+
+def test_learning_rates_lie_around_those_of_the_recipes():
+    """SGD's .03, LAMB's and Muon's .02, of all that is like Adam .005: e-NAME where NAME is."""
+    known = {name: centre for centre, names in CENTRES.items() for name in names}
+    found = {one.name: one.space[0] for one in CONTENDERS.values()}
+    assert {name: axis.at(0.5) for name, axis in found.items()} == pytest.approx(
+        {name: known.get(name, 5e-3) for name in found}
+    )
+
+
+def test_alto_and_lamb_differ_in_e_alone():
+    lamb, alto = CONTENDERS["lamb"].space, CONTENDERS["alto"].space
+    assert alto[: len(lamb)] == lamb
+    assert [axis.name for axis in alto[len(lamb) :]] == ["gain", "horizon"]
+    one, other = (nn.Linear(3, 2) for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    pair = CONTENDERS["lamb"].build(one, FULL), CONTENDERS["alto"].build(other, {**FULL, "alpha": 0.0})
+    for group, same in zip(pair[0].param_groups, pair[1].param_groups, strict=True):
+        keys = set(group) & set(same) - {"params"}
+        assert {"lr", "betas", "eps", "trust_eps", "weight_decay"} <= keys
+        assert {key: group[key] for key in keys} == {key: same[key] for key in keys}
+    for _ in range(3):
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        for optimizer in pair:
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_every_corner_of_every_search_space_is_a_valid_setting():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    for one in CONTENDERS.values():
+        for end in ("low", "high"):
+            one.build(model, settings({axis.name: getattr(axis, end) for axis in one.space}))
+
+
+def test_the_defaults_are_the_baselines_of_a_fair_comparison():
+    assert set(DEFAULTS) >= {
+        "sgd", "adamw", "nadamw", "lamb", "muon", "soap", "schedule-free", "ademamix", "mars", "ema-nesterov", "alto",
+        "e-muon",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_settings_reach_the_optimizer(name):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    optimizer = CONTENDERS[name].build(model, FULL)
+    groups = optimizer.param_groups
+    assert {group["lr"] for group in groups} == {0.03}
+    assert {group["weight_decay"] for group in groups} == {0.2, 0.0}
+    momenta = [group["betas"][:2] if "betas" in group else group["momentum"] for group in groups]
+    assert set(momenta) <= {(0.8, 0.95), 0.8}
+    if name.startswith("e-"):
+        assert isinstance(optimizer, thalweg.E)
+        assert {(g["explore_alpha"], g["explore_beta"]) for g in groups} == {(0.5, 0.25)}
+    if name == "alto":
+        assert {(g["alpha"], g["beta"]) for g in groups} == {(0.5, 0.25)}
+    if name in ("sgd", "e-sgd"):
+        assert all(g["nesterov"] for g in groups)
+
+
+def test_the_defaults_of_a_run_are_the_papers_for_e():
+    assert defaults(CONTENDERS["alto"], 4096).items() >= thalweg.paper_defaults(4096).items()
+    assert defaults(CONTENDERS["adamw"], 4096)["lr"] == pytest.approx(5e-3)
+
+
+def test_hidden_matrices_leave_out_embeddings_head_and_vectors():
+    model = tasks.find("pydoc-lm").model()
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)] for p in hidden_matrices(model)}
+    assert found == {
+        f"transformer.h.{i}.{layer}.weight"
+        for i in range(2)
+        for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+
+
+def test_muon_is_left_out_of_a_model_without_matrices():
+    for name in ("muon", "e-muon"):
+        assert CONTENDERS[name].lacks(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 1))) is not None
+        assert CONTENDERS[name].lacks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))) is None
+
+
+def test_muon_with_adamw_is_the_two_side_by_side_also_after_a_state_dict_round_trip():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    other = copy.deepcopy(model)
+    both = MuonAdamW(model, {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "beta2": 0.99})
+    muon = torch.optim.Muon([other[0].weight], lr=0.01, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [other[2].weight], "weight_decay": 0.1},
+            {"params": [other[0].bias, other[2].bias], "weight_decay": 0.0},
+        ],
+        lr=0.01,
+        betas=(0.9, 0.99),
+    )
+    for k in range(6):
+        if k == 3:
+            both.load_state_dict(both.state_dict())
+            for group in (*both.param_groups, *muon.param_groups, *adamw.param_groups):
+                group["lr"] = 0.002
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        both.step()
+        muon.step()
+        adamw.step()
+    assert all(both.state[p] for p in model.parameters())  # or it would not be saved
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+# EMA-Nesterov
+
+
+def quadratic_by_hand(steps, lr, alpha, beta):
+    """The definition: the gradient of ½θ² at θ + α d, d the EMA of the moves."""
+    theta, ahead = 1.0, 0.0
+    for _ in range(steps):
+        moved = theta - lr * (theta + alpha * ahead)
+        ahead = beta * ahead + (1 - beta) * (moved - theta)
+        theta = moved
+    return theta, ahead
+
+
+def quadratic_by(optimizer, p, steps):
+    for _ in range(steps):
+        p.grad = p.detach().clone()
+        optimizer.step()
+
+
+def test_ema_nesterov_is_its_definition_and_shows_theta_when_evaluated():
+    p = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = EMANesterov(torch.optim.SGD([p], lr=0.1), alpha=3.0, beta=0.8)
+    quadratic_by(optimizer, p, 7)
+    theta, ahead = quadratic_by_hand(7, 0.1, 3.0, 0.8)
+    assert p.item() == pytest.approx(theta + 3.0 * ahead, rel=1e-12)
+    for _ in range(2):
+        optimizer.eval()
+        optimizer.eval()
+        assert p.item() == pytest.approx(theta, rel=1e-12)
+        optimizer.train()
+        optimizer.train()
+        assert p.item() == pytest.approx(theta + 3.0 * ahead, rel=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_ema_nesterov_is_e_with_the_same_alpha_to_first_order(order):
+    def difference(lr):
+        ends = []
+        for wrap in (lambda base: EMANesterov(base, alpha=1.5, beta=0.5), lambda base: thalweg.E(base, 1.5, 0.5)):
+            p = nn.Parameter(torch.ones(1, dtype=torch.float64))
+            optimizer = wrap(torch.optim.SGD([p], lr=lr))
+            quadratic_by(optimizer, p, 40)
+            if isinstance(optimizer, EMANesterov):
+                optimizer.eval()
+            ends.append(p.item())
+        return abs(ends[0] - ends[1])
+
+    plain = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    quadratic_by(torch.optim.SGD([plain], lr=0.01), plain, 40)
+    if order == 1:
+        assert difference(0.01) < 0.1 * abs(plain.item() - 1.0)
+    else:
+        assert difference(0.005) < 0.65 * difference(0.01)
+
+
+def test_ema_nesterov_goes_on_from_its_state_dict():
+    def made():
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(3, 2))
+        return p, EMANesterov(torch.optim.AdamW([p], lr=0.1), alpha=2.0, beta=0.9)
+
+    (p, one), (q, other) = made(), made()
+    quadratic_by(one, p, 3)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    q.data.copy_(p)
+    for optimizer, at in ((one, p), (other, q)):
+        quadratic_by(optimizer, at, 3)
+    assert torch.equal(p, q)
+
+
+# any class
+
+
+def ranges(name):
+    return {axis.name: (axis.low, axis.high) for axis in contender(name).space}
+
+
+@pytest.mark.parametrize(
+    ("dotted", "name"),
+    [
+        ("torch.optim.SGD", "sgd"),
+        ("torch.optim.Adam", "adam"),
+        ("torch.optim.AdamW", "adamw"),
+        ("torch.optim.NAdam", "adam"),  # without decoupled decay, which is not its default
+        ("thalweg.ALTO", "alto"),
+        ("thalweg.Lamb", "lamb"),
+        ("thalweg.EAdamW", "e-adamw"),
+        ("thalweg.ESGD", "e-sgd"),
+        ("small_optimizers.Plain", "sgd"),
+        ("small_optimizers.ZeroLr", "sgd"),
+        ("small_optimizers.NanLr", "sgd"),
+        ("pytorch_optimizer.AdaBelief", "adabelief"),
+    ],
+)
+def test_a_class_is_searched_where_the_contender_of_its_kind_is(dotted, name):
+    assert ranges(dotted) == ranges(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("torch.optim.Adagrad", {"lr", "weight_decay"}),
+        ("torch.optim.RMSprop", {"lr", "weight_decay", "momentum", "beta2"}),
+        ("pytorch_optimizer.Lion", {"lr", "weight_decay", "momentum", "beta2"}),
+        ("pytorch_optimizer.AdEMAMix", {"lr", "weight_decay", "momentum", "beta2"}),
+        ("thalweg.ALTO", {"lr", "weight_decay", "momentum", "beta2", "alpha", "beta"}),
+    ],
+)
+def test_any_class_by_its_dotted_name(name, keys):
+    one = contender(name)
+    s = settings(middle(one.space))
+    assert set(s) == keys
+    optimizer = one.build(nn.Linear(2, 1), s)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (s["lr"], s["weight_decay"])
+    if "betas" in group:
+        assert group["betas"][:2] == (s["momentum"], s["beta2"])
+    elif "beta2" in s:
+        assert (group["momentum"], group["alpha"]) == (s["momentum"], s["beta2"])
+
+
+def test_the_learning_rates_of_any_class_are_finite_and_positive():
+    for name in ("small_optimizers.ZeroLr", "small_optimizers.NanLr", "small_optimizers.Exits"):
+        low, high = ranges(name)["lr"]
+        assert 0.0 < low < high < math.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("adamm", "unknown optimizer 'adamm': choose from sgd, adam"),
+        ("..x", "cannot import optimizer '..x'"),
+        (".", "unknown optimizer '.'"),
+        ("torch.optim.Nope", "cannot import optimizer 'torch.optim.Nope'"),
+        ("no.such.Thing", "cannot import optimizer 'no.such.Thing'"),
+        ("torch.nn.Linear", "is not a subclass of torch.optim.Optimizer"),
+        ("torch.optim.LBFGS", "needs an argument lr and a step\\(\\) without closure"),
+    ],
+)
+def test_an_unusable_optimizer_is_one_clear_error(name, message):
+    with pytest.raises(UserError, match=message):
+        contender(name)
+
+
+def test_a_module_that_fails_to_import_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for k, line in enumerate(("1/0", "import sys; sys.exit(3)", "def (")):
+        (tmp_path / f"failing{k}.py").write_text(line)
+        with pytest.raises(UserError, match=f"cannot import optimizer 'failing{k}.Some'"):
+            contender(f"failing{k}.Some")
+
+
+def test_a_class_of_the_current_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lying_here.py").write_text("import torch\nclass Mine(torch.optim.SGD): pass\n")
+    assert contender("lying_here.Mine").name == "lying_here.Mine"

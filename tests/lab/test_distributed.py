@@ -1,0 +1,39 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import thalweg
+from thalweg.lab import records
+from thalweg.lab.engine import RunSpec, train
+
+SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
+SPEC = RunSpec("small_tasks:Line", 15, 20, "alto", SETTINGS, seed=3, test=True)
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
+    """DDP and FSDP2, in parts, with a global batch that two processes cannot halve, gone on with after a kill."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(here)])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ran = subprocess.run(
+        [*command, str(here / "on_two_ranks.py"), str(tmp_path)],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    train(SPEC, tmp_path / "one")
+
+    def history(name):
+        lines = records.read_lines(tmp_path / name / "metrics.jsonl")
+        test = records.read_json(tmp_path / name / "result.json")["test"]
+        return [number for line in lines for number in (line["step"], line["loss"], line["validation"])] + [test]
+
+    for name in ("ddp", "ddp-killed", "fsdp2", "fsdp2-killed"):
+        assert history(name) == pytest.approx(history("one"), rel=1e-4), name
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
+            "environment.json", "metrics.jsonl", "result.json", "spec.json"
+        ]  # fmt: skip

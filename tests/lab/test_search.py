@@ -1,0 +1,422 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from scipy.stats import qmc
+
+from thalweg.lab import reading, records, results
+from thalweg.lab.contenders import CONTENDERS, contender
+from thalweg.lab.engine import Place, train
+from thalweg.lab.errors import TaskFault, UserError
+from thalweg.lab.results import Axis
+from thalweg.lab.search import claims, comparison, points, storage
+from thalweg.lab.search.cells import Job, Reader
+from thalweg.lab.search.claims import FileClaims, beating
+from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.timing import time_tables
+from thalweg.lab.search.work import Assignment, open_claims, work
+
+PLAN = Plan(("small_tasks:Line",), (16,), ("sgd", "adamw", "alto"), trials=3, studies=3, seeds=2, steps=6)
+
+
+def carry_out(plan, root, storage=None, **options):
+    cells, _ = plan.cells(root)
+    for cell in cells:
+        cell.record(root, "thalweg compare")
+    assignment = Assignment(root, cells, storage)
+    work(assignment, **options)
+    return cells
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    root = tmp_path_factory.mktemp("comparison")
+    cells = carry_out(PLAN, root)
+    time_tables(root, cells)
+    return root, cells
+
+
+# points
+
+
+@pytest.mark.parametrize("axes", [3, 4, 6])
+@pytest.mark.parametrize("count", [8, 24, 100])
+def test_points_are_spread_more_evenly_than_chance(axes, count):
+    ours = [qmc.discrepancy(np.array(points.shares(f"study {k}", axes, count))) for k in range(20)]
+    random = [qmc.discrepancy(np.random.default_rng(k).random((count, axes))) for k in range(20)]
+    assert np.median(ours) < 0.8 * np.median(random)
+
+
+def test_points_are_a_function_of_the_study_and_the_number_alone():
+    for count in (3, 9):
+        assert points.shares("a", 4, 9)[:count] == points.shares("a", 4, count)
+    assert points.shares("a", 4, 1) != points.shares("b", 4, 1)
+    # the same numbers as ever, on every machine: a change makes other trials of every comparison
+    first, second = points.shares("sine/256/400/0/0", 2, 2)
+    assert first == pytest.approx((0.617863836871461, 0.20406411948422684))
+    assert second == pytest.approx((0.11786383687146096, 0.5373974528175602))
+
+
+def test_optimizers_try_the_same_shares_of_the_axes_that_they_share():
+    lamb, alto = (points.point(CONTENDERS[name].space, "study", 5) for name in ("lamb", "alto"))
+    assert lamb.items() <= alto.items()
+    sgd = points.point(CONTENDERS["sgd"].space, "study", 5)
+    assert sgd["forgetting"] == lamb["forgetting"]
+
+
+@pytest.mark.parametrize("axis", [Axis("a", 1e-4, 0.1, log=True), Axis("b", -0.9, 0.9)])
+def test_an_axis_and_its_shares(axis):
+    assert (axis.at(0.0), axis.at(1.0)) == pytest.approx((axis.low, axis.high))
+    for share in (0.0, 0.3, 1.0, 1.2, -0.1):
+        if 0 <= share <= 1:
+            assert axis.share(axis.at(share)) == pytest.approx(share, abs=1e-9)
+    middle = (axis.low * axis.high) ** 0.5 if axis.log else 0.0
+    assert axis.at(0.5) == pytest.approx(middle)
+
+
+def test_a_range_goes_on_where_it_ends():
+    space = CONTENDERS["adamw"].space
+    high, low = points.beyond(space, "high"), points.beyond(space, "low")
+    assert high[0].low == space[0].high
+    assert low[0].high == space[0].low
+    assert high[0].high / high[0].low == pytest.approx(points.LR_FACTOR)
+    assert high[1:] == low[1:] == space[1:]
+
+
+# studies
+
+
+def test_every_optimizer_gets_the_same_trials_and_the_chosen_setting_gets_fresh_seeds(done):
+    root, _cells = done
+    found = reading.read(root)
+    (table,) = found.tables
+    assert found.problems == ()
+    assert {cell.optimizer for cell in table.cells} == {"sgd", "adamw", "alto"}
+    for cell in table.cells:
+        assert [len([run for run in study if run.round == 0]) for study in cell.studies] == [3, 3, 3]
+        assert len({run.settings["lr"] for run in cell.trials if run.round == 0}) == 9
+        assert {run.seed for run in cell.trials} == {0}
+        bests = sorted(min(run.validation if run.finished else np.inf for run in study) for study in cell.studies)
+        assert cell.chosen.validation == bests[1]
+        assert [run.seed for run in cell.seeds] == [1000, 1001]
+        assert {tuple(run.settings.items()) for run in cell.seeds} == {tuple(cell.chosen.settings.items())}
+        assert all((run.test is not None) == (run.kind == "seed") for run in (*cell.trials, *cell.seeds))
+        assert len(cell.seconds_per_step) > 3
+
+
+def run_at(share, value, number=0, *, study=0, turn=0, failure=None):
+    lr = CONTENDERS["adamw"].space[0].at(share)
+    return results.Run(
+        Path(), "trial", study, turn, number, 0, {"lr": lr}, {"lr": lr}, failure, failure and "why",
+        None if failure else value, None, 0.0, None, None, {}, {}, (),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [
+        ([3.0, 1.0, 2.0], 2.0),
+        ([1.0, None, 2.0], 2.0),
+        ([None, None, 1.0], None),
+        ([2.0, 1.0], 2.0),
+        ([1.0], 1.0),
+        ([], None),
+    ],
+)
+def test_the_median_of_the_studies_bests(values, chosen):
+    metric = results.Metric("error", "min")
+    studies = [[run_at(0.5, v, failure=None if v is not None else "diverged"), run_at(0.5, 9.0)] if v is not None
+               else [run_at(0.5, None, failure="diverged")] for v in values]  # fmt: skip
+    found = results.choose(studies, metric)
+    assert (found and found.validation) == chosen
+    flipped = [[replace(run, validation=run.validation and -run.validation) for run in study] for study in studies]
+    other = results.choose(flipped, results.Metric("gain", "max"))
+    assert (other and -other.validation) == chosen
+
+
+def rounds_of(cell, root, value):
+    """The learning rates of each round of study 0 where a trial's validation metric is ``value`` of its share."""
+    seen = {}
+    axis = cell.space[0]
+
+    def fake(job):
+        if job.place.kind != "trial":
+            return None
+        lr = job.spec.settings["lr"]
+        if job.place.study == 0:
+            seen.setdefault(job.place.round, []).append(axis.share(lr))
+        run = run_at(0.5, value(axis.share(lr)), job.place.number, study=job.place.study, turn=job.place.round)
+        return replace(run, settings=job.spec.settings, point=job.place.point)
+
+    jobs = list(cell.open_jobs(root, fake))
+    return seen, jobs
+
+
+def test_a_winner_at_an_edge_is_searched_beyond_it_at_most_twice(tmp_path):
+    (cell,), _ = Plan(("small_tasks:Line",), (16,), ("adamw",), 8, 1, 2, steps=6).cells(tmp_path)
+    inside, jobs = rounds_of(cell, tmp_path, lambda share: (share - 0.5) ** 2)
+    assert list(inside) == [0]
+    assert [job.place.kind for job in jobs] == ["seed", "seed"]
+    higher, _ = rounds_of(cell, tmp_path, lambda share: -share)
+    assert {turn: len(lrs) for turn, lrs in higher.items()} == {0: 8, 1: 4, 2: 4}
+    assert min(higher[1]) >= 1.0
+    assert min(higher[2]) >= max(1.4, *higher[1])
+    lower, _ = rounds_of(cell, tmp_path, lambda share: share)
+    assert max(lower[1]) <= 0.0
+    just_beyond, _ = rounds_of(cell, tmp_path, lambda share: (share - 1.25) ** 2)
+    assert list(just_beyond) == [0, 1]
+
+
+def test_more_trials_extend_a_comparison_and_fewer_optimizers_leave_the_others_alone(done, tmp_path):
+    small = replace(PLAN, optimizers=("adamw",), trials=2, studies=1)
+    carry_out(small, tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/trial-*/result.json")}
+    carry_out(replace(small, trials=3), tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    carry_out(replace(small, optimizers=("sgd",)), tmp_path)
+    cells = {cell.optimizer: cell for cell in reading.read(tmp_path).tables[0].cells}
+    assert (cells["adamw"].planned_trials, len([run for run in cells["adamw"].trials if not run.round])) == (3, 3)
+    assert cells["sgd"].planned_trials == 2
+    again, _ = small.cells(tmp_path)
+    assert again[0].trials == 3
+
+
+def test_another_length_lies_beside_and_another_recipe_needs_another_folder(done):
+    root, _ = done
+    cells, _ = replace(PLAN, steps=7).cells(root)
+    assert {cell.folder(root).name for cell in cells} == {"7-steps"}
+    with pytest.raises(UserError, match="holds a comparison with other clip: choose another folder with --out"):
+        replace(PLAN, recipe={"clip": 1.0}).cells(root)
+
+
+def test_records_of_other_code_or_data_are_not_used(done):
+    root, cells = done
+    other = replace(cells[0], code="other")
+    assert len(list(other.open_jobs(root, Reader()))) == 9
+    assert not {job.folder for job in other.open_jobs(root, Reader())} & {run.folder for run in reading.read(root).runs}
+
+
+def test_one_bad_batch_size_is_left_out_with_a_sentence(tmp_path):
+    cells, notes = replace(PLAN, batch_sizes=(16, 16, 100)).cells(tmp_path)
+    assert {cell.batch_size for cell in cells} == {16}
+    assert len(cells) == 3
+    assert notes == ["small_tasks:Line at batch size 100 is left out: it has 64 training examples"]
+    with pytest.raises(UserError, match="nothing to compare: small_tasks:Line at batch size 100"):
+        replace(PLAN, batch_sizes=(100,)).cells(tmp_path)
+
+
+def test_tasks_have_a_short_and_a_long_budget_at_any_batch_size(tmp_path):
+    cells, _ = replace(PLAN, steps=None, batch_sizes=None).cells(tmp_path)
+    assert {(cell.batch_size, cell.budget, cell.steps) for cell in cells} == {
+        (16, "short", 12), (48, "short", 6), (48, "long", 24)
+    }  # fmt: skip
+    cells, _ = replace(PLAN, steps=None, batch_sizes=(8, 28, 64), budgets=("short",)).cells(tmp_path)
+    assert {(cell.batch_size, cell.steps) for cell in cells} == {(8, 24), (28, 8), (64, 6)}
+
+
+# claims
+
+
+def job_in(folder, seed=0):
+    (cell,), _ = replace(PLAN, optimizers=("adamw",)).cells(folder)
+    spec = cell.spec({"lr": 0.01, "weight_decay": 0.0, "momentum": 0.9, "beta2": 0.99}, seed, test=False)
+    place = Place("trial", 0, 0, 0, {"lr": 0.01})
+    return Job(spec, place, cell.folder(folder) / "study-0" / f"trial-{seed}-{spec.hash}")
+
+
+@pytest.fixture(params=["file", "journal", "sqlite"])
+def open_two(request, tmp_path):
+    """Two workers' views of one place to claim in, and the folders of each."""
+    if request.param == "file":
+        roots, url = [tmp_path / "shared"] * 2, None
+    else:
+        roots = [tmp_path / "one", tmp_path / "two"]
+        url = f"journal:{tmp_path}/journal" if request.param == "journal" else f"sqlite:///{tmp_path}/db"
+    return [(open_claims(Assignment(root, [], url)), job_in(root)) for root in roots]
+
+
+def test_one_run_has_one_worker(open_two):
+    (first, job), (second, same) = open_two
+    claim = first.take(job)
+    assert claim is not None
+    assert second.take(same) is None
+    assert claim.beat()
+    claim.release(None)  # interrupted
+    other = second.take(same)
+    assert other is not None
+    result = train(same.spec, same.folder, same.place)
+    other.release(result)
+    assert first.take(job) is None
+    assert Reader()(job).validation == result["validation"]  # its records are here as well
+    assert list(job.folder.glob("claim-*")) == []
+
+
+def test_a_silent_holder_is_outbid_and_notices(open_two, monkeypatch):
+    (first, job), (second, same) = open_two
+    claim = first.take(job)
+    monkeypatch.setattr(claims, "LEASE", 0.2)
+    assert second.take(same) is None
+    time.sleep(0.3)
+    claim.beat()
+    assert second.take(same) is None  # it has beaten since
+    time.sleep(0.3)
+    assert second.take(same) is not None
+    assert not claim.beat()
+
+
+def test_a_dead_holder_of_this_machine_is_outbid_at_once(open_two, tmp_path):
+    (_, job), (second, same) = open_two
+    url = getattr(second, "url", None)
+    script = (
+        "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; from test_search import *;"
+        "root = Path(sys.argv[1]); claims = open_claims(Assignment(root, [], sys.argv[2] or None));"
+        "assert claims.take(job_in(root)) is not None; os._exit(9)"
+    )
+    root = job.folder.parents[6]
+    subprocess.run([sys.executable, "-c", script, str(root), url or "", str(Path(__file__).parent)], check=False)
+    assert second.take(same) is not None
+
+
+def test_a_process_number_used_again_is_not_the_same_process():
+    me = claims.owner()
+    assert not claims.known_dead(me)
+    assert claims.known_dead({**me, "started": me["started"] - 1000.0})
+    assert not claims.known_dead({**me, "host": "elsewhere", "pid": 2**22 + 1})
+    assert claims.known_dead({**me, "pid": 2**22 + 1})
+    for odd in ({}, {"host": claims.here()}, {**me, "pid": "x"}, {**me, "started": "x"}, {**me, "pid": -3}):
+        claims.known_dead(odd)
+
+
+def test_many_draw_one_ticket(tmp_path):
+    job, got = job_in(tmp_path), []
+    barrier = threading.Barrier(8)
+
+    def draw():
+        barrier.wait()
+        if (claim := FileClaims().take(job)) is not None:
+            got.append(claim)
+
+    threads = [threading.Thread(target=draw) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+
+
+def test_who_has_been_outbid_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.02)
+    job = job_in(tmp_path)
+    claim = FileClaims().take(job)
+    with beating(claim) as lost:
+        (job.folder / "claim-1").write_text("{}")
+        assert lost.wait(5.0)
+
+
+def test_workers_with_a_folder_each_share_a_storage(done, tmp_path):
+    """What one has done the other has the records of, and neither does it twice."""
+    plan = replace(PLAN, optimizers=("adamw",))
+    url, told = f"journal:{tmp_path}/journal", []
+    for name in ("one", "two"):
+        carry_out(plan, tmp_path / name, url, tell=lambda what, value: told.append(what))
+    ours = reading.read(tmp_path / "two").tables[0].cells[0]
+    alone = next(cell for cell in reading.read(done[0]).tables[0].cells if cell.optimizer == "adamw")
+    assert [run.validation for run in ours.trials] == [run.validation for run in alone.trials]
+    assert [run.test for run in ours.seeds] == [run.test for run in alone.seeds]
+    assert told.count("run") == len(ours.trials) + len(ours.seeds)
+
+
+def test_a_storage_that_is_not_there_is_one_clear_error(tmp_path):
+    for url in ("sqlite:////nowhere/at/all", "postgresql://nobody@localhost:1/x", "grpc://host:port", "what://x"):
+        with pytest.raises(UserError, match=r"--storage .* cannot be opened"):
+            open_claims(Assignment(tmp_path, [], url))
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_workers_that_make_the_tables_of_a_database_at_once_all_open_it(times, tmp_path, monkeypatch):
+    real, left = optuna.storages.RDBStorage, ["relation already exists", "duplicate key value violates", "exists"]
+
+    def racing(url):
+        if len(left) > 3 - times:
+            raise RuntimeError(f"table studies already exists: {left.pop()}")
+        return real(url)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", racing)
+    monkeypatch.setattr(storage, "PAUSE", 0.0)
+    assert isinstance(storage.open_storage(f"sqlite:///{tmp_path}/studies.db"), real)
+    assert len(left) == 3 - times
+
+
+# workers
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "failure"), [("Exits", "refused"), ("RaisesTypeError", "refused"), ("Poisons", "diverged")]
+)
+def test_an_optimizer_that_fails_everywhere_ends_the_comparison_of_others_not(optimizer, failure, tmp_path):
+    plan = replace(PLAN, optimizers=(f"small_optimizers.{optimizer}", "sgd"), trials=2, studies=1)
+    carry_out(plan, tmp_path)
+    cells = {cell.optimizer: cell for cell in reading.read(tmp_path).tables[0].cells}
+    bad = cells[f"small_optimizers.{optimizer}"]
+    assert [run.failure for run in bad.trials] == [failure, failure]
+    assert bad.chosen is None
+    assert bad.seeds == ()
+    assert len(cells["sgd"].seeds) == 2
+
+
+def test_a_fault_of_the_task_stops_everything(tmp_path):
+    plan = replace(PLAN, tasks=("small_tasks:BrokenLoss",))
+    with pytest.raises(TaskFault, match="the task 'small_tasks:BrokenLoss' failed in its model, loss or data"):
+        carry_out(plan, tmp_path)
+    assert list(tmp_path.glob("runs/**/result.json")) == []
+    assert list(tmp_path.glob("runs/**/claim-*")) == []
+
+
+def test_processes_share_the_work_and_one_that_dies_is_a_crash_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path[:1], str(Path(__file__).parent)]))
+    plan = replace(PLAN, optimizers=("sgd", "small_optimizers.Dies"), trials=2, studies=1, seeds=1)
+    cells, _ = plan.cells(tmp_path)
+    for cell in cells:
+        cell.record(tmp_path, "")
+    told = []
+    comparison.run(Assignment(tmp_path, cells), 2, lambda what, value: told.append(what))
+    found = {cell.optimizer: cell for cell in reading.read(tmp_path).tables[0].cells}
+    dead = found["small_optimizers.Dies"]
+    assert [(run.failure, run.reason) for run in dead.trials] == [("crashed", "its process ended (exit code 7)")] * 2
+    assert (len(found["sgd"].seeds), told.count("end")) == (1, len(found["sgd"].trials) + 1)
+
+
+def test_three_kills_of_a_run_without_progress_are_a_crash(tmp_path):
+    job, crashes = job_in(tmp_path), comparison._Crashes()
+    job.folder.mkdir(parents=True)
+    assert [crashes.add(job) for _ in range(2)] == [1, 2]
+    records.write_bytes(job.folder / "checkpoint.pt", b"")
+    assert [crashes.add(job) for _ in range(3)] == [1, 2, 3]
+
+
+def test_steps_are_timed_again_only_where_a_setting_has_changed(done):
+    root, cells = done
+    (path,) = root.glob("runs/*/*/timing/*.json")
+    timed = records.read_json(path)
+    assert set(timed["seconds"]) == {"sgd", "adamw", "alto"}
+    assert len({len(seconds) for seconds in timed["seconds"].values()}) == 1
+    before = path.stat().st_mtime_ns
+    time_tables(root, cells)
+    assert path.stat().st_mtime_ns == before
+    records.write_json(path, {**timed, "specs": {}})
+    time_tables(root, cells)
+    assert records.read_json(path)["specs"] == timed["specs"]
+
+
+def test_contenders_of_a_plan_are_checked_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="unknown optimizer 'adamm'"):
+        replace(PLAN, optimizers=("adamm",)).cells(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert contender("sgd").name == "sgd"
