@@ -57,7 +57,7 @@ Steps = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the lab's commands."""
-    for command in (compare, train, report, tasks, optimizers):
+    for command in (compare, train, reproduce, report, tasks, optimizers):
         app.command()(command)
 
 
@@ -214,7 +214,43 @@ def train(
     )
 
 
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a comparison.")]) -> None:
+def reproduce(
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE...", help="`list`, names from there, `all`, or your own FILE.toml.")
+    ],
+    scale: Annotated[str, typer.Option(help="lab (two cores, minutes to an hour) or paper (a cluster).")] = "lab",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole(1, MOST_JOBS), metavar="N", help="Runs at a time (default: one a core).", show_default=False
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="As of `thalweg compare`.", show_default=False)
+    ] = None,
+    devices: Annotated[
+        int, typer.Option(parser=whole(1), metavar="N", help="How many share a run, for --dry-run.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be downloaded, how long and how large it is; run nothing.")
+    ] = False,
+    out: Out = None,
+) -> None:
+    """The slides' experiments: run one, some or all, and write a page with the printed numbers beside.
+
+    Started again, it goes on; started elsewhere with the same --out or --storage, it joins; under torchrun all
+    processes work on one run at a time.
+    """
+    from thalweg.lab import reproducing
+
+    reproducing.reproduce(
+        tuple(recipes), scale=scale, jobs=jobs, storage=storage, devices=devices, dry_run=dry_run, out=out
+    )
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a comparison, or of recipes.")],
+) -> None:
     """Write the report again, from stored runs."""
     from thalweg.lab import commands
 

@@ -15,6 +15,7 @@ from thalweg.lab.engine.run import stored
 from thalweg.lab.errors import UserError
 from thalweg.lab.progress import Progress
 from thalweg.lab.reading import read
+from thalweg.lab.recipes.page import write_page
 from thalweg.lab.report import write_report
 from thalweg.lab.search import comparison
 from thalweg.lab.search.cells import Cell, Job, slug
@@ -124,6 +125,9 @@ def _duration(seconds: float) -> str:
 def report(folder: Path) -> None:
     """``thalweg report``: the report of what is stored."""
     terminal.interruptible()
+    if (page := write_page(folder)) is not None:
+        terminal.console().print(f"report: {page.resolve()}", soft_wrap=True)
+        return
     _conclude(folder, f"thalweg report {folder}", terminal.console())
 
 

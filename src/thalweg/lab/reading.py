@@ -119,7 +119,11 @@ def _objects(fields: Fields, name: str) -> list[dict[str, Any]]:
 
 
 def _axis(fields: Fields) -> Axis:
-    axis = Axis(fields.text("name"), fields.number("low"), fields.number("high"), fields.values.get("log") is True)
+    values = fields.values.get("values", [])
+    if not isinstance(values, list) or not all(isinstance(value, float) and math.isfinite(value) for value in values):
+        raise Damaged(fields.path, f"values should be a list of numbers, got {values!r:.60}")
+    low, high, log = fields.number("low"), fields.number("high"), fields.values.get("log") is True
+    axis = Axis(fields.text("name"), low, high, log, tuple(values))
     if not axis.low < axis.high or (axis.log and axis.low <= 0):
         raise Damaged(fields.path, f"{axis.name} has no range from {axis.low} to {axis.high}")
     return axis

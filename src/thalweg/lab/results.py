@@ -22,12 +22,16 @@ NONE = Metric("", "min")
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One searched coordinate and its range; ``log``: equal steps are equal factors."""
+    """One searched coordinate and its range; ``log``: equal steps are equal factors.
+
+    ``values``: only these are tried, equal shares of the range each.
+    """
 
     name: str
     low: float
     high: float
     log: bool = False
+    values: tuple[float, ...] = ()
 
     def at(self, unit: float) -> float:
         """The value a share ``unit`` of the way from ``low`` to ``high``.
@@ -35,6 +39,8 @@ class Axis:
         >>> Axis("lr", 0.01, 1.0, log=True).at(0.5)
         0.1
         """
+        if self.values:
+            return self.values[min(int(unit * len(self.values)), len(self.values) - 1)]
         if self.log:
             value = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
             return min(max(float(f"{value:.12g}"), self.low), self.high)

@@ -324,7 +324,15 @@ def median_time(times: Sequence[float | None]) -> float | None:
 def special_case(name: str) -> str | None:
     """The optimizer that this one contains at α = 0, if any.
 
+    Of one with given hyperparameters, it has the same; with a given α there is none.
+
     >>> special_case("alto"), special_case("e-muon"), special_case("sgd")
     ('lamb', 'muon', None)
+    >>> special_case("alto:beta2=0.9:beta=0.99"), special_case("alto:alpha=-5:beta=0.99")
+    ('lamb:beta2=0.9', None)
     """
-    return CONTAINS.get(name) or (name[2:] if name.startswith("e-") and name[2:] else None)
+    base, *given = name.split(":")
+    found = CONTAINS.get(base) or (base[2:] if base.startswith("e-") and base[2:] else None)
+    if found is None or any(one.startswith("alpha=") for one in given):
+        return None
+    return ":".join([found, *(one for one in given if not one.startswith("beta="))])

@@ -12,19 +12,22 @@ from functools import cache
 import thalweg
 from thalweg.lab.contenders.builtin import CONTENDERS, DEFAULTS, Contender
 from thalweg.lab.contenders.dotted import by_dotted_name
-from thalweg.lab.contenders.space import Point, Settings, Space, settings
+from thalweg.lab.contenders.pinned import base_of, pinned
+from thalweg.lab.contenders.space import Point, Settings, Space
 from thalweg.lab.errors import UserError
 
-__all__ = ["CONTENDERS", "DEFAULTS", "Contender", "Point", "Settings", "Space", "contender", "defaults", "settings"]
+__all__ = ["CONTENDERS", "DEFAULTS", "Contender", "Point", "Settings", "Space", "base_of", "contender", "defaults"]
 
 
 @cache
 def contender(name: str) -> Contender:
-    """The contender of this name, or any optimizer class by its dotted name.
+    """The contender of this name, or any optimizer class by its dotted name; ``:SETTING=VALUE`` after it gives some.
 
     Raises:
         UserError: no such name, or a class that cannot be driven this way.
     """
+    if ":" in name:
+        return pinned(name, contender(base_of(name)))
     if name in CONTENDERS:
         return CONTENDERS[name]
     module, dot, attribute = name.rpartition(".")
@@ -37,9 +40,9 @@ def contender(name: str) -> Contender:
 
 def defaults(chosen: Contender, batch_size: int) -> Settings:
     """The settings of one run where nothing else is said: the middle of each axis, of E the paper's α and β1."""
-    found = settings({axis.name: axis.at(0.5) for axis in chosen.space})
+    found = chosen.settings({axis.name: axis.at(0.5) for axis in chosen.space})
     if "gain" in {axis.name for axis in chosen.space}:
         paper = thalweg.paper_defaults(batch_size)
-        ahead = chosen.name == "ema-nesterov"  # which knows no other way
+        ahead = base_of(chosen.name) == "ema-nesterov"  # which knows no other way
         found |= {"alpha": abs(paper["alpha"]) if ahead else paper["alpha"], "beta": paper["beta"]}
-    return found
+    return found | chosen.fixed

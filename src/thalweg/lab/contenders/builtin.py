@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 import thalweg
 from thalweg.lab.contenders.ema_nesterov import EMANesterov
 from thalweg.lab.contenders.muon import MuonAdamW, needs_matrices
-from thalweg.lab.contenders.space import COUPLED, DECOUPLED, E_AXES, Settings, Space, space
+from thalweg.lab.contenders.space import COUPLED, DECOUPLED, E_AXES, Point, Settings, Space, settings, space
 from thalweg.lab.results import Axis
 
 Groups: TypeAlias = list[dict[str, Any]]
@@ -24,8 +25,8 @@ Build: TypeAlias = Callable[[nn.Module, Settings], Optimizer]
 class Contender:
     """An optimizer in a comparison.
 
-    ``build`` gets a model and the settings that :func:`~thalweg.lab.contenders.space.settings` makes of a point of
-    ``space``. ``schedule`` is the optimizer's own, for one that replaces schedules (None: the comparison's).
+    ``build`` gets a model and the settings at a point of ``space``. ``schedule`` is the optimizer's own, for one that
+    replaces schedules (None: the comparison's). ``fixed`` are hyperparameters that are given and not searched.
     """
 
     name: str
@@ -35,6 +36,19 @@ class Contender:
     lacks: Callable[[nn.Module], str | None] = lambda model: None
     """Why the optimizer does not apply to a model, or None."""
     schedule: str | None = None
+    fixed: Settings = field(default_factory=dict, hash=False)
+
+    def settings(self, point: Point) -> Settings:
+        """The hyperparameters at a point of ``space``, with those that are given."""
+        known = dict(point)
+        if "beta" in self.fixed:
+            known["horizon"] = 1.0 / (1.0 - self.fixed["beta"])
+        return settings(known) | self.fixed
+
+    @property
+    def grid(self) -> int | None:
+        """How many points the space has where every axis is a list of values; None where it has no end."""
+        return math.prod(len(axis.values) for axis in self.space) if all(axis.values for axis in self.space) else None
 
 
 def groups(model: nn.Module, s: Settings) -> Groups:
@@ -119,6 +133,12 @@ CONTENDERS: dict[str, Contender] = {
         Contender("nadamw", space(5e-3, DECOUPLED), _nadamw, "AdamW with Nesterov momentum"),
         Contender("adabelief", space(5e-3, DECOUPLED), _peer("AdaBelief"), "AdaBelief"),
         Contender("lamb", space(2e-2, DECOUPLED), _lamb, "bias-corrected LAMB"),
+        Contender(
+            "lamb-uncorrected",
+            space(2e-2, DECOUPLED),
+            _peer("Lamb", adam_debias=True, weight_decouple=False),
+            "pytorch_optimizer's LAMB without bias correction, as the slides' baseline",
+        ),
         Contender("muon", space(2e-2, DECOUPLED), MuonAdamW, "torch's Muon, AdamW on the rest", needs_matrices),
         Contender("soap", space(5e-3, DECOUPLED), _peer("SOAP"), "SOAP: Adam in Shampoo's eigenbasis"),
         Contender(

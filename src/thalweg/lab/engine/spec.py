@@ -12,14 +12,14 @@ from typing import Any
 
 import thalweg
 from thalweg.lab import records, tasks
-from thalweg.lab.contenders import CONTENDERS, contender
+from thalweg.lab.contenders import CONTENDERS, base_of, contender
 from thalweg.lab.engine.augment import AUGMENTATIONS
 from thalweg.lab.engine.schedules import LR_RULES, SCHEDULES
 from thalweg.lab.errors import UserError
 
-NOT_TRAINING = ("bench", "jax", "lab/report", "lab/search", "theory", "landscape")
+NOT_TRAINING = ("bench", "jax", "lab/recipes", "lab/report", "lab/search", "theory", "landscape")
 NOT_TRAINING_FILES = (
-    "cli.py", "__main__.py", "lab/cli.py", "lab/commands.py", "lab/progress.py", "lab/reading.py",
+    "cli.py", "__main__.py", "lab/cli.py", "lab/commands.py", "lab/progress.py", "lab/reading.py", "lab/reproducing.py",
     "lab/results.py", "lab/statistics.py", "lab/summary.py", "lab/tables.py", "lab/terminal.py",
 )  # fmt: skip
 
@@ -112,9 +112,10 @@ def code_hash(task: str, optimizer: str) -> str:
     digest = hashlib.sha256(_own_source())
     if task not in tasks.TASKS:
         digest.update(_module_of(type(tasks.find(task))))
-    if optimizer not in CONTENDERS:
-        contender(optimizer)  # importable, or a clear error
-        module, _, attribute = optimizer.rpartition(".")
+    base = base_of(optimizer)
+    if base not in CONTENDERS:
+        contender(base)  # importable, or a clear error
+        module, _, attribute = base.rpartition(".")
         digest.update(_module_of(getattr(__import__(module, fromlist=[attribute]), attribute)))
     return digest.hexdigest()[:12]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thalweg.lab import records, results, tasks
-from thalweg.lab.contenders import Settings, Space, settings
+from thalweg.lab.contenders import Settings, Space, contender
 from thalweg.lab.engine import Place, RunSpec, stored
 from thalweg.lab.reading import read_run
 from thalweg.lab.results import Axis, Run
@@ -85,7 +85,7 @@ class Cell:
     def trial(self, root: Path, space: Space, study: int, turn: int, number: int) -> Job:
         """A tuning run; all of them start from the same seed."""
         at = point(space, f"{self.task}/{self.batch_size}/{self.steps}/{study}/{turn}", number)
-        spec = self.spec(settings(at), SEARCH_SEED, test=False)
+        spec = self.spec(contender(self.optimizer).settings(at), SEARCH_SEED, test=False)
         name = f"round-{turn}-trial-{number}" if turn else f"trial-{number}"
         folder = self.folder(root) / f"study-{study}" / f"{name}-{spec.hash}"
         return Job(spec, Place("trial", study, turn, number, at), folder)
@@ -119,7 +119,9 @@ class Cell:
     def _rounds(self, root: Path, study: int, found: list[Run]) -> Iterator[list[Job]]:
         """The rounds of a study; ``found`` holds the runs of those before."""
         yield [self.trial(root, self.space, study, 0, number) for number in range(self.trials)]
-        whole = {axis.name: axis for axis in self.space}["lr"]
+        whole = next((axis for axis in self.space if axis.name == "lr"), None)
+        if whole is None or whole.values:
+            return
         for turn in range(1, MOST_ROUNDS + 1):
             best = results.best(found, tasks.find(self.task).metric)
             side = results.edge(whole.share(best.settings["lr"])) if best else None

@@ -84,6 +84,7 @@ class Plan:
         recipe = {name: getattr(defaults, name) for name in RECIPE} | self.recipe
         if contender(optimizer).schedule is not None:
             recipe["schedule"] = contender(optimizer).schedule
+        grid = contender(optimizer).grid
         cell = Cell(
             task=task,
             batch_size=budget.batch_size,
@@ -93,8 +94,8 @@ class Plan:
             optimizer=optimizer,
             space=contender(optimizer).space,
             recipe=recipe,
-            trials=self.trials,
-            studies=self.studies,
+            trials=self.trials if grid is None else grid,
+            studies=self.studies if grid is None else 1,
             seeds=self.seeds,
             code=code_hash(task, optimizer),
             data=tasks.data_hash(task),

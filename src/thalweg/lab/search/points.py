@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 from scipy.stats import qmc
@@ -28,7 +29,10 @@ def shares(name: str, axes: int, count: int) -> tuple[tuple[float, ...], ...]:
 
 
 def point(space: Space, name: str, number: int) -> dict[str, float]:
-    """The point of trial ``number`` in the sequence of this name."""
+    """The point of trial ``number`` in the sequence of this name; where all axes are lists, of their grid."""
+    if all(axis.values for axis in space):
+        grid = list(product(*(axis.values for axis in space)))
+        return dict(zip((axis.name for axis in space), grid[number % len(grid)], strict=True))
     unit = shares(name, len(space), number + 1)[number]
     return {axis.name: axis.at(share) for axis, share in zip(space, unit, strict=True)}
 

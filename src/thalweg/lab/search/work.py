@@ -9,7 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +36,7 @@ class Assignment:
     cells: Sequence[Cell]
     storage: str | None = None
     threads: int = 1
-    checkpoint_seconds: float = 30.0
+    how: How = field(default_factory=How)
 
 
 def open_claims(assignment: Assignment) -> Claims:
@@ -60,7 +60,6 @@ def work(
         TaskFault: the code of a task raised.
     """
     claims, reader = open_claims(assignment), Reader()
-    how = How(checkpoint_seconds=assignment.checkpoint_seconds)
     while True:
         left = False
         for cell in assignment.cells:
@@ -71,7 +70,7 @@ def work(
                 if (claim := claims.take(job)) is not None:
                     result = None
                     try:
-                        result = _run(job, how, claim, tell, stop)
+                        result = _run(job, assignment.how, claim, tell, stop)
                     finally:
                         claim.release(result)
         if not left:

@@ -16,14 +16,16 @@ from thalweg.lab.tasks.digits import Digits
 from thalweg.lab.tasks.fashion_mnist import FashionMNIST
 from thalweg.lab.tasks.pydoc_lm import PydocLM
 from thalweg.lab.tasks.quadratic_deep import QuadraticDeep
-from thalweg.lab.tasks.sine import Sine
+from thalweg.lab.tasks.sine import NoisySine, Sine
 
 __all__ = [
     "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Task", "budget_at", "data_hash", "find", "load",
     "target_of",
 ]  # fmt: skip
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Sine, Digits, PydocLM, FashionMNIST, QuadraticDeep)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Sine, NoisySine, Digits, PydocLM, FashionMNIST, QuadraticDeep)
+}
 
 
 @cache

@@ -41,3 +41,23 @@ class Sine(Task):
         """Squared error."""
         scores: Tensor = (output - target).square().flatten(1).mean(1)
         return scores
+
+
+class NoisySine(Sine):
+    """The slides' setting: x in [-10, 10], 32,768 training points of 40,960, noise of mean zero.
+
+    How large the noise is the slides do not say: .1, on the training targets alone, is our choice.
+    """
+
+    name = "sine-noisy"
+    title = "y = sin(x) + noise on [-10, 10], 3-layer network of width 32"
+    budgets: ClassVar = (Budget(256, 2560, 1e-2), Budget(32768, 200, 1e-1), Budget(32768, 2000, 1e-2, "long"))
+
+    def splits(self) -> Splits:
+        """40,960 points drawn uniformly: 32,768 to train on, 4,096 each to validate and to test."""
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(40960, 1, generator=generator) * 20.0 - 10.0
+        y = x.sin()
+        y[:32768] += 0.1 * torch.randn(32768, 1, generator=generator)
+        sizes = (32768, 4096, 4096)
+        return Splits(*(Rows(a, b) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)))

@@ -1,0 +1,72 @@
+"""The slides' memory figure as a measurement of ``thalweg reproduce``: what ``thalweg bench memory`` counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thalweg.bench import environment
+from thalweg.bench.contenders import contender
+from thalweg.bench.memory import Ledger
+from thalweg.bench.shapes import model
+from thalweg.lab import records
+from thalweg.lab.recipes.page import Grid, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+WHO = (
+    "adamw-fused", "lamb", "alto", "alto-bf16", "alto-8bit", "e-adamw", "pytorch-optimizer-lamb", "authors-alto",
+    "authors-e-adamw",
+)  # fmt: skip
+BETWEEN = ("alto", "lamb"), ("authors-alto", "pytorch-optimizer-lamb")
+
+
+def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> None:
+    """Count each of ``options["shapes"]`` that is not counted yet."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for name in options["shapes"]:
+        path = folder / f"{name}.json"
+        if path.exists():
+            continue
+        say(f"memory on the shapes of {name}, on {device.type}")
+        ledger = Ledger(model(name), [contender(one) for one in WHO], device, torch.float32)
+        ledger.run()
+        records.write_json(path, {**(ledger.record() or {}), "environment": environment.environment()})
+
+
+def page(folder: Path) -> Section:
+    """A table for each model, and how many float32 copies of the parameters ALTO holds beyond LAMB."""
+    grids, findings = [], []
+    for path in sorted(folder.glob("*.json")):
+        if path.name == "reproduce.json":
+            continue
+        found = records.read_json(path)
+        counted = found["contenders"]
+        rows = [
+            (
+                one["says"],
+                f"{one['state_bytes_per_parameter']:.2f}",
+                f"{one['peak_temporary_bytes_per_parameter']:.2f}",
+                f"{_held(one):.2f}",
+            )
+            for one in counted.values()
+        ]
+        rows += [(name, f"left out: {why}", "", "") for name, why in found["left_out"].items()]
+        head = ("optimizer", "state", "peak of temporaries", "both")
+        grids.append(Grid(f"Here: bytes a parameter, {found['says']}, float32", head, tuple(rows)))
+        for a, b in BETWEEN:
+            if a in counted and b in counted:
+                copies = (_held(counted[a]) - _held(counted[b])) / 4.0
+                findings.append(
+                    f"{found['says']}: {counted[a]['says']} holds {copies:.1f} float32 copies of the parameters more "
+                    f"than {counted[b]['says']}, state and peak of temporaries together."
+                )
+    return Section("", findings=tuple(findings), grids=tuple(grids))
+
+
+def _held(one: dict[str, Any]) -> float:
+    """Bytes a parameter."""
+    return float(one["state_bytes_per_parameter"]) + float(one["peak_temporary_bytes_per_parameter"])

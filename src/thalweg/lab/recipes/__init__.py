@@ -1,0 +1,1 @@
+"""The slides' experiments as recipes: one TOML file each, at lab and at paper scale; see :mod:`.recipe`."""

@@ -1,0 +1,152 @@
+"""Carry out a recipe in a folder of its own: claimed, resumed and recorded as any comparison is.
+
+A folder of recipes holds for each one ``NAME/recipe.toml`` (what was asked for), ``NAME/reproduce.json`` (``scale``,
+``command``, and the ``seconds`` spent so far) and what the comparison or measurement records.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from thalweg.lab import records, tasks
+from thalweg.lab.engine import How
+from thalweg.lab.errors import UserError
+from thalweg.lab.search import comparison, together
+from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.work import Assignment, open_claims
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+    from types import ModuleType
+
+    from thalweg.lab.recipes.recipe import Comparison, Recipe
+    from thalweg.lab.search.cells import Cell
+
+Watched = Callable[[list["Cell"]], "AbstractContextManager[Callable[[str, Any], None]]"]
+
+
+def unwatched(cells: list[Cell]) -> AbstractContextManager[Callable[[str, Any], None]]:
+    """Nobody listens."""
+    return nullcontext(lambda what, value: None)
+
+
+def cells_of(one: Comparison, root: Path) -> list[Cell]:
+    """The cells of a table of a recipe.
+
+    Raises:
+        UserError: its data are not there, or a value that no run can have.
+    """
+    _, splits = tasks.load(one.task)
+    plan = Plan(
+        tasks=(one.task,), batch_sizes=(one.batch_size,), optimizers=one.optimizers, trials=one.trials,
+        studies=one.studies, seeds=one.seeds, steps=one.length(len(splits.train)), recipe=one.recipe,
+    )  # fmt: skip
+    cells, _ = plan.cells(root)
+    return cells
+
+
+def reproduce(
+    recipe: Recipe,
+    text: str,
+    scale: str,
+    root: Path,
+    *,
+    command: str = "",
+    jobs: int = 1,
+    storage: str | None = None,
+    watched: Watched = unwatched,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Run what is not there yet of a recipe, in ``root``.
+
+    Args:
+        recipe: what to do.
+        text: the TOML it was read from, kept beside the records.
+        scale: "lab" or "paper".
+        root: the recipe's own folder.
+        command: what was typed, for the records.
+        jobs: processes at a time; under ``torchrun`` all of its processes work on one run at a time instead.
+        storage: where runs are claimed, as ``thalweg compare --storage``.
+        watched: gives, for the cells, a context in which somebody listens to the workers.
+        say: told in words what is done.
+
+    Raises:
+        UserError: the recipe has no such scale, its data are missing, or the folder cannot be written.
+        TaskFault: the code of a task raised.
+    """
+    wanted = recipe.scales.get(scale)
+    if wanted is None:
+        raise UserError(f"the recipe {recipe.name} has no scale {scale!r}: it has {', '.join(recipe.scales)}")
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if first:
+            records.write_bytes(root / "recipe.toml", text.encode())
+    except OSError as error:
+        raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
+    with _clocked(root / "reproduce.json", scale, command) if first else nullcontext():
+        if wanted.measure:
+            measurement(wanted.measure).run(wanted.options, root, say)
+            return
+        cells = [(one, cell) for one in wanted.comparisons for cell in cells_of(one, root)]
+        for _, cell in cells:
+            if first:
+                cell.record(root, command)
+        for (micro_batch, sharding), group in groupby(cells, key=lambda pair: (pair[0].micro_batch, pair[0].sharding)):
+            own = [cell for _, cell in group]
+            threads = max(1, (os.cpu_count() or 1) // jobs)
+            assignment = Assignment(root, own, storage, threads, How(micro_batch=micro_batch, sharding=sharding))
+            open_claims(assignment)  # or a clear error now
+            with watched(own) as listen:
+                if together.several():
+                    together.work_together(assignment, listen)
+                else:
+                    comparison.run(assignment, jobs, listen)
+        if not together.several():
+            say("timing steps, all optimizers in turn")
+            comparison.run(Assignment(root, [cell for _, cell in cells], storage, os.cpu_count() or 1), 1, timing=True)
+
+
+def measurement(name: str) -> ModuleType:
+    """The module of a measurement, which has ``run(options, folder, say)`` and ``page(folder)``.
+
+    ``run`` goes on where it stopped; ``page`` returns a :class:`~thalweg.lab.recipes.page.Section` from the records.
+
+    Raises:
+        UserError: there is no such module, or it lacks these functions.
+    """
+    tasks.importable_from_here()
+    try:
+        module = import_module(name)
+    except ImportError as error:
+        raise UserError(f"cannot import the measurement {name!r} ({error})") from None
+    if not all(callable(getattr(module, function, None)) for function in ("run", "page")):
+        raise UserError(f"the measurement {name!r} needs functions run(options, folder, say) and page(folder)")
+    return module
+
+
+@contextmanager
+def _clocked(path: Path, scale: str, command: str) -> Iterator[None]:
+    """Add the seconds within to those on record, however it ends short of a kill."""
+    try:
+        before = float(records.read_json(path)["seconds"]) if path.exists() else 0.0
+    except (records.Damaged, KeyError, TypeError, ValueError):
+        before = 0.0
+    started = time.monotonic()
+
+    def write() -> None:
+        spent = before + time.monotonic() - started
+        records.write_json(path, {"scale": scale, "command": command, "seconds": round(spent, 1)})
+
+    write()
+    try:
+        yield
+    finally:
+        write()

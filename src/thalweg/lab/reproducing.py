@@ -1,0 +1,112 @@
+"""``thalweg reproduce``: recipes, one after the other, with progress and a page at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thalweg.lab import terminal
+from thalweg.lab.errors import UserError
+from thalweg.lab.progress import Progress
+from thalweg.lab.recipes import recipe as recipes
+from thalweg.lab.recipes.forecast import forecast
+from thalweg.lab.recipes.page import write_page
+from thalweg.lab.recipes.run import reproduce as run
+from thalweg.lab.search import comparison, together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from thalweg.lab.recipes.recipe import Recipe, Scale
+    from thalweg.lab.search.cells import Cell
+
+
+def reproduce(
+    asked: tuple[str, ...],
+    *,
+    scale: str,
+    jobs: int | None,
+    storage: str | None,
+    devices: int,
+    dry_run: bool,
+    out: Path | None,
+) -> None:
+    """Run the recipes that are asked for, and write the page of all that lies in the folder."""
+    terminal.interruptible()
+    console = terminal.console()
+    if scale not in recipes.SCALES:
+        raise UserError(f"--scale must be {' or '.join(recipes.SCALES)}, got {scale!r}")
+    if asked == ("list",):
+        for name in recipes.names():
+            found = recipes.find(name)
+            console.print(f"{name:22} {found.title} ({', '.join(found.scales)})", soft_wrap=True)
+        console.print("Your own: FILE.toml, described in docs/recipes.md.", soft_wrap=True)
+        return
+    wanted = [recipes.find(name) for name in (recipes.names() if asked == ("all",) else dict.fromkeys(asked))]
+    if asked == ("all",):
+        wanted = [one for one in wanted if scale in one.scales]
+    if dry_run:
+        for one in wanted:
+            _say_what_would_run(one, _scale(one, scale), devices, console)
+        return
+    root = out or Path("runs") / f"reproduce-{scale}"
+    first = os.environ.get("RANK", "0") == "0"
+    for one in wanted:
+        _scale(one, scale)
+    for one in wanted:
+        if first:
+            console.print(f"{one.name}: {one.title}")
+        run(
+            one, _text(one, asked), scale, root / one.name, command=terminal.command(),
+            jobs=jobs or comparison.default_jobs(), storage=storage, say=console.print,
+            watched=lambda cells, folder=root / one.name: _watched(cells, folder, console, first),  # type: ignore[misc]
+        )  # fmt: skip
+        if first and (page := write_page(root)) is not None:
+            console.print(f"report: {page.resolve()}", soft_wrap=True)
+    if together.several():
+        import torch
+
+        torch.distributed.destroy_process_group()
+
+
+def _scale(one: Recipe, scale: str) -> Scale:
+    if scale not in one.scales:
+        raise UserError(f"the recipe {one.name} has no scale {scale!r}: it has {', '.join(one.scales)}")
+    return one.scales[scale]
+
+
+def _text(one: Recipe, asked: tuple[str, ...]) -> str:
+    own = next((name for name in asked if name.endswith(".toml") and Path(name).stem == one.name), None)
+    if own is not None:
+        return Path(own).read_text("utf-8")
+    return files("thalweg.lab.recipes").joinpath(f"{one.name}.toml").read_text("utf-8")
+
+
+@contextmanager
+def _watched(cells: list[Cell], root: Path, console: Any, first: bool) -> Iterator[Callable[[str, Any], None]]:
+    if not first:
+        yield lambda what, value: None
+        return
+    with Progress(console, cells, root) as progress:
+        yield progress.hear
+        progress.finish()
+
+
+def _say_what_would_run(one: Recipe, scale: Scale, devices: int, console: Any) -> None:
+    console.print(f"{one.name}: {one.title}")
+    if scale.measure:
+        console.print(f"  a measurement, {scale.measure}, with {scale.options}", soft_wrap=True)
+    for table in scale.comparisons:
+        found = forecast(table, devices)
+        size = f"{found.parameters / 1e6:,.2f} M parameters, {found.bytes / 2**30:,.2f} GiB a device"
+        steps = "steps as its data are many" if found.steps is None else f"{found.steps:,} steps"
+        shared = f" ({devices} devices, {table.sharding})" if devices > 1 else ""
+        console.print(
+            f"  {table.task} at batch size {table.batch_size:,}: {found.runs} runs at least of {steps}; {size}{shared} "
+            f"of parameters, gradients and state, activations apart; download: {found.download or 'nothing'}",
+            soft_wrap=True,
+        )

@@ -1,0 +1,79 @@
+"""All processes of a ``torchrun`` work on one run at a time: for models that one device does not carry."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from thalweg.lab.engine import Stopped, Training, train
+from thalweg.lab.errors import UserError
+from thalweg.lab.search.cells import Reader
+from thalweg.lab.search.claims import beating
+from thalweg.lab.search.work import Assignment, open_claims
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from thalweg.lab.search.cells import Job
+    from thalweg.lab.search.claims import Claim
+    from thalweg.lab.search.work import Tell
+
+
+def several() -> bool:
+    """Whether this process is one of several that a launcher started to work as one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def work_together(assignment: Assignment, tell: Tell = lambda what, value: None) -> None:
+    """Run what of the comparison nobody else runs, all ranks on each run; the first rank claims and writes.
+
+    ``tell`` hears "run" (a job) and "end" (its result) on the first rank. What other groups of processes have claimed
+    is left to them: the command returns when nothing else is left.
+
+    Raises:
+        UserError: the claim of a run was lost to somebody else.
+        TaskFault: the code of a task raised.
+    """
+    first = PartialState().is_main_process
+    claimed: Iterator[tuple[Job, Claim]] = _claimed(assignment) if first else iter(())
+    while True:
+        job, claim = next(claimed, (None, None))
+        job = broadcast_object_list([job])[0]
+        if job is None:
+            return
+        result = None
+        with ExitStack() as stack:
+            lost = stack.enter_context(beating(claim)) if claim is not None else None
+
+            def heard(training: Training, event: str, lost: Any = lost) -> None:
+                if lost is not None and lost.is_set():
+                    raise Stopped
+
+            if first:
+                tell("run", job)
+            try:
+                result = train(job.spec, job.folder, job.place, how=assignment.how, heard=heard)
+            except Stopped:
+                raise UserError(f"another process trains in {job.folder} now: start this one again") from None
+            finally:
+                if claim is not None:
+                    claim.release(result)
+        if first:
+            tell("end", result)
+
+
+def _claimed(assignment: Assignment) -> Iterator[tuple[Job, Claim]]:
+    """Every open run that can be claimed, until there is none."""
+    claims, reader = open_claims(assignment), Reader()
+    found = True
+    while found:
+        found = False
+        for cell in assignment.cells:
+            for job in cell.open_jobs(assignment.root, reader):
+                if (claim := claims.take(job)) is not None:
+                    found = True
+                    yield job, claim
