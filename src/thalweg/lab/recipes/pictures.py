@@ -167,8 +167,11 @@ def _heat_maps(tables: list[Table], path: Path) -> Picture:
             image, ax=axes, label=table.metric.name + (f" ({table.metric.unit})" if table.metric.unit else "")
         )
     _save(figure, path)
-    return Picture(path, "The test metric over α and β1, the learning rate tuned for each field: left of 0 explores, right of "
-                         "it exploits; see where the best field lies at each batch size.")  # fmt: skip
+    return Picture(
+        path,
+        "The test metric over α and β1, the learning rate tuned for each field: left of 0 explores, right of it "
+        "exploits; see where the best field lies at each batch size.",
+    )
 
 
 def _heading(table: Table) -> str:

@@ -27,7 +27,8 @@ PYTHON = {
     "ademamix": f"pytorch_optimizer.AdEMAMix({DECAYED}, lr={{lr}}, betas=({{momentum}}, {{beta2}}, {{beta}}), "
     "alpha={alpha}, weight_decouple=True)",
     "lamb": f"thalweg.Lamb({DECAYED}, lr={{lr}}, {BETAS}, eps=1e-6)",
-    "lamb-uncorrected": f"pytorch_optimizer.Lamb({DECAYED}, lr={{lr}}, {BETAS}, adam_debias=True, weight_decouple=False)",
+    "lamb-uncorrected": f"pytorch_optimizer.Lamb({DECAYED}, lr={{lr}}, {BETAS}, adam_debias=True, "
+    "weight_decouple=False)",
     "alto": f"thalweg.ALTO({DECAYED}, lr={{lr}}, {BETAS}, alpha={{alpha}}, beta={{beta}}, eps=1e-6)",
     "muon": MUON,
     "ema-nesterov": f"thalweg.lab.contenders.ema_nesterov.EMANesterov({ADAMW}, alpha={{alpha}}, beta={{beta}})",
