@@ -1,8 +1,8 @@
 """Functions of two numbers with valleys, as data: formula, bounds, valley and minima of each.
 
 A new function is an entry of :data:`FUNCTIONS`, and tested by being there. Those with a valley are, but for the
-cardioid and Rosenbrock's, of the form K·F(x, y)² + h: F vanishes on the valley's floor, and h is how its floor rises and
-falls, with a lower minimum further along.
+cardioid and Rosenbrock's, of the form K·F(x, y)² + h: F vanishes on the floor of the valley, and h is how the floor
+rises and falls, with a lower minimum further along.
 """
 
 from __future__ import annotations
