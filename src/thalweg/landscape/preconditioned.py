@@ -91,7 +91,7 @@ def preconditioned_sharpness(
     What it is compared with: the largest with ``stability_limit(α, β1, momentum=β2)``, in full batch or with large
     batches; β2 is ``betas[0]`` of Adam, LAMB and ALTO, ``momentum`` of SGD and RMSprop, whose momentum is a sum, so
     that η = lr/(1-β2) there. That limit is for a D that stands still: √v̂ changes slowly, over 1/(1-β3) steps, but
-    LAMB's trust ratio within one, as ‖r‖ does. Weight decay is not in H: add it to the loss if it is Adam's coupled one.
+    LAMB's trust ratio within one, as ‖r‖ does. Weight decay is not in H: add Adam's coupled one to the loss.
 
     Args:
         loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
