@@ -14,7 +14,7 @@ from scipy import stats
 from synthetic import ACCURACY, Comparison
 
 import thalweg
-from thalweg.lab import cli, contenders, reading, records
+from thalweg.lab import cli, reading, records, tasks
 from thalweg.lab.contenders import contender
 from thalweg.lab.errors import UserError
 from thalweg.lab.recipes import claims, forecast, page, paper, recipe, run
@@ -340,7 +340,7 @@ def test_a_claim_is_tested_by_seed_and_corrected_over_all_tests_of_the_recipe(sy
     assert [len(one.found) for one in found] == [2, 1, 2]
     raw = []
     for one in found:
-        for table, metric, pair in one.found:
+        for table, _, pair in one.found:
             values = []
             for name in (one.claim.a, one.claim.b):
                 seeds = {run.seed: run for run in table.row(name).cell.seeds}
@@ -389,10 +389,6 @@ def test_a_forecast_counts_parameters_steps_runs_and_bytes():
     one = recipe.Comparison("digits", 64, ("adamw", "alto", "sgd:lr=0.1|0.2:momentum=0.9:weight_decay=0"), epochs=7,
                             trials=5, studies=2, seeds=3)  # fmt: skip
     found = forecast.forecast(one, devices=1)
-    model = contenders.contender  # the model itself is counted below
-    del model
-    from thalweg.lab import tasks
-
     parameters = sum(p.numel() for p in tasks.find("digits").model().parameters())
     assert found.parameters == parameters
     assert found.examples == 1197
@@ -404,3 +400,16 @@ def test_a_forecast_counts_parameters_steps_runs_and_bytes():
 
 def test_the_command_line_knows_reproduce():
     assert callable(cli.reproduce)
+
+
+def test_the_recipe_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "recipes.md").read_text().split("```toml\n")[1].split("```")[0]
+    (tmp_path / "wines.toml").write_text(text)
+    (tmp_path / "own_task.py").write_bytes((root / "examples" / "own_task.py").read_bytes())
+    environment = {**os.environ, "PYTHONPATH": str(Path(thalweg.__file__).parents[1])}
+    command = [sys.executable, "-m", "thalweg", "reproduce", "wines.toml", "--dry-run"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "at batch size 16: 45 runs at least of 60 steps; 0.00 M parameters" in ran.stdout
+    assert "at batch size 96: 45 runs at least of 120 steps" in ran.stdout

@@ -12,7 +12,8 @@ Rooms, each importing only from those above it::
     contenders/      how each optimizer is built, and the ranges it is searched over
     engine/          RunSpec, the training loop, schedules, checkpoints, typed failures
     search/          points, studies, claims, workers
-    commands.py      what the command line does
+    recipes/         the slides' experiments at two scales, the printed numbers, claims tested, their page
+    commands.py, reproducing.py    what the command line does
 
 What a comparison leaves on disk
 --------------------------------
