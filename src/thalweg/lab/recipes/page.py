@@ -149,11 +149,8 @@ def _ours(table: Table) -> Grid:
     names = short_names(row.optimizer for row in table.rows)
     unit = f", {table.metric.unit}" if table.metric.unit else ""
     head = ("optimizer", f"{table.metric.name} (95 %{unit})", "training loss", "steps to target", "reached", "setting")
-    return Grid(
-        f"Here: {table.name}, {table.epochs:.3g} epochs",
-        head,
-        tuple(_row(row, names[row.optimizer]) for row in table.rows),
-    )
+    rows = tuple(_row(row, names[row.optimizer]) for row in table.rows)
+    return Grid(f"Here: {table.name}, {words.short(table.epochs)} epochs", head, rows)
 
 
 def _row(row: Row, name: str) -> tuple[str, ...]:
