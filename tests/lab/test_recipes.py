@@ -254,8 +254,9 @@ def test_the_page_has_printed_numbers_and_ours_as_the_records_say(done):
         spec = json.loads((path.parent / "spec.json").read_text())
         last = json.loads((path.parent / "metrics.jsonl").read_text().splitlines()[-1])
         losses.setdefault((spec["batch_size"], spec["optimizer"]), []).append(last["loss"])
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| lamb |")]
-    assert [row[2] for row in rows] == [f"{np.mean(losses[16, 'lamb']):.3g}"]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| lamb |", "| lamb:lr"))]
+    given = "lamb:lr=0.01|0.1:momentum=0.9:beta2=0.99:weight_decay=0"
+    assert [row[2] for row in rows] == [f"{np.mean(losses[key]):.3g}" for key in ((16, "lamb"), (48, given))]
     web = (done / "report.html").read_text()
     assert "88.83" in web
     assert "<script" not in web
