@@ -1,4 +1,5 @@
 import gzip
+import math
 
 import numpy as np
 import pytest
@@ -12,16 +13,23 @@ from thalweg.lab.tasks.base import Budget, Rows, Splits, budget_at, fingerprint
 from thalweg.lab.tasks.digits import MatrixConv
 from thalweg.lab.tasks.pydoc_lm import REPEATED, without_repeats
 
+FASHION = [name for name in tasks.TASKS if name.startswith("fashion-mnist")]
+HERE = [name for name, task in tasks.TASKS.items() if not task.download or name in FASHION]  # test_hub.py: the others
+
 
 def loaded(name):
     try:
         return tasks.load(name)
     except UserError as error:
-        assert name == "fashion-mnist"
+        assert name in FASHION
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+def called(model, inputs):
+    return model(**inputs) if isinstance(inputs, dict) else model(inputs)
+
+
+@pytest.mark.parametrize("name", HERE)
 def test_each_task_trains_scores_and_is_reproducible(name):
     task, splits = loaded(name)
     batch = splits.train.__getitems__([0, 1, 2])
@@ -29,15 +37,17 @@ def test_each_task_trains_scores_and_is_reproducible(name):
     for _ in range(2):
         torch.manual_seed(3)
         model = task.model()
-        loss = task.loss(model(batch[0]), batch[1])
+        loss = task.loss(called(model, batch[0]), batch[1])
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-        assert task.score(model(batch[0]), batch[1]).shape == (3,)
+        scores = task.score(called(model, batch[0]), batch[1])
+        assert len(scores) == 3
+        assert all(math.isfinite(number) for number in (task.combine(scores), *task.more(scores).values()))
         losses.append(loss.item())
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", HERE)
 def test_each_task_has_a_short_and_a_long_budget_that_its_data_allow(name):
     task, splits = loaded(name)
     assert {one.name for one in task.budgets} == {"short", "long"}
@@ -46,13 +56,24 @@ def test_each_task_has_a_short_and_a_long_budget_that_its_data_allow(name):
     assert any(one.name == "long" and one.batch_size == largest for one in task.budgets)
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", HERE)
 def test_no_example_is_in_two_splits(name):
     """Of any task: an input of one split stands in no other (of images, a few do, as published)."""
     _, splits = loaded(name)
-    rows = [{row.numpy().tobytes() for row in part.inputs} for part in splits]
+    rows = [rows_of(part) for part in splits]
     shared = [len(rows[i] & rows[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert max(shared) <= (100 if name == "fashion-mnist" else 0)
+    assert max(shared) <= (100 if name in FASHION else 0)
+
+
+def rows_of(part):
+    """What the model is told of each example, as bytes."""
+    inputs = part.inputs["input_ids"] if isinstance(part.inputs, dict) else part.inputs
+    return {row.numpy().tobytes() for row in inputs}
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_models_parameters_are_counted_without_its_memory_or_data(name):
+    assert tasks.parameters(tasks.find(name)) == sum(p.numel() for p in tasks.find(name).model().parameters())
 
 
 def text_of(part):
@@ -112,7 +133,7 @@ def test_matrix_convolution_is_torchs_convolution():
 
 def test_scores_are_the_named_metrics():
     output = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
-    for name in ("digits", "fashion-mnist"):
+    for name in ("digits", *FASHION):
         task = tasks.find(name)
         assert task.score(output, torch.tensor([0, 1])).tolist() == [100.0, 0.0]
         assert task.combine(torch.tensor([100.0, 0.0])) == 50.0
@@ -137,7 +158,7 @@ def test_a_budget_at_any_batch_size(batch_size, name, steps):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifar", "unknown task 'cifar': choose from sine, digits, pydoc-lm, fashion-mnist, quadratic-deep, or name"),
+        ("cifar", f"unknown task 'cifar': choose from {', '.join(tasks.TASKS)}, or name your own"),
         ("no.such:Task", "cannot import task 'no.such:Task' (no module 'no' here or among what is installed)"),
         ("..x:Y", "cannot import task '..x:Y'"),
         (":", "unknown task ':'"),

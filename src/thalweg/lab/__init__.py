@@ -8,11 +8,14 @@ Rooms, each importing only from those above it::
     reading.py       makes it from the files; trains nothing, imports no task
     statistics.py    intervals, paired tests, corrections
     report/          the HTML page and the tables beside it
+    hub.py           published data and weights: a local folder, or the hub
+    models/          residual networks and VGG
     tasks/           what is trained, one file each, or the user's own class
     contenders/      how each optimizer is built, and the ranges it is searched over
     engine/          RunSpec, the training loop, schedules, checkpoints, typed failures
     search/          points, studies, claims, workers
-    commands.py      what the command line does
+    recipes/         the slides' experiments at two scales, the printed numbers, claims tested, their page
+    commands.py, reproducing.py    what the command line does
 
 What a comparison leaves on disk
 --------------------------------
@@ -44,8 +47,8 @@ another batch size, other code or other data never meets it. ::
 ``result.json``
     Written last; a run without it is not complete and is run again, from its checkpoint. ``status`` ("finished" or
     "failed"), ``failure`` (None, or "diverged", "refused", "out of memory" or "crashed"), ``reason`` (None or text),
-    ``validation`` (at the end of the schedule), ``test`` (only of fresh seeds), ``seconds``, ``steps_to_target`` and
-    ``seconds_to_target`` (None: not reached).
+    ``validation`` (at the end of the schedule), ``test`` and ``test_metrics`` (only of fresh seeds; the latter what
+    the task's ``more`` says, by name), ``seconds``, ``steps_to_target`` and ``seconds_to_target`` (None: not reached).
 ``claim-N``
     Who is at it, while someone is (:mod:`thalweg.lab.search.claims`).
 

@@ -168,6 +168,7 @@ def read_run(folder: Path) -> Run:
         spec=spec.values,
         environment=environment.texts("all"),
         history=_history(folder / "metrics.jsonl"),
+        test_metrics=result.numbers("test_metrics") if "test_metrics" in result.values else {},
     )
 
 

@@ -71,6 +71,7 @@ class Run:
 
     ``kind`` is ``"trial"`` (tuning) or ``"seed"`` (the chosen setting on a fresh seed). ``point`` is where in the
     search space a trial lies, ``settings`` what the optimizer got. ``failure`` is None or one of :data:`FAILURES`.
+    ``test_metrics`` are further numbers of the test set, where the task has some.
     """
 
     folder: Path
@@ -91,6 +92,7 @@ class Run:
     spec: dict[str, Any] = field(repr=False)
     environment: dict[str, str] = field(repr=False)
     history: tuple[Evaluation, ...] = field(repr=False)
+    test_metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

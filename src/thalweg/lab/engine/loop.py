@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -134,7 +134,7 @@ class Training:
             inputs = self.augment(inputs)
         share = _length(targets) * self.accelerator.num_processes / self.spec.batch_size  # ranks are averaged
         with self.accelerator.no_sync(self.model) if not last else nullcontext():
-            loss = self.task.loss(self.model(inputs), targets) * share
+            loss = self.task.loss(_called(self.model, inputs), targets) * share
             self.accelerator.backward(loss)
         self.window[0] += loss.detach()
 
@@ -158,9 +158,15 @@ class Training:
         total: Tensor = self.accelerator.reduce(self.window, "mean")
         return (total[0] / total[1]).item()
 
-    @torch.no_grad()
     def score(self, split: str) -> float:
-        """The task's metric on a split, over all processes, with model and optimizer in the mode for it."""
+        """The task's metric on a split."""
+        scores = self.scores(split)
+        with of_the_task(self.spec.task, "its combine"):
+            return self.task.combine(scores)
+
+    @torch.no_grad()
+    def scores(self, split: str) -> Tensor:
+        """The task's scores of a split, in all processes, with model and optimizer in the mode for it."""
         rows, rank, ranks = getattr(self.data, split), self.accelerator.process_index, self.accelerator.num_processes
         pieces = data.parts(list(range(len(rows))), rank, ranks, EVALUATION_BATCH)
         model = self.model if self.sharded else self.accelerator.unwrap_model(self.model)
@@ -170,16 +176,16 @@ class Training:
         with of_the_task(self.spec.task, "its model or score", model):
             for batch, piece in zip(data.loader(rows, iter([p or [0] for p in pieces])), pieces, strict=True):
                 inputs, targets = send_to_device(batch, self.accelerator.device)
-                scores.append(self.task.score(model(inputs), targets)[: len(piece)].cpu())
+                scores.append(self.task.score(_called(model, inputs), targets)[: len(piece)].cpu())
             mine = torch.cat(scores)
-            value = self.task.combine(torch.cat(gather_object([mine])) if ranks > 1 else mine)
+            found = torch.cat(gather_object([mine])) if ranks > 1 else mine
         if self.sharded:  # after a forward without a backward the root is still whole
             for module in model.modules():
                 if isinstance(module, FSDPModule):
                     module.reshard()
         model.train()
         _mode(self.optimizer, "train")
-        return value
+        return found
 
     def batches(self) -> Iterator[Any]:
         """What this process trains on from here to the last step, part after part."""
@@ -257,6 +263,11 @@ def _sharded(model: nn.Module) -> nn.Module:
             fully_shard(block)
     fully_shard(model)
     return model
+
+
+def _called(model: nn.Module, inputs: Any) -> Any:
+    """The model on a batch, which may be of several tensors by name."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
 
 def _length(targets: Any) -> int:

@@ -178,7 +178,9 @@ def _finished(training: Training) -> dict[str, Any]:
     }
     if spec.test:
         with of_the_task(spec.task, "its score on the test set"):
-            result["test"] = training.score("test")
+            scores = training.scores("test")
+            result["test"] = task.combine(scores)
+            result["test_metrics"] = task.more(scores)
     return result
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import base_of, contender
@@ -42,7 +39,7 @@ def forecast(one: Comparison, devices: int) -> Forecast:
         UserError: no such task or optimizer.
     """
     task = tasks.find(one.task)
-    parameters = count(task)
+    parameters = tasks.parameters(task)
     examples = getattr(task, "published_examples", None)
     if examples is None and not getattr(task, "download", ""):
         examples = len(tasks.load(one.task)[1].train)
@@ -60,10 +57,3 @@ def forecast(one: Comparison, devices: int) -> Forecast:
         runs=runs,
         bytes=parameters * (8 + state) // shared,
     )
-
-
-def count(task: Any) -> int:
-    """The parameters of a task's model, each once, without memory for them."""
-    with torch.device("meta"):
-        model: nn.Module = task.model()
-    return sum(p.numel() for p in model.parameters())

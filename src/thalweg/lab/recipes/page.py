@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from thalweg.lab import records
@@ -126,16 +127,36 @@ def _claimed(recipe: Recipe, summary: Summary) -> Iterable[str]:
         )
 
 
+def short_names(optimizers: Iterable[str]) -> dict[str, str]:
+    """Names without the hyperparameters that are given the same to all who have them, but for E's own.
+
+    >>> short_names(["sgd:lr=1:momentum=0.9", "lamb:lr=2:momentum=0.9"])
+    {'sgd:lr=1:momentum=0.9': 'sgd:lr=1', 'lamb:lr=2:momentum=0.9': 'lamb:lr=2'}
+    """
+    pairs = {name: [pair.partition("=") for pair in name.split(":")[1:]] for name in optimizers}
+    values: dict[str, list[str]] = {}
+    for own in pairs.values():
+        for key, _, value in own:
+            values.setdefault(key, []).append(value)
+    shared = {key for key, own in values.items() if len(own) > 1 and len(set(own)) == 1} - {"alpha", "beta"}
+    return {
+        name: ":".join([name.split(":")[0], *(f"{key}={value}" for key, _, value in own if key not in shared)])
+        for name, own in pairs.items()
+    }
+
+
 def _ours(table: Table) -> Grid:
+    names = short_names(row.optimizer for row in table.rows)
     unit = f", {table.metric.unit}" if table.metric.unit else ""
     head = ("optimizer", f"{table.metric.name} (95 %{unit})", "training loss", "steps to target", "reached", "setting")
-    return Grid(f"Here: {table.name}, {table.epochs:.3g} epochs", head, tuple(map(_row, table.rows)))
+    rows = tuple(_row(row, names[row.optimizer]) for row in table.rows)
+    return Grid(f"Here: {table.name}, {words.short(table.epochs)} epochs", head, rows)
 
 
-def _row(row: Row) -> tuple[str, ...]:
+def _row(row: Row, name: str) -> tuple[str, ...]:
     losses = [run.history[-1].loss for run in row.cell.seeds if run.finished and run.history]
     return (
-        row.optimizer,
+        name,
         "none finished" if row.test is None else words.interval(row.test),
         words.short(sum(losses) / len(losses)) if losses else "",
         "" if row.steps_to_target is None else f"{row.steps_to_target.mean:.0f}",
@@ -179,54 +200,26 @@ def markdown(sections: Sequence[Section], said: Sequence[str], root: Path) -> st
 
 
 def html(sections: Sequence[Section], said: Sequence[str]) -> str:
-    """The page as one file, pictures within."""
-    style = files("thalweg.lab.report").joinpath("page.css").read_text("utf-8")
-    parts = [Markup("<h1>The slides' experiments</h1>"), Markup("<nav>")]
-    parts += [Markup('<a href="#s{}">{}</a> ').format(i, one.title) for i, one in enumerate(sections)]
-    parts.append(Markup("</nav>"))
-    for i, one in enumerate(sections):
-        parts.append(Markup('<section id="s{}"><h2>{}</h2>').format(i, one.title))
-        parts += [Markup("<p>{}</p>").format(_marked(text)) for text in one.paragraphs]
-        if one.findings:
-            items = [Markup("<li>{}</li>").format(_marked(text)) for text in one.findings]
-            parts.append(Markup("<ul>{}</ul>").format(Markup("").join(items)))
-        parts += map(_table, one.grids)
-        for picture in one.pictures:
-            kind = {".svg": "svg+xml"}.get(picture.path.suffix, picture.path.suffix[1:])
-            data = base64.b64encode(picture.path.read_bytes()).decode()
-            parts.append(
-                Markup('<figure><img alt="{0}" src="data:image/{1};base64,{2}"><figcaption>{0}</figcaption></figure>')
-                .format(picture.caption, kind, data)
-            )  # fmt: skip
-        parts += [Markup('<p><a href="{0}">Everything: {0}</a></p>').format(name) for name in one.more]
-        parts.append(Markup("</section>"))
-    parts += [Markup("<p>{}</p>").format(text) for text in said]
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>The slides' experiments</title><style>{style}\nimg{{max-width:100%}}</style><main>"
-        f"{Markup('').join(parts)}</main></html>\n"
-    )
+    """The page as one file, pictures within, in the style of the reports."""
+    page = Environment(
+        loader=ChoiceLoader(
+            [PackageLoader("thalweg.lab.recipes", ""),
+             PrefixLoader({"thalweg.lab.report": PackageLoader("thalweg.lab.report", "")})]
+        ),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page.filters |= {"marked": _marked, "embedded": _embedded}
+    return page.get_template("page.html.j2").render(sections=sections, said=said)
+
+
+def _embedded(picture: Picture) -> str:
+    kind = {".svg": "svg+xml"}.get(picture.path.suffix, picture.path.suffix[1:])
+    return f"data:image/{kind};base64,{base64.b64encode(picture.path.read_bytes()).decode()}"
 
 
 def _marked(text: str) -> Markup:
-    """Text with its ``**strong**`` and ```code``` marked."""
-    for mark, tag in (("**", "strong"), ("`", "code")):
-        if not isinstance(text, Markup):
-            text = escape(text)
-        pieces = text.split(mark)
-        text = Markup("").join(
-            Markup("<{0}>{1}</{0}>").format(Markup(tag), Markup(piece)) if k % 2 else Markup(piece)
-            for k, piece in enumerate(pieces)
-        )
-    return Markup(text)
-
-
-def _table(grid: Grid) -> Markup:
-    head = Markup("").join(Markup("<th>{}</th>").format(cell) for cell in grid.head)
-    body = Markup("").join(
-        Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row))
-        for row in grid.rows
-    )
-    return Markup(
-        '<div class="wide"><table><caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
-    ).format(grid.title, head, body)
+    """Text whose ``**strong**`` and code in backticks are marked as such."""
+    marked = str(escape(text))
+    for pattern, tag in ((r"\*\*(.+?)\*\*", "strong"), (r"`(.+?)`", "code")):
+        marked = re.sub(pattern, rf"<{tag}>\1</{tag}>", marked)
+    return Markup(marked)

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from thalweg.lab.recipes.page import Picture
+from thalweg.lab.recipes.page import Picture, short_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a5a40", "#77772a", "#aa4499")
 DASHES = ("-", "--", "-.", ":")
-SHOWN = 10  # curves in a picture
 matplotlib.rcParams["svg.hashsalt"] = "thalweg"  # the same picture is the same file
 
 
@@ -55,22 +54,25 @@ def _names(tables: Any) -> list[str]:
     return list(dict.fromkeys(row.optimizer for table in tables for row in table.rows))
 
 
-def _label(name: str) -> str:
-    return name.replace("alpha=", "α=").replace("beta=", "β1=").replace(":", " ")
+def _labels(names: list[str]) -> dict[str, str]:
+    return {
+        name: short.replace("alpha=", "α=").replace("beta=", "β1=").replace(":", " ").removeprefix("thalweg.")
+        for name, short in short_names(names).items()
+    }
 
 
 def _curves(tables: tuple[Table, ...], path: Path) -> Picture:
     """Training loss and validation metric by epoch, a column a table."""
     figure = Figure(figsize=(4.2 * len(tables), 6.4), layout="constrained")
     axes = figure.subplots(2, len(tables), squeeze=False)
-    styles = _styles(_names(tables))
+    styles, labels = _styles(_names(tables)), _labels(_names(tables))
     for column, table in enumerate(tables):
         epochs = table.batch_size / max(1, table.train_examples)
         for row in table.rows:
             for line, curve in enumerate((row.train_loss, row.validation)):
                 if curve is not None:
                     axes[line][column].plot(
-                        [step * epochs for step in curve.steps], curve.mean, label=_label(row.optimizer), lw=1.4,
+                        [step * epochs for step in curve.steps], curve.mean, label=labels[row.optimizer], lw=1.4,
                         **styles[row.optimizer],
                     )  # fmt: skip
         axes[0][column].set(title=f"{table.task}, batch {table.batch_size}", yscale="log", ylabel="training loss")
@@ -112,6 +114,7 @@ def _scaling(tables: list[Table], path: Path) -> Picture:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     names = _names(tables)
+    labels = _labels(names)
     for i, (name, style) in enumerate(_styles(names).items()):
         rows = [(table.batch_size, row) for table in tables if (row := table.row(name)) is not None]
         known = [(size, row.test) for size, row in rows if row.test is not None]
@@ -121,7 +124,7 @@ def _scaling(tables: list[Table], path: Path) -> Picture:
             y = [test.mean for _, test in known]
             low = [test.mean - (test.mean if test.low is None else test.low) for _, test in known]
             high = [(test.mean if test.high is None else test.high) - test.mean for _, test in known]
-            axes.errorbar(x, y, yerr=(low, high), label=_label(name), marker="o", ms=4, capsize=2, lw=1.4, **style)
+            axes.errorbar(x, y, yerr=(low, high), label=labels[name], marker="o", ms=4, capsize=2, lw=1.4, **style)
     unit = f" ({metric.unit})" if metric.unit else ""
     axes.set(xscale="log", xlabel="batch size", ylabel=f"{metric.name}{unit}")
     axes.set_xticks([t.batch_size for t in tables], [f"{t.batch_size:,}" for t in tables], minor=False)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from thalweg.lab.recipes.recipe import Comparison, Recipe
     from thalweg.lab.search.cells import Cell
 
+EVERY = 10.0  # seconds between two writes of the time spent
 Watched = Callable[[list["Cell"]], "AbstractContextManager[Callable[[str, Any], None]]"]
 
 
@@ -91,7 +92,7 @@ def reproduce(
             records.write_bytes(root / "recipe.toml", text.encode())
     except OSError as error:
         raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
-    with _clocked(root / "reproduce.json", scale, command) if first else nullcontext():
+    with _clocked(root / "reproduce.json", scale, command) if first else nullcontext(lambda: None) as tick:
         if wanted.measure:
             measurement(wanted.measure).run(wanted.options, root, say)
             return
@@ -105,10 +106,15 @@ def reproduce(
             assignment = Assignment(root, own, storage, threads, How(micro_batch=micro_batch, sharding=sharding))
             open_claims(assignment)  # or a clear error now
             with watched(own) as listen:
+
+                def hear(what: str, value: Any, listen: Callable[[str, Any], None] = listen) -> None:
+                    tick()
+                    listen(what, value)
+
                 if together.several():
-                    together.work_together(assignment, listen)
+                    together.work_together(assignment, hear)
                 else:
-                    comparison.run(assignment, jobs, listen)
+                    comparison.run(assignment, jobs, hear)
         if not together.several():
             say("timing steps, all optimizers in turn")
             comparison.run(Assignment(root, [cell for _, cell in cells], storage, os.cpu_count() or 1), 1, timing=True)
@@ -133,20 +139,22 @@ def measurement(name: str) -> ModuleType:
 
 
 @contextmanager
-def _clocked(path: Path, scale: str, command: str) -> Iterator[None]:
-    """Add the seconds within to those on record, however it ends short of a kill."""
+def _clocked(path: Path, scale: str, command: str) -> Iterator[Callable[[], None]]:
+    """Add the seconds within to those on record: at the end, however it ends, and now and then when called."""
     try:
         before = float(records.read_json(path)["seconds"]) if path.exists() else 0.0
     except (records.Damaged, KeyError, TypeError, ValueError):
         before = 0.0
-    started = time.monotonic()
+    started = written = time.monotonic()
 
     def write() -> None:
-        spent = before + time.monotonic() - started
-        records.write_json(path, {"scale": scale, "command": command, "seconds": round(spent, 1)})
+        nonlocal written
+        written = time.monotonic()
+        spent = round(before + written - started, 1)
+        records.write_json(path, {"scale": scale, "command": command, "seconds": spent})
 
     write()
     try:
-        yield
+        yield lambda: write() if time.monotonic() - written > EVERY else None
     finally:
         write()

@@ -31,8 +31,8 @@ def several() -> bool:
 def work_together(assignment: Assignment, tell: Tell = lambda what, value: None) -> None:
     """Run what of the comparison nobody else runs, all ranks on each run; the first rank claims and writes.
 
-    ``tell`` hears "run" (a job) and "end" (its result) on the first rank. What other groups of processes have claimed
-    is left to them: the command returns when nothing else is left.
+    ``tell`` hears "run" (a job) and "end" (a job and its result) on the first rank. What other groups of processes have
+    claimed is left to them: the command returns when nothing else is left.
 
     Raises:
         UserError: the claim of a run was lost to somebody else.
@@ -63,7 +63,7 @@ def work_together(assignment: Assignment, tell: Tell = lambda what, value: None)
                 if claim is not None:
                     claim.release(result)
         if first:
-            tell("end", result)
+            tell("end", (job, result))
 
 
 def _claimed(assignment: Assignment) -> Iterator[tuple[Job, Claim]]:

@@ -11,21 +11,25 @@ from pathlib import Path
 
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.metric import Metric
-from thalweg.lab.tasks.base import Batch, Budget, Rows, Splits, Task, budget_at, fingerprint, target_of
-from thalweg.lab.tasks.digits import Digits
-from thalweg.lab.tasks.fashion_mnist import FashionMNIST
+from thalweg.lab.tasks.base import Batch, Budget, Rows, Splits, Task, budget_at, fingerprint, parameters, target_of
+from thalweg.lab.tasks.digits import Digits, DigitsResNet20, DigitsVGG
+from thalweg.lab.tasks.fashion_mnist import FashionMNIST, FashionMNISTConv, FashionMNISTVGG
 from thalweg.lab.tasks.pydoc_lm import PydocLM
 from thalweg.lab.tasks.quadratic_deep import QuadraticDeep
 from thalweg.lab.tasks.sine import NoisySine, Sine
 
 __all__ = [
     "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Task", "budget_at", "data_hash", "find", "load",
-    "target_of",
+    "parameters", "target_of",
 ]  # fmt: skip
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Sine, NoisySine, Digits, PydocLM, FashionMNIST, QuadraticDeep)
-}
+    task.name: task
+    for task in (
+        Sine, NoisySine, QuadraticDeep, Digits, DigitsResNet20, DigitsVGG, FashionMNIST, FashionMNISTConv,
+        FashionMNISTVGG, PydocLM,
+    )
+}  # fmt: skip
 
 
 @cache

@@ -6,7 +6,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,27 +17,41 @@ from thalweg.lab.metric import Metric
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Batch = tuple[Tensor, Tensor]
+Inputs: TypeAlias = Tensor | dict[str, Tensor]
+Batch: TypeAlias = tuple[Inputs, Tensor]
 
 
 class Rows(Dataset[Batch]):
-    """Tensors that share their first axis, fetched a batch at a time."""
+    """Tensors that share their first axis, fetched a batch at a time.
 
-    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
-        if len(inputs) != len(targets):
-            raise ValueError(f"inputs and targets must share their first axis, got {len(inputs)} and {len(targets)}")
+    ``inputs`` is what the model is called with: a tensor, or several by the names of the model's arguments.
+    """
+
+    def __init__(self, inputs: Inputs, targets: Tensor) -> None:
+        lengths = {len(tensor) for tensor in _tensors(inputs)}
+        if lengths != {len(targets)}:
+            found = ", ".join(map(str, sorted(lengths)))
+            raise ValueError(f"inputs and targets must share their first axis, got {found} and {len(targets)}")
         self.inputs, self.targets = inputs, targets
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.targets)
 
     def __getitem__(self, index: int) -> Batch:
-        return self.inputs[index], self.targets[index]
+        return self._at(index)
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """One gather for the whole batch."""
-        at = torch.as_tensor(indices)
-        return self.inputs[at], self.targets[at]
+        return self._at(torch.as_tensor(indices))
+
+    def _at(self, index: Any) -> Batch:
+        inputs = self.inputs
+        found = {k: v[index] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[index]
+        return found, self.targets[index]
+
+
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    return [inputs[name] for name in sorted(inputs)] if isinstance(inputs, dict) else [inputs]
 
 
 class Splits(NamedTuple):
@@ -77,6 +91,11 @@ class Task(ABC):
     label_smoothing: float | None = None
     """None: the loss knows none. A task whose loss uses it declares 0.0; the run sets it."""
 
+    download: ClassVar[str] = ""
+    """What a first run fetches, and how large it is; "" where all data come with Python or a package."""
+    published_examples: ClassVar[int | None] = None
+    """How many examples of published data the task trains on, known without fetching them."""
+
     @abstractmethod
     def splits(self) -> Splits:
         """The data, the same on every call."""
@@ -84,6 +103,10 @@ class Task(ABC):
     @abstractmethod
     def model(self) -> nn.Module:
         """A new model, initialised from torch's global generator."""
+
+    def skeleton(self) -> nn.Module:
+        """The model as :func:`parameters` builds it: nothing is fetched for it."""
+        return self.model()
 
     @abstractmethod
     def loss(self, output: Any, target: Any) -> Tensor:
@@ -96,6 +119,16 @@ class Task(ABC):
     def combine(self, scores: Tensor) -> float:
         """The metric of a data set from the scores of all its examples: their mean, unless a subclass knows better."""
         return scores.double().mean().item()
+
+    def more(self, scores: Tensor) -> dict[str, float]:
+        """Other numbers of a data set from the same scores, by name: ``test_metrics`` of a run. Finite ones."""
+        return {}
+
+
+def parameters(task: Task) -> int:
+    """How many parameters the task's model has; its memory is not taken and its data are not asked for."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in task.skeleton().parameters())
 
 
 def budget_at(budgets: Sequence[Budget], batch_size: int, name: str) -> Budget | None:
@@ -139,7 +172,7 @@ def fingerprint(splits: Splits) -> str:
     for part in splits:
         digest.update(str(len(part)).encode())
         if isinstance(part, Rows):
-            for tensor in (part.inputs, part.targets):
+            for tensor in (*_tensors(part.inputs), part.targets):
                 digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
         elif isinstance(found := getattr(part, "_fingerprint", None), str):

@@ -1,0 +1,416 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from synthetic import ACCURACY, Comparison
+
+import thalweg
+from thalweg.lab import cli, reading, records, tasks
+from thalweg.lab.contenders import contender
+from thalweg.lab.errors import UserError
+from thalweg.lab.recipes import claims, forecast, page, paper, recipe, run
+from thalweg.lab.search import points
+from thalweg.lab.summary import summarise
+
+HERE = Path(__file__).parent
+SHARED = Path(__file__).parents[3] / "shared"
+OWN = """
+title = "A line"
+about = "Something of one's own."
+
+[lab]
+about = "As small as can be."
+seeds = 2
+trials = 2
+steps = 6
+optimizers = ["adamw", "lamb", "alto:alpha=-5:beta=0.99"]
+
+[[lab.tables]]
+task = "small_tasks:Line"
+batch_size = 16
+
+[[lab.tables]]
+task = "small_tasks:Line"
+batch_size = 48
+given = { lr = [0.01, 0.1], momentum = 0.9, beta2 = 0.99, weight_decay = 0.0 }
+
+[[claims]]
+says = "ALTO is better than LAMB"
+a = "alto:alpha=-5:beta=0.99"
+b = "lamb"
+paper = { source = "slides", dataset = "CIFAR10", batch_size = "16384" }
+paper_a = "ALTO"
+paper_b = "Lamb"
+
+[[beside]]
+source = "slides"
+dataset = "CIFAR10"
+"""
+
+
+def reproduce(text, root, **options):
+    found = recipe.read_text("own", text)
+    run.reproduce(found, text, "lab", root / "own", command="thalweg reproduce own.toml", **options)
+    return page.write_page(root)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    root = tmp_path_factory.mktemp("recipes")
+    reproduce(OWN, root)
+    return root
+
+
+# printed numbers
+
+
+@pytest.mark.parametrize(
+    ("source", "shared", "digest"),
+    [
+        ("slides", "paper-results.csv", "2548e8a1d037d0f109c69926d8d77a08206c72808a52bb8eb13ba6f5c94f3593"),
+        ("paper", "paper-more.csv", "b66beb4bd10e8f8aa54f9a336f326e784def74fdfe21e5aa426515bf92869260"),
+    ],
+)
+def test_the_printed_numbers_are_the_collected_ones_byte_for_byte(source, shared, digest):
+    own = Path(paper.__file__).with_name(f"{source}.csv").read_bytes()
+    assert hashlib.sha256(own).hexdigest() == digest
+    if (SHARED / shared).exists():
+        assert own == (SHARED / shared).read_bytes()
+
+
+def test_printed_numbers_are_found_by_their_fields():
+    wanted = {"source": "slides", "dataset": "CIFAR10", "batch_size": "16384", "metric": "test_accuracy_pct"}
+    found = {one.optimizer: one.value for one in paper.select(wanted)}
+    assert found == {"SGD": "80.86", "Adam": "87.34", "AdamW": "82.29", "Lamb": "83.56", "AdaBelief": "88.03",
+                     "ALTO": "88.83"}  # fmt: skip
+    assert len(paper.numbers()) == 495
+
+
+# contenders with given hyperparameters
+
+
+def test_what_is_given_is_not_searched_and_the_rest_is_as_without():
+    free, given = contender("lamb"), contender("alto:alpha=-5:beta=0.99")
+    assert given.space == free.space
+    for number in range(4):
+        at = points.point(given.space, "study", number)
+        assert at == points.point(free.space, "study", number)
+        assert given.settings(at) == free.settings(at) | {"alpha": -5.0, "beta": 0.99}
+    assert contender("alto:momentum=0.8").settings({"lr": 0.1, "weight_decay": 0.0, "forgetting2": 0.1, "gain": 0.5,
+                                                    "horizon": 2.0}) == {
+        "lr": 0.1, "weight_decay": 0.0, "beta2": 0.9, "alpha": 1.0, "beta": 0.5, "momentum": 0.8,
+    }  # fmt: skip
+
+
+def test_with_beta_given_alone_alpha_follows_from_the_gain():
+    found = contender("alto:beta=0.75").settings({"gain": 0.5, "lr": 1.0})
+    assert found["alpha"] == pytest.approx(2.0, rel=1e-12)
+    assert found["beta"] == 0.75
+
+
+def test_the_optimizer_gets_what_is_given():
+    import torch
+
+    one = contender("alto:alpha=-5:beta=0.99:lr=0.5:momentum=0.8:beta2=0.9:weight_decay=0.125")
+    assert one.space == ()
+    assert one.grid == 1
+    group = one.build(torch.nn.Linear(2, 2), one.settings({})).param_groups[0]
+    assert (group["alpha"], group["beta"], group["lr"], group["betas"]) == (-5.0, 0.99, 0.5, (0.8, 0.9))
+    assert group["weight_decay"] == 0.125
+
+
+def test_a_list_of_values_is_tried_value_by_value():
+    one = contender("sgd:lr=0.01|0.05|0.1:weight_decay=0.0|0.5:momentum=0.9")
+    assert one.grid == 6
+    tried = [tuple(points.point(one.space, "any", k).values()) for k in range(6)]
+    assert sorted(tried) == sorted(product((0.01, 0.05, 0.1), (0.0, 0.5)))
+    partly = contender("sgd:lr=0.01|0.05|0.1")
+    assert partly.grid is None
+    assert {points.point(partly.space, "any", k)["lr"] for k in range(30)} == {0.01, 0.05, 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("alto:gamma=1", "has no gamma"),
+        ("alto:alpha", "'alpha' is not"),
+        ("alto:alpha=x", "'alpha=x' is not"),
+        ("alto:lr=nan", "'lr=nan' is not"),
+        ("alto:lr=1|1", "'lr=1|1' is not"),
+        ("alto:beta=1", "beta must be in"),
+        ("alto:alpha=1|2", "alpha takes one value"),
+        ("nobody:lr=1", "unknown optimizer 'nobody'"),
+        ("lamb:lr=1:lr=2", "has no lr"),
+        ("alto:", "'' is not"),
+    ],
+)
+def test_what_cannot_be_given_is_named(name, says):
+    with pytest.raises(UserError, match=says.replace("|", r"\|")):
+        contender(name)
+
+
+# recipes
+
+
+def test_every_recipe_of_the_package_can_be_read_and_all_it_names_exists():
+    assert len(recipe.names()) >= 9
+    for name in recipe.names():
+        found = recipe.find(name)
+        assert set(found.scales) == set(recipe.SCALES), name
+        for wanted in (*found.beside, *(claim.paper for claim in found.claims if claim.paper)):
+            assert paper.select(wanted), (name, wanted)
+        for claim in found.claims:
+            assert not claim.paper or claims.printed(claim), (name, claim)
+        for one in found.scales["lab"].comparisons:
+            for optimizer in one.optimizers:
+                contender(optimizer)
+        for claim in found.claims:
+            optimizers = [one.optimizers for one in found.scales["lab"].comparisons]
+            assert any({claim.a, claim.b} <= {o for o in own if o in (claim.a, claim.b)} or
+                       {claim.a, claim.b} <= {next((c for c in (claim.a, claim.b) if o == c or o.startswith(c + ":")),
+                                                   "") for o in own} for own in optimizers), (name, claim)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("title", "titel"), "has no titel"),
+        (("steps = 6", ""), "needs epochs or steps"),
+        (("steps = 6", "steps = 6\nepochs = 2"), "needs epochs or steps"),
+        (("seeds = 2", "seeds = 0"), "seeds must be at least 1, got 0"),
+        (("seeds = 2", "seeds = 'two'"), "seeds must be a int"),
+        (("batch_size = 16", "batchsize = 16"), "has no batchsize"),
+        (('"lamb", ', '"lamp", '), "unknown optimizer 'lamp'"),
+        (("[lab]", "[lab"), "is no TOML"),
+        (("paper_a", "paper_c"), "has no paper_c"),
+        (('dataset = "CIFAR10"\n', 'data = "CIFAR10"\n'), "has no data"),
+        (("says = ", "measure = 'speed'\nsays = "), "measure must be one of"),
+    ],
+)
+def test_a_recipe_that_is_wrong_is_refused_with_what_is_wrong(change, says):
+    assert change[0] in OWN
+    with pytest.raises(UserError, match=says):
+        recipe.read_text("own", OWN.replace(*change, 1))
+
+
+def test_given_settings_go_to_those_who_have_them():
+    found = recipe.read_text("own", OWN.replace('"adamw", "lamb"', '"sgd", "lamb:lr=5"'))
+    first, second = found.scales["lab"].comparisons
+    assert first.optimizers == ("sgd", "lamb:lr=5", "alto:alpha=-5:beta=0.99")
+    assert second.optimizers == (
+        "sgd:lr=0.01|0.1:momentum=0.9:weight_decay=0",
+        "lamb:lr=5:momentum=0.9:beta2=0.99:weight_decay=0",
+        "alto:alpha=-5:beta=0.99:lr=0.01|0.1:momentum=0.9:beta2=0.99:weight_decay=0",
+    )
+
+
+def test_epochs_are_of_whole_batches():
+    one = recipe.Comparison("t", 16384, ("adamw",), epochs=100)
+    assert one.length(55000) == 300
+    assert recipe.Comparison("t", 128, ("adamw",), epochs=0.001).length(1000) == 1
+
+
+# what is run
+
+
+def test_a_recipe_is_run_whole_and_not_twice(done):
+    found = reading.read(done / "own")
+    assert not found.problems
+    assert [(table.batch_size, len(table.cells)) for table in found.tables] == [(16, 3), (48, 3)]
+    small, large = found.tables
+    assert [len(cell.trials) for cell in small.cells] == [2, 2, 2]
+    for cell in large.cells:
+        assert sorted(one.settings["lr"] for one in cell.trials) == [0.01, 0.1]
+        assert len(cell.seeds) == 2
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("result.json")}
+    assert len(before) == 6 * 4
+    reproduce(OWN, done)
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("result.json")} == before
+
+
+def test_the_search_of_alto_at_given_alpha_is_that_of_lamb(done):
+    table = next(table for table in reading.read(done / "own").tables if table.batch_size == 16)
+    cells = {cell.optimizer: cell for cell in table.cells}
+    for a, b in zip(cells["lamb"].trials, cells["alto:alpha=-5:beta=0.99"].trials, strict=True):
+        assert a.point == b.point
+        assert b.settings == a.settings | {"alpha": -5.0, "beta": 0.99}
+
+
+def test_the_page_has_printed_numbers_and_ours_as_the_records_say(done):
+    text = (done / "README.md").read_text()
+    assert "In print: CIFAR10, ResNet20, batch 16384: ALTO 88.83, Lamb 83.56 (+5.27)" in text
+    assert "| SGD | 91.85 | 80.86 |" in text
+    losses = {}
+    for path in sorted((done / "own" / "runs").rglob("seed-*/result.json")):
+        spec = json.loads((path.parent / "spec.json").read_text())
+        last = json.loads((path.parent / "metrics.jsonl").read_text().splitlines()[-1])
+        losses.setdefault((spec["batch_size"], spec["optimizer"]), []).append(last["loss"])
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| lamb |", "| lamb:lr"))]
+    given = "lamb:lr=0.01|0.1:momentum=0.9:beta2=0.99:weight_decay=0"
+    assert [row[2] for row in rows] == [f"{np.mean(losses[key]):.3g}" for key in ((16, "lamb"), (48, given))]
+    web = (done / "report.html").read_text()
+    assert "88.83" in web
+    assert "<script" not in web
+    assert "http" not in web.replace("http://www.w3.org", "")
+
+
+def test_titles_and_text_of_a_recipe_are_escaped(done, tmp_path):
+    section = page.Section("<b>", ("`a<b` & **c**",), ("<i>",), (page.Grid("<t>", ("<h>",), (("<c>",),)),))
+    web = page.html([section], ["<s>"])
+    assert not any(one in web for one in ("<b>", "<i>", "<t>", "<h>", "<c>", "<s>"))
+    assert "<code>a&lt;b</code> &amp; <strong>c</strong>" in web
+
+
+def test_a_recipe_goes_on_after_a_kill(tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text(OWN)
+    command = [sys.executable, "-m", "thalweg", "reproduce", str(own), "--jobs", "1", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(HERE)])}
+    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.rglob("result.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert 3 <= len(kept) < 24
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert len(found) == 24
+    assert kept.items() <= found.items()
+    assert (tmp_path / "out" / "README.md").exists()
+
+
+@pytest.mark.slow
+def test_under_torchrun_all_processes_work_on_one_run_at_a_time(done, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text(OWN.replace("[lab]", '[lab]\nsharding = "fsdp2"\nmicro_batch = 5'))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(HERE)])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "thalweg"]
+    ran = subprocess.run(
+        [*launch, "reproduce", str(own), "--out", str(tmp_path / "out")],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+
+    def results(root):
+        found = {}
+        for path in root.rglob("result.json"):
+            result = records.read_json(path)
+            found[path.parent.relative_to(root).as_posix()] = result.get("test", result["validation"])
+        return found
+
+    alone, together = results(done / "own"), results(tmp_path / "out" / "own")
+    assert together.keys() == alone.keys()
+    assert together == pytest.approx(alone, rel=1e-4)
+    environments = [records.read_json(path) for path in (tmp_path / "out").rglob("environment.json")]
+    assert len(environments) == 24
+    assert {one.get("processes") for one in environments} <= {None, "2"}
+
+
+# claims
+
+
+@pytest.fixture
+def synthetic(tmp_path):
+    comparison = Comparison(tmp_path)
+    for batch_size in (64, 1024):
+        for optimizer in ("alto", "lamb", "adamw"):
+            comparison.cell("digits", ACCURACY, batch_size, 40, optimizer)
+    return summarise(reading.read(tmp_path), "thalweg compare digits")
+
+
+def claim(**values):
+    return recipe.Claim(**{"says": "A is better", "a": "alto", "b": "adamw", **values})
+
+
+def test_a_claim_is_tested_by_seed_and_corrected_over_all_tests_of_the_recipe(synthetic):
+    wanted = [claim(), claim(b="lamb", batch_sizes=(1000, 2000)), claim(measure="steps to target")]
+    found = claims.test(wanted, synthetic)
+    assert [len(one.found) for one in found] == [2, 1, 2]
+    raw = []
+    for one in found:
+        for table, _, pair in one.found:
+            values = []
+            for name in (one.claim.a, one.claim.b):
+                seeds = {run.seed: run for run in table.row(name).cell.seeds}
+                if one.claim.measure == "steps to target":
+                    values.append({k: float(v.steps_to_target or table.steps) for k, v in seeds.items()})
+                else:
+                    values.append({k: v.test for k, v in seeds.items() if v.finished})
+            both = sorted(values[0].keys() & values[1].keys())
+            a, b = (np.array([own[k] for k in both]) for own in values)
+            expected = stats.ttest_rel(a, b)
+            if np.ptp(a - b) > 1e-9:
+                assert pair.p == pytest.approx(expected.pvalue, rel=1e-9)
+            assert pair.difference == pytest.approx((a - b).mean(), rel=1e-9)
+            raw.append((pair.p, pair.adjusted))
+    by_size = sorted(raw)
+    running = 0.0
+    for i, (p, adjusted) in enumerate(by_size):
+        running = max(running, min(1.0, (len(by_size) - i) * p))
+        assert adjusted == pytest.approx(running, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("better", "significant", "verdict"),
+    [
+        ([True, True], [True, False], "holds"),
+        ([False, True], [True, False], "does not hold"),
+        ([True, False], [True, True], "holds in 1, does not hold in 1"),
+        ([True, False], [False, False], "not decided"),
+        ([], [], "not tested here"),
+    ],
+)
+def test_a_verdict_counts_only_what_is_beyond_noise(better, significant, verdict):
+    from thalweg.lab.statistics import Paired
+
+    pairs = [
+        Paired(0.1, 0.0, 0.2, 0.01, 1.0, 5, False, one, 0.01 if sure else 0.5)
+        for one, sure in zip(better, significant, strict=True)
+    ]
+    assert claims.Finding(claim(), tuple((None, None, pair) for pair in pairs)).verdict == verdict
+
+
+# a forecast
+
+
+def test_a_forecast_counts_parameters_steps_runs_and_bytes():
+    one = recipe.Comparison("digits", 64, ("adamw", "alto", "sgd:lr=0.1|0.2:momentum=0.9:weight_decay=0"), epochs=7,
+                            trials=5, studies=2, seeds=3)  # fmt: skip
+    found = forecast.forecast(one, devices=1)
+    parameters = sum(p.numel() for p in tasks.find("digits").model().parameters())
+    assert found.parameters == parameters
+    assert found.examples == 1197
+    assert found.steps == 7 * (1197 // 64)
+    assert found.runs == 2 * (5 * 2 + 3) + 2 + 3
+    assert found.bytes == parameters * (4 + 4 + 12)
+    assert found.download == ""
+
+
+def test_the_command_line_knows_reproduce():
+    assert callable(cli.reproduce)
+
+
+def test_the_recipe_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "recipes.md").read_text().split("```toml\n")[1].split("```")[0]
+    (tmp_path / "wines.toml").write_text(text)
+    (tmp_path / "own_task.py").write_bytes((root / "examples" / "own_task.py").read_bytes())
+    environment = {**os.environ, "PYTHONPATH": str(Path(thalweg.__file__).parents[1])}
+    command = [sys.executable, "-m", "thalweg", "reproduce", "wines.toml", "--dry-run"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "at batch size 16: 45 runs at least of 60 steps; 0.00 M parameters" in ran.stdout
+    assert "at batch size 96: 45 runs at least of 120 steps" in ran.stdout
