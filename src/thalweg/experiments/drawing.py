@@ -1,0 +1,40 @@
+"""What the pictures share: colours that colour-blind readers can tell apart (Okabe and Ito), axes, files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
+BLACK, GREY = "#000000", "#777777"
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, BLACK)
+matplotlib.rcParams["svg.hashsalt"] = "thalweg"  # the same picture is the same file
+
+
+def figure(width: float, height: float) -> Figure:
+    """A figure of this size in inches, whose parts make room for each other."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(drawn: Figure, path: Path) -> Path:
+    """Write a picture in the format that the file's name says."""
+    if path.suffix == ".svg":
+        drawn.savefig(path, format="svg", metadata={"Date": None})
+    else:
+        drawn.savefig(path, dpi=110)
+    return path
+
+
+def setting(alpha: float, beta: float) -> str:
+    """An α and β1 as they are written in tables.
+
+    >>> setting(-5.0, 0.99), setting(0.0, 0.0)
+    ('-5, .99', 'no E')
+    """
+    return "no E" if alpha == 0.0 else f"{alpha:g}, {beta:g}".replace("0.", ".").replace("-0.", "-.")

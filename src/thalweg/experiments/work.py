@@ -1,0 +1,120 @@
+"""Settings worked through one by one or in several processes, each finished one a record that stays.
+
+A folder holds ``plan.json``, the names of the records that the last command asked for and where it ran, and for each
+finished setting ``records/NAME.json`` with ``settings``, ``found`` and the ``seconds`` it took.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing as mp
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from thalweg.lab import records
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Settings = dict[str, Any]
+Work = Callable[[Settings], dict[str, Any]]
+
+
+class Record(NamedTuple):
+    """A finished setting: what was asked for and what was found."""
+
+    settings: Settings
+    found: dict[str, Any]
+
+
+def name_of(settings: Settings) -> str:
+    """The name of the record of these settings: some of them to read, and a hash of all.
+
+    >>> name_of({"base": "adam", "alpha": -5.0, "steps": [1, 2]})
+    'adam_-5_f9db3a59'
+    """
+    read = [f"{value:g}" if isinstance(value, float) else str(value) for value in settings.values() if _short(value)]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return "_".join([*read[:6], digest])
+
+
+def _short(value: object) -> bool:
+    return isinstance(value, (str, float, int)) and str(value).replace("-", "").replace(".", "").isalnum()
+
+
+def carry_out(
+    wanted: Sequence[Settings], work: Work, folder: Path, say: Callable[[str], None], *, jobs: int | None = None
+) -> None:
+    """Work on each of the settings that has no record yet, and record it.
+
+    Args:
+        wanted: settings, of which JSON can say all; each different.
+        work: a function of a module, given one of them; what it returns is the record.
+        folder: the folder of the recipe.
+        say: told of each that is finished.
+        jobs: processes, each on one core; None: as many as there are cores. With 1 the work is done in this process.
+    """
+    jobs = jobs or os.cpu_count() or 1
+    place = folder / "records"
+    place.mkdir(parents=True, exist_ok=True)
+    names = [name_of(one) for one in wanted]
+    records.write_json(folder / "plan.json", {"records": names, "environment": records.environment()})
+    missing = [(name, one) for name, one in zip(names, wanted, strict=True) if _read(place / f"{name}.json") is None]
+    if len(missing) < len(wanted):
+        say(f"{len(wanted) - len(missing)} of {len(wanted)} settings are there already")
+    done = len(wanted) - len(missing)
+    for name, settings, found, seconds in _results(missing, work, min(jobs, len(missing))):
+        records.write_json(place / f"{name}.json", {"settings": settings, "found": found, "seconds": round(seconds, 2)})
+        done += 1
+        say(f"{done} of {len(wanted)}: {name.rpartition('_')[0]}, {seconds:.1f} s")
+
+
+def _results(
+    missing: list[tuple[str, Settings]], work: Work, jobs: int
+) -> Iterator[tuple[str, Settings, dict[str, Any], float]]:
+    if jobs <= 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for name, settings in missing:
+                yield name, settings, *_timed(work, settings)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    pool = ProcessPoolExecutor(jobs, mp.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        futures = {pool.submit(_timed, work, settings): (name, settings) for name, settings in missing}
+        for future in as_completed(futures):
+            yield *futures[future], *future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _timed(work: Work, settings: Settings) -> tuple[dict[str, Any], float]:
+    started = time.perf_counter()
+    return work(settings), time.perf_counter() - started
+
+
+def finished(folder: Path) -> list[Record]:
+    """The records that the last command asked for and that are there, in its order.
+
+    Raises:
+        Damaged: there is no plan.
+    """
+    names = records.read_json(folder / "plan.json").get("records", [])
+    found = (_read(folder / "records" / f"{name}.json") for name in names)
+    return [one for one in found if one is not None]
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        found = records.read_json(path)
+        return Record(dict(found["settings"]), dict(found["found"]))
+    except (records.Damaged, KeyError, TypeError, ValueError):
+        return None
