@@ -127,7 +127,9 @@ def plane_through(
     if not rest.norm() > 1e-6 * other.norm():
         reject("solutions", "three on one line", "three vectors that are not on one line")
     d2 = rest / rest.norm()
-    at = torch.tensor([[0.0, 0.0], [float(along @ d1), 0.0], [float(other @ d1), float(other @ d2)]]).double()
+    at = torch.tensor(
+        [[0.0, 0.0], [float(along @ d1), 0.0], [float(other @ d1), float(other @ d2)]], dtype=torch.float64
+    )
     low, high = at.min(0).values, at.max(0).values
     room = margin * (high - low)
     x, y = (
