@@ -205,8 +205,8 @@ def default_lr(function: Landscape, base: str) -> float:
     """A learning rate at which a base walks the function without E.
 
     Of SGD 1/λ, half of its stability limit, for the largest curvature λ on the way: at the start, the minima and along
-    the valley. Of Adam and LAMB what makes steps of about 0.5 % of the picture at the start: Adam's have the length η in
-    each coordinate, LAMB's η times the distance from the origin.
+    the valley. Of Adam and LAMB what makes steps of about 0.5 % of the picture at the start: Adam's have the length η
+    in each coordinate, LAMB's η times the distance from the origin.
     """
     check_choice("base", base, BASES)
     begin = torch.tensor([function.start], dtype=torch.float64)
