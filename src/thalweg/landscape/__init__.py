@@ -25,6 +25,7 @@ from thalweg.landscape.preconditioned import PreconditionedSharpness, preconditi
 from thalweg.landscape.scales import filter_scale
 from thalweg.landscape.slices import Slice, filter_normalised_directions, plane_through, slice_1d, slice_2d
 from thalweg.landscape.trace import hessian_trace
+from thalweg.landscape.walks import Walk, walk
 
 __all__ = [
     "FUNCTIONS",
@@ -41,6 +42,7 @@ __all__ = [
     "PreconditionedSharpness",
     "Slice",
     "SpectralDensity",
+    "Walk",
     "WorstCase",
     "batch_sharpness",
     "batch_sharpness_limits",
@@ -62,5 +64,6 @@ __all__ = [
     "slice_2d",
     "spectral_density",
     "squared_gradient_norm",
+    "walk",
     "worst_case",
 ]

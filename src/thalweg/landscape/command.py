@@ -20,6 +20,7 @@ from thalweg.landscape.batches import batch_sharpness, batch_sharpness_limits, g
 from thalweg.landscape.density import spectral_density
 from thalweg.landscape.derivatives import FixedSample, check_params, value
 from thalweg.landscape.eigen import hessian_eigenpairs
+from thalweg.landscape.estimates import Estimate
 from thalweg.landscape.functions import FUNCTIONS, Landscape, landscape
 from thalweg.landscape.layers import curvature_by_layer
 from thalweg.landscape.perturbed import mean_increase, squared_gradient_norm, worst_case
@@ -120,10 +121,14 @@ def _print_walks(console: Any, found: Sequence[tuple[walks.Walk, walks.Numbers]]
     for walk, n in found:
         gone = f" ({n.diverged:.0%} diverged)" if n.diverged else ""
         table.add_row(
-            walk.base + gone, f"{walk.alpha:g}", *map(str, (n.along, n.lowest, n.minima, n.found_lowest, n.end_loss)),
-            str(n.end_sharpness),
+            walk.base + gone, f"{walk.alpha:g}", *map(_brief, (n.along, n.lowest, n.minima, n.found_lowest, n.end_loss)),
+            _brief(n.end_sharpness),
         )  # fmt: skip
     console.print(table)
+
+
+def _brief(one: Estimate) -> str:
+    return f"{one.value:.3g}±{one.standard_error:.1g}"
 
 
 def flatness(
@@ -192,7 +197,7 @@ def _train(
 def _sample(model: nn.Module, task: Any, rows: Any, size: int, seed: int) -> FixedSample:
     """All rows, in one fixed order, in batches of one size but for the last."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    return FixedSample(model, task.loss, [rows.__getitems__(part.tolist()) for part in order.split(size)])
+    return FixedSample(model, task.loss, [rows.__getitems__(part.tolist()) for part in torch.split(order, size)])
 
 
 def _measured(

@@ -46,7 +46,7 @@ def walks_picture(rows: Sequence[Sequence[Walk]], path: File, *, shown: int = 1)
                     x, y = walk.places[:, walker].T.numpy()
                     label = _setting(walk) if walker == 0 else None
                     colour, dashes = COLOURS[k % 7], DASHES[k % 7]
-                    ax.plot(x, y, color=colour, linestyle=dashes, linewidth=1.3, label=label, zorder=3)
+                    ax.plot(x, y, color=colour, linestyle=dashes, linewidth=1.0, label=label, zorder=3)
                     ax.plot(x[-1:], y[-1:], "o", color=colour, markersize=5, zorder=4)
             ax.plot(*of_base[0].places[0, 0].tolist(), "s", color="white", markeredgecolor="black", zorder=5)
             ax.set_title(f"{of_base[0].function.name}: {base.upper() if base != 'adam' else 'Adam'}", fontsize=10)
