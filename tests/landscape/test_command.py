@@ -11,8 +11,8 @@ from thalweg import cli
 
 def test_valleys_writes_pictures_and_numbers(tmp_path, capsys):
     cli.main(
-        ["landscape", "valleys", "closed", "beale", "--bases", "sgd,adam", "--alphas", "0,5", "--steps", "6", "--walkers", "3",
-         "--animate", "adam", "--out", str(tmp_path)]
+        ["landscape", "valleys", "closed", "beale", "--bases", "sgd,adam", "--alphas", "0,5", "--steps", "6",
+         "--walkers", "3", "--animate", "adam", "--out", str(tmp_path)]
     )  # fmt: skip
     for name in ("closed", "beale"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -26,6 +26,7 @@ def test_valleys_writes_pictures_and_numbers(tmp_path, capsys):
     assert "closed: mean" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_flatness_measures_a_trained_network(tmp_path, capsys):
     cli.main(
         ["landscape", "flatness", "--optimizer", "sgd", "--steps", "3", "--eigenvalues", "1", "--out", str(tmp_path)]
@@ -38,7 +39,7 @@ def test_flatness_measures_a_trained_network(tmp_path, capsys):
         found["eigenvalue 1"]["value"] * record["settings"]["lr"] / (1 - record["settings"]["momentum"]), rel=1e-3
     )
     total = sum(layer["entries"] for layer in record["layers"].values())
-    assert total == 8314 or total > 5000
+    assert total > 5000
     assert max(layer["top"] for layer in record["layers"].values()) <= found["eigenvalue 1"]["value"] * (1 + 1e-4)
     assert (tmp_path / "density.png").read_bytes().startswith(b"\x89PNG")
     assert "by layer" in capsys.readouterr().out

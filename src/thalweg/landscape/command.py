@@ -121,8 +121,8 @@ def _print_walks(console: Any, found: Sequence[tuple[walks.Walk, walks.Numbers]]
     for walk, n in found:
         gone = f" ({n.diverged:.0%} diverged)" if n.diverged else ""
         table.add_row(
-            walk.base + gone, f"{walk.alpha:g}", *map(_brief, (n.along, n.lowest, n.minima, n.found_lowest, n.end_loss)),
-            _brief(n.end_sharpness),
+            walk.base + gone, f"{walk.alpha:g}", _brief(n.along), _brief(n.lowest), _brief(n.minima),
+            _brief(n.found_lowest), _brief(n.end_loss), _brief(n.end_sharpness),
         )  # fmt: skip
     console.print(table)
 
