@@ -211,6 +211,7 @@ def _measured(
     seed: int,
 ) -> dict[str, Any]:
     sample = _sample(model, task, splits.train, 240, seed)
+    whole = _sample(model, task, splits.train, len(splits.train), seed)  # one batch, whose graph is kept
     small = _sample(model, task, splits.train, min(batch_size, 32), seed)
     params: list[Tensor] = check_params(model.parameters())
     with torch.no_grad():
@@ -226,15 +227,15 @@ def _measured(
     for at in range(k):
         found[f"eigenvalue {at + 1}"] = _with_error(float(pairs.values[at]), float(pairs.standard_errors[at]))
     for name, one in (
-        ("trace", hessian_trace(sample, params)),
-        ("trace, filter-normalised", hessian_trace(sample, params, scale=scale)),
-        (f"mean increase, {RADIUS:g} of each filter", mean_increase(sample, params, RADIUS, scale=scale)),
+        ("trace", hessian_trace(whole, params)),
+        ("trace, filter-normalised", hessian_trace(whole, params, scale=scale)),
+        (f"mean increase, {RADIUS:g} of each filter", mean_increase(whole, params, RADIUS, scale=scale)),
         (f"batch sharpness, batches of {small.sizes[0]}", batch_sharpness(small, params).mean),
     ):
         found[name] = _with_error(one.value, one.standard_error)
-    found["eigenvalue 1, filter-normalised"] = float(hessian_eigenpairs(sample, params, scale=scale).values[0])
+    found["eigenvalue 1, filter-normalised"] = float(hessian_eigenpairs(whole, params, scale=scale).values[0])
     radius = RADIUS * math.sqrt(scale.numel())
-    worst = worst_case(sample, params, radius, scale=scale)
+    worst = worst_case(whole, params, radius, scale=scale)
     found[f"worst increase, {RADIUS:g} of each filter"] = worst.increase
     found["gradient noise scale, examples"] = noise.scale
     try:
@@ -256,7 +257,7 @@ def _measured(
             "top": one.top,
             "trace": _with_error(one.trace.value, one.trace.standard_error),
         }
-        for name, one in curvature_by_layer(sample, model).items()
+        for name, one in curvature_by_layer(whole, model, products=12, tolerance=1e-3).items()
     }
     return {"examples": sample.examples, "sample": "all training images", "measured": found, "layers": layers}
 
