@@ -82,7 +82,7 @@ def test_standard_errors_are_those_of_perturbed_samples():
     model = nn.Linear(6, 1, bias=False, dtype=torch.float64)
     spread = torch.tensor([3.0, 1, 1, 1, 0.5, 0.5], dtype=torch.float64)
     values, errors = [], []
-    for _ in range(200):
+    for _ in range(120):
         x = torch.randn(640, 6, generator=generator, dtype=torch.float64) * spread
         batches = [(part, part[:, 0]) for part in x.split(32)]
         sample = FixedSample(model, lambda out, t: (out[:, 0] - t).square().mean(), batches)
@@ -91,7 +91,7 @@ def test_standard_errors_are_those_of_perturbed_samples():
         errors.append(found.standard_errors[0])
     # H = 2 xxᵀ: λ = 2 mean(x_0²) to first order, of variance 4 · 2 · 3⁴ / 640
     assert torch.stack(errors).mean() == pytest.approx(math.sqrt(8 * 81 / 640), rel=0.05)
-    assert torch.stack(values).std() == pytest.approx(math.sqrt(8 * 81 / 640), rel=0.15)
+    assert torch.stack(values).std() == pytest.approx(math.sqrt(8 * 81 / 640), rel=0.2)
 
 
 def test_weighted_error_of_equal_weights_is_the_textbook_s():

@@ -84,15 +84,15 @@ def test_the_limit_is_where_the_optimizer_stops_converging(name):
     loss, optimizer = frozen(lambda params: CASES[name](params, 0.01))
     found = preconditioned_sharpness(loss, optimizer)
     critical = 0.01 * found.limit / found.eta_lambda.item()
-    for factor, converges in ((0.95, True), (1.05, False)):
+    for factor, converges in ((0.93, True), (1.07, False)):
         loss, optimizer = frozen(lambda params, lr=factor * critical: CASES[name](params, lr))
         assert preconditioned_sharpness(loss, optimizer).share == pytest.approx(factor, rel=1e-6)
         start = recent = loss().item()
         for _ in range(100):
-            if not 1e-4 * start < recent < 1e4 * start:
+            if not 1e-3 * start < recent < 1e3 * start:
                 break
             recent = max(one_step(loss, optimizer) for _ in range(50))  # iterates that swing pass by 0
-        assert (recent < 1e-4 * start, recent > 1e4 * start) == (converges, not converges), factor
+        assert (recent < 1e-3 * start, recent > 1e3 * start) == (converges, not converges), factor
 
 
 def one_step(loss, optimizer):

@@ -30,7 +30,12 @@ class LayerCurvature:
 
 
 def curvature_by_layer(
-    loss: Loss, blocks: nn.Module | Mapping[str, Iterable[Tensor]], *, products: int = 30, seed: int = 0
+    loss: Loss,
+    blocks: nn.Module | Mapping[str, Iterable[Tensor]],
+    *,
+    products: int = 30,
+    tolerance: float | None = None,
+    seed: int = 0,
 ) -> dict[str, LayerCurvature]:
     """The largest eigenvalue and the trace of each block of the Hessian.
 
@@ -38,6 +43,7 @@ def curvature_by_layer(
         loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
         blocks: the parameters of each block by its name; or a model: each module's own parameters are a block.
         products: with the Hessian, for each trace, at least 6.
+        tolerance: of the eigenvalues, as of :func:`~thalweg.landscape.hessian_eigenpairs`.
         seed: of the random vectors.
 
     Raises:
@@ -58,7 +64,7 @@ def curvature_by_layer(
     found = {}
     for name, params in blocks.items():
         curvature = Curvature(loss, params)
-        values, _, _ = largest(curvature.times, curvature.gradient)
+        values, _, _ = largest(curvature.times, curvature.gradient, tolerance=tolerance)
         found[name] = LayerCurvature(curvature.size, values.item(), trace_of(curvature, products, seed))
     return found
 

@@ -189,13 +189,15 @@ def _plain(p: Tensor, state: dict[str, Any], group: Group) -> float:
 
 def _rmsprop(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
     square = state["square_avg"] - state["grad_avg"].square() if group["centered"] else state["square_avg"]
-    return 1.0 / (square.sqrt() + group["eps"])
+    diagonal: Tensor = 1.0 / (square.sqrt() + group["eps"])
+    return diagonal
 
 
 def _adam(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
     v = wide(state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"], torch.float64)
     first, second = (eq.bias_correction(float(beta), float(state["step"])) for beta in group["betas"])
-    return 1.0 / (first * ((v / second).sqrt() + group["eps"]))
+    diagonal: Tensor = 1.0 / (first * ((v / second).sqrt() + group["eps"]))
+    return diagonal
 
 
 def _lamb(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
