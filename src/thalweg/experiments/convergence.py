@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 
 from thalweg import equations as eq
-from thalweg.experiments.networks import Dense, cross_entropy, optimizer
+from thalweg.experiments.networks import Dense, cross_entropy, is_matrix, optimizer
 from thalweg.experiments.numbers import log_spaced
 from thalweg.experiments.work import Settings, carry_out
 from thalweg.lab import tasks
@@ -86,7 +86,7 @@ def regret(settings: Settings) -> dict[str, Any]:
     conditions = {"as written": Condition(settings, params), "corrected": Condition(settings, params, corrected=True)}
     total, found = torch.zeros(settings["seeds"], dtype=torch.float64), []
     points = log_spaced(1, settings["steps"], 60)
-    for k, batch in enumerate(batches(len(labels), settings["batch"], settings["seeds"], settings["steps"]), 1):
+    for k, batch in enumerate(batches(len(labels), settings["batch"], range(settings["seeds"]), settings["steps"]), 1):
         inputs, targets = x[batch], labels[batch]
         losses = cross_entropy(model(inputs), targets) + ridge(params, settings["ridge"])
         with torch.no_grad():
@@ -141,7 +141,7 @@ class Condition:
         """It, for the entries of one layer stacked over seeds."""
         v, correction = state["exp_avg_sq"], eq.bias_correction(BETA3[self.base], k)
         found: Tensor = k**0.5 * ((v / correction if self.corrected else v).sqrt() + EPS[self.base])
-        if self.base == "lamb" and min(theta.shape[1:]) > 1:
+        if self.base == "lamb" and is_matrix(theta):
             first = eq.bias_correction(0.9, k)
             r = eq.direction(state["exp_avg"], v, correction2=first, correction3=correction, eps=EPS[self.base])
             norms = (eq.norm(each, (1, 2)) for each in (theta, r))
@@ -167,7 +167,7 @@ def gradients(settings: Settings) -> dict[str, Any]:
     stepped = optimizer(settings["base"], params, settings["eta"], settings["alpha"], settings["beta"], decayed=False)
     total, seen, at, found = torch.zeros(settings["seeds"], dtype=torch.float64), 0, [], []
     points = set(log_spaced(1, settings["steps"], 60))
-    order = batches(len(labels), settings["batch"], settings["seeds"], settings["steps"])
+    order = batches(len(labels), settings["batch"], range(settings["seeds"]), settings["steps"])
     for k, batch in enumerate(order, 1):
         stepped.zero_grad()
         if settings["full"] or k % 5 == 1:
@@ -201,10 +201,10 @@ def ridge(params: Sequence[Tensor], strength: float) -> Tensor:
     return found
 
 
-def batches(examples: int, size: int, seeds: int, steps: int) -> Iterator[Tensor]:
+def batches(examples: int, size: int, seeds: Sequence[int], steps: int) -> Iterator[Tensor]:
     """Indices (seeds, size) of each step: every epoch a new order of each seed, cut into whole batches."""
-    generators = [torch.Generator().manual_seed(1000 + seed) for seed in range(seeds)]
-    order, at = torch.empty(seeds, 0, dtype=torch.long), 0
+    generators = [torch.Generator().manual_seed(1000 + seed) for seed in seeds]
+    order, at = torch.empty(len(seeds), 0, dtype=torch.long), 0
     for _ in range(steps):
         if at + size > order.shape[1]:
             order, at = torch.stack([torch.randperm(examples, generator=g) for g in generators]), 0

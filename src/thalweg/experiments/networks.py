@@ -100,8 +100,8 @@ def optimizer(
         warnings.simplefilter("ignore", UserWarning)
         if base == "lamb":
             groups = [
-                {"params": [p for p in params if min(p.shape[1:]) > 1], "norm_dims": (1, 2), "weight_decay": decay},
-                {"params": [p for p in params if min(p.shape[1:]) == 1], "trust_ratio": False, "weight_decay": 0.0},
+                {"params": [p for p in params if is_matrix(p)], "norm_dims": (1, 2), "weight_decay": decay},
+                {"params": [p for p in params if not is_matrix(p)], "trust_ratio": False, "weight_decay": 0.0},
             ]
             return ALTO(
                 [group for group in groups if group["params"]], lr, betas=(BETA2, 0.99), alpha=alpha, beta=beta,
@@ -119,6 +119,11 @@ def optimizer(
         else:
             raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
         return made if alpha == 0.0 else E(made, alpha=alpha, beta=beta, nonfinite="propagate")
+
+
+def is_matrix(p: Tensor) -> bool:
+    """Whether it stacks matrices, and not vectors such as biases."""
+    return p.dim() == 3 and min(p.shape[1:]) > 1
 
 
 def of_seed(found: Sequence[Tensor], at: int) -> Tensor:
