@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from thalweg.lab.recipes.page import Section
+
 BETA3 = {"adam": 0.999, "lamb": 0.99}
 EPS = {"adam": 1e-8, "lamb": 1e-6}
 
@@ -63,6 +65,13 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
         for base, eta in known.items() for alpha, beta in pairs for full in (True, False)
     ]  # fmt: skip
     carry_out(wanted, work, folder, say, jobs=options.get("jobs"))
+
+
+def page(folder: Path) -> Section:
+    """What was found, beside the theorem."""
+    from thalweg.experiments.convergence_page import page
+
+    return page(folder)
 
 
 def work(settings: Settings) -> dict[str, Any]:

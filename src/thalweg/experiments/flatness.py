@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from thalweg.lab.recipes.page import Section
+
 MEASURES = ("steps", "loss", "test", "sharpness", "normalised", "gradient", "share")
 EVERY = 5  # steps between looks at the training loss
 TUNING = 0
@@ -51,6 +53,13 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
         for alpha, beta in own["settings"]
     ]  # fmt: skip
     carry_out(wanted, cell, folder, say, jobs=options.get("jobs"))
+
+
+def page(folder: Path) -> Section:
+    """What was found, beside the claim and the theory."""
+    from thalweg.experiments.flatness_page import page
+
+    return page(folder)
 
 
 def cell(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,228 @@
+"""What :mod:`thalweg.experiments.flatness` found: is α < 0 slower and flatter, α > 0 faster and sharper?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import mean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scipy.stats import spearmanr
+
+from thalweg.experiments import drawing
+from thalweg.experiments.drawing import setting
+from thalweg.experiments.networks import MOMENTUM
+from thalweg.experiments.numbers import Paired, over, ratios
+from thalweg.experiments.problems import METRICS
+from thalweg.experiments.work import Record, finished
+from thalweg.lab.recipes.page import Grid, Picture, Section
+from thalweg.theory import implicit_regularization, stability_limit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+NAMES = {"gd": "SGD", "momentum": "SGD, momentum .9", "adamw": "AdamW", "lamb": "LAMB"}
+STYLES = dict(zip(NAMES, ("o", "^", "s", "D"), strict=True))
+WHERE = {"tuned": "each at its own learning rate", "common": "at one learning rate for all of a base"}
+
+
+class Cell(NamedTuple):
+    """A setting of E beside its base alone, over the seeds that both have."""
+
+    record: Record
+    found: dict[str, list[Any]]
+    eta: float
+    compared: dict[str, Paired | None]
+    """Ratios to the base alone, of steps, sharpness, normalised sharpness and squared gradient norm."""
+
+    @property
+    def alpha(self) -> float:
+        """α."""
+        return float(self.record.settings["alpha"])
+
+    def is_(self, measure: str, below: bool) -> bool:
+        """Whether a ratio is below, or above, 1 with all of its interval."""
+        one = self.compared[measure]
+        return one is not None and (one.below if below else one.above)
+
+
+def page(folder: Path) -> Section:
+    """Every cell, how often the claim holds, and what theory says of it."""
+    done = finished(folder)
+    cells = {where: cells_of(done, where) for where in WHERE}
+    tasks = list(dict.fromkeys(one.settings["task"] for one in done))
+    grids = [
+        _grid(task, where, own)
+        for task in tasks for where in WHERE
+        if (own := [one for one in cells[where] if one.record.settings["task"] == task])
+    ]  # fmt: skip
+    findings = [text for where in WHERE if cells[where] for text in (*_claims(cells[where], where), *_theory(cells[where], where))]
+    pictures = (_picture(cells, folder / "flatness.svg"),) if any(cells.values()) else ()
+    return Section("", (), tuple(findings), tuple(grids), pictures)
+
+
+def cells_of(done: list[Record], where: str) -> list[Cell]:
+    """The cells at the tuned or the common learning rate, each beside the one with α = 0 of its task and base."""
+    alone = {_base(one): one.found[where] for one in done if one.settings["alpha"] == 0.0}
+    cells = []
+    for one in done:
+        found, base = one.found[where], alone.get(_base(one))
+        if found is None or base is None:
+            continue
+        names = ("steps", "sharpness", "normalised", "gradient")
+        eta = one.found["lr"] if where == "tuned" else one.settings["common"]
+        cells.append(Cell(one, found, eta, {name: ratios(found[name], base[name]) for name in names}))
+    return cells
+
+
+def _base(one: Record) -> tuple[str, str]:
+    return one.settings["task"], one.settings["base"]
+
+
+def _limit(one: Record) -> float:
+    return stability_limit(one.settings["alpha"], one.settings["beta"], momentum=MOMENTUM[one.settings["base"]])
+
+
+def _strength(one: Record) -> float:
+    return implicit_regularization(one.settings["alpha"], momentum=MOMENTUM[one.settings["base"]])
+
+
+def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
+    head = (
+        "base; α, β1", "S", "limit of ηλ", "η", "steps", "steps to those without E", "λ_max", "λ_max to that without E",
+        "the same, layers normalised", "‖∇L‖² to that without E", METRICS.get(task, "test metric"), "ηλ / limit",
+    )  # fmt: skip
+    rows = []
+    for one in cells:
+        known = one.record.settings
+        compared = ["" if known["alpha"] == 0.0 or pair is None else str(pair) for pair in one.compared.values()]
+        rows.append((
+            f"{NAMES[known['base']]}; {setting(known['alpha'], known['beta'])}", f"{_strength(one.record):.3g}",
+            f"{_limit(one.record):.3g}", f"{one.eta:.3g}", over(one.found["steps"]), compared[0],
+            over(one.found["sharpness"]), compared[1], compared[2], compared[3], over(one.found["test"]),
+            over(one.found["share"]),
+        ))  # fmt: skip
+    known = cells[0].record.settings
+    return Grid(
+        f"{task}, to a training loss of {known['target']:g}, {WHERE[where]}: mean and half-width, or ratio with limits, of "
+        f"95 % over {known['seeds']} seeds",
+        head,
+        tuple(rows),
+    )
+
+
+def _claims(cells: list[Cell], where: str) -> list[str]:
+    said = []
+    for momentum, words in ((False, "without momentum"), (True, "with momentum")):
+        for sign, claim, slower, flatter in ((-1.0, "α < 0: slower, flatter", True, True), (1.0, "α > 0: faster, sharper", False, False)):
+            own = [one for one in cells if one.alpha * sign > 0.0 and (one.record.settings["base"] != "gd") is momentum]
+            if not own:
+                continue
+            speed, place = ("slower", "flatter") if slower else ("faster", "sharper")
+            against, other = ("faster", "sharper") if slower else ("slower", "flatter")
+            pace = sum(one.is_("steps", below=not slower) for one in own)
+            wrong_pace = sum(one.is_("steps", below=slower) for one in own)
+            flat = sum(one.is_("sharpness", below=flatter) for one in own)
+            wrong_flat = sum(one.is_("sharpness", below=not flatter) for one in own)
+            both = sum(one.is_("steps", below=not slower) and one.is_("sharpness", below=flatter) for one in own)
+            verdict = _verdict(both, flat, wrong_flat, pace, wrong_pace, len(own))
+            never = sum(all(value is None for value in one.found["steps"]) for one in own)
+            said.append(
+                f"**{claim}, bases {words}, {WHERE[where]}** — {verdict}: of {len(own)} cells {pace} are {speed} and "
+                f"{wrong_pace} {against}, {flat} {place} and {wrong_flat} {other}, beyond the interval; {both} both {speed} "
+                f"and {place}" + (f"; {never} did not reach the target" if never else "") + "."
+            )
+    return said
+
+
+def _verdict(both: int, flat: int, wrong_flat: int, pace: int, wrong_pace: int, cells: int) -> str:
+    """In words: of how many cells the claim is true.
+
+    >>> _verdict(8, 9, 0, 9, 0, 10), _verdict(0, 0, 5, 0, 5, 10), _verdict(2, 5, 1, 3, 3, 10)
+    ('holds', 'the other way round', 'holds in part')
+    """
+    if both > cells / 2 and wrong_flat + wrong_pace <= cells / 10:
+        return "holds"
+    if wrong_flat > flat and wrong_pace >= pace:
+        return "the other way round"
+    if flat > wrong_flat or pace > wrong_pace:
+        return "holds in part"
+    return "not seen"
+
+
+def _theory(cells: list[Cell], where: str) -> list[str]:
+    """Whether S, or the limit over η, orders sharpness within each task and base."""
+    said = []
+    predictors: tuple[tuple[str, Callable[[Cell], float], str], ...] = (
+        ("S", lambda one: -_strength(one.record), "−S"),
+        ("limit", lambda one: _limit(one.record) / one.eta, "limit / η"),
+    )
+    for _, predict, words in predictors:
+        found = []
+        for key in dict.fromkeys(_base(one.record) for one in cells):
+            own = [
+                (predict(one), _middle(one.found["sharpness"]))
+                for one in cells
+                if _base(one.record) == key and _middle(one.found["sharpness"]) is not None
+            ]
+            if len(own) >= 4:
+                found.append((key, float(spearmanr([x for x, _ in own], [y for _, y in own]).statistic)))
+        if found:
+            listed = ", ".join(f"{task} {NAMES[base]} {value:.2f}" for (task, base), value in found)
+            said.append(f"Rank correlation of λ_max with {words}, {WHERE[where]}: {listed}.")
+    shares = [value for one in cells for value in one.found["share"] if value is not None]
+    if shares:
+        near = sum(value > 0.7 for value in shares)
+        said.append(
+            f"Where the target is reached, {WHERE[where]}, ηλ is above .7 of its limit in {near} of {len(shares)} runs: these "
+            "are at the edge of stability, the others below it."
+        )
+    return said
+
+
+def _middle(values: list[float | None]) -> float | None:
+    there = [math.log(value) for value in values if value is not None and value > 0.0]
+    return math.exp(mean(there)) if there else None
+
+
+def _picture(cells: dict[str, list[Cell]], path: Path) -> Picture:
+    drawn = drawing.figure(10.0, 4.4)
+    panels = drawn.subplots(1, 2, sharey=True)
+    for ax, where in zip(panels, WHERE, strict=True):
+        _quadrants(ax, cells[where], where)
+    panels[0].set_ylabel("λ_max to that without E")
+    handles = {label: h for ax in panels for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8)
+    return Picture(
+        drawing.save(drawn, path),
+        "Each point is a task, a base and an (α, β1), geometric means over seeds, bars 95 %: steps to the target and the "
+        "largest eigenvalue there, both to those of the base without E. Blue α < 0, orange α > 0; filled with momentum, "
+        "hollow without. The slides' claim is blue in the lower right corner and orange in the upper left.",
+    )
+
+
+def _quadrants(ax: Axes, cells: list[Cell], where: str) -> None:
+    for one in cells:
+        pace, place = one.compared["steps"], one.compared["sharpness"]
+        if one.alpha == 0.0 or pace is None or place is None:
+            continue
+        base = one.record.settings["base"]
+        colour = drawing.BLUE if one.alpha < 0.0 else drawing.ORANGE
+        label = f"{NAMES[base]}, α {'<' if one.alpha < 0.0 else '>'} 0"
+        seen = {text for text in ax.get_legend_handles_labels()[1]}
+        ax.errorbar(
+            pace.mean, place.mean, xerr=([max(0.0, pace.mean - pace.low)], [max(0.0, pace.high - pace.mean)]),
+            yerr=([max(0.0, place.mean - place.low)], [max(0.0, place.high - place.mean)]), fmt=STYLES[base], color=colour,
+            markerfacecolor="white" if base == "gd" else colour, markersize=5, elinewidth=0.6,
+            label=None if label in seen else label,
+        )  # fmt: skip
+    ax.axhline(1.0, color=drawing.GREY, lw=0.8)
+    ax.axvline(1.0, color=drawing.GREY, lw=0.8)
+    ax.set(xscale="log", yscale="log", xlabel="steps to the target, to those without E", title=WHERE[where])
+    corner = {"transform": ax.transAxes, "fontsize": 8, "color": drawing.GREY}
+    ax.text(0.98, 0.02, "slower, flatter", ha="right", **corner)
+    ax.text(0.02, 0.96, "faster, sharper", ha="left", **corner)
+    ax.text(0.98, 0.96, "slower, sharper", ha="right", **corner)
+    ax.text(0.02, 0.02, "faster, flatter", ha="left", **corner)
