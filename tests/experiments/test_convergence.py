@@ -1,0 +1,145 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.linear_model import LogisticRegression
+from tiny import OPTIONS, stored
+
+from thalweg.experiments import convergence, convergence_page
+from thalweg.experiments.numbers import ratios, slope
+
+RIDGE = 1e-3
+
+
+def loss_of(x, labels, theta):
+    """Cross-entropy with the ridge, written out."""
+    logits = np.concatenate([x, np.ones((len(x), 1))], axis=1) @ theta
+    total = 0.0
+    for row, label in zip(logits, labels, strict=True):
+        total += math.log(sum(math.exp(v - row.max()) for v in row)) + row.max() - row[label]
+    return total / len(x) + RIDGE / 2.0 * (theta**2).sum()
+
+
+def test_the_optimum_is_scikit_learns():
+    x, labels = (each.numpy()[:300] for each in convergence.digits())
+    best = convergence.optimum(x, labels, RIDGE)
+    ones = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    theirs = LogisticRegression(C=1.0 / (RIDGE * len(x)), fit_intercept=False, tol=1e-12, max_iter=10000).fit(ones, labels)
+    np.testing.assert_allclose(best.weights, theirs.coef_.T[:-1], atol=1e-4)
+    np.testing.assert_allclose(best.biases, theirs.coef_.T[-1], atol=1e-4)
+    assert best.gradient < 1e-10
+    assert best.loss == pytest.approx(loss_of(x, labels, np.vstack([best.weights, best.biases])), rel=1e-12)
+
+
+@pytest.mark.parametrize("base", ["adam", "lamb"])
+def test_regret_of_an_optimizer_that_stays_is_the_gap_times_the_steps(base):
+    """Nine batches of 133 are all examples once, so that their regret is nine times that of the whole loss."""
+    settings = {"base": base, "alpha": 0.5, "beta": 0.01, "eta": 1e-30, "ridge": RIDGE, "steps": 18, "seeds": 2, "batch": 133}
+    found = convergence.regret(settings)
+    x, labels = (each.numpy() for each in convergence.digits())
+    for seed, curve in enumerate(found["regret"]):
+        model = convergence.Dense((64, 10), [seed], dtype=torch.float64)
+        theta = np.vstack([p.detach().numpy().reshape(-1, 10) for p in model.parameters()])
+        gap = loss_of(x, labels, theta) - found["optimum"]["loss"]
+        for steps in (9, 18):
+            assert curve[found["at"].index(steps)] == pytest.approx(steps * gap, rel=1e-9)
+
+
+def test_the_first_step_of_adam_by_hand():
+    """θ_2 = θ_1 - η sign(g), nearly: the regret of two full batches."""
+    settings = {"base": "adam", "alpha": 0.0, "beta": 0.0, "eta": 0.01, "ridge": RIDGE, "steps": 2, "seeds": 1, "batch": 1197}
+    found = convergence.regret(settings)
+    x, labels = (each.numpy() for each in convergence.digits())
+    model = convergence.Dense((64, 10), [0], dtype=torch.float64)
+    theta = np.vstack([p.detach().numpy().reshape(-1, 10) for p in model.parameters()])
+    ones = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    p = np.exp(ones @ theta)
+    p /= p.sum(1, keepdims=True)
+    g = ones.T @ (p - np.eye(10)[labels]) / len(x) + RIDGE * theta
+    after = theta - 0.01 * g / (np.abs(g) + 1e-8)
+    want = loss_of(x, labels, theta) + loss_of(x, labels, after) - 2.0 * found["optimum"]["loss"]
+    assert found["regret"][0][-1] == pytest.approx(want, rel=1e-9)
+
+
+def test_the_condition_counts_what_does_not_fall():
+    p = torch.zeros(1, 1, 2, dtype=torch.float64)
+    condition = convergence.Condition({"base": "adam", "steps": 4}, [p])
+
+    class Stepped:
+        state = {p: {}}
+
+    # √k √v: 1, √2, √.75, 2 of the first entry, rising throughout of the second
+    for k, v in enumerate(([1.0, 1.0], [1.0, 1.0], [0.25, 1.0], [1.0, 1.0]), 1):
+        Stepped.state[p]["exp_avg_sq"] = torch.tensor([[v]], dtype=torch.float64)
+        condition.see(k, [p], Stepped)
+    assert condition.found() == pytest.approx({"increased": 5 / 6, "late": 3 / 4, "always": 1 / 2})
+
+
+def test_the_condition_of_lamb_has_the_trust_ratio():
+    theta = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]], dtype=torch.float64)
+    condition = convergence.Condition({"base": "lamb", "steps": 4}, [theta])
+    v = torch.full_like(theta, 0.04)
+    m = torch.full_like(theta, 0.1)
+    k = 3
+    m_hat, v_hat = 0.1 / (1 - 0.9**k), 0.04 / (1 - 0.99**k)
+    r = 2.0 * m_hat / (math.sqrt(v_hat) + 1e-6)  # the norm of four equal entries
+    want = math.sqrt(k) * (0.2 + 1e-6) * (r + 1e-6 * 5.0) / 5.0
+    found = condition.quantity(k, theta, {"exp_avg": m, "exp_avg_sq": v})
+    torch.testing.assert_close(found, torch.full_like(theta, want), rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("power", [-1.0, 0.5])
+def test_slopes_of_powers_are_exact(power):
+    at = [1, 3, 10, 30, 100, 300, 1000]
+    curves = [[c * t**power for t in at] for c in (1.0, 7.0)]
+    assert convergence_page.slopes(at, curves) == pytest.approx([power, power], abs=1e-12)
+
+
+def test_the_slope_is_scipys_and_refuses_what_has_no_logarithm():
+    x, y = [1.0, 2.0, 5.0, 9.0], [3.0, 2.0, 4.0, 8.0]
+    assert slope(x, y) == pytest.approx(stats.linregress(np.log(x), np.log(y)).slope)
+    with pytest.raises(ValueError, match="at least 2 positive points"):
+        slope([1.0, 2.0], [1.0, 0.0])
+
+
+def test_ratios_are_paired_and_geometric():
+    a, b = [2.0, 3.0, None, 5.0], [1.0, 2.0, 4.0, 2.0]
+    logs = np.log([2.0, 1.5, 2.5])
+    low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
+    found = ratios(a, b)
+    assert (found.mean, found.low, found.high) == pytest.approx(tuple(map(math.exp, (logs.mean(), low, high))))
+    assert found.pairs == 3
+    assert ratios([1.0], [1.0]) is None
+
+
+def test_running_means_are_means_of_the_squared_gradient():
+    """At a learning rate of nothing the gradient stays, and so does the mean."""
+    settings = {"base": "adam", "alpha": 0.0, "beta": 0.0, "eta": 1e-30, "decays": False, "full": False, "steps": 11,
+                "width": 4, "seeds": 2, "batch": 133}  # fmt: skip
+    found = convergence.gradients(settings)
+    x, labels = convergence.digits()
+    for seed, curve in enumerate(found["mean"]):
+        w1, b1, w2, b2 = convergence.Dense((64, 4, 10), [seed]).of(0)
+        out = torch.tanh(x.float() @ w1[0] + b1[0]) @ w2[0] + b2[0]
+        loss = torch.nn.functional.cross_entropy(out, labels)
+        square = sum(float(g.square().sum()) for g in torch.autograd.grad(loss, [w1, b1, w2, b2]))
+        assert curve == pytest.approx([square] * len(curve), rel=1e-5)
+
+
+def test_the_page_says_what_the_records_hold(tmp_path):
+    convergence.run(OPTIONS[convergence], tmp_path, lambda text: None)
+    section = convergence.page(tmp_path)
+    convex = [one for one in stored(tmp_path).values() if one["settings"]["loss"] == "convex"]
+    assert len(convex) == 6
+    assert len(section.grids[0].rows) == 4  # the better of two η for Adam
+    for name, base, alpha in (("Adam", "adam", 0.0), ("LAMB", "lamb", 0.0), ("ALTO -.4, .5", "lamb", -0.4)):
+        own = [one for one in convex if (one["settings"]["base"], one["settings"]["alpha"]) == (base, alpha)]
+        best = min(own, key=lambda one: one["found"]["regret"][0][-1])
+        at = np.array(best["found"]["at"])
+        late = at >= 1.2
+        each = [np.polyfit(np.log(at[late]), np.log(np.array(c)[late]), 1)[0] for c in best["found"]["regret"][1:]]
+        half = stats.t.ppf(0.975, 1) * np.std(each, ddof=1) / math.sqrt(2)
+        row = next(row for row in section.grids[0].rows if row[0] == name)
+        assert row[3] == f"{np.mean(each):.3g} ± {half:.3g}"

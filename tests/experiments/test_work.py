@@ -1,0 +1,102 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import OPTIONS, stored
+
+from thalweg.experiments import work
+from thalweg.lab import records
+
+
+def count(settings):
+    """Leave a mark each time."""
+    with Path(settings["marks"]).open("a") as file:
+        file.write(f"{settings['n']}\n")
+    return {"square": settings["n"] ** 2}
+
+
+def slow(settings):
+    time.sleep(0.3 if settings["n"] < 2 else 600.0)
+    return {"square": settings["n"] ** 2}
+
+
+def wanted(tmp_path, numbers):
+    return [{"n": n, "marks": str(tmp_path / "marks")} for n in numbers]
+
+
+def marks(tmp_path):
+    return sorted(map(int, (tmp_path / "marks").read_text().split()))
+
+
+def ignore(text):
+    pass
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_each_setting_is_worked_on_once_and_never_again(tmp_path, jobs):
+    work.carry_out(wanted(tmp_path, [1, 2, 3]), count, tmp_path, ignore, jobs=jobs)
+    assert marks(tmp_path) == [1, 2, 3]
+    work.carry_out(wanted(tmp_path, [3, 4]), count, tmp_path, ignore, jobs=jobs)
+    assert marks(tmp_path) == [1, 2, 3, 4]
+    assert [one.found for one in work.finished(tmp_path)] == [{"square": 9}, {"square": 16}]
+    assert records.read_json(tmp_path / "plan.json")["environment"] == records.environment()
+
+
+def test_a_damaged_record_is_made_anew(tmp_path):
+    settings = wanted(tmp_path, [5])
+    work.carry_out(settings, count, tmp_path, ignore, jobs=1)
+    (tmp_path / "records" / f"{work.name_of(settings[0])}.json").write_text('{"settings": {')
+    assert work.finished(tmp_path) == []
+    work.carry_out(settings, count, tmp_path, ignore, jobs=1)
+    assert marks(tmp_path) == [5, 5]
+    assert work.finished(tmp_path)[0].found == {"square": 25}
+
+
+def test_other_settings_are_other_records():
+    one = {"base": "gd", "alpha": -5.0, "lr": 0.1}
+    names = {work.name_of(settings) for settings in (one, {**one, "lr": 0.2}, {**one, "grid": [1]}, {**one, "alpha": 5.0})}
+    assert len(names) == 4
+
+
+def test_a_kill_loses_nothing_that_is_finished(tmp_path):
+    text = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_work; "
+        "from thalweg.experiments import work; "
+        "work.carry_out([{'n': n} for n in range(3)], test_work.slow, Path(sys.argv[2]), print, jobs=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", text, str(Path(__file__).parent), str(tmp_path)])
+    try:
+        for _ in range(600):
+            if len(list(tmp_path.glob("records/*.json"))) == 2:
+                break
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+    assert sorted(one["found"]["square"] for one in stored(tmp_path).values()) == [0, 1]
+    assert len(work.finished(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("module", OPTIONS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_every_measurement_resumes_without_computing_again(module, tmp_path, monkeypatch):
+    module.run(OPTIONS[module], tmp_path, ignore)
+    before = {path: path.read_bytes() for path in (tmp_path / "records").iterdir()}
+    last = sorted(before)[-1]
+    last.unlink()  # as if it had been killed then
+    done = []
+    timed = work._timed
+    monkeypatch.setattr(work, "_timed", lambda does, settings: done.append(settings) or timed(does, settings))
+    module.run(OPTIONS[module], tmp_path, ignore)
+    assert len(done) == 1
+    after = {path: path.read_bytes() for path in (tmp_path / "records").iterdir()}
+    assert after.keys() == before.keys()
+    assert json.loads(after.pop(last))["found"] == json.loads(before.pop(last))["found"]
+    assert after == before
+    section = module.page(tmp_path)
+    assert section.grids
+    assert section.findings
+    for picture in section.pictures:
+        assert 0 < picture.path.stat().st_size < 300_000
