@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -37,4 +38,4 @@ def setting(alpha: float, beta: float) -> str:
     >>> setting(-5.0, 0.99), setting(0.0, 0.0)
     ('-5, .99', 'no E')
     """
-    return "no E" if alpha == 0.0 else f"{alpha:g}, {beta:g}".replace("0.", ".").replace("-0.", "-.")
+    return "no E" if alpha == 0.0 else re.sub(r"(?<!\d)0\.", ".", f"{alpha:g}, {beta:g}")

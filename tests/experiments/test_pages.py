@@ -1,0 +1,245 @@
+"""What the pages say, computed again from the records as plain JSON; and sentences about records made by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tiny import OPTIONS, stored
+
+from thalweg.experiments import edge, flatness, flatness_page, sine, valleys, work
+from thalweg.experiments.networks import Dense
+from thalweg.lab import tasks
+from thalweg.lab.recipes import recipe
+from thalweg.lab.recipes.run import measurement
+from thalweg.landscape import landscape
+from thalweg.theory import stability_limit
+
+RECIPES = ["convergence", "edge-of-stability", "flatness", "sine-landscape", "valleys-2d"]
+
+
+def ignore(text):
+    pass
+
+
+def write(folder, wanted):
+    """Records made by hand."""
+    names = [work.name_of(settings) for settings, _ in wanted]
+    (folder / "records").mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps({"records": names}))
+    for name, (settings, found) in zip(names, wanted, strict=True):
+        (folder / "records" / f"{name}.json").write_text(json.dumps({"settings": settings, "found": found, "seconds": 1.0}))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("scale", ["lab", "paper"])
+def test_each_recipe_names_a_measurement_and_its_options(name, scale):
+    found = recipe.find(name).scales[scale]
+    module = measurement(found.measure)
+    tiny = OPTIONS[module]
+    if module is flatness:
+        assert isinstance(found.options["seeds"], int)
+        for task, own in found.options.items():
+            if isinstance(own, dict):
+                assert task in tasks.TASKS
+                assert own.keys() == tiny["digits"].keys()
+    else:
+        assert found.options.keys() == tiny.keys() - {"jobs"}
+
+
+# edge of stability
+
+
+@pytest.fixture(scope="module")
+def edges(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edge")
+    edge.run(OPTIONS[edge], folder, ignore)
+    return folder
+
+
+def test_the_ratio_on_the_page_is_measured_over_predicted(edges):
+    section = edge.page(edges)
+    for key, name, momentum in (("gd", "gradient descent", 0.0), ("adam", "Adam", 0.9)):
+        (one,) = [
+            r for r in stored(edges).values()
+            if r["settings"]["base"] == key and r["settings"]["alpha"] == -0.4 and r["settings"]["batch"] == 40
+        ]  # fmt: skip
+        limit = stability_limit(-0.4, 0.5, momentum=momentum)
+        each = [sum(values) / len(values) / limit for values in one["found"]["eta_lambda"]]
+        row = next(row for row in section.grids[0].rows if row[0] == f"{name}; -.4, .5")
+        assert row[2] == f"{limit:.3g}"
+        assert row[4] == f"{sum(each) / 2:.3g} ({min(each):.3g} to {max(each):.3g})"
+
+
+def test_sharpness_of_gradient_descent_is_that_of_a_network_trained_by_hand(edges):
+    (one,) = [
+        r for r in stored(edges).values()
+        if r["settings"]["base"] == "gd" and r["settings"]["alpha"] == 0.0 and r["settings"]["batch"] == 40
+    ]  # fmt: skip
+    data = tasks.load("digits")[1].train
+    x, y = data.inputs[:40].flatten(1) / 2.0, torch.nn.functional.one_hot(data.targets[:40], 10).float()
+    layers = Dense((64, 64, 64, 10), [1]).of(0)
+
+    def loss(w1, b1, w2, b2, w3, b3):
+        hidden = torch.tanh(torch.tanh(x @ w1[0] + b1[0]) @ w2[0] + b2[0])
+        return (hidden @ w3[0] + b3[0] - y).square().sum() / 80.0
+
+    found = []
+    for step in range(1, 7):
+        for p, g in zip(layers, torch.autograd.grad(loss(*layers), layers), strict=True):
+            p.data -= 0.2 * g
+        if step in (4, 6):
+            v = [torch.randn(p.shape, generator=torch.Generator().manual_seed(0)) for p in layers]
+            for _ in range(60):  # power iteration
+                size = math.sqrt(sum(float(each.square().sum()) for each in v))
+                v = [each / size for each in v]
+                v = list(torch.autograd.functional.hvp(loss, tuple(layers), tuple(v))[1])
+            found.append(0.2 * math.sqrt(sum(float(each.square().sum()) for each in v)))
+    assert one["found"]["eta_lambda"][1] == pytest.approx(found, rel=5e-3)
+
+
+def settled(folder, shares, base="gd", alpha=1.0, beta=0.5):
+    known = {"batch": 600, "lr": 0.2, "steps": 9, "last": 3, "every": 1, "seeds": 1, "examples": 600}
+    rows = []
+    for k, share in enumerate(shares):
+        momentum = 0.0 if base == "gd" else 0.9
+        limit = stability_limit(alpha + k / 10, beta, momentum=momentum)
+        found = {"eta_lambda": [[share * limit]], "sharpness": [[1.0]], "loss": [[0.1]], "batch": [[None]]}
+        rows.append(({"base": base, "alpha": alpha + k / 10, "beta": beta, **known}, found))
+    write(folder, rows)
+    return edge.page(folder).findings
+
+
+def test_within_ten_per_cent_the_theory_holds(tmp_path):
+    assert "2 of 2 settings within 10 %" in settled(tmp_path / "a", [0.95, 1.09])[0]
+    assert settled(tmp_path / "b", [0.95, 1.09])[0].endswith("the theory holds.")
+    assert settled(tmp_path / "c", [0.95, 1.0, 1.11])[0].endswith("the theory holds in part.")
+    assert settled(tmp_path / "d", [0.85, 1.2])[0].endswith("the theory ends here.")
+    assert "swing slowly" in settled(tmp_path / "e", [1.2], "momentum", -0.4)[0]
+
+
+# flatness
+
+
+def trained(alpha, steps, sharpness, base="adamw"):
+    known = {"task": "digits", "base": base, "alpha": alpha, "beta": 0.5, "highest": 1.0, "common": 0.0, "seeds": 3,
+             "target": 0.1, "batch": 8, "examples": 100, "steps": 100}  # fmt: skip
+    jitter = (0.99, 1.0, 1.01)
+    tuned = {
+        "steps": [steps, steps, steps], "loss": [0.1] * 3, "test": [90.0] * 3, "sharpness": [sharpness * j for j in jitter],
+        "normalised": [1.0] * 3, "gradient": [1.0] * 3, "share": [0.9, 0.5, 0.9],
+    }  # fmt: skip
+    return known, {"tried": [], "lr": 0.5, "tuned": tuned, "common": None}
+
+
+@pytest.mark.parametrize(
+    ("of_negative", "of_positive", "first", "second"),
+    [
+        ((200, 1.0), (50, 4.0), "holds", "holds"),
+        ((50, 4.0), (200, 1.0), "the other way round", "the other way round"),
+        ((100, 2.0), (100, 2.0), "not seen", "not seen"),
+        ((100, 1.0), (50, 2.0), "holds in part", "holds in part"),
+    ],
+)
+def test_the_claim_is_judged_by_both_of_its_halves(tmp_path, of_negative, of_positive, first, second):
+    rows = [trained(0.0, 100, 2.0), trained(-1.0, *of_negative), trained(1.0, *of_positive)]
+    write(tmp_path, rows)
+    findings = flatness.page(tmp_path).findings
+    negative = next(text for text in findings if text.startswith("**α < 0"))
+    positive = next(text for text in findings if text.startswith("**α > 0"))
+    assert f"** — {first}: of 1 cells" in negative
+    assert f"** — {second}: of 1 cells" in positive
+    assert any("in 6 of 9 runs" in text for text in findings)
+
+
+def test_ratios_of_flatness_are_those_of_the_records(tmp_path):
+    flatness.run(OPTIONS[flatness], tmp_path, ignore)
+    section = flatness.page(tmp_path)
+    found = {
+        (one["settings"]["base"], one["settings"]["alpha"]): one["found"] for one in stored(tmp_path).values()
+    }
+    for where, grid in zip(("tuned", "common"), section.grids, strict=True):
+        for base, name in (("gd", "SGD"), ("lamb", "LAMB")):
+            ours, theirs = found[base, -0.4][where], found[base, 0.0][where]
+            row = next(row for row in grid.rows if row[0] == f"{name}; -.4, .5")
+            assert None not in ours["steps"]
+            assert all(value <= 2.0 for value in ours["loss"])
+            logs = np.log(ours["sharpness"]) - np.log(theirs["sharpness"])
+            limits = stats.t.interval(0.95, len(logs) - 1, logs.mean(), stats.sem(logs))
+            assert row[7] == f"{math.exp(logs.mean()):.3g} ({math.exp(limits[0]):.3g} to {math.exp(limits[1]):.3g})"
+            assert float(row[1]) == pytest.approx((1.0 if base == "gd" else 19.0) + 0.8)
+
+
+def test_the_learning_rate_is_the_one_of_fewest_steps(tmp_path):
+    flatness.run(OPTIONS[flatness], tmp_path, ignore)
+    for one in stored(tmp_path).values():
+        reached = [(steps, -lr) for lr, steps in one["found"]["tried"] if steps is not None]
+        assert one["found"]["lr"] == -min(reached)[1]
+        rates = [lr for lr, _ in one["found"]["tried"]]
+        assert rates == pytest.approx([rates[0] / 3.0**k for k in range(len(rates))])
+
+
+def test_a_cell_that_never_gets_there_says_so(tmp_path):
+    known, found = trained(-1.0, None, 1.0)
+    found["tuned"] = {key: [None] * 3 for key in found["tuned"]}
+    write(tmp_path, [trained(0.0, 100, 2.0), (known, found)])
+    section = flatness.page(tmp_path)
+    assert "1 did not reach the target" in section.findings[0]
+    assert section.grids[0].rows[1][4] == "none"
+
+
+def test_ranks_of_sharpness_and_theory(tmp_path):
+    rows = [trained(float(alpha), 100, 10.0 - alpha) for alpha in (0.0, -1.5, -1.0, 0.5, 1.0)]
+    write(tmp_path, rows)
+    found = flatness_page.page(tmp_path).findings
+    assert any(text.startswith("Rank correlation of λ_max with −S") and text.endswith("AdamW -1.00.") for text in found)
+
+
+# pictures of the slides
+
+
+def test_walks_further_and_flatter_are_counted(tmp_path):
+    rows = []
+    for alpha, along, sharp in ((0.0, 1.0, 5.0), (-1.0, 2.0, 5.1), (1.0, 0.5, 9.0)):
+        row = {
+            name: value
+            for key, value in (("along", along), ("lowest", 0.1), ("minima", 1.0), ("found_lowest", 0.5), ("end_loss", 0.1),
+                               ("end_sharpness", sharp), ("end_trace", 1.0))
+            for name, value in ((key, value), (f"{key}_standard_error", 0.1))
+        }  # fmt: skip
+        known = {"function": "curved", "base": "sgd", "alpha": alpha, "beta": 0.5, "factors": [1.0], "steps": 5, "walkers": 4,
+                 "noise": 0.0}  # fmt: skip
+        rows.append((known, {"tuning": [{**row, "diverged": 0.0}], "factors": [{**row, "diverged": 0.0}]}))
+    write(tmp_path, rows)
+    (text, _) = [one for one in valleys.page(tmp_path).findings if one.startswith("**SGD")]
+    assert "α < 0 walks further in 1 and less far in 0 of 1, ends flatter in 0 and sharper in 0" in text
+    assert "α > 0 walks further in 0 and less far in 1 of 1, ends flatter in 0 and sharper in 1" in text
+
+
+def test_walkers_choose_the_learning_rate_that_others_report(tmp_path):
+    valleys.run(OPTIONS[valleys], tmp_path, ignore)
+    for record in work.finished(tmp_path):
+        tuning = [row["end_loss"] for row in record.found["tuning"]]
+        assert valleys.chosen(record) == record.found["factors"][int(np.argmin(tuning))]
+    assert (tmp_path / "curved.png").stat().st_size < 300_000
+    assert landscape("curved").name == "curved"
+
+
+def test_what_surrounds_the_sine_is_measured_on_the_solution(tmp_path):
+    sine.run(OPTIONS[sine], tmp_path, ignore)
+    done = [one for one in stored(tmp_path).values() if None not in one["found"]["steps"]]
+    assert done
+    for one in done:
+        found = one["found"]
+        middle = found["surface"][1][1]
+        assert all(loss <= 0.5 for loss in found["loss"])
+        assert middle == pytest.approx(found["loss"][0], rel=0.1)  # of another sample
+
+
+def test_the_models_of_the_sine_are_those_that_were_trained():
+    model = Dense(sine.WIDTHS, [0, 1])
+    x = torch.linspace(-3.0, 3.0, 7)[:, None]
+    for seed in range(2):
+        torch.testing.assert_close(sine.network(model.of(seed))(x), model(x[None])[seed])
