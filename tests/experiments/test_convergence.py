@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ def test_the_optimum_is_scikit_learns():
     x, labels = (each.numpy()[:300] for each in convergence.digits())
     best = convergence.optimum(x, labels, RIDGE)
     ones = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    theirs = LogisticRegression(C=1.0 / (RIDGE * len(x)), fit_intercept=False, tol=1e-12, max_iter=10000).fit(ones, labels)
+    theirs = LogisticRegression(C=1.0 / (RIDGE * len(x)), fit_intercept=False, tol=1e-12, max_iter=10000).fit(
+        ones, labels
+    )
     np.testing.assert_allclose(best.weights, theirs.coef_.T[:-1], atol=1e-4)
     np.testing.assert_allclose(best.biases, theirs.coef_.T[-1], atol=1e-4)
     assert best.gradient < 1e-10
@@ -36,7 +39,16 @@ def test_the_optimum_is_scikit_learns():
 @pytest.mark.parametrize("base", ["adam", "lamb"])
 def test_regret_of_an_optimizer_that_stays_is_the_gap_times_the_steps(base):
     """Nine batches of 133 are all examples once, so that their regret is nine times that of the whole loss."""
-    settings = {"base": base, "alpha": 0.5, "beta": 0.01, "eta": 1e-30, "ridge": RIDGE, "steps": 18, "seeds": 2, "batch": 133}
+    settings = {
+        "base": base,
+        "alpha": 0.5,
+        "beta": 0.01,
+        "eta": 1e-30,
+        "ridge": RIDGE,
+        "steps": 18,
+        "seeds": 2,
+        "batch": 133,
+    }
     found = convergence.regret(settings)
     x, labels = (each.numpy() for each in convergence.digits())
     for seed, curve in enumerate(found["regret"]):
@@ -49,7 +61,16 @@ def test_regret_of_an_optimizer_that_stays_is_the_gap_times_the_steps(base):
 
 def test_the_first_step_of_adam_by_hand():
     """θ_2 = θ_1 - η sign(g), nearly: the regret of two full batches."""
-    settings = {"base": "adam", "alpha": 0.0, "beta": 0.0, "eta": 0.01, "ridge": RIDGE, "steps": 2, "seeds": 1, "batch": 1197}
+    settings = {
+        "base": "adam",
+        "alpha": 0.0,
+        "beta": 0.0,
+        "eta": 0.01,
+        "ridge": RIDGE,
+        "steps": 2,
+        "seeds": 1,
+        "batch": 1197,
+    }
     found = convergence.regret(settings)
     x, labels = (each.numpy() for each in convergence.digits())
     model = convergence.Dense((64, 10), [0], dtype=torch.float64)
@@ -67,13 +88,11 @@ def test_the_condition_counts_what_does_not_fall():
     p = torch.zeros(1, 1, 2, dtype=torch.float64)
     condition = convergence.Condition({"base": "adam", "steps": 4}, [p])
 
-    class Stepped:
-        state = {p: {}}
-
+    stepped = SimpleNamespace(state={p: {}})
     # √k √v: 1, √2, √.75, 2 of the first entry, rising throughout of the second
     for k, v in enumerate(([1.0, 1.0], [1.0, 1.0], [0.25, 1.0], [1.0, 1.0]), 1):
-        Stepped.state[p]["exp_avg_sq"] = torch.tensor([[v]], dtype=torch.float64)
-        condition.see(k, [p], Stepped)
+        stepped.state[p]["exp_avg_sq"] = torch.tensor([[v]], dtype=torch.float64)
+        condition.see(k, [p], stepped)
     assert condition.found() == pytest.approx({"increased": 5 / 6, "late": 3 / 4, "always": 1 / 2})
 
 
@@ -117,13 +136,14 @@ def test_ratios_are_paired_and_geometric():
 def test_running_means_are_means_of_the_squared_gradient():
     """At a learning rate of nothing the gradient stays, and so does the mean."""
     settings = {"base": "adam", "alpha": 0.0, "beta": 0.0, "eta": 1e-30, "decays": False, "full": False, "steps": 11,
-                "width": 4, "seeds": 2, "batch": 133}  # fmt: skip
+                "ridge": 0.01, "width": 4, "seeds": 2, "batch": 133}  # fmt: skip
     found = convergence.gradients(settings)
     x, labels = convergence.digits()
     for seed, curve in enumerate(found["mean"]):
         w1, b1, w2, b2 = convergence.Dense((64, 4, 10), [seed]).of(0)
         out = torch.tanh(x.float() @ w1[0] + b1[0]) @ w2[0] + b2[0]
         loss = torch.nn.functional.cross_entropy(out, labels)
+        loss = loss + 0.005 * sum(p.square().sum() for p in (w1, b1, w2, b2))
         square = sum(float(g.square().sum()) for g in torch.autograd.grad(loss, [w1, b1, w2, b2]))
         assert curve == pytest.approx([square] * len(curve), rel=1e-5)
 

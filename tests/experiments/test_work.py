@@ -57,7 +57,9 @@ def test_a_damaged_record_is_made_anew(tmp_path):
 
 def test_other_settings_are_other_records():
     one = {"base": "gd", "alpha": -5.0, "lr": 0.1}
-    names = {work.name_of(settings) for settings in (one, {**one, "lr": 0.2}, {**one, "grid": [1]}, {**one, "alpha": 5.0})}
+    names = {
+        work.name_of(settings) for settings in (one, {**one, "lr": 0.2}, {**one, "grid": [1]}, {**one, "alpha": 5.0})
+    }
     assert len(names) == 4
 
 

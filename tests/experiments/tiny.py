@@ -7,12 +7,13 @@ from thalweg.experiments import convergence, edge, flatness, sine, valleys
 PAIRS = [[0, 0], [-0.4, 0.5]]
 OPTIONS = {
     edge: {
-        "lr": {"gd": 0.2, "momentum": 1.0, "adam": 0.001, "lamb": 0.01}, "full": PAIRS, "batch": PAIRS, "examples": 40,
-        "batch_size": 20, "steps": 6, "last": 4, "every": 2, "seeds": 2, "jobs": 1,
+        "lr": {"gd": [0.2], "momentum": [1.0], "adam": [0.001], "lamb": [0.01]}, "full": PAIRS, "batch": PAIRS,
+        "examples": 40, "batch_size": 20, "steps": 6, "last": 4, "every": 2, "seeds": 2, "jobs": 1,
     },
     convergence: {
         "settings": PAIRS, "seeds": 3, "ridge": 1e-3, "batch_size": 399, "convex_steps": 12,
-        "eta": {"adam": [0.01, 0.1], "lamb": [0.1]}, "steps": 12, "width": 4, "constant": {"adam": 0.01, "lamb": 0.01},
+        "eta": {"adam": [0.01, 0.1], "lamb": [0.1]}, "steps": 12, "width": 4, "network_ridge": [0],
+        "constant": {"adam": 0.01, "lamb": 0.01},
         "decaying": {"adam": 0.1, "lamb": 0.1}, "jobs": 1,
     },
     flatness: {
@@ -22,10 +23,13 @@ OPTIONS = {
             "target": 2.0, "batch": 32, "examples": 100, "steps": 60,
         },
     },
-    sine: {"batches": [[256, 0.01], [32768, 0.01]], "settings": PAIRS, "target": 0.5, "steps": 40, "seeds": 2, "points": 3, "jobs": 1},
+    sine: {
+        "batches": [[256, 0.01, 40], [32768, 0.01, 40]], "settings": PAIRS, "target": 0.5, "seeds": 2, "points": 3,
+        "jobs": 1,
+    },
     valleys: {
-        "functions": ["curved"], "settings": [[0, 0], [-1, 0.5], [1, 0.5]], "factors": [0.3, 1.0], "steps": 12, "walkers": 3,
-        "noise": 0.3, "jobs": 1,
+        "functions": ["curved"], "settings": [[0, 0], [-1, 0.5], [1, 0.5]], "factors": [0.3, 1.0], "steps": 12,
+        "walkers": 3, "noise": 0.3, "jobs": 1,
     },
 }  # fmt: skip
 

@@ -46,8 +46,8 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
 
     Args:
         options: ``settings`` (pairs [α, β1]), ``seeds`` (of which the first chooses η), ``ridge``, ``batch_size``,
-            ``convex_steps`` and ``eta`` (a list for each base), ``steps``, ``width``, ``constant`` and ``decaying``
-            (η of each base), and ``jobs``.
+            ``convex_steps`` and ``eta`` (a list for each base), ``steps``, ``width``, ``network_ridge`` (a list),
+            ``constant`` and ``decaying`` (η of each base), and ``jobs``.
         folder: where the records go.
         say: told of progress.
     """
@@ -60,9 +60,10 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
     ]  # fmt: skip
     wanted += [
         {"loss": "network", "base": base, "alpha": alpha, "beta": beta, "eta": float(eta), "decays": decays,
-         "full": full, "steps": options["steps"], "width": options["width"], **shared}
+         "full": full, "ridge": float(strength), "steps": options["steps"], "width": options["width"], **shared}
         for decays, known in ((False, options["constant"]), (True, options["decaying"]))
         for base, eta in known.items() for alpha, beta in pairs for full in (True, False)
+        for strength in options["network_ridge"]
     ]  # fmt: skip
     carry_out(wanted, work, folder, say, jobs=options.get("jobs"))
 
@@ -106,7 +107,7 @@ def regret(settings: Settings) -> dict[str, Any]:
         for group in stepped.param_groups:
             group["lr"] = settings["eta"] / k**0.5
         stepped.zero_grad()
-        losses.sum().backward()
+        torch.autograd.backward(losses.sum())
         before = [p.detach().clone() for p in params]
         stepped.step()
         for one in conditions.values():
@@ -168,11 +169,19 @@ class Condition:
 
 
 def gradients(settings: Settings) -> dict[str, Any]:
-    """The running mean of ‖∇f(θ_k)‖² of the whole loss at some T, of each seed; with batches from every fifth step."""
+    """The running mean of ‖∇f(θ_k)‖² at some T, of each seed; with batches from every fifth step.
+
+    f is the cross-entropy of all examples plus a ridge. Without one the network fits every example, so that in the end
+    the gradients of batches vanish with that of f; with one they do not.
+    """
     x, labels = digits()
     x = x.float()
     model = Dense((x.shape[1], settings["width"], 10), range(settings["seeds"]))
     params = list(model.parameters())
+
+    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(model(inputs), targets) + ridge(params, settings["ridge"])
+
     stepped = optimizer(settings["base"], params, settings["eta"], settings["alpha"], settings["beta"], decayed=False)
     total, seen, at, found = torch.zeros(settings["seeds"], dtype=torch.float64), 0, [], []
     points = set(log_spaced(1, settings["steps"], 60))
@@ -180,12 +189,12 @@ def gradients(settings: Settings) -> dict[str, Any]:
     for k, batch in enumerate(order, 1):
         stepped.zero_grad()
         if settings["full"] or k % 5 == 1:
-            cross_entropy(model(x[None]), labels[None]).sum().backward()
+            torch.autograd.backward(loss(x[None], labels[None]).sum())
             total += sum(p.grad.double().square().flatten(1).sum(1) for p in params if p.grad is not None)
             seen += 1
         if not settings["full"]:
             stepped.zero_grad()
-            cross_entropy(model(x[batch]), labels[batch]).sum().backward()
+            torch.autograd.backward(loss(x[batch], labels[batch]).sum())
         if settings["decays"]:
             for group in stepped.param_groups:
                 group["lr"] = settings["eta"] / k**0.5
@@ -194,7 +203,7 @@ def gradients(settings: Settings) -> dict[str, Any]:
             at.append(k)
             found.append((total / seen).tolist())
     with torch.no_grad():
-        losses = cross_entropy(model(x[None]), labels[None]).tolist()
+        losses = loss(x[None], labels[None]).tolist()
     return {"at": at, "mean": [list(column) for column in zip(*found, strict=True)], "loss": losses}
 
 
@@ -206,8 +215,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 def ridge(params: Sequence[Tensor], strength: float) -> Tensor:
     """(strength / 2) ‖θ‖² of each seed."""
-    found: Tensor = strength / 2.0 * sum(p.square().flatten(1).sum(1) for p in params)
-    return found
+    return strength / 2.0 * torch.stack([p.square().flatten(1).sum(1) for p in params]).sum(0)
 
 
 def batches(examples: int, size: int, seeds: Sequence[int], steps: int) -> Iterator[Tensor]:

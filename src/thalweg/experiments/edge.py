@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAMES = {"gd": "gradient descent", "momentum": "momentum .9", "adam": "Adam", "lamb": "LAMB"}
-STYLES = dict(zip(NAMES, ((drawing.BLUE, "o"), (drawing.ORANGE, "^"), (drawing.GREEN, "s"), (drawing.PURPLE, "D")), strict=True))
+STYLES = dict(
+    zip(NAMES, ((drawing.BLUE, "o"), (drawing.ORANGE, "^"), (drawing.GREEN, "s"), (drawing.PURPLE, "D")), strict=True)
+)
 WITHIN = 0.10
 
 
@@ -35,9 +37,9 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
     """Train each base at each (α, β1) of the grid, on all data and on large batches.
 
     Args:
-        options: ``lr`` of each base, ``full`` and ``batch`` (pairs [α, β1]), ``batch_size``, ``steps``, ``last`` (the
-            steps over which is averaged), ``every`` (steps between measurements), ``seeds``, ``examples``, and
-            ``jobs``.
+        options: ``lr`` (a list for each base), ``full`` and ``batch`` (pairs [α, β1]), ``batch_size``, ``steps``,
+            ``last`` (the steps over which is averaged), ``every`` (steps between measurements), ``seeds``,
+            ``examples``, and ``jobs``.
         folder: where the records go.
         say: told of progress.
     """
@@ -45,7 +47,8 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
     wanted: list[Settings] = [
         {"base": base, "batch": size, "alpha": float(alpha), "beta": float(beta), "lr": float(lr), **shared}
         for size, grid in ((options["examples"], options["full"]), (options["batch_size"], options["batch"]))
-        for base, lr in options["lr"].items()
+        for base, lrs in options["lr"].items()
+        for lr in lrs
         for alpha, beta in grid
     ]
     carry_out(wanted, settle, folder, say, jobs=options.get("jobs"))
@@ -70,12 +73,14 @@ def settle(settings: Settings) -> dict[str, Any]:
         at = slice(None) if whole else torch.randperm(len(labels), generator=generator)[:size]
         losses = squared_error(model(x[at]), labels[at])
         stepped.zero_grad()
-        losses.sum().backward()
+        torch.autograd.backward(losses.sum())
         stepped.step()
         if not losses.isfinite().any():
             break
         if step > steps - settings["last"] and step % settings["every"] == 0:
-            here = [_measure(settings, tops, params, stepped, i, (x, labels), generator) for i in range(len(model.seeds))]
+            here = [
+                _measure(settings, tops, params, stepped, i, (x, labels), generator) for i in range(len(model.seeds))
+            ]
             for name, values in found.items():
                 values.append([one[name] for one in here])
     return {
@@ -130,7 +135,9 @@ def page(folder: Path) -> Section:
     parts = [one for one in done if one.settings["batch"] < one.settings["examples"]]
     grids = [_grid(f"Full batch: ηλ over the stability limit, {_averaged(done[0])}", whole)] if whole else []
     if parts:
-        title = f"Batches of {parts[0].settings['batch']} of {parts[0].settings['examples']}: the same, and batch sharpness"
+        title = (
+            f"Batches of {parts[0].settings['batch']} of {parts[0].settings['examples']}: the same, and batch sharpness"
+        )
         grids.append(_grid(title, parts))
     findings = [*_findings(whole), *_of_batches(parts, whole)]
     pictures = (_picture(whole, folder / "edge.svg"),) if whole else ()
@@ -186,7 +193,10 @@ def _findings(whole: list[Record]) -> list[str]:
     said = []
     for base, name in NAMES.items():
         own = [(one, mean(found)) for one in whole if one.settings["base"] == base and (found := shares(one))]
-        for kind, words in ((False, "where iterates would change sign each step"), (True, "where they would swing slowly")):
+        for kind, words in (
+            (False, "where iterates would change sign each step"),
+            (True, "where they would swing slowly"),
+        ):
             of_kind = [(one, share) for one, share in own if swings(one) is kind]
             if not of_kind:
                 continue
@@ -197,8 +207,8 @@ def _findings(whole: list[Record]) -> list[str]:
                 verdict = "the theory holds in part"
             said.append(
                 f"**{name}, {words}**: {len(close)} of {len(of_kind)} settings within 10 % of the prediction, "
-                f"measured / predicted from {least[1]:.3g} ({_setting(least[0])}) to {most[1]:.3g} ({_setting(most[0])}): "
-                f"{verdict}."
+                f"measured / predicted from {least[1]:.3g} ({_setting(least[0])}) to {most[1]:.3g} "
+                f"({_setting(most[0])}): {verdict}."
             )
     return said
 
@@ -206,14 +216,18 @@ def _findings(whole: list[Record]) -> list[str]:
 def _of_batches(parts: list[Record], whole: list[Record]) -> list[str]:
     said = []
     for base, name in NAMES.items():
-        own = [mean(found) for one in parts if one.settings["base"] == base and not swings(one) and (found := shares(one))]
+        own = [
+            mean(found) for one in parts if one.settings["base"] == base and not swings(one) and (found := shares(one))
+        ]
         along = [
             mean(found)
             for one in parts
             if one.settings["base"] == base and not swings(one) and (found := shares(one, "batch"))
         ]
         if own:
-            text = f"**{name}, batches**: the sharpness of all data is {min(own):.3g} to {max(own):.3g} of the prediction"
+            text = (
+                f"**{name}, batches**: the sharpness of all data is {min(own):.3g} to {max(own):.3g} of the prediction"
+            )
             if along:
                 text += f", batch sharpness {min(along):.3g} to {max(along):.3g}"
             said.append(f"{text}.")
@@ -237,7 +251,9 @@ def _picture(whole: list[Record], path: Path) -> Picture:
             if own:
                 x = [limit(one) for one, _ in own]
                 y = [mean(found) * limit(one) for one, found in own]
-                label = None if hollow and any(not swings(one) for one in whole if one.settings["base"] == base) else name
+                label = (
+                    None if hollow and any(not swings(one) for one in whole if one.settings["base"] == base) else name
+                )
                 face = "white" if hollow else colour
                 ax.plot(x, y, marker, color=colour, markerfacecolor=face, markersize=6, label=label)
     ax.set(xscale="log", yscale="log", xlim=(0.8, 80), ylim=(0.8, 400))
@@ -248,7 +264,8 @@ def _picture(whole: list[Record], path: Path) -> Picture:
     ax.legend(fontsize=8, loc="upper left")
     return Picture(
         drawing.save(drawn, path),
-        "Measured against predicted ηλ, one point a setting of α and β1, full batch; the band is 10 %. Hollow: settings "
-        "whose limit is a slow swing (α < 0 in front of momentum). Gradient descent and Adam lie on the line, swinging "
+        "Measured against predicted ηλ, one point a setting of α and β1, full batch; the band is 10 %. Hollow: "
+        "settings whose limit is a slow swing (α < 0 in front of momentum). Gradient descent and Adam lie on the line, "
+        "swinging "
         "settings above it, and LAMB, whose trust ratios do not stand still, far above.",
     )

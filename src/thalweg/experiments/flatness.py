@@ -1,9 +1,9 @@
 """Does exploration end flatter? Training to one loss with E in front of four bases, α from negative to positive.
 
 A cell is a task, a base and an (α, β1). Its learning rate is tuned by itself: from high to low by factors of three, on
-a seed of its own, until fewer steps to the target are not to be had. Fresh seeds, the same for all cells, are trained to
-the target at that learning rate, and once more at one learning rate that all cells of a base have in common; where they
-get there, flatness is measured.
+a seed of its own, until fewer steps to the target are not to be had. Fresh seeds, the same for all cells, are trained
+to the target at that learning rate, and once more at one learning rate that all cells of a base have in common;
+flatness is measured where they get there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from torch import Tensor
     from torch.optim import Optimizer
 
     from thalweg.lab.recipes.page import Section
@@ -39,8 +38,8 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
 
     Args:
         options: a table for each task with ``settings`` (pairs [α, β1]), ``bases`` (for each its highest learning rate
-            and the common one, 0 for none), ``target``, ``batch``, ``examples`` and ``steps`` (at most, while tuning; at
-            the common learning rate five times as many); ``seeds``, those reported; and ``jobs``.
+            and the common one, 0 for none), ``target``, ``batch``, ``examples`` and ``steps`` (at most, while tuning;
+            at the common learning rate five times as many); ``seeds``, those reported; and ``jobs``.
         folder: where the records go.
         say: told of progress.
     """
@@ -112,7 +111,7 @@ def _train(
     order = batches(problem.examples, settings["batch"], seeds, most)
     for step, batch in enumerate(order, 1):
         stepped.zero_grad()
-        problem.batch(batch).sum().backward()
+        torch.autograd.backward(problem.batch(batch).sum())
         stepped.step()
         if step % EVERY and step != most:
             continue

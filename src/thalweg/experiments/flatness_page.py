@@ -58,7 +58,12 @@ def page(folder: Path) -> Section:
         for task in tasks for where in WHERE
         if (own := [one for one in cells[where] if one.record.settings["task"] == task])
     ]  # fmt: skip
-    findings = [text for where in WHERE if cells[where] for text in (*_claims(cells[where], where), *_theory(cells[where], where))]
+    findings = [
+        text
+        for where in WHERE
+        if cells[where]
+        for text in (*_claims(cells[where], where), *_theory(cells[where], where))
+    ]
     pictures = (_picture(cells, folder / "flatness.svg"),) if any(cells.values()) else ()
     return Section("", (), tuple(findings), tuple(grids), pictures)
 
@@ -106,7 +111,8 @@ def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
         ))  # fmt: skip
     known = cells[0].record.settings
     return Grid(
-        f"{task}, to a training loss of {known['target']:g}, {WHERE[where]}: mean and half-width, or ratio with limits, of "
+        f"{task}, to a training loss of {known['target']:g}, {WHERE[where]}: mean and half-width, or ratio with "
+        "limits, of "
         f"95 % over {known['seeds']} seeds",
         head,
         tuple(rows),
@@ -115,51 +121,65 @@ def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
 
 def _claims(cells: list[Cell], where: str) -> list[str]:
     said = []
-    for momentum, words in ((False, "without momentum"), (True, "with momentum")):
-        for sign, claim, slower, flatter in ((-1.0, "α < 0: slower, flatter", True, True), (1.0, "α > 0: faster, sharper", False, False)):
-            own = [one for one in cells if one.alpha * sign > 0.0 and (one.record.settings["base"] != "gd") is momentum]
+    for with_momentum, words in ((False, "without momentum"), (True, "with momentum")):
+        for sign, name, slower in ((-1.0, "α < 0", True), (1.0, "α > 0", False)):
+            own = [
+                one for one in cells
+                if one.alpha * sign > 0.0 and (one.record.settings["base"] != "gd") is with_momentum
+            ]  # fmt: skip
             if not own:
                 continue
-            speed, place = ("slower", "flatter") if slower else ("faster", "sharper")
-            against, other = ("faster", "sharper") if slower else ("slower", "flatter")
-            pace = sum(one.is_("steps", below=not slower) for one in own)
-            wrong_pace = sum(one.is_("steps", below=slower) for one in own)
-            flat = sum(one.is_("sharpness", below=flatter) for one in own)
-            wrong_flat = sum(one.is_("sharpness", below=not flatter) for one in own)
-            both = sum(one.is_("steps", below=not slower) and one.is_("sharpness", below=flatter) for one in own)
-            verdict = _verdict(both, flat, wrong_flat, pace, wrong_pace, len(own))
+            pace = Counted.of(own, "steps", below=not slower)
+            place = Counted.of(own, "sharpness", below=slower)
+            both = sum(one.is_("steps", below=not slower) and one.is_("sharpness", below=slower) for one in own)
             never = sum(all(value is None for value in one.found["steps"]) for one in own)
             said.append(
-                f"**{claim}, bases {words}, {WHERE[where]}** — {verdict}: of {len(own)} cells {pace} are {speed} and "
-                f"{wrong_pace} {against}, {flat} {place} and {wrong_flat} {other}, beyond the interval; {both} both {speed} "
-                f"and {place}" + (f"; {never} did not reach the target" if never else "") + "."
+                f"**{name} is {'slower' if slower else 'faster'}, bases {words}, {WHERE[where]}** — {pace.verdict}: "
+                f"beyond the interval {pace.agree} of {len(own)} cells are {'slower' if slower else 'faster'}, "
+                f"{pace.against} {'faster' if slower else 'slower'}. **And {'flatter' if slower else 'sharper'}** — "
+                f"{place.verdict}: {place.agree} are {'flatter' if slower else 'sharper'}, {place.against} "
+                f"{'sharper' if slower else 'flatter'}. Both at once: {both}."
+                + (f" {never} did not reach the target." if never else "")
             )
     return said
 
 
-def _verdict(both: int, flat: int, wrong_flat: int, pace: int, wrong_pace: int, cells: int) -> str:
-    """In words: of how many cells the claim is true.
+class Counted(NamedTuple):
+    """In how many cells a half of the claim is seen beyond the interval, and in how many its opposite."""
 
-    >>> _verdict(8, 9, 0, 9, 0, 10), _verdict(0, 0, 5, 0, 5, 10), _verdict(2, 5, 1, 3, 3, 10)
-    ('holds', 'the other way round', 'holds in part')
-    """
-    if both > cells / 2 and wrong_flat + wrong_pace <= cells / 10:
-        return "holds"
-    if wrong_flat > flat and wrong_pace >= pace:
-        return "the other way round"
-    if flat > wrong_flat or pace > wrong_pace:
-        return "holds in part"
-    return "not seen"
+    agree: int
+    against: int
+    cells: int
+
+    @classmethod
+    def of(cls, cells: list[Cell], measure: str, *, below: bool) -> Counted:
+        """Of a ratio that the claim has below, or above, 1."""
+        return cls(
+            sum(one.is_(measure, below) for one in cells), sum(one.is_(measure, not below) for one in cells), len(cells)
+        )
+
+    @property
+    def verdict(self) -> str:
+        """In words.
+
+        >>> Counted(8, 0, 10).verdict, Counted(3, 1, 10).verdict, Counted(1, 4, 10).verdict, Counted(0, 0, 10).verdict
+        ('holds', 'holds in part', 'rather the other way round', 'not seen')
+        """
+        if self.agree > self.cells / 2 and self.against <= self.cells / 10:
+            return "holds"
+        if self.agree == self.against:
+            return "not seen" if self.agree == 0 else "both are seen"
+        return "holds in part" if self.agree > self.against else "rather the other way round"
 
 
 def _theory(cells: list[Cell], where: str) -> list[str]:
     """Whether S, or the limit over η, orders sharpness within each task and base."""
     said = []
-    predictors: tuple[tuple[str, Callable[[Cell], float], str], ...] = (
-        ("S", lambda one: -_strength(one.record), "−S"),
-        ("limit", lambda one: _limit(one.record) / one.eta, "limit / η"),
+    predictors: tuple[tuple[Callable[[Cell], float], str], ...] = (
+        (lambda one: -_strength(one.record), "−S"),
+        (lambda one: _limit(one.record) / one.eta, "limit / η"),
     )
-    for _, predict, words in predictors:
+    for predict, words in predictors:
         found = []
         for key in dict.fromkeys(_base(one.record) for one in cells):
             own = [
@@ -176,8 +196,8 @@ def _theory(cells: list[Cell], where: str) -> list[str]:
     if shares:
         near = sum(value > 0.7 for value in shares)
         said.append(
-            f"Where the target is reached, {WHERE[where]}, ηλ is above .7 of its limit in {near} of {len(shares)} runs: these "
-            "are at the edge of stability, the others below it."
+            f"Where the target is reached, {WHERE[where]}, ηλ is above .7 of its limit in {near} of {len(shares)} "
+            "runs: these are at the edge of stability, the others below it."
         )
     return said
 
@@ -197,8 +217,9 @@ def _picture(cells: dict[str, list[Cell]], path: Path) -> Picture:
     drawn.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8)
     return Picture(
         drawing.save(drawn, path),
-        "Each point is a task, a base and an (α, β1), geometric means over seeds, bars 95 %: steps to the target and the "
-        "largest eigenvalue there, both to those of the base without E. Blue α < 0, orange α > 0; filled with momentum, "
+        "Each point is a task, a base and an (α, β1), geometric means over seeds, bars 95 %: steps to the target and "
+        "the largest eigenvalue there, both to those of the base without E. Blue α < 0, orange α > 0; filled with "
+        "momentum, "
         "hollow without. The slides' claim is blue in the lower right corner and orange in the upper left.",
     )
 
@@ -211,17 +232,18 @@ def _quadrants(ax: Axes, cells: list[Cell], where: str) -> None:
         base = one.record.settings["base"]
         colour = drawing.BLUE if one.alpha < 0.0 else drawing.ORANGE
         label = f"{NAMES[base]}, α {'<' if one.alpha < 0.0 else '>'} 0"
-        seen = {text for text in ax.get_legend_handles_labels()[1]}
+        seen = ax.get_legend_handles_labels()[1]
         ax.errorbar(
             pace.mean, place.mean, xerr=([max(0.0, pace.mean - pace.low)], [max(0.0, pace.high - pace.mean)]),
-            yerr=([max(0.0, place.mean - place.low)], [max(0.0, place.high - place.mean)]), fmt=STYLES[base], color=colour,
+            yerr=([max(0.0, place.mean - place.low)], [max(0.0, place.high - place.mean)]),
+            fmt=STYLES[base], color=colour,
             markerfacecolor="white" if base == "gd" else colour, markersize=5, elinewidth=0.6,
             label=None if label in seen else label,
         )  # fmt: skip
     ax.axhline(1.0, color=drawing.GREY, lw=0.8)
     ax.axvline(1.0, color=drawing.GREY, lw=0.8)
     ax.set(xscale="log", yscale="log", xlabel="steps to the target, to those without E", title=WHERE[where])
-    corner = {"transform": ax.transAxes, "fontsize": 8, "color": drawing.GREY}
+    corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 8, "color": drawing.GREY}
     ax.text(0.98, 0.02, "slower, flatter", ha="right", **corner)
     ax.text(0.02, 0.96, "faster, sharper", ha="left", **corner)
     ax.text(0.98, 0.96, "slower, sharper", ha="right", **corner)

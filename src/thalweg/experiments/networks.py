@@ -49,7 +49,10 @@ class Dense(nn.Module):
         shapes = [shape for pair in pairwise(widths) for shape in (pair, (1, pair[1]))]
         bounds = [width**-0.5 for width in widths[:-1] for _ in range(2)]
         drawn = [
-            [torch.empty(shape, dtype=dtype).uniform_(-b, b, generator=g) for shape, b in zip(shapes, bounds, strict=True)]
+            [
+                torch.empty(shape, dtype=dtype).uniform_(-b, b, generator=g)
+                for shape, b in zip(shapes, bounds, strict=True)
+            ]
             for g in (torch.Generator().manual_seed(seed) for seed in seeds)
         ]
         self.layers = nn.ParameterList([torch.stack(layer) for layer in zip(*drawn, strict=True)])
@@ -96,7 +99,6 @@ def optimizer(
     """
     decay = {"adamw": 0.01, "lamb": 1e-4}.get(base, 0.0) if decayed else 0.0
     with warnings.catch_warnings():  # settings with a narrow stable range are what is measured
-        warnings.filterwarnings("ignore", category=UserWarning, module="thalweg|torch")
         warnings.simplefilter("ignore", UserWarning)
         if base == "lamb":
             groups = [

@@ -40,15 +40,15 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
     """Train Adam to one loss at each batch size, with each E in front, and look around.
 
     Args:
-        options: ``batches`` (pairs of a batch size and its learning rate), ``settings`` (pairs [α, β1]), ``target``,
-            ``steps`` at most, ``seeds``, ``points`` of each axis of the surface, and ``jobs``.
+        options: ``batches`` (of each its size, learning rate and most steps), ``settings`` (pairs [α, β1]), ``target``,
+            ``seeds``, ``points`` of each axis of the surface, and ``jobs``.
         folder: where the records go.
         say: told of progress.
     """
-    shared = {key: options[key] for key in ("target", "steps", "seeds", "points")}
+    shared = {key: options[key] for key in ("target", "seeds", "points")}
     wanted: list[Settings] = [
-        {"batch": int(size), "alpha": float(alpha), "beta": float(beta), "lr": float(lr), **shared}
-        for size, lr in options["batches"] for alpha, beta in options["settings"]
+        {"batch": int(size), "alpha": float(alpha), "beta": float(beta), "lr": float(lr), "steps": steps, **shared}
+        for size, lr, steps in options["batches"] for alpha, beta in options["settings"]
     ]  # fmt: skip
     carry_out(wanted, solve, folder, say, jobs=options.get("jobs"))
 
@@ -56,10 +56,10 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
 def solve(settings: Settings) -> dict[str, Any]:
     """Of each seed the :data:`MEASURES` where the training loss first is at the target; of the first the surface.
 
-    The loss is that of 4,096 training points; ``sharpness`` is the largest eigenvalue of its Hessian, ``normalised`` the
-    same with filters in units of their own size, ``increase`` the mean rise under perturbations of a tenth of that size.
+    The loss is that of 4,096 training points; ``sharpness`` is the largest eigenvalue of its Hessian, ``normalised``
+    the same with filters in units of their own size, ``increase`` the mean rise under perturbations of a tenth of that.
     """
-    task, data = tasks.load(TASK)
+    data = tasks.load(TASK)[1]
     x, y = data.train.inputs, data.train.targets
     seeds = list(range(settings["seeds"]))
     model = Dense(WIDTHS, seeds)
@@ -71,7 +71,7 @@ def solve(settings: Settings) -> dict[str, Any]:
     for step, at in enumerate(batches(len(x), min(settings["batch"], len(x)), seeds, settings["steps"]), 1):
         inputs, targets = (x[None], y[None]) if whole else (x[at], y[at])
         stepped.zero_grad()
-        (model(inputs) - targets).square().mean((1, 2)).sum().backward()
+        torch.autograd.backward((model(inputs) - targets).square().mean((1, 2)).sum())
         stepped.step()
         if step % every:
             continue
@@ -138,7 +138,8 @@ def _grid(done: list[Record]) -> Grid:
         for one in done
     ]  # fmt: skip
     return Grid(
-        f"Adam, mean and half-width of the 95 % interval over {done[0].settings['seeds']} seeds, where the training loss "
+        f"Adam, mean and half-width of the 95 % interval over {done[0].settings['seeds']} seeds, where the training "
+        "loss "
         f"first is at {done[0].settings['target']:g}",
         head,
         tuple(rows),
@@ -157,9 +158,9 @@ def _findings(done: list[Record]) -> list[str]:
             between = ratios(high.found[name], low.found[name])
             text.append(f"{words} {'unknown' if between is None else between}")
         said.append(
-            f"**Batch {sizes[-1]} against batch {sizes[0]}, Adam alone, at the same training loss**, the ratio over seeds "
-            f"with its 95 % interval: {'; '.join(text)}. Above 1 is sharper at the large batch, as the slides' picture "
-            "says."
+            f"**Batch {sizes[-1]} against batch {sizes[0]}, Adam alone, at the same training loss**, the ratio over "
+            f"seeds with its 95 % interval: {'; '.join(text)}. Above 1 is sharper at the large batch, as the slides' "
+            "picture says."
         )
     for one in done:
         if one.settings["alpha"] == 0.0:
@@ -167,8 +168,8 @@ def _findings(done: list[Record]) -> list[str]:
         base = alone[one.settings["batch"]]
         text = [f"{words} {ratios(one.found[name], base.found[name])}" for name, words in names.items()]
         said.append(
-            f"**Batch {one.settings['batch']}, α, β1 = {setting(one.settings['alpha'], one.settings['beta'])} against Adam "
-            f"alone**: {'; '.join(text)}; steps {ratios(one.found['steps'], base.found['steps'])}."
+            f"**Batch {one.settings['batch']}, α, β1 = {setting(one.settings['alpha'], one.settings['beta'])} against "
+            f"Adam alone**: {'; '.join(text)}; steps {ratios(one.found['steps'], base.found['steps'])}."
         )
     return said
 
@@ -196,7 +197,8 @@ def _picture(done: list[Record], path: Path) -> Picture:
     drawn.supylabel("second random direction", fontsize=9)
     return Picture(
         drawing.save(drawn, path),
-        "The loss around what Adam finds (the cross) on two random directions with filters normalised, first seed; rows "
-        "are batch sizes, columns E in front. A wider dark basin is a flatter place: compare the white line, where the loss "
+        "The loss around what Adam finds (the cross) on two random directions with filters normalised, first seed; "
+        "rows are batch sizes, columns E in front. A wider dark basin is a flatter place: compare the white line, "
+        "where the loss "
         "is 0.1.",
     )

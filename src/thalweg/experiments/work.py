@@ -37,7 +37,7 @@ def name_of(settings: Settings) -> str:
     """The name of the record of these settings: some of them to read, and a hash of all.
 
     >>> name_of({"base": "adam", "alpha": -5.0, "steps": [1, 2]})
-    'adam_-5_f9db3a59'
+    'adam_-5_f5d5dcb3'
     """
     read = [f"{value:g}" if isinstance(value, float) else str(value) for value in settings.values() if _short(value)]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
