@@ -180,6 +180,8 @@ def test_the_learning_rate_is_the_one_of_fewest_steps(tmp_path):
     for one in stored(tmp_path).values():
         reached = [(steps, -lr) for lr, steps in one["found"]["tried"] if steps is not None]
         assert one["found"]["lr"] == -min(reached)[1]
+        better = [i for i, (_, steps) in enumerate(one["found"]["tried"]) if steps is not None]
+        assert len(one["found"]["tried"]) == better[-1] + 2  # until one is no better
         rates = [lr for lr, _ in one["found"]["tried"]]
         assert rates == pytest.approx([rates[0] / 3.0**k for k in range(len(rates))])
 
