@@ -108,18 +108,39 @@ def settled(folder, shares, base="gd", alpha=1.0, beta=0.5):
     for k, share in enumerate(shares):
         momentum = 0.0 if base == "gd" else 0.9
         limit = stability_limit(alpha + k / 10, beta, momentum=momentum)
-        found = {"eta_lambda": [[share * limit]], "sharpness": [[1.0]], "loss": [[0.1]], "batch": [[None]]}
+        found = {
+            "eta_lambda": [[None if share is None else share * limit]],
+            "sharpness": [[1.0]],
+            "loss": [[0.1]],
+            "batch": [[None]],
+        }
         rows.append(({"base": base, "alpha": alpha + k / 10, "beta": beta, **known}, found))
     write(folder, rows)
     return edge.page(folder).findings
 
 
-def test_within_ten_per_cent_the_theory_holds(tmp_path):
-    assert "2 of 2 settings within 10 %" in settled(tmp_path / "a", [0.95, 1.09])[0]
-    assert settled(tmp_path / "b", [0.95, 1.09])[0].endswith("the theory holds.")
-    assert settled(tmp_path / "c", [0.95, 1.0, 1.11])[0].endswith("the theory holds in part.")
-    assert settled(tmp_path / "d", [0.85, 1.2])[0].endswith("the theory ends here.")
-    assert "swing slowly" in settled(tmp_path / "e", [1.2], "momentum", -0.4)[0]
+@pytest.mark.parametrize(
+    ("shares", "verdict", "counts"),
+    [
+        ([0.95, 1.09], "the theory holds", "2 of 2 within 10 %"),
+        ([0.85, 1.0], "the theory holds, as a bound", "1 of 2 within 10 % of the prediction, 1 below it"),
+        ([0.95, 1.0, 1.11], "the theory holds in part", "2 of 3 within 10 % of the prediction, 1 above"),
+        (
+            [0.85, 1.2],
+            "the theory ends here",
+            "0 of 2 within 10 % of the prediction, 1 below it, where sharpness did not",
+        ),
+    ],
+)
+def test_the_theory_holds_within_ten_per_cent(tmp_path, shares, verdict, counts):
+    text = settled(tmp_path, shares)[0]
+    assert f"** — {verdict}: {counts}" in text
+
+
+def test_swinging_settings_and_diverged_ones_are_told_apart(tmp_path):
+    (text,) = settled(tmp_path, [1.2, None], "momentum", -0.5)
+    assert "where they would swing slowly" in text
+    assert "0 of 2 within 10 % of the prediction, 1 above, 1 diverged" in text
 
 
 # flatness
@@ -189,9 +210,11 @@ def test_the_learning_rate_is_the_one_of_fewest_steps(tmp_path):
 def test_a_cell_that_never_gets_there_says_so(tmp_path):
     known, found = trained(-1.0, None, 1.0)
     found["tuned"] = {key: [None] * 3 for key in found["tuned"]}
+    found["lr"] = None
     write(tmp_path, [trained(0.0, 100, 2.0), (known, found)])
     section = flatness.page(tmp_path)
     assert "1 did not reach the target" in section.findings[0]
+    assert section.findings[-1].endswith("within the steps given: digits, AdamW, -1, .5.")
     assert section.grids[0].rows[1][4] == "none"
 
 

@@ -25,7 +25,7 @@ OPTIONS = {
     },
     sine: {
         "batches": [[256, 0.01, 40], [32768, 0.01, 40]], "settings": PAIRS, "target": 0.5, "seeds": 2, "points": 3,
-        "jobs": 1,
+        "extent": 1.0, "jobs": 1,
     },
     valleys: {
         "functions": ["curved"], "settings": [[0, 0], [-1, 0.5], [1, 0.5]], "factors": [0.3, 1.0], "steps": 12,

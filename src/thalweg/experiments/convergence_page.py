@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -180,16 +180,19 @@ def _of_gradients(network: list[Record]) -> list[str]:
 def _picture(convex: list[Record], network: list[Record], path: Path) -> Picture:
     drawn = drawing.figure(10.5, 3.9)
     left, middle, right = drawn.subplots(1, 3)
-    styles = {
-        _name(one): {
-            "color": drawing.COLOURS[k % 7],
-            "linestyle": "-" if one.settings["base"] == "adam" else (0, (4, 1.5)),
-        }
-        for k, one in enumerate(convex)
+    pairs = list(dict.fromkeys((one.settings["alpha"], one.settings["beta"]) for one in convex))
+    colours = {
+        "adam": (drawing.BLUE, drawing.SKY, drawing.GREEN),
+        "lamb": (drawing.ORANGE, drawing.YELLOW, drawing.BLACK),
     }
+    styles: dict[str, dict[str, Any]] = {}
+    for one in convex:
+        at_pair = pairs.index((one.settings["alpha"], one.settings["beta"]))
+        colour = colours[one.settings["base"]][at_pair % 3]
+        styles[_name(one)] = {"color": colour, "linestyle": ("-", (0, (5, 2)), (0, (1.5, 2)))[at_pair % 3]}
     for one in convex:
         at, curve = one.found["at"], np.mean(_reported(one), axis=0)
-        left.plot(at, curve, label=_name(one), lw=1.4, **styles[_name(one)])
+        left.plot(at, curve, label=_name(one), lw=1.6, **styles[_name(one)])
     at = np.array(convex[0].found["at"], float)
     start = mean(float(np.mean(_reported(one), axis=0)[0]) for one in convex)
     left.plot(at, 2.0 * start * at**0.5, color=drawing.GREY, lw=0.9, ls=":", label="√T")
@@ -198,15 +201,16 @@ def _picture(convex: list[Record], network: list[Record], path: Path) -> Picture
     for ax, full, strength in ((middle, True, strengths[0]), (right, False, strengths[-1])):
         for one in network:
             if (one.settings["full"], one.settings["ridge"], one.settings["decays"]) == (full, strength, False):
-                ax.plot(one.found["at"], np.mean(one.found["mean"], axis=0), lw=1.4, **styles.get(_name(one), {}))
+                ax.plot(one.found["at"], np.mean(one.found["mean"], axis=0), lw=1.6, **styles.get(_name(one), {}))
         at = np.array(network[0].found["at"], float)
         first = network[0].found["mean"][0][0]
         ax.plot(at, 10.0 * first / at, color=drawing.GREY, lw=0.9, ls=":", label="1/T")
         ax.legend(fontsize=7)
         what = "full batch" if full else "batches"
         ax.set(xscale="log", yscale="log", xlabel="T", title=f"network, {what}, ridge {strength:g}, constant η")
-        ax.title.set_fontsize(10)
     left.legend(fontsize=7)
+    for ax in (left, middle, right):
+        ax.title.set_fontsize(9)
     return Picture(
         drawing.save(drawn, path),
         "Left: regret of logistic regression; no steeper than the dotted √T is what the theorem says. Middle and "

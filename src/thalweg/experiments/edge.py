@@ -192,25 +192,38 @@ def _plain(values: Sequence[float]) -> str:
 def _findings(whole: list[Record]) -> list[str]:
     said = []
     for base, name in NAMES.items():
-        own = [(one, mean(found)) for one in whole if one.settings["base"] == base and (found := shares(one))]
         for kind, words in (
             (False, "where iterates would change sign each step"),
             (True, "where they would swing slowly"),
         ):
-            of_kind = [(one, share) for one, share in own if swings(one) is kind]
-            if not of_kind:
+            own = [one for one in whole if one.settings["base"] == base and swings(one) is kind]
+            found = [(one, mean(each)) for one in own if (each := shares(one))]
+            if not found:
                 continue
-            close = [share for _, share in of_kind if abs(share - 1.0) <= WITHIN]
-            least, most = min(of_kind, key=lambda pair: pair[1]), max(of_kind, key=lambda pair: pair[1])
-            verdict = "the theory holds" if len(close) == len(of_kind) else "the theory ends here"
-            if len(close) >= len(of_kind) / 2 and len(close) < len(of_kind):
-                verdict = "the theory holds in part"
+            least, most = (pick(found, key=lambda pair: pair[1]) for pick in (min, max))
+            close = sum(abs(share - 1.0) <= WITHIN for _, share in found)
+            text = [f"{close} of {len(own)} within 10 % of the prediction"]
+            below, above = (sum(sign * (share - 1.0) > WITHIN for _, share in found) for sign in (-1.0, 1.0))
+            text += [f"{below} below it, where sharpness did not get"] if below else []
+            text += [f"{above} above"] if above else []
+            text += [f"{len(own) - len(found)} diverged"] if len(found) < len(own) else []
             said.append(
-                f"**{name}, {words}**: {len(close)} of {len(of_kind)} settings within 10 % of the prediction, "
-                f"measured / predicted from {least[1]:.3g} ({_setting(least[0])}) to {most[1]:.3g} "
-                f"({_setting(most[0])}): {verdict}."
+                f"**{name}, {words}** — {_verdict([share for _, share in found])}: {', '.join(text)}; measured / "
+                f"predicted from {least[1]:.3g} ({_setting(least[0])}) to {most[1]:.3g} ({_setting(most[0])})."
             )
     return said
+
+
+def _verdict(found: list[float]) -> str:
+    """Whether the limit says where training settles.
+
+    >>> _verdict([0.95, 1.05]), _verdict([0.8, 1.0]), _verdict([1.2, 1.0]), _verdict([1.2, 1.3])
+    ('the theory holds', 'the theory holds, as a bound', 'the theory holds in part', 'the theory ends here')
+    """
+    if max(found) <= 1.0 + WITHIN:
+        return "the theory holds" if min(found) >= 1.0 - WITHIN else "the theory holds, as a bound"
+    close = sum(abs(share - 1.0) <= WITHIN for share in found)
+    return "the theory holds in part" if close else "the theory ends here"
 
 
 def _of_batches(parts: list[Record], whole: list[Record]) -> list[str]:

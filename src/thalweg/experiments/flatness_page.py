@@ -64,6 +64,7 @@ def page(folder: Path) -> Section:
         if cells[where]
         for text in (*_claims(cells[where], where), *_theory(cells[where], where))
     ]
+    findings += _lost(done)
     pictures = (_picture(cells, folder / "flatness.svg"),) if any(cells.values()) else ()
     return Section("", (), tuple(findings), tuple(grids), pictures)
 
@@ -77,7 +78,7 @@ def cells_of(done: list[Record], where: str) -> list[Cell]:
         if found is None or base is None:
             continue
         names = ("steps", "sharpness", "normalised", "gradient")
-        eta = one.found["lr"] if where == "tuned" else one.settings["common"]
+        eta = one.found["lr"] or math.nan if where == "tuned" else one.settings["common"]
         cells.append(Cell(one, found, eta, {name: ratios(found[name], base[name]) for name in names}))
     return cells
 
@@ -202,6 +203,18 @@ def _theory(cells: list[Cell], where: str) -> list[str]:
     return said
 
 
+def _lost(done: list[Record]) -> list[str]:
+    """The cells that no learning rate took to the target."""
+    lost = [
+        f"{one.settings['task']}, {NAMES[one.settings['base']]}, {setting(one.settings['alpha'], one.settings['beta'])}"
+        for one in done
+        if one.found["lr"] is None
+    ]
+    if not lost:
+        return []
+    return [f"No learning rate that was tried took these to the target, within the steps given: {'; '.join(lost)}."]
+
+
 def _middle(values: list[float | None]) -> float | None:
     there = [math.log(value) for value in values if value is not None and value > 0.0]
     return math.exp(mean(there)) if there else None
@@ -243,6 +256,9 @@ def _quadrants(ax: Axes, cells: list[Cell], where: str) -> None:
     ax.axhline(1.0, color=drawing.GREY, lw=0.8)
     ax.axvline(1.0, color=drawing.GREY, lw=0.8)
     ax.set(xscale="log", yscale="log", xlabel="steps to the target, to those without E", title=WHERE[where])
+    for axis, ticks in ((ax.xaxis, (0.25, 0.5, 1, 2, 4, 8)), (ax.yaxis, (0.25, 0.5, 1, 2, 4, 8))):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_ticks([], minor=True)
     corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 8, "color": drawing.GREY}
     ax.text(0.98, 0.02, "slower, flatter", ha="right", **corner)
     ax.text(0.02, 0.96, "faster, sharper", ha="left", **corner)

@@ -41,11 +41,11 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
 
     Args:
         options: ``batches`` (of each its size, learning rate and most steps), ``settings`` (pairs [α, β1]), ``target``,
-            ``seeds``, ``points`` of each axis of the surface, and ``jobs``.
+            ``seeds``, ``points`` and ``extent`` of each axis of the surface, and ``jobs``.
         folder: where the records go.
         say: told of progress.
     """
-    shared = {key: options[key] for key in ("target", "seeds", "points")}
+    shared = {key: options[key] for key in ("target", "seeds", "points", "extent")}
     wanted: list[Settings] = [
         {"batch": int(size), "alpha": float(alpha), "beta": float(beta), "lr": float(lr), "steps": steps, **shared}
         for size, lr, steps in options["batches"] for alpha, beta in options["settings"]
@@ -103,7 +103,9 @@ def _around(layers: Sequence[Tensor], settings: Settings, *, surface: bool) -> d
     if surface:
         directions = filter_normalised_directions(params, 2)
         part = FixedSample(model, task.loss, [(data.train.inputs[:1024], data.train.targets[:1024])])
-        losses = slice_2d(part, params, directions, torch.linspace(-1.0, 1.0, settings["points"])).losses
+        losses = slice_2d(
+            part, params, directions, torch.linspace(-1.0, 1.0, settings["points"]) * settings["extent"]
+        ).losses
         found["surface"] = [[float(f"{value:.5g}") for value in row] for row in losses.tolist()]
     return found
 
@@ -185,7 +187,7 @@ def _picture(done: list[Record], path: Path) -> Picture:
     for one, losses in zip(shown, surfaces, strict=True):
         where = (one.settings["alpha"], one.settings["beta"])
         ax = panels[sizes.index(one.settings["batch"])][columns.index(where)]
-        x = np.linspace(-1.0, 1.0, len(losses))
+        x = np.linspace(-1.0, 1.0, len(losses)) * one.settings["extent"]
         image = ax.contourf(x, x, losses.T, levels=levels, cmap="cividis", norm="log", extend="max")
         inside = ax.contour(x, x, losses.T, levels=[0.1], colors="white", linewidths=1.2)
         ax.clabel(inside, fmt="%g", fontsize=7)
