@@ -102,14 +102,17 @@ def _timed(work: Work, settings: Settings) -> tuple[dict[str, Any], float]:
 
 
 def finished(folder: Path) -> list[Record]:
-    """The records that the last command asked for and that are there, in its order.
+    """The records that the last command asked for, in its order.
 
     Raises:
         Damaged: there is no plan.
+        ValueError: some are not there yet.
     """
     names = records.read_json(folder / "plan.json").get("records", [])
-    found = (_read(folder / "records" / f"{name}.json") for name in names)
-    return [one for one in found if one is not None]
+    found = [one for name in names if (one := _read(folder / "records" / f"{name}.json")) is not None]
+    if not found or len(found) < len(names):
+        raise ValueError(f"{len(found)} of its {len(names)} settings are there so far; the same command goes on")
+    return found
 
 
 def _read(path: Path) -> Record | None:
