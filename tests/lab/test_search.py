@@ -253,9 +253,12 @@ def test_one_run_has_one_worker(open_two):
     assert other is not None
     result = train(same.spec, same.folder, same.place)
     other.release(result)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "checkpoint.pt").write_bytes(b"of a worker that was killed here")
     assert first.take(job) is None
     assert Reader()(job).validation == result["validation"]  # its records are here as well
     assert list(job.folder.glob("claim-*")) == []
+    assert job.folder == same.folder or not (job.folder / "checkpoint.pt").exists()
 
 
 def test_a_silent_holder_is_outbid_and_notices(open_two, monkeypatch):
