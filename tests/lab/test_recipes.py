@@ -260,7 +260,7 @@ def test_the_page_has_printed_numbers_and_ours_as_the_records_say(done):
     web = (done / "report.html").read_text()
     assert "88.83" in web
     assert "<script" not in web
-    assert "http" not in web.replace("http://www.w3.org", "")
+    assert "://" not in web
 
 
 def test_titles_and_text_of_a_recipe_are_escaped(done, tmp_path):
