@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from thalweg.lab.search.work import Tell
 
 
-def several() -> bool:
-    """Whether this process is one of several that a launcher started to work as one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def launched() -> bool:
+    """Whether a launcher, as ``torchrun``, started this process, to work as one with its others."""
+    return "WORLD_SIZE" in os.environ
 
 
 def work_together(assignment: Assignment, tell: Tell = lambda what, value: None) -> None:
