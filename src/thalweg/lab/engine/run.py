@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,12 +42,18 @@ class Place:
         }  # fmt: skip
 
 
-def stored(folder: Path, spec: RunSpec) -> dict[str, Any] | None:
-    """The result of this very run, or None: it is not complete, or a record of it is damaged."""
+def stored(folder: Path, spec: RunSpec, place: Place | None = None) -> dict[str, Any] | None:
+    """The result of this very run, or None: it is not complete, or a record of it is damaged.
+
+    The whole of ``spec.json`` is compared, not its hash alone, and where ``place`` is given that too: what the reader
+    would take for another run is no record of this one.
+    """
     if not (folder / "result.json").exists():
         return None
     try:
-        if records.read_json(folder / "spec.json").get("hash") != spec.hash:
+        kept = records.read_json(folder / "spec.json")
+        lies = kept.pop("place", None)
+        if kept != json.loads(json.dumps(spec.as_dict())) or (place is not None and lies != place.as_dict()):
             return None
         read_run(folder)  # as the report will read it
         return records.read_json(folder / "result.json")
@@ -82,7 +89,7 @@ def train(
         UserError: the run cannot begin, or the folder cannot be written.
     """
     how = how or How()
-    if (found := stored(folder, spec)) is not None:
+    if (found := stored(folder, spec, place)) is not None:
         return found
     writer = _Writer(spec, folder, place or Place())
     try:
