@@ -1,7 +1,7 @@
-"""The command line: ``thalweg compare``, ``train``, ``report``, ``tasks``, ``optimizers``, ``bench``, ``theory``.
+"""The command line, ``thalweg compare``, ``train``, ``report``, ``tasks``, ``optimizers``, ``bench``, ``landscape``...
 
-Each room registers its own commands (``lab/cli.py``, ``bench/cli.py``); nothing heavy is imported before one is chosen.
-``theory`` needs no more than the optimizers do, and so goes its own way, before Typer is there.
+Each room registers its own commands (``lab/cli.py``, ``bench/cli.py``, ``landscape/cli.py``); nothing heavy is imported
+before one is chosen. ``theory`` needs no more than the optimizers do, and so goes its own way, before Typer is there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from thalweg.lab.terminal import typed
 from thalweg.theory import cli as theory
 
-ROOMS = ("thalweg.lab.cli", "thalweg.bench.cli")  # each with register(app)
+ROOMS = ("thalweg.lab.cli", "thalweg.bench.cli", "thalweg.landscape.cli")  # each with register(app)
 LAB = (
     "accelerate", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich", "scipy",
     "sklearn", "transformers", "typer", "yaml",

@@ -1,0 +1,220 @@
+"""Instruments to look at while training.
+
+In one's own loop, between ``backward()`` and ``step()``::
+
+    instruments = Instruments(optimizer, loss=sample, every=100)     # sample: a FixedSample, for the sharpness
+    for step, (x, y) in enumerate(loader):
+        for part_x, part_y in zip(x.chunk(4), y.chunk(4)):           # only for the gradient noise scale
+            share = len(part_x) / len(x)
+            (loss(model(part_x), part_y) * share).backward()
+            instruments.micro_batch(len(part_x), share)
+        measured = instruments.measure()                             # a dict of floats, for any record
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from thalweg import equations as eq
+from thalweg.arguments import check_positive, reject
+from thalweg.kernels import compute_dtype
+from thalweg.kernels.norms import global_norm
+from thalweg.kernels.rounding import wide
+from thalweg.landscape.batches import noise_of
+from thalweg.landscape.derivatives import Loss, check_params
+from thalweg.landscape.eigen import hessian_eigenpairs
+from thalweg.landscape.estimates import check_count
+from thalweg.landscape.preconditioned import preconditioned_sharpness
+from thalweg.optim.adaptor import E
+from thalweg.optim.alto import ALTO
+from thalweg.optim.exploration import ALPHA, BETA, EMA
+from thalweg.optim.lamb import Lamb
+
+
+class Instruments:
+    """What E and LAMB do in the coming step, how noisy its gradient is, and how sharp the loss.
+
+    Args:
+        optimizer: any; E and ALTO have ‖a‖/‖g‖ and the cosine, Lamb and ALTO trust ratios.
+        loss: a closure or a :class:`~thalweg.landscape.FixedSample` whose sharpness is measured; None: it is not.
+        every: steps between two measurements of sharpness.
+        names: of parameters, for their trust ratios: ``dict(model.named_parameters())``; else they are numbered.
+
+    Attributes:
+        seconds: what all measurements have taken so far.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        loss: Loss | None = None,
+        every: int = 100,
+        names: dict[str, Tensor] | None = None,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            reject("optimizer", type(optimizer).__name__, "a torch.optim.Optimizer")
+        check_count("every", every, 1)
+        self.optimizer, self.loss, self.every = optimizer, loss, every
+        self.seconds = 0.0
+        self._names = {p: name for name, p in (names or {}).items()}
+        self._calls, self._reported = 0, 0.0
+        self._parts: list[tuple[int, float]] = []
+        self._accumulated: dict[Tensor, Tensor] = {}
+        self._found: dict[str, Tensor] = {}  # eigenvectors of the last time
+
+    def micro_batch(self, examples: int, share: float) -> None:
+        """Note the gradient that a micro-batch has just added to ``p.grad``.
+
+        Args:
+            examples: in it.
+            share: what its mean loss was multiplied by, such as its share of the whole batch; above 0.
+        """
+        started = time.perf_counter()
+        check_count("examples", examples, 1)
+        check_positive("share", share)
+        square = 0.0
+        for p in self._with_gradients():
+            g = _gradient(p)
+            before = self._accumulated.get(p)
+            square += float((g if before is None else g - before).double().square().sum())
+            self._accumulated[p] = g.clone()
+        self._parts.append((examples, square / share**2))
+        self.seconds += time.perf_counter() - started
+
+    def measure(self) -> dict[str, float]:
+        """What there is to see before the coming step.
+
+        Returns:
+            Of E and ALTO, ``a_over_g``, ‖a‖/‖g‖ with a = (1-β1)(g - b), and ``cosine_a_g``, over all parameters in
+            which α is not 0; of Lamb and ALTO, ``trust_ratio/NAME`` of each adapted layer, that of the coming step;
+            after at least two micro-batches, ``gradient_noise_scale`` in examples (infinite if noise is all there is),
+            ``gradient_noise_trace`` and ``gradient_squared_norm`` (average the last two over steps for a quotient that
+            is less noisy, as McCandlish et al. do); every ``every`` calls, ``sharpness``, λ_max, and of a known
+            optimizer ``eta_lambda`` and, if it has one, ``share_of_limit``, as :func:`preconditioned_sharpness` has
+            them. Always ``gradient_norm``, and ``instruments_seconds``, what this measurement took.
+        """
+        started = time.perf_counter()
+        before = self.seconds
+        params = self._with_gradients()
+        found = {"gradient_norm": math.sqrt(sum(float(_gradient(p).double().square().sum()) for p in params))}
+        with torch.no_grad():
+            found.update(self._exploration())
+            found.update(self._trust_ratios())
+        found.update(self._noise(found["gradient_norm"]))
+        if self.loss is not None and self._calls % self.every == 0:
+            found.update(self._sharpness(self.loss))
+        self._calls += 1
+        self.seconds = before + time.perf_counter() - started
+        found["instruments_seconds"] = self.seconds - self._reported
+        self._reported = self.seconds
+        return found
+
+    def _with_gradients(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+    def _settings(self, group: dict[str, Any]) -> tuple[float, float]:
+        if isinstance(self.optimizer, ALTO):
+            return float(group["alpha"]), float(group["beta"])
+        return (float(group[ALPHA]), float(group[BETA])) if isinstance(self.optimizer, E) else (0.0, 0.0)
+
+    def _exploration(self) -> dict[str, float]:
+        squares = torch.zeros(3, dtype=torch.float64)  # ‖a‖², ‖g‖², a·g
+        explored = False
+        for group in self.optimizer.param_groups:
+            alpha, beta = self._settings(group)
+            for p in group["params"]:
+                if p.grad is None or alpha == 0.0:
+                    continue
+                explored = True
+                g = _gradient(p).double()
+                b = self.optimizer.state.get(p, {}).get(EMA)
+                a = (1.0 - beta) * (g if b is None else g - wide(b, torch.float64))
+                squares += torch.tensor([float((x * y).sum()) for x, y in ((a, a), (g, g), (a, g))])
+        if not explored or not squares[1] > 0.0:
+            return {}
+        a_a, g_g, a_g = squares.tolist()
+        return {"a_over_g": math.sqrt(a_a / g_g), "cosine_a_g": a_g / math.sqrt(a_a * g_g) if a_a > 0.0 else 0.0}
+
+    def _trust_ratios(self) -> dict[str, float]:
+        if not isinstance(self.optimizer, Lamb):
+            return {}
+        gradients = [p.grad for p in self._with_gradients() if p.grad is not None]
+        found, number = {}, -1
+        for group in self.optimizer.param_groups:
+            adapted = group["weight_decay"] > 0.0 if group["trust_ratio"] == "decayed" else group["trust_ratio"]
+            scale = 1.0
+            if group["max_grad_norm"] is not None and gradients:
+                scale = float(eq.clip_coefficient(global_norm(gradients), group["max_grad_norm"]))
+            for p in group["params"]:
+                number += 1
+                if adapted and p.grad is not None:
+                    sign = -1.0 if group["maximize"] else 1.0
+                    ratio = self._trust_ratio(p, sign * scale * _gradient(p), group)
+                    name = self._names.get(p, str(number))
+                    if ratio.numel() == 1:
+                        found[f"trust_ratio/{name}"] = ratio.item()
+                    else:
+                        found.update({f"trust_ratio/{name}/{k}": x for k, x in enumerate(ratio.reshape(-1).tolist())})
+        return found
+
+    def _trust_ratio(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> Tensor:
+        """By the equations of the step, which is not taken."""
+        state = self.optimizer.state.get(p, {})
+        alpha, beta = self._settings(group)
+        zero = torch.zeros_like(g)
+        b, m, v = (wide(state[k], g.dtype) if k in state else zero for k in (EMA, "exp_avg", "exp_avg_sq"))
+        h = eq.explore(g, b, alpha=alpha, beta=beta)[0] if alpha != 0.0 else g
+        beta2, beta3 = group["betas"]
+        m, v = eq.moments(h, m, v, beta2=beta2, beta3=beta3)
+        step = float(state.get("step", 0.0)) + 1.0
+        second, third = eq.bias_correction(beta2, step), eq.bias_correction(beta3, step)
+        theta = p.detach().to(g.dtype)
+        r = eq.direction(m, v, correction2=second, correction3=third, eps=group["eps"]) + group["weight_decay"] * theta
+        norms = (eq.norm(x, group["norm_dims"]) for x in (theta, r))
+        return eq.trust_ratio(*norms, eps=group["trust_eps"], clip=group["trust_clip"])
+
+    def _noise(self, norm: float) -> dict[str, float]:
+        parts, self._parts = self._parts, []
+        self._accumulated.clear()
+        if len(parts) < 2:
+            return {}
+        sizes, squares = zip(*parts, strict=True)
+        found = noise_of(sizes, squares, norm**2)
+        return {
+            "gradient_noise_scale": found.scale,
+            "gradient_noise_trace": found.trace,
+            "gradient_squared_norm": found.squared_norm,
+        }
+
+    def _sharpness(self, loss: Loss) -> dict[str, float]:
+        params = check_params(p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad)
+        plain = hessian_eigenpairs(loss, params, start=self._found.get("plain"), errors=False)
+        self._found["plain"] = plain.vectors[0]
+        found = {"sharpness": plain.values.item()}
+        try:
+            own = preconditioned_sharpness(loss, self.optimizer, errors=False)
+        except ValueError as error:  # before the first step, or of an optimizer whose diagonal is not known
+            if not str(error).startswith("optimizer must be"):
+                raise
+            return found
+        found["eta_lambda"] = own.eta_lambda.item()
+        if own.limit is not None:
+            found["share_of_limit"] = own.share
+        return found
+
+
+def _gradient(p: Tensor) -> Tensor:
+    assert p.grad is not None
+    return p.grad.detach().to(compute_dtype(p.dtype))

@@ -1,0 +1,214 @@
+"""Sharpness as a live optimizer sees it: the curvature in the coordinates in which its steps are plain momentum.
+
+Near a minimum an optimizer with diagonal scaling makes the steps of momentum in other coordinates: with D its diagonal,
+θ ← θ - ηD m. There the Hessian is (ηD)^½ H (ηD)^½, and its largest eigenvalue is the ηλ that
+:func:`thalweg.theory.stability_limit` bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from thalweg import equations as eq
+from thalweg.arguments import reject
+from thalweg.kernels.rounding import wide
+from thalweg.landscape.derivatives import Loss, flat
+from thalweg.landscape.eigen import Eigenpairs, hessian_eigenpairs
+from thalweg.optim.adaptor import E
+from thalweg.optim.alto import ALTO
+from thalweg.optim.exploration import ALPHA, BETA
+from thalweg.optim.lamb import Lamb
+from thalweg.theory import stability_limit
+
+Group: TypeAlias = dict[str, Any]
+Diagonal: TypeAlias = Callable[[Tensor, dict[str, Any], Group], "Tensor | float"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The diagonal ηD of an optimizer's next step.
+
+    Attributes:
+        params: the parameters that have state (or, of SGD, a gradient).
+        rates: ηD for each of them, in its shape; η that of momentum written as an average.
+        settings: (α, β1, momentum, whether Nesterov's) of each group: what the stability limit depends on.
+        lr: η of all groups if it is the same, else None.
+    """
+
+    params: list[Tensor]
+    rates: list[Tensor]
+    settings: set[tuple[float, float, float, bool]]
+    lr: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreconditionedSharpness:
+    """Sharpness in an optimizer's own coordinates.
+
+    Attributes:
+        eta_lambda: the k largest eigenvalues of (ηD)^½ H (ηD)^½, descending, η that of momentum as an average.
+        limit: ``stability_limit(alpha, beta, momentum=...)`` of the optimizer, what the largest is to be compared with;
+            None if groups differ in α, β1 or momentum.
+        lr: η; None if groups differ in it.
+        pairs: the eigenvectors, in the coordinates u of θ = (ηD)^½ u, and error bars.
+    """
+
+    eta_lambda: Tensor
+    limit: float | None
+    lr: float | None
+    pairs: Eigenpairs
+
+    @property
+    def sharpness(self) -> float:
+        """The largest eigenvalue of D^½ H D^½, to be compared with limit / η; where η is one for all groups."""
+        if self.lr is None:
+            raise ValueError("lr must be the same in all groups for a sharpness without it; see eta_lambda")
+        return self.eta_lambda[0].item() / self.lr
+
+    @property
+    def share(self) -> float:
+        """Of the limit: about 1 at the edge of stability."""
+        if self.limit is None:
+            raise ValueError("alpha, beta and momentum must be the same in all groups for one limit; see eta_lambda")
+        return self.eta_lambda[0].item() / self.limit
+
+
+def preconditioned_sharpness(
+    loss: Loss, optimizer: Optimizer, k: int = 1, *, start: Tensor | None = None, errors: bool = True
+) -> PreconditionedSharpness:
+    """The k largest eigenvalues of (ηD)^½ H (ηD)^½, with D from the optimizer's state as it is now.
+
+    D is 1 for SGD; 1/(√v + ε) for RMSprop; 1/((1-β^t)(√v̂ + ε)) for Adam and AdamW, v̂ corrected for bias (arXiv
+    2207.14484); the same times each layer's trust ratio φ(‖θ‖)/(‖r‖ + ε2 φ(‖θ‖)) for LAMB and ALTO, r from the state.
+    With E in front D is the base's.
+
+    What it is compared with: the largest with ``stability_limit(α, β1, momentum=β2)``, in full batch or with large
+    batches; β2 is ``betas[0]`` of Adam, LAMB and ALTO, ``momentum`` of SGD and RMSprop, whose momentum is a sum, so
+    that η = lr/(1-β2) there. That limit is for a D that stands still: √v̂ changes slowly, over 1/(1-β3) steps, but
+    LAMB's trust ratio within one, as ‖r‖ does. Weight decay is not in H: add Adam's coupled one to the loss.
+
+    Args:
+        loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
+        optimizer: SGD, RMSprop, Adam, AdamW, Lamb or ALTO, or E around one of the first four.
+        k: how many.
+        start: a vector to start from, such as ``pairs.vectors[0]`` of the last time.
+        errors: whether to spend a pass over the sample on standard errors.
+
+    Raises:
+        ValueError: another optimizer, or one without state yet.
+    """
+    found = rates(optimizer)
+    scale = flat(found.rates).sqrt()
+    pairs = hessian_eigenpairs(loss, found.params, k, scale=scale, start=start, errors=errors)
+    limit = None
+    if len(found.settings) == 1:
+        ((alpha, beta, momentum, nesterov),) = found.settings
+        limit = stability_limit(alpha, beta, momentum=momentum, nesterov=nesterov)
+    return PreconditionedSharpness(pairs.values, limit, found.lr, pairs)
+
+
+@torch.no_grad()
+def rates(optimizer: Optimizer) -> Rates:
+    """The diagonal ηD of an optimizer, and what its stability limit depends on.
+
+    Raises:
+        ValueError: an optimizer without a known diagonal, one that ascends, or one that has made no step yet.
+    """
+    base = optimizer.base if isinstance(optimizer, E) else optimizer
+    if type(base) not in _DIAGONALS:
+        names = " or ".join(one.__name__ for one in _DIAGONALS)
+        reject("optimizer", type(base).__name__, f"{names}, or E around one of these")
+    params, found, settings, etas = [], [], set(), set()
+    for group in base.param_groups:
+        if group.get("maximize"):
+            reject("optimizer", "one with maximize=True", "one that descends")
+        eta, momentum, nesterov = _momentum(base, group)
+        here = [p for p in group["params"] if p.requires_grad and (type(base) is SGD or _stepped(base.state.get(p)))]
+        for p in here:
+            diagonal = eta * _DIAGONALS[type(base)](p, base.state.get(p, {}), group)
+            params.append(p)
+            found.append(torch.as_tensor(diagonal).to(p).expand_as(p))
+        if here:
+            settings.add((*_exploration(optimizer, group), momentum, nesterov))
+            etas.add(eta)
+    if not params:
+        reject("optimizer", f"{type(base).__name__} without state", "one that has made a step")
+    return Rates(params, found, settings, etas.pop() if len(etas) == 1 else None)
+
+
+def trust_ratio(p: Tensor, state: dict[str, Any], group: Group) -> Tensor | float:
+    """LAMB's trust ratio of a layer by its state, 0-d or in a shape that broadcasts; 1 if it is not adapted."""
+    adapted = group["weight_decay"] > 0.0 if group["trust_ratio"] == "decayed" else group["trust_ratio"]
+    if not adapted:
+        return 1.0
+    theta = p.detach().double()
+    m, v = (wide(state[name], torch.float64) for name in ("exp_avg", "exp_avg_sq"))
+    beta2, beta3 = group["betas"]
+    step = float(state["step"])
+    r = eq.direction(
+        m,
+        v,
+        correction2=eq.bias_correction(beta2, step),
+        correction3=eq.bias_correction(beta3, step),
+        eps=group["eps"],
+    )
+    r = r + group["weight_decay"] * theta
+    norms = (eq.norm(x, group["norm_dims"]) for x in (theta, r))
+    return eq.trust_ratio(*norms, eps=group["trust_eps"], clip=group["trust_clip"])
+
+
+def _stepped(state: dict[str, Any] | None) -> bool:
+    return bool(state) and float(state["step"]) > 0.0  # type: ignore[index]
+
+
+def _exploration(optimizer: Optimizer, group: Group) -> tuple[float, float]:
+    if isinstance(optimizer, E):
+        return float(group[ALPHA]), float(group[BETA])
+    return (float(group["alpha"]), float(group["beta"])) if isinstance(optimizer, ALTO) else (0.0, 0.0)
+
+
+def _momentum(base: Optimizer, group: Group) -> tuple[float, float, bool]:
+    """η of momentum as an average, momentum, and whether it is Nesterov's."""
+    lr = float(group["lr"])
+    if isinstance(base, SGD | RMSprop):
+        momentum = float(group["momentum"])
+        fresh = 1.0 - float(group.get("dampening", 0.0)) if momentum else 1.0
+        return lr * fresh / (1.0 - momentum), momentum, bool(group.get("nesterov", False))
+    return lr, float(group["betas"][0]), False
+
+
+def _plain(p: Tensor, state: dict[str, Any], group: Group) -> float:
+    return 1.0
+
+
+def _rmsprop(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
+    square = state["square_avg"] - state["grad_avg"].square() if group["centered"] else state["square_avg"]
+    diagonal: Tensor = 1.0 / (square.sqrt() + group["eps"])
+    return diagonal
+
+
+def _adam(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
+    v = wide(state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"], torch.float64)
+    first, second = (eq.bias_correction(float(beta), float(state["step"])) for beta in group["betas"])
+    diagonal: Tensor = 1.0 / (first * ((v / second).sqrt() + group["eps"]))
+    return diagonal
+
+
+def _lamb(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
+    return trust_ratio(p, state, group) * _adam(p, state, group)
+
+
+_DIAGONALS: dict[type[Optimizer], Diagonal] = {
+    SGD: _plain,
+    RMSprop: _rmsprop,
+    Adam: _adam,
+    AdamW: _adam,
+    Lamb: _lamb,
+    ALTO: _lamb,
+}

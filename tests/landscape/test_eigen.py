@@ -1,0 +1,214 @@
+"""Eigenvalues of the Hessian against chosen spectra, a dense Hessian of torch.func, and LAPACK."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from closed_forms import DeepLinear, dense_hessian, functional_loss, quadratic, small_network
+from torch import nn
+from torch.nn import functional as F
+
+from thalweg.landscape import FixedSample, hessian_eigenpairs, hessian_eigenvalues
+from thalweg.landscape.derivatives import Curvature, gradient, moved_to, value
+from thalweg.landscape.eigen import weighted_error
+
+
+@pytest.mark.parametrize("k", [1, 3, 30, 64])
+@pytest.mark.parametrize("at_zero", [True, False])
+def test_a_quadratic(k, at_zero):
+    loss = quadratic(linear=1.0)
+    if not at_zero:
+        loss.place(torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))
+    found = hessian_eigenvalues(loss, loss.params, k)
+    torch.testing.assert_close(found, loss.spectrum.sort(descending=True).values[:k], rtol=1e-8, atol=1e-8)
+
+
+def test_lobpcg_finds_the_same():
+    loss = quadratic()
+    found = hessian_eigenpairs(loss, loss.params, 4, method="lobpcg")
+    torch.testing.assert_close(found.values, loss.spectrum[:4], rtol=1e-7, atol=1e-7)
+    assert found.residuals.max() < 1e-6
+
+
+def test_vectors_and_residuals():
+    loss = quadratic()
+    found = hessian_eigenpairs(loss, loss.params, 2)
+    for at in range(2):
+        torch.testing.assert_close(loss.matrix @ found.vectors[at], found.values[at] * found.vectors[at])
+        assert abs(found.vectors[at] @ loss.basis[:, at]).item() == pytest.approx(1.0)
+    assert found.residuals.max() < 1e-7
+    assert found.standard_errors.isnan().all()  # a closure is one part
+
+
+def test_a_deep_linear_network():
+    model = DeepLinear([3.0, 2.0, 1.5, 1.0, 0.5])
+    found = hessian_eigenvalues(model.loss, model.parameters(), 50)
+    torch.testing.assert_close(found, model.spectrum, rtol=1e-9, atol=1e-9)
+    assert found[0] == pytest.approx(6.0)
+
+
+def test_a_network_against_the_dense_hessian():
+    model, x, y = small_network()
+    expected = torch.linalg.eigvalsh(dense_hessian(functional_loss(model, x, y), list(model.parameters()))).flip(0)
+    assert len(expected) > 60
+    found = hessian_eigenvalues(lambda: F.cross_entropy(model(x), y), model.parameters(), 5)
+    torch.testing.assert_close(found, expected[:5], rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(
+        Curvature(lambda: F.cross_entropy(model(x), y), model.parameters()).dense(),
+        dense_hessian(functional_loss(model, x, y), list(model.parameters())),
+    )
+
+
+def test_a_sample_in_batches_is_the_whole_sample():
+    model, x, y = small_network()
+    batches = [(x[a:b], y[a:b]) for a, b in ((0, 15), (15, 18), (18, 40))]
+    sample = FixedSample(model, F.cross_entropy, batches)
+    assert (sample.examples, sample.sizes) == (40, [15, 3, 22])
+    params = list(model.parameters())
+    whole = F.cross_entropy(model(x), y)
+    assert value(sample) == pytest.approx(whole.item(), rel=1e-14)
+    assert sample().item() == pytest.approx(whole.item(), rel=1e-14)
+    flat = torch.cat([g.reshape(-1) for g in torch.autograd.grad(whole, params)])
+    torch.testing.assert_close(gradient(sample, params), flat)
+    expected = torch.linalg.eigvalsh(dense_hessian(functional_loss(model, x, y), params)).flip(0)[:3]
+    torch.testing.assert_close(hessian_eigenvalues(sample, params, 3), expected, rtol=1e-7, atol=1e-9)
+
+
+def test_standard_errors_are_those_of_perturbed_samples():
+    """Over many samples, eigenvalues scatter as the standard error of one of them says."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(6, 1, bias=False, dtype=torch.float64)
+    spread = torch.tensor([3.0, 1, 1, 1, 0.5, 0.5], dtype=torch.float64)
+    values, errors = [], []
+    for _ in range(120):
+        x = torch.randn(640, 6, generator=generator, dtype=torch.float64) * spread
+        batches = [(part, part[:, 0]) for part in x.split(32)]
+        sample = FixedSample(model, lambda out, t: (out[:, 0] - t).square().mean(), batches)
+        found = hessian_eigenpairs(sample, model.parameters())
+        values.append(found.values[0])
+        errors.append(found.standard_errors[0])
+    # H = 2 xxᵀ: λ = 2 mean(x_0²) to first order, of variance 4 · 2 · 3⁴ / 640
+    assert torch.stack(errors).mean() == pytest.approx(math.sqrt(8 * 81 / 640), rel=0.05)
+    assert torch.stack(values).std() == pytest.approx(math.sqrt(8 * 81 / 640), rel=0.2)
+
+
+def test_weighted_error_of_equal_weights_is_the_textbook_s():
+    x = torch.randn(20, dtype=torch.float64)
+    expected = x.std() / math.sqrt(20)
+    assert weighted_error(x, torch.full((20,), 1 / 20, dtype=torch.float64)) == pytest.approx(expected.item())
+
+
+def test_scale_is_a_change_of_coordinates():
+    loss = quadratic()
+    scale = torch.rand(64, dtype=torch.float64) + 0.5
+    expected = torch.linalg.eigvalsh(scale[:, None] * loss.matrix * scale).flip(0)
+    found = hessian_eigenpairs(loss, loss.params, 2, scale=scale).values
+    torch.testing.assert_close(found, expected[:2], rtol=1e-8, atol=1e-8)
+
+
+def test_float32_and_an_eigenvector_to_start_from():
+    loss = quadratic(dtype=torch.float32)
+    cold = hessian_eigenpairs(loss, loss.params)
+    warm = hessian_eigenpairs(loss, loss.params, start=cold.vectors[0])
+    assert cold.values.dtype == torch.float32
+    for found in (cold, warm):
+        assert found.values.item() == pytest.approx(9.0, rel=1e-5)
+    assert warm.products <= cold.products
+
+
+def test_nothing_else_changes():
+    model, x, y = small_network()
+    model.append(nn.Dropout(0.5))
+    params = list(model.parameters())
+    for p in params:
+        p.grad = torch.ones_like(p)
+    before = torch.random.get_rng_state(), [p.detach().clone() for p in params]
+    modes = [module.training for module in model.modules()]
+    first, second = (hessian_eigenvalues(FixedSample(model, F.cross_entropy, [(x, y)]), params) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert all(
+        torch.equal(p, old) and torch.equal(p.grad, torch.ones_like(p))
+        for p, old in zip(params, before[1], strict=True)
+    )
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_within_no_grad():
+    loss = quadratic()
+    with torch.no_grad():
+        assert hessian_eigenvalues(loss, loss.params).item() == pytest.approx(9.0)
+
+
+def test_fused_attention_is_differentiated_twice():
+    torch.manual_seed(0)
+    q, k, v = (nn.Parameter(torch.randn(1, 1, 6, 8)) for _ in range(3))
+
+    def fused():
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).square().sum()
+
+    def by_hand():
+        mask = torch.full((6, 6), -math.inf).triu(1)
+        return ((q @ k.mT / math.sqrt(8) + mask).softmax(-1) @ v).square().sum()
+
+    torch.testing.assert_close(
+        hessian_eigenvalues(fused, [q, k, v], 2), hessian_eigenvalues(by_hand, [q, k, v], 2), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("n", [3, 100])
+def test_losses_without_curvature(n):
+    p, q = (nn.Parameter(torch.ones(n)) for _ in range(2))
+    assert hessian_eigenvalues(lambda: p.sum(), [p, q], 2).tolist() == [0.0, 0.0]
+    assert hessian_eigenvalues(lambda: p.sum() + q.square().sum(), [p, q]).item() == pytest.approx(2.0)
+
+
+def test_moved_to_comes_back_bit_for_bit():
+    loss = quadratic().place(torch.randn(64, dtype=torch.float64))
+    before = [p.detach().clone() for p in loss.params]
+
+    def fail():
+        with moved_to(loss.params, torch.zeros(64, dtype=torch.float64)):
+            assert value(loss) == 0.0
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert all(torch.equal(p, old) for p, old in zip(loss.params, before, strict=True))
+
+
+P = nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("says", "loss", "params", "k"),
+    [
+        (r"k must be an integer from 1 to 3, .*, got 0", lambda: P.sum(), [P], 0),
+        (r"k must be an integer from 1 to 3, .*, got 4", lambda: P.sum(), [P], 4),
+        (r"k must be an integer .*, got 1\.0", lambda: P.sum(), [P], 1.0),
+        (r"k must be an integer .*, got True", lambda: P.sum(), [P], True),
+        (r"params must be at least one tensor, got \[\]", lambda: P.sum(), [], 1),
+        (r"params must be real floating-point tensors that require grad, got .*False", lambda: P.sum(),
+         [P, torch.ones(2)], 1),
+        (r"loss must be a closure that returns a scalar tensor, got 'shape \(3,\)'", lambda: P * 2, [P], 1),
+        (r"loss must be a closure that returns a scalar tensor, got 'float'", lambda: 2.0, [P], 1),
+        (r"loss must be a closure whose value is finite, got nan", lambda: P.sum() * math.nan, [P], 1),
+        (r"loss must be a closure whose value depends on the parameters", lambda: torch.ones(()), [P], 1),
+    ],
+)  # fmt: skip
+def test_bad_input(says, loss, params, k):
+    with pytest.raises(ValueError, match=says):
+        hessian_eigenvalues(loss, params, k)
+
+
+def test_more_bad_input():
+    with pytest.raises(ValueError, match="method must be 'lanczos' or 'lobpcg', got 'qr'"):
+        hessian_eigenpairs(lambda: P.square().sum(), [P], method="qr")
+    with pytest.raises(ValueError, match="scale must be a vector of 3 finite numbers"):
+        hessian_eigenpairs(lambda: P.square().sum(), [P], scale=torch.ones(2))
+    with pytest.raises(ValueError, match="start must be a vector of 3 entries"):
+        hessian_eigenpairs(lambda: P.square().sum(), [P], start=torch.ones(2))
+    with pytest.raises(ValueError, match="batches must be batches of examples, got '0 batches with 0 examples'"):
+        FixedSample(nn.Linear(1, 1), F.mse_loss, [])

@@ -1,0 +1,170 @@
+"""What is measured while training, against the two-buffer recursion, the step itself, and gradients of examples."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from closed_forms import small_network
+from torch import nn
+from torch.nn import functional as F
+
+from thalweg import ALTO, E, EAdamW, Lamb
+from thalweg.landscape import FixedSample, Instruments, gradient_noise, hessian_eigenvalues, preconditioned_sharpness
+
+
+def flat(tensors):
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+@pytest.mark.parametrize("kind", ["E", "ALTO"])
+def test_a_and_g_by_the_papers_two_buffers(kind):
+    model, x, y = small_network()
+    params = list(model.parameters())
+    if kind == "E":
+        optimizer = E(torch.optim.SGD(params, lr=0.3), alpha=-2.0, beta=0.7)
+    else:
+        optimizer = ALTO(params, lr=0.05, alpha=-2.0, beta=0.7)
+    instruments = Instruments(optimizer)
+    a, last = 0.0, 0.0
+    for step in range(5):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        g = flat([p.grad for p in params]).clone()
+        a = 0.7 * a + 0.3 * (g - last)
+        last = g
+        found = instruments.measure()
+        assert found["a_over_g"] == pytest.approx((a.norm() / g.norm()).item(), rel=1e-6), step
+        assert found["cosine_a_g"] == pytest.approx((a @ g / a.norm() / g.norm()).item(), rel=1e-6)
+        assert found["gradient_norm"] == pytest.approx(g.norm().item())
+        assert torch.equal(flat([p.grad for p in params]), g)
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"max_grad_norm": 0.01}, {"trust_clip": (0.1, 2.0)}, {"maximize": True}, {"alpha": 0.0}]
+)
+def test_trust_ratios_are_those_of_the_step(options):
+    model, x, y = small_network()
+    params = list(model.parameters())
+    lr = 1e-3
+    optimizer = ALTO(
+        [{"params": [params[0], params[2]]}, {"params": [params[1], params[3]], "trust_ratio": False}],
+        lr=lr, weight_decay=0.1, **{"alpha": 0.8, "beta": 0.5, **options},
+    )  # fmt: skip
+    instruments = Instruments(optimizer, names=dict(model.named_parameters()))
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        found = instruments.measure()
+        before = [p.detach().clone() for p in params]
+        optimizer.step()
+        names = [name for name in found if name.startswith("trust_ratio/")]
+        assert names == ["trust_ratio/0.weight", "trust_ratio/2.weight"]
+        for p, old, name in ((params[0], before[0], names[0]), (params[2], before[2], names[1])):
+            state = optimizer.state[p]
+            m, v = state["exp_avg"] / (1 - 0.9**step), state["exp_avg_sq"] / (1 - 0.99**step)
+            r = m / (v.sqrt() + 1e-6) + 0.1 * old
+            assert found[name] == pytest.approx(((old - p).norm() / (lr * r.norm())).item(), rel=1e-6)
+
+
+def test_stacked_layers_have_a_ratio_each():
+    p = nn.Parameter(torch.tensor([[3.0, 4.0], [0.6, 0.8]]))
+    optimizer = Lamb([p], weight_decay=0.0, norm_dims=(-1,), trust_eps=0.0)
+    p.sum().backward()
+    found = Instruments(optimizer).measure()
+    # r is 1 in each entry
+    assert found["trust_ratio/0/0"] == pytest.approx(5 / math.sqrt(2), rel=1e-5)
+    assert found["trust_ratio/0/1"] == pytest.approx(1 / math.sqrt(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(10, 10, 10, 10), (4, 16, 20)])
+def test_the_noise_of_micro_batches_is_that_of_the_sample(sizes):
+    model, x, y = small_network()
+    params = list(model.parameters())
+    instruments = Instruments(torch.optim.SGD(params, lr=0.1))
+    parts = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    for _ in range(2):  # the second step starts anew
+        for part_x, part_y in parts:
+            share = len(part_x) / 40
+            (F.cross_entropy(model(part_x), part_y) * share).backward()
+            instruments.micro_batch(len(part_x), share)
+        found = instruments.measure()
+        expected = gradient_noise(FixedSample(model, F.cross_entropy, parts), params)
+        assert found["gradient_noise_trace"] == pytest.approx(expected.trace)
+        assert found["gradient_squared_norm"] == pytest.approx(expected.squared_norm)
+        assert found["gradient_noise_scale"] == pytest.approx(expected.scale)
+        model.zero_grad()
+
+
+def test_sharpness_every_n_steps():
+    model, x, y = small_network()
+    sample = FixedSample(model, F.cross_entropy, [(x, y)])
+    optimizer = EAdamW(model.parameters(), lr=0.01, alpha=0.5, beta=0.01)
+    instruments = Instruments(optimizer, loss=sample, every=3)
+    seen = []
+    for step in range(7):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        found = instruments.measure()
+        if "sharpness" in found:
+            seen.append(step)
+            assert found["sharpness"] == pytest.approx(hessian_eigenvalues(sample, model.parameters()).item(), rel=1e-6)
+            assert ("eta_lambda" in found) == (step > 0)
+            if step:
+                own = preconditioned_sharpness(sample, optimizer)
+                assert found["eta_lambda"] == pytest.approx(own.eta_lambda.item(), rel=1e-6)
+                assert found["share_of_limit"] == pytest.approx(own.share, rel=1e-6)
+        optimizer.step()
+    assert seen == [0, 3, 6]
+
+
+def test_the_overhead_is_stated():
+    p = nn.Parameter(torch.ones(1000))
+    instruments = Instruments(torch.optim.SGD([p], lr=0.1))
+    stated = 0.0
+    for _ in range(3):
+        p.square().sum().backward()
+        instruments.micro_batch(1, 1.0)
+        found = instruments.measure()
+        assert set(found) == {"gradient_norm", "instruments_seconds"}
+        assert found["instruments_seconds"] > 0
+        stated += found["instruments_seconds"]
+    assert stated == pytest.approx(instruments.seconds)
+
+
+def test_training_is_the_same_with_and_without():
+    ends = []
+    for watched in (False, True):
+        model, x, y = small_network()
+        optimizer = ALTO(model.parameters(), lr=0.05)
+        sample = FixedSample(model, F.cross_entropy, [(x, y)])
+        instruments = Instruments(optimizer, loss=sample, every=2)
+        for _ in range(4):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            if watched:
+                instruments.micro_batch(40, 1.0)
+                instruments.measure()
+            optimizer.step()
+        ends.append(flat([p.detach() for p in model.parameters()]))
+    assert torch.equal(*ends)
+
+
+P = nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        ("optimizer must be a torch.optim.Optimizer, got 'list'", lambda: Instruments([P])),
+        ("every must be an integer of at least 1, got 0", lambda: Instruments(torch.optim.SGD([P]), every=0)),
+        ("examples must be an integer of at least 1, got 0",
+         lambda: Instruments(torch.optim.SGD([P])).micro_batch(0, 1.0)),
+        ("share must be a number in", lambda: Instruments(torch.optim.SGD([P])).micro_batch(1, 0.0)),
+    ],
+)  # fmt: skip
+def test_bad_input(says, call):
+    with pytest.raises(ValueError, match=says):
+        call()
