@@ -21,8 +21,9 @@ MODULES = (
     "ast", "base64", "bdb", "bisect", "calendar", "cmd", "code", "codecs", "compileall", "contextlib", "copy", "csv",
     "dis", "filecmp", "fileinput", "fractions", "ftplib", "functools", "getopt", "gettext", "gzip", "hashlib", "heapq",
     "ipaddress", "locale", "mimetypes", "netrc", "pathlib", "pdb", "pkgutil", "platform", "plistlib", "poplib",
-    "pprint", "profile", "queue", "quopri", "random", "sched", "selectors", "shelve", "shlex", "shutil", "smtplib", "socket",
-    "socketserver", "string", "tempfile", "textwrap", "threading", "timeit", "trace", "uuid", "warnings", "weakref",
+    "pprint", "profile", "queue", "quopri", "random", "sched", "selectors", "shelve", "shlex", "shutil", "smtplib",
+    "socket", "socketserver", "string", "tempfile", "textwrap", "threading", "timeit", "trace", "uuid", "warnings",
+    "weakref",
 )  # fmt: skip
 KINDS = ("NAME", "KEYWORD", "NUMBER", "STRING", "COMMENT")
 PIECE = re.compile(r"\w+|\n[ \t]*|[^\w\s]")
