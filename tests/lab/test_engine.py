@@ -547,3 +547,25 @@ def test_augmentation_without_kornia_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
     with pytest.raises(UserError, match="--augment flip needs kornia: pip install kornia"):
         augmentation("flip")
+
+
+# several tensors a batch, several numbers a test
+
+
+def test_a_model_is_called_with_the_inputs_by_name_and_more_is_recorded(tmp_path):
+    result = train(RunSpec("small_tasks:Named", 16, 12, "adamw", ADAMW, seed=5, test=True), tmp_path / "named")
+    plain = train(LINE, tmp_path / "plain")
+    assert result["test"] == plain["test"]
+    assert result["test_metrics"] == {"root": math.sqrt(result["test"])}
+    assert read_run(tmp_path / "named").test_metrics == result["test_metrics"]
+
+
+def test_a_record_from_before_there_were_more_metrics_is_read(finished, tmp_path):
+    for path in finished[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    old = {key: value for key, value in finished[1].items() if key != "test_metrics"}
+    records.write_json(tmp_path / "result.json", old)
+    assert read_run(tmp_path).test_metrics == {}
+    records.write_json(tmp_path / "result.json", {**old, "test_metrics": {"F1": "high"}})
+    with pytest.raises(records.Damaged, match="F1 should be a number"):
+        read_run(tmp_path)
