@@ -62,11 +62,14 @@ def test_each_task_has_a_short_and_a_long_budget_that_its_data_allow(name):
 
 @pytest.mark.parametrize("name", HERE)
 def test_no_example_is_in_two_splits(name):
-    """Of any task: an input of one split stands in no other (of images, a few do, as published)."""
+    """Of any task: an input of one split stands in no other.
+
+    Of images a few do, as published, and of points drawn at random in float32 as many as chance makes equal.
+    """
     _, splits = loaded(name)
     rows = [rows_of(part) for part in splits]
     shared = [len(rows[i] & rows[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert max(shared) <= (100 if name in FASHION else 0)
+    assert max(shared) <= (100 if name in FASHION else 40 if name == "sine-noisy" else 0)
 
 
 def rows_of(part):
