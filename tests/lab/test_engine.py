@@ -82,7 +82,7 @@ def test_a_run_leaves_its_spec_environment_metrics_and_result(finished):
     assert RunSpec.of(spec) == LINE
     assert (spec["hash"], spec["place"]["number"]) == (LINE.hash, 3)
     run = read_run(folder)
-    assert run.environment["torch"] == torch.__version__
+    assert (run.environment["torch"], run.environment["processes"]) == (torch.__version__, "1")
     assert [line.step for line in run.history] == list(range(1, 13))
     assert [line.examples for line in run.history] == [16 * k for k in range(1, 13)]
     assert run.history[-1].validation == result["validation"] == run.validation

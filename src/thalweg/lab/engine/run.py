@@ -97,7 +97,7 @@ def train(
     except Failed as failed:
         writer.begin()
         return writer.end(_failed(failed, None))
-    writer.first_rank = training.accelerator.is_main_process
+    writer.first_rank, writer.processes = training.accelerator.is_main_process, training.accelerator.num_processes
     if writer.first_rank:
         writer.begin()
     training.accelerator.wait_for_everyone()
@@ -121,7 +121,7 @@ class _Writer:
 
     def __init__(self, spec: RunSpec, folder: Path, place: Place) -> None:
         self.spec, self.folder, self.place = spec, folder, place
-        self.first_rank, self.written = True, 0.0
+        self.first_rank, self.written, self.processes = True, 0.0, 1
 
     def begin(self) -> None:
         try:
@@ -130,7 +130,8 @@ class _Writer:
             if damaged.exists():  # of this run, or it would lie elsewhere, and unreadable: kept beside
                 damaged.replace(self.folder / "result.json.damaged")
             records.write_json(self.folder / "spec.json", {**self.spec.as_dict(), "place": self.place.as_dict()})
-            records.write_json(self.folder / "environment.json", records.environment())
+            where = {**records.environment(), "processes": str(self.processes)}
+            records.write_json(self.folder / "environment.json", where)
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 
