@@ -116,6 +116,25 @@ def test_damaged_records_are_left_out_and_named(seed, whole, tmp_path, capsys):
         assert code or (root / "report.html").read_text().rstrip().endswith("</html>")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["alto/*/cell.json", "alto/*/seed-0-*/spec.json", "alto/*/study-0/trial-1-*/result.json",
+     "alto/*/seed-0-*/environment.json", "timing/*.json"],
+)  # fmt: skip
+def test_any_field_may_hold_anything(name, whole, tmp_path):
+    """Every field of every kind of record, each odd value: the rest is read, and the damage named or harmless."""
+    root = tmp_path / "it"
+    shutil.copytree(whole, root)
+    (path,) = root.glob(f"runs/*/*/{name}")
+    kept = json.loads(path.read_bytes())
+    for key in kept:
+        for odd in ODD:
+            path.write_text(json.dumps({**kept, key: odd}))
+            found = reading.read(root)
+            assert {"sgd"} <= {cell.optimizer for table in found.tables for cell in table.cells}, (key, odd)
+            assert all(str(root) in problem for problem in found.problems)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_a_damaged_comparison_goes_on_to_the_same_end(seed, whole, tmp_path):
     def tests_of(root):
