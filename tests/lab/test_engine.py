@@ -308,7 +308,7 @@ def test_a_run_killed_at_every_event_ends_as_if_nothing_had_happened(optimizer, 
     from thalweg.lab.contenders import contender, defaults
 
     settings = defaults(contender(optimizer), 16)
-    spec = RunSpec("small_tasks:Moody", 16, 8, optimizer, settings, test=True)
+    spec = RunSpec("small_tasks:Moody", 16, 8, optimizer, settings, test=True, evaluations=2)
     how = How(checkpoint_seconds=0.0)
     train(spec, tmp_path / "whole", how=how)
     kills = 0
