@@ -23,7 +23,7 @@ lint: .venv/dev
 	@touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv
-	$(PIP) -e '.[lab,jax,lowbit,dev]'
+	$(PIP) -e '.[lab,hub,jax,lowbit,dev]'
 	@touch .venv/lab $@
 
 .venv:

@@ -1,5 +1,6 @@
 """What each of two processes does for test_distributed.py: trains the same run in several ways."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -43,4 +44,5 @@ def main(root):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    gc.collect()  # as `thalweg train` does
     torch.distributed.destroy_process_group()

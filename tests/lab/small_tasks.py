@@ -28,6 +28,31 @@ class Line(Task):
         return (output - target).square().flatten(1).mean(1)
 
 
+class Named(Line):
+    """The same, its inputs by name, with a second number of the test set."""
+
+    def splits(self):
+        parts = super().splits()
+        return Splits(
+            *(Rows({"second": part.inputs[:, 1:], "first": part.inputs[:, :1]}, part.targets) for part in parts)
+        )
+
+    def model(self):
+        return ByName(super().model())
+
+    def more(self, scores):
+        return {"root": scores.mean(dtype=torch.float64).sqrt().item()}
+
+
+class ByName(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, first, second):
+        return self.body(torch.cat([first, second], 1))
+
+
 class Moody(Line):
     """With dropout and batch normalisation: the modes of the model show."""
 

@@ -12,6 +12,7 @@ import thalweg
 from thalweg import cli
 from thalweg.lab import reading, records
 from thalweg.lab.search import comparison, work
+from thalweg.lab.tasks import TASKS
 
 HERE = str(Path(__file__).parent)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), HERE])}
@@ -50,7 +51,7 @@ def error_of(arguments, capsys):
 
 
 WRONG = [
-    (["compare", "cifar"], "unknown task 'cifar': choose from sine, digits, pydoc-lm"),
+    (["compare", "cifar"], "unknown task 'cifar': choose from sine, sine-noisy, quadratic-deep, digits"),
     (["compare", "..x:y"], "cannot import task '..x:y'"),
     (["compare", "sine", "--optimizers", "adamm"], "unknown optimizer 'adamm': choose from sgd, adam, "),
     (["compare", "sine", "--optimizers", "..x"], "cannot import optimizer '..x'"),
@@ -111,9 +112,7 @@ def test_the_version(capsys):
 
 def test_tasks_and_optimizers_have_a_line_each(capsys):
     cli.main(["tasks"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]] == [
-        "sine", "digits", "pydoc-lm", "fashion-mnist", "quadratic-deep"
-    ]  # fmt: skip
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]] == list(TASKS)
     cli.main(["optimizers"])
     assert "* alto" in capsys.readouterr().out
 

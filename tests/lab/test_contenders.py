@@ -7,9 +7,10 @@ from torch import nn
 
 import thalweg
 from thalweg.lab import tasks
-from thalweg.lab.contenders import CONTENDERS, DEFAULTS, contender, defaults, settings
+from thalweg.lab.contenders import CONTENDERS, DEFAULTS, contender, defaults
 from thalweg.lab.contenders.ema_nesterov import EMANesterov
 from thalweg.lab.contenders.muon import MuonAdamW, hidden_matrices
+from thalweg.lab.contenders.space import settings
 from thalweg.lab.errors import UserError
 
 FULL = {"lr": 0.03, "weight_decay": 0.2, "momentum": 0.8, "beta2": 0.95, "alpha": 0.5, "beta": 0.25, "gamma": 0.1}
@@ -53,7 +54,7 @@ def test_every_search_space_has_the_same_widths_and_those_of_the_recipes():
             assert found["horizon"].high >= 1000
 
 
-CENTRES = {3e-2: ("sgd", "e-sgd"), 2e-2: ("lamb", "alto", "muon", "e-muon")}
+CENTRES = {3e-2: ("sgd", "e-sgd"), 2e-2: ("lamb", "lamb-uncorrected", "alto", "muon", "e-muon")}
 
 
 def test_learning_rates_lie_around_those_of_the_recipes():

@@ -260,7 +260,7 @@ def test_the_page_has_printed_numbers_and_ours_as_the_records_say(done):
     web = (done / "report.html").read_text()
     assert "88.83" in web
     assert "<script" not in web
-    assert "http" not in web.replace("http://www.w3.org", "")
+    assert "://" not in web
 
 
 def test_titles_and_text_of_a_recipe_are_escaped(done, tmp_path):
@@ -316,7 +316,7 @@ def test_under_torchrun_all_processes_work_on_one_run_at_a_time(done, tmp_path):
     assert together == pytest.approx(alone, rel=1e-4)
     environments = [records.read_json(path) for path in (tmp_path / "out").rglob("environment.json")]
     assert len(environments) == 24
-    assert {one.get("processes") for one in environments} <= {None, "2"}
+    assert {one.get("processes") for one in environments} == {"2"}
 
 
 # claims

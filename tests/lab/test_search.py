@@ -253,9 +253,12 @@ def test_one_run_has_one_worker(open_two):
     assert other is not None
     result = train(same.spec, same.folder, same.place)
     other.release(result)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "checkpoint.pt").write_bytes(b"of a worker that was killed here")
     assert first.take(job) is None
     assert Reader()(job).validation == result["validation"]  # its records are here as well
     assert list(job.folder.glob("claim-*")) == []
+    assert job.folder == same.folder or not (job.folder / "checkpoint.pt").exists()
 
 
 def test_a_silent_holder_is_outbid_and_notices(open_two, monkeypatch):
@@ -386,11 +389,14 @@ def test_processes_share_the_work_and_one_that_dies_is_a_crash_with_its_reason(t
     for cell in cells:
         cell.record(tmp_path, "")
     told = []
-    comparison.run(Assignment(tmp_path, cells), 2, lambda what, value: told.append(what))
+    comparison.run(Assignment(tmp_path, cells), 2, lambda what, value: told.append((what, value)))
     found = {cell.optimizer: cell for cell in reading.read(tmp_path).tables[0].cells}
     dead = found["small_optimizers.Dies"]
     assert [(run.failure, run.reason) for run in dead.trials] == [("crashed", "its process ended (exit code 7)")] * 2
-    assert (len(found["sgd"].seeds), told.count("end")) == (1, len(found["sgd"].trials) + 1)
+    ends = [value for what, value in told if what == "end"]
+    assert (len(found["sgd"].seeds), len(ends)) == (1, len(found["sgd"].trials) + 1 + 2)
+    said = [(job.spec.optimizer, result["failure"]) for job, result in ends if result["failure"] == "crashed"]
+    assert said == [("small_optimizers.Dies", "crashed")] * 2
 
 
 def test_three_kills_of_a_run_without_progress_are_a_crash(tmp_path):

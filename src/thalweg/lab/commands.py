@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def compare(
             cell.record(root, terminal.command())
     except OSError as error:
         raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))  # OMP_NUM_THREADS holds
     assignment = Assignment(root, cells, storage, threads)
     if storage is not None:
         from thalweg.lab.search.work import open_claims
@@ -209,7 +210,8 @@ def train(
         console.print(f"records: {folder.resolve()}", soft_wrap=True)
     else:
         result = run_one(spec, folder, how=how, heard=heard)
-    if torch.distributed.is_initialized():  # or its threads may abort the process at the end
+    if torch.distributed.is_initialized():
+        gc.collect()  # sharded modules are in cycles, and what is left of them at the end may abort the process
         torch.distributed.destroy_process_group()
     if result["status"] == "failed":
         raise SystemExit(1)

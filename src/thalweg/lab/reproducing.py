@@ -67,7 +67,7 @@ def reproduce(
         )  # fmt: skip
         if first and (page := write_page(root)) is not None:
             console.print(f"report: {page.resolve()}", soft_wrap=True)
-    if together.several():
+    if together.launched():
         import torch
 
         torch.distributed.destroy_process_group()

@@ -39,8 +39,8 @@ def filter_normalised_directions(params: Iterable[Tensor], count: int = 1, *, se
         Vectors of as many entries as the parameters have.
 
     >>> p = torch.tensor([[3.0, 4.0], [1.0, 0.0]], requires_grad=True)
-    >>> filter_normalised_directions([p])[0].view(2, 2).norm(dim=1)
-    tensor([5., 1.])
+    >>> filter_normalised_directions([p])[0].view(2, 2).norm(dim=1).round(decimals=4).tolist()
+    [5.0, 1.0]
     """
     params = check_params(params)
     check_count("count", count, 1)

@@ -8,8 +8,14 @@ from torch import Tensor, nn
 
 from thalweg.lab.errors import UserError
 
-AUGMENTATIONS = {"flip": ("flip",), "crop": ("crop",), "flip-crop": ("flip", "crop")}
-"""``flip``: half of the images mirrored; ``crop``: moved by up to an eighth of their size, what is bared being zero."""
+AUGMENTATIONS = {
+    "flip": ("flip",),
+    "crop": ("crop",),
+    "flip-crop": ("flip", "crop"),
+    "resized-crop-flip": ("resized-crop", "flip"),
+}
+"""``flip``: half of the images mirrored; ``crop``: moved by up to an eighth of their size, what is bared being zero;
+``resized-crop``: a part of 8 to 100 % of the area, 3:4 to 4:3 in shape, scaled to 7/8 of the size (224 of 256)."""
 
 
 def augmentation(name: str | None) -> Any:
@@ -21,7 +27,7 @@ def augmentation(name: str | None) -> Any:
     if name is None:
         return None
     try:
-        from kornia.augmentation import RandomCrop, RandomHorizontalFlip
+        from kornia.augmentation import RandomCrop, RandomHorizontalFlip, RandomResizedCrop
     except ImportError:
         raise UserError(f"--augment {name} needs kornia: pip install kornia") from None
 
@@ -33,6 +39,9 @@ def augmentation(name: str | None) -> Any:
         steps = {
             "flip": RandomHorizontalFlip(p=0.5),
             "crop": RandomCrop((height, width), padding=(padding[1], padding[0], padding[1], padding[0])),
+            "resized-crop": RandomResizedCrop(
+                (height * 7 // 8, width * 7 // 8), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
+            ),
         }
         found: Tensor = nn.Sequential(*(steps[one] for one in AUGMENTATIONS[name]))(images)
         return found

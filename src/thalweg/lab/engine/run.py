@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,12 +42,18 @@ class Place:
         }  # fmt: skip
 
 
-def stored(folder: Path, spec: RunSpec) -> dict[str, Any] | None:
-    """The result of this very run, or None: it is not complete, or a record of it is damaged."""
+def stored(folder: Path, spec: RunSpec, place: Place | None = None) -> dict[str, Any] | None:
+    """The result of this very run, or None: it is not complete, or a record of it is damaged.
+
+    The whole of ``spec.json`` is compared, not its hash alone, and where ``place`` is given that too: what the reader
+    would take for another run is no record of this one.
+    """
     if not (folder / "result.json").exists():
         return None
     try:
-        if records.read_json(folder / "spec.json").get("hash") != spec.hash:
+        kept = records.read_json(folder / "spec.json")
+        lies = kept.pop("place", None)
+        if kept != json.loads(json.dumps(spec.as_dict())) or (place is not None and lies != place.as_dict()):
             return None
         read_run(folder)  # as the report will read it
         return records.read_json(folder / "result.json")
@@ -82,7 +89,7 @@ def train(
         UserError: the run cannot begin, or the folder cannot be written.
     """
     how = how or How()
-    if (found := stored(folder, spec)) is not None:
+    if (found := stored(folder, spec, place)) is not None:
         return found
     writer = _Writer(spec, folder, place or Place())
     try:
@@ -90,7 +97,7 @@ def train(
     except Failed as failed:
         writer.begin()
         return writer.end(_failed(failed, None))
-    writer.first_rank = training.accelerator.is_main_process
+    writer.first_rank, writer.processes = training.accelerator.is_main_process, training.accelerator.num_processes
     if writer.first_rank:
         writer.begin()
     training.accelerator.wait_for_everyone()
@@ -114,7 +121,7 @@ class _Writer:
 
     def __init__(self, spec: RunSpec, folder: Path, place: Place) -> None:
         self.spec, self.folder, self.place = spec, folder, place
-        self.first_rank, self.written = True, 0.0
+        self.first_rank, self.processes, self.written = True, 1, 0.0
 
     def begin(self) -> None:
         try:
@@ -123,7 +130,8 @@ class _Writer:
             if damaged.exists():  # of this run, or it would lie elsewhere, and unreadable: kept beside
                 damaged.replace(self.folder / "result.json.damaged")
             records.write_json(self.folder / "spec.json", {**self.spec.as_dict(), "place": self.place.as_dict()})
-            records.write_json(self.folder / "environment.json", records.environment())
+            several = {"processes": str(self.processes)} if self.processes > 1 else {}
+            records.write_json(self.folder / "environment.json", {**records.environment(), **several})
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 

@@ -148,7 +148,7 @@ def _heat_maps(tables: list[Table], path: Path) -> Picture:
     """The test metric over gain and β1, with α written in each field; LAMB is the line at gain 0."""
     figure = Figure(figsize=(6.2 * len(tables), 4.4), layout="constrained")
     for axes, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, strict=True):
-        placed = [(round(alpha * (1.0 - beta), 3), beta, alpha, row) for alpha, beta, row in _placed(table)]
+        placed = [(float(f"{alpha * (1.0 - beta):.1g}"), beta, alpha, row) for alpha, beta, row in _placed(table)]
         gains, betas = sorted({p[0] for p in placed}), sorted({p[1] for p in placed})
         values = np.full((len(betas), len(gains)), np.nan)
         for gain, beta, _, row in placed:

@@ -111,11 +111,11 @@ def reproduce(
                     tick()
                     listen(what, value)
 
-                if together.several():
+                if together.launched():
                     together.work_together(assignment, hear)
                 else:
                     comparison.run(assignment, jobs, hear)
-        if not together.several():
+        if not together.launched():
             say("timing steps, all optimizers in turn")
             comparison.run(Assignment(root, [cell for _, cell in cells], storage, os.cpu_count() or 1), 1, timing=True)
 

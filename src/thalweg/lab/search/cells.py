@@ -171,7 +171,7 @@ class Reader:
     def __call__(self, job: Job) -> Run | None:
         """The complete run of this job, or None."""
         if job.folder not in self.found:
-            if stored(job.folder, job.spec) is None:
+            if stored(job.folder, job.spec, job.place) is None:
                 return None
             self.found[job.folder] = read_run(job.folder)
         return self.found[job.folder]

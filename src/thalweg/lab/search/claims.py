@@ -148,7 +148,7 @@ class _FileClaim:
 def _damaged(job: Job) -> bool:
     from thalweg.lab.engine import stored
 
-    return stored(job.folder, job.spec) is None
+    return stored(job.folder, job.spec, job.place) is None
 
 
 def _numbers(folder: Path) -> list[int]:

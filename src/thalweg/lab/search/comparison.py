@@ -95,7 +95,8 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
                         worker.over = True
                         worker.process.join(PATIENCE)
                         early += worker.job is None
-                        _bury(worker, crashes)
+                        if (result := _bury(worker, crashes)) is not None:
+                            listen("end", (worker.job, result))
                         if early > 2:
                             raise UserError(
                                 f"worker processes end at once (exit code {worker.process.exitcode}): start fewer with "
@@ -126,17 +127,20 @@ def _hear(worker: _Worker, what: str, value: Any, listen: Listen) -> None:
         listen(what, value)
 
 
-def _bury(worker: _Worker, crashes: _Crashes) -> None:
-    """Of a process that is gone: record the run that took it down, unless it was merely killed, which may be luck."""
+def _bury(worker: _Worker, crashes: _Crashes) -> dict[str, Any] | None:
+    """Of a process that is gone: record the run that took it down, unless it was merely killed, which may be luck.
+
+    Returns the result that was recorded, if any.
+    """
     job, code = worker.job, worker.process.exitcode
     if job is None or (job.folder / "result.json").exists():
-        return
+        return None
     if code == -signal.SIGKILL:
-        if crashes.add(job) >= KILLS:
-            crashed(job.spec, job.folder, job.place, f"killed {KILLS} times (perhaps for want of memory)")
-    else:
-        how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
-        crashed(job.spec, job.folder, job.place, f"its process ended ({how})")
+        if crashes.add(job) < KILLS:
+            return None
+        return crashed(job.spec, job.folder, job.place, f"killed {KILLS} times (perhaps for want of memory)")
+    how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+    return crashed(job.spec, job.folder, job.place, f"its process ended ({how})")
 
 
 def _stop(workers: list[_Worker]) -> None:

@@ -19,6 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from thalweg.lab import records
+from thalweg.lab.engine import checkpoint
 from thalweg.lab.errors import UserError
 from thalweg.lab.search import claims
 from thalweg.lab.search.claims import Watch, known_dead, owner
@@ -74,12 +75,12 @@ class StorageClaims:
     def take(self, job: Job) -> claims.Claim | None:
         """See :class:`Claims`; runs that others have completed are written into their folders on the way."""
         study, run = self._study(job), job.folder.name
-        if self._fetch(job, study) or self._holders(study, run):
+        tickets = self.trials(study, run)
+        if self._fetch(job, tickets) or self._holders(study, tickets):
             return None
         number = self.storage.create_new_trial(study, template_trial=_ticket(job, run))
-        mine = self.storage.get_trial(number)
-        holders = self._holders(study, run)
-        if self._fetch(job, study) or any(other.number < mine.number for other in holders):
+        mine, tickets = self.storage.get_trial(number), self.trials(study, run)
+        if self._fetch(job, tickets) or any(other.number < mine.number for other in self._holders(study, tickets)):
             self.storage.set_trial_state_values(number, TrialState.FAIL)
             return None
         return _StorageClaim(self, study, job, number, mine.number)
@@ -104,23 +105,24 @@ class StorageClaims:
         """The tickets of one run."""
         return [t for t in self.storage.get_all_trials(study, deepcopy=False) if t.user_attrs.get("run") == run]
 
-    def _holders(self, study: int, run: str) -> list[FrozenTrial]:
-        """The tickets whose holders live."""
+    def _holders(self, study: int, tickets: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Those whose holders live."""
         return [
             t
-            for t in self.trials(study, run)
+            for t in tickets
             if t.state == TrialState.RUNNING
             and not known_dead(t.user_attrs.get("owner", {}))
             and not self.watch.silent(f"{study}/{t.number}", t.user_attrs.get("beat"))
         ]
 
-    def _fetch(self, job: Job, study: int) -> bool:
+    def _fetch(self, job: Job, tickets: list[FrozenTrial]) -> bool:
         """Write the records of a run that somebody has completed; whether there were any."""
-        for trial in self.trials(study, job.folder.name):
+        for trial in tickets:
             if isinstance(kept := trial.user_attrs.get("records"), dict) and set(kept) == set(FILES):
                 job.folder.mkdir(parents=True, exist_ok=True)
                 for name in FILES:  # the result last
                     records.write_bytes(job.folder / name, str(kept[name]).encode())
+                checkpoint.remove(job.folder)  # of a worker that was killed here while others went on
                 return True
         return False
 

@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from thalweg.lab.search.work import Tell
 
 
-def several() -> bool:
-    """Whether this process is one of several that a launcher started to work as one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def launched() -> bool:
+    """Whether a launcher, as ``torchrun``, started this process, to work as one with its others."""
+    return "WORLD_SIZE" in os.environ
 
 
 def work_together(assignment: Assignment, tell: Tell = lambda what, value: None) -> None:
@@ -38,7 +39,8 @@ def work_together(assignment: Assignment, tell: Tell = lambda what, value: None)
         UserError: the claim of a run was lost to somebody else.
         TaskFault: the code of a task raised.
     """
-    first = PartialState().is_main_process
+    # Said, as the engine does, or the processes of a launcher would each be alone on a CPU.
+    first = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
     claimed: Iterator[tuple[Job, Claim]] = _claimed(assignment) if first else iter(())
     while True:
         job, claim = next(claimed, (None, None))

@@ -12,9 +12,16 @@ from pathlib import Path
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.metric import Metric
 from thalweg.lab.tasks.base import Batch, Budget, Rows, Splits, Task, budget_at, fingerprint, parameters, target_of
+from thalweg.lab.tasks.bert import IMDB, MRPC, CoNLL2003
+from thalweg.lab.tasks.cifar import CIFAR100VGG16, CIFAR10ResNet20, CIFAR100ResNet18, CIFAR100ResNet20
 from thalweg.lab.tasks.digits import Digits, DigitsResNet20, DigitsVGG
 from thalweg.lab.tasks.fashion_mnist import FashionMNIST, FashionMNISTConv, FashionMNISTVGG
+from thalweg.lab.tasks.gpt2 import GPT2, MoE
+from thalweg.lab.tasks.imagenet import ImageNetResNet34, ImageNetResNet50
+from thalweg.lab.tasks.mixture import PydocMoE
 from thalweg.lab.tasks.pydoc_lm import PydocLM
+from thalweg.lab.tasks.pydoc_sentences import PydocPairs, PydocSentences
+from thalweg.lab.tasks.python_tokens import PythonTokens
 from thalweg.lab.tasks.quadratic_deep import QuadraticDeep
 from thalweg.lab.tasks.sine import NoisySine, Sine
 
@@ -27,7 +34,9 @@ TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
         Sine, NoisySine, QuadraticDeep, Digits, DigitsResNet20, DigitsVGG, FashionMNIST, FashionMNISTConv,
-        FashionMNISTVGG, PydocLM,
+        FashionMNISTVGG, PydocLM, PydocMoE, PythonTokens, PydocSentences, PydocPairs,
+        CIFAR10ResNet20, CIFAR100ResNet20, CIFAR100ResNet18, CIFAR100VGG16, ImageNetResNet34, ImageNetResNet50,
+        CoNLL2003, IMDB, MRPC, GPT2, MoE,
     )
 }  # fmt: skip
 

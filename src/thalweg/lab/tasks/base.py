@@ -191,3 +191,20 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, (tuple, list)):
         return b"".join(_bytes(item) for item in value)
     return repr(value).encode()
+
+
+def apart(train: Rows, validation: Rows, test: Rows) -> Splits:
+    """The splits without what a later one tells the model too, word for word: texts that differ may look the same."""
+    seen: set[bytes] = set()
+    found = []
+    for part in (test, validation, train):
+        rows = [b"".join(_bytes(tensor[i]) for tensor in _tensors(part.inputs)) for i in range(len(part))]
+        found.append(Rows(*part.__getitems__([i for i, row in enumerate(rows) if row not in seen])))
+        seen.update(rows)
+    return Splits(*found[::-1])
+
+
+def held_out(examples: int, count: int) -> tuple[Tensor, Tensor]:
+    """The places of all examples but a random ``count``, and of these; the same on every call."""
+    order = torch.randperm(examples, generator=torch.Generator().manual_seed(0))
+    return order[count:].sort().values, order[:count].sort().values

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +15,23 @@ from thalweg.lab.tasks.base import Budget, Rows, Splits, Task
 REPEATED = 32  # bytes; a passage this long that stood anywhere before is left out
 
 
-def without_repeats(texts: list[bytes], length: int = REPEATED) -> list[list[bytes]]:
-    """The pieces of each text that are left when every passage of ``length`` bytes stays only where it stands first.
+Text = TypeVar("Text", bytes, tuple[str, ...])
+
+
+def without_repeats(texts: Sequence[Text], length: int = REPEATED) -> list[list[Text]]:
+    """The pieces of each text that are left when every passage of ``length`` stays only where it stands first.
+
+    Of bytes, or of words.
 
     >>> without_repeats([b"abcdefgh", b"xxcdefyy"], 4)
     [[b'abcdefgh'], [b'xx', b'yy']]
     """
-    seen: set[bytes] = set()
-    found = []
+    seen: set[Text] = set()
+    found: list[list[Text]] = []
     for text in texts:
-        own, pieces, start, i = [], [], 0, 0
+        own: list[Text] = []
+        pieces: list[Text] = []
+        start = i = 0
         while i < len(text):
             gram = text[i : i + length]
             if len(gram) == length and gram in seen:
@@ -36,7 +44,8 @@ def without_repeats(texts: list[bytes], length: int = REPEATED) -> list[list[byt
                 own.append(gram)
                 i += 1
         seen.update(gram for gram in own if len(gram) == length)
-        found.append([piece for piece in (*pieces, text[start:]) if piece])
+        pieces.append(text[start:])
+        found.append([piece for piece in pieces if piece])
     return found
 
 

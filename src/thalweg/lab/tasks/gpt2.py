@@ -1,0 +1,148 @@
+"""Language models of the slides at their own sizes: GPT-2 with 345 M parameters, and a mixture of experts with 85 B."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from thalweg.lab import hub
+from thalweg.lab.errors import UserError
+from thalweg.lab.metric import Metric
+from thalweg.lab.tasks.base import Budget, Splits, Task, held_out
+from thalweg.lab.tasks.classification import logits
+from thalweg.lab.tasks.mixture import Mixture
+
+NOVEL = 64  # characters; a text that begins like another is left out
+
+
+class Windows(Dataset[tuple[Tensor, Tensor]]):
+    """Rows of tokens, kept on disk: all but the last are the input, all but the first the target."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        self._fingerprint = data._fingerprint
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        row = torch.tensor(self.data[int(index)]["tokens"])
+        return row[:-1], row[1:]
+
+
+class LanguageModel(Task):
+    """The next token of published texts.
+
+    Texts are joined, each followed by the token for its end, and cut into windows. Texts of one split stand in no
+    other, and of several that begin with the same 64 characters only the first is kept.
+    """
+
+    metric = Metric("test loss", "min", unit="nats/token", low=0.0)
+    data: ClassVar[str]
+    weights: ClassVar[str]
+    length: ClassVar[int]
+
+    def tokenizer(self) -> Any:
+        """What cuts texts into tokens."""
+        from transformers import AutoTokenizer
+
+        return hub.pretrained(AutoTokenizer, self.weights)
+
+    def splits(self) -> Splits:
+        """98, 1 and 1 % of the texts of the published training set."""
+        data = hub.load(self.data, "train", ("text",))
+        begins: set[str] = set()
+        kept = []
+        for i, text in enumerate(data["text"]):
+            if text.strip() and text[:NOVEL] not in begins:
+                begins.add(text[:NOVEL])
+                kept.append(i)
+        if len(kept) < 3:
+            raise UserError(f"{self.data} has {len(kept)} different texts: at least 3 are needed")
+        data, hundredth = data.select(kept), max(1, len(kept) // 100)
+        train, others = held_out(len(data), 2 * hundredth)
+        parts = train, others[:hundredth], others[hundredth:]
+        return Splits(*(self._windows(data.select(part.tolist())) for part in parts))
+
+    def _windows(self, data: Any) -> Windows:
+        tokenizer, size = self.tokenizer(), self.length + 1
+
+        def cut(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+            ids = tokenizer(batch["text"], verbose=False)["input_ids"]
+            joined = [token for text in ids for token in (*text, tokenizer.eos_token_id)]
+            return {"tokens": [joined[i : i + size] for i in range(0, len(joined) - size + 1, self.length)]}
+
+        # named by what decides it: the library's own hash of a tokenizer changes when the tokenizer is used
+        decides = f"{data._fingerprint} {size} {sorted(tokenizer.get_vocab().items())}"
+        name = hashlib.sha256(decides.encode()).hexdigest()[:16]
+        return Windows(data.map(cut, batched=True, remove_columns=data.column_names, new_fingerprint=name))
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """Cross-entropy per token."""
+        loss: Tensor = nn.functional.cross_entropy(logits(output).flatten(0, 1), target.flatten())
+        return loss
+
+    def score(self, output: Any, target: Any) -> Tensor:
+        """Mean cross-entropy of each window."""
+        each = nn.functional.cross_entropy(logits(output).transpose(1, 2), target, reduction="none")
+        return each.mean(1)
+
+
+class GPT2(LanguageModel):
+    """GPT-2 medium, which Megatron calls 345 M: 24 layers of width 1024 with 16 heads, 1024 tokens."""
+
+    name = "gpt2-345m"
+    title = "GPT-2 345M on GPT-2's published outputs"
+    budgets: ClassVar = (Budget(512, 5000), Budget(4096, 500), Budget(4096, 5000, name="long"))
+    example_cost = 200_000_000.0
+    download = "spacerini/gpt2-outputs (several GB) and the tokenizer of openai-community/gpt2 (3 MB)"
+    data, weights, length = "spacerini/gpt2-outputs", "openai-community/gpt2", 1024
+    shape: ClassVar[dict[str, Any]] = {"n_embd": 1024, "n_layer": 24, "n_head": 16}
+    vocabulary: ClassVar[int] = 50_257
+
+    def model(self) -> nn.Module:
+        """GPT-2 as transformers builds it, without dropout."""
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        config = GPT2Config(
+            vocab_size=self.vocabulary, n_positions=self.length, use_cache=False, bos_token_id=None, eos_token_id=None,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **self.shape,
+        )  # fmt: skip
+        model: nn.Module = GPT2LMHeadModel(config)
+        return model
+
+
+class MoE(Mixture, LanguageModel):
+    """A Mixtral of 85 B parameters, our choice of shape: the slides say the total and the batch, 1600 x 8192 tokens.
+
+    64 experts a layer, 4 of them a token, 24 layers of width 2560. Transformers keeps the experts of a layer in one
+    parameter whose first axis counts them, so that FSDP2, which cuts along it, leaves experts whole on 64 processes.
+    """
+
+    name = "moe-85b"
+    title = "mixture of experts, 85 B parameters (64 experts a layer, 4 a token)"
+    budgets: ClassVar = (Budget(1600, 1000), Budget(1600, 10_000, name="long"))
+    example_cost = 30_000_000_000.0
+    download = "spacerini/gpt2-outputs (several GB) and the tokenizer of openai-community/gpt2 (3 MB)"
+    data, weights, length = "spacerini/gpt2-outputs", "openai-community/gpt2", 8192
+    chosen = 4
+    vocabulary: ClassVar[int] = 50_257
+    shape: ClassVar[dict[str, Any]] = {
+        "hidden_size": 2560, "intermediate_size": 7168, "num_hidden_layers": 24, "num_attention_heads": 20,
+        "num_key_value_heads": 4, "num_local_experts": 64,
+    }  # fmt: skip
+
+    def model(self) -> nn.Module:
+        """Mixtral as transformers builds it."""
+        from transformers import MixtralConfig, MixtralForCausalLM
+
+        config = MixtralConfig(
+            vocab_size=self.vocabulary, max_position_embeddings=self.length, num_experts_per_tok=self.chosen,
+            output_router_logits=True, use_cache=False, sliding_window=None, **self.shape,
+        )  # fmt: skip
+        model: nn.Module = MixtralForCausalLM(config)
+        return model

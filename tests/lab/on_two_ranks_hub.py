@@ -1,0 +1,22 @@
+"""What each of two processes does for test_hub.py: two steps of every task of the paper's, as shards."""
+
+import sys
+from pathlib import Path
+
+import torch
+from shrunk_tasks import SHRUNK
+from test_hub import spec
+from torch.distributed.tensor import DTensor
+
+from thalweg.lab.engine import How, train
+
+
+def sharded(training, event):
+    assert training.accelerator.num_processes == 2
+    assert all(isinstance(p, DTensor) for p in training.model.parameters())
+
+
+if __name__ == "__main__":
+    for name in SHRUNK:
+        train(spec(name), Path(sys.argv[1]) / name, how=How(sharding="fsdp2"), heard=sharded)
+    torch.distributed.destroy_process_group()

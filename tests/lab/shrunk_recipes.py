@@ -1,0 +1,36 @@
+"""The paper scale of every recipe with its tasks shrunk: all tables, two steps each, six examples a step."""
+
+from dataclasses import replace
+
+from shrunk_tasks import SHRUNK
+
+from thalweg.lab.recipes import recipe
+
+
+def shrunk(name):
+    """The recipe of this name, on one process or on as many as a launcher starts, sharded."""
+    found = recipe.find(name)
+    paper = found.scales["paper"]
+    tables = {}
+    for one in paper.comparisons:
+        optimizers = tuple(value.split("|")[0] for value in (one.optimizers[0], one.optimizers[-1]))
+        if one.task in SHRUNK and (one.task, one.recipe.get("schedule")) not in tables:
+            tables[one.task, one.recipe.get("schedule")] = replace(
+                one, task=SHRUNK[one.task], batch_size=6, epochs=None, steps=2, seeds=1, trials=1,
+                optimizers=tuple(_one_value(name) for name in optimizers), micro_batch=None, sharding="fsdp2",
+                recipe={**one.recipe, "precision": "no", "evaluations": 2},
+            )  # fmt: skip
+    return replace(found, scales={"paper": replace(paper, comparisons=tuple(tables.values()))})
+
+
+def _one_value(optimizer):
+    return ":".join(pair.split("|")[0] for pair in optimizer.split(":"))
+
+
+def names():
+    """The recipes whose paper scale trains on published data."""
+    return [
+        name
+        for name in recipe.names()
+        if any(one.task in SHRUNK for one in recipe.find(name).scales["paper"].comparisons)
+    ]

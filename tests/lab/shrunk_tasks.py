@@ -1,0 +1,66 @@
+"""The paper's tasks with fewer layers and shorter texts, without dropout: for two steps on a CPU."""
+
+from thalweg.lab import models, tasks
+from thalweg.lab.models.resnet import Basic, Bottleneck, PaddedShortcut, ResNet
+from thalweg.lab.tasks import bert, cifar, gpt2, imagenet
+
+
+class CIFAR10ResNet20(cifar.CIFAR10ResNet20):
+    pass  # small enough
+
+
+class CIFAR100ResNet20(cifar.CIFAR100ResNet20):
+    def model(self):
+        return ResNet(Basic, (1, 1, 1), 8, 100, small=True, shortcut=PaddedShortcut)
+
+
+class CIFAR100ResNet18(cifar.CIFAR100ResNet18):
+    def model(self):
+        return ResNet(Basic, (1, 1), 8, 100, small=True)
+
+
+class CIFAR100VGG16(cifar.CIFAR100VGG16):
+    def model(self):
+        return models.VGG(((1, 4), (2, 8), (1, 8)), 32, 100, hidden=16, dropout=0.0)
+
+
+class ImageNetResNet34(imagenet.ImageNetResNet34):
+    def model(self):
+        return ResNet(Basic, (1, 1, 1, 1), 4, 1000, small=False)
+
+
+class ImageNetResNet50(imagenet.ImageNetResNet50):
+    def model(self):
+        return ResNet(Bottleneck, (1, 1, 1, 1), 4, 1000, small=False)
+
+
+class CoNLL2003(bert.CoNLL2003):
+    length = 16
+
+
+class IMDB(bert.IMDB):
+    length = 16
+
+
+class MRPC(bert.MRPC):
+    length = 16
+
+
+class GPT2(gpt2.GPT2):
+    shape = {"n_embd": 16, "n_layer": 2, "n_head": 2}  # noqa: RUF012
+    length, vocabulary = 24, 257
+
+
+class MoE(gpt2.MoE):
+    shape = {  # noqa: RUF012
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "num_local_experts": 8,
+    }  # fmt: skip
+    length, vocabulary = 24, 257
+
+
+SHRUNK = {
+    kind.__mro__[1].name: f"shrunk_tasks:{kind.__name__}"
+    for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, tasks.Task) and kind.__module__ == __name__
+}
