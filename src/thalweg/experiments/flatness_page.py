@@ -174,25 +174,28 @@ class Counted(NamedTuple):
 
 
 def _theory(cells: list[Cell], where: str) -> list[str]:
-    """Whether S, or the limit over η, orders sharpness within each task and base."""
+    """Whether S, or the limit over η, orders sharpness within each task and base, and sharpness the test metric."""
     said = []
-    predictors: tuple[tuple[Callable[[Cell], float], str], ...] = (
+    predictors: tuple[tuple[Callable[[Cell], float | None], str], ...] = (
         (lambda one: -_strength(one.record), "−S"),
         (lambda one: _limit(one.record) / one.eta, "limit / η"),
+        (lambda one: _average(one.found["test"]), "the test metric"),
     )
     for predict, words in predictors:
         found = []
         for key in dict.fromkeys(_base(one.record) for one in cells):
-            own = [
-                (predict(one), _middle(one.found["sharpness"]))
+            pairs = [
+                (x, y)
                 for one in cells
-                if _base(one.record) == key and _middle(one.found["sharpness"]) is not None
+                if _base(one.record) == key
+                and (x := predict(one)) is not None
+                and (y := _average(one.found["sharpness"])) is not None
             ]
-            if len(own) >= 4:
-                found.append((key, float(spearmanr([x for x, _ in own], [y for _, y in own]).statistic)))
+            if len(pairs) >= 4:
+                rank = spearmanr([x for x, _ in pairs], [y for _, y in pairs])
+                found.append(f"{key[0]} {NAMES[key[1]]} {float(rank.statistic):.2f}")
         if found:
-            listed = ", ".join(f"{task} {NAMES[base]} {value:.2f}" for (task, base), value in found)
-            said.append(f"Rank correlation of λ_max with {words}, {WHERE[where]}: {listed}.")
+            said.append(f"Rank correlation of λ_max with {words}, {WHERE[where]}: {', '.join(found)}.")
     shares = [value for one in cells for value in one.found["share"] if value is not None]
     if shares:
         near = sum(value > 0.7 for value in shares)
@@ -215,9 +218,9 @@ def _lost(done: list[Record]) -> list[str]:
     return [f"No learning rate that was tried took these to the target, within the steps given: {'; '.join(lost)}."]
 
 
-def _middle(values: list[float | None]) -> float | None:
-    there = [math.log(value) for value in values if value is not None and value > 0.0]
-    return math.exp(mean(there)) if there else None
+def _average(values: list[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return mean(there) if there else None
 
 
 def _picture(cells: dict[str, list[Cell]], path: Path) -> Picture:
