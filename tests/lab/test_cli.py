@@ -10,7 +10,7 @@ import pytest
 
 import thalweg
 from thalweg import cli
-from thalweg.lab import reading, records
+from thalweg.lab import reading, records, tasks
 from thalweg.lab.search import comparison, work
 from thalweg.lab.tasks import TASKS
 
@@ -239,6 +239,19 @@ def test_train_leaves_a_run_and_is_not_done_twice(tmp_path, capsys):
     assert "step 3/3  loss" in capsys.readouterr().out
     message = error_of([*arguments, "--seed", "1"], capsys)
     assert message.startswith(f"{tmp_path / 'run'} holds another run")
+
+
+def test_tensorboard_is_told_of_every_evaluation(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cli.main(["train", "small_tasks:Line", "--batch-size", "48", "--steps", "3", "--out", str(tmp_path)])
+    (events,) = tmp_path.glob("thalweg/events.*")
+    told = EventAccumulator(str(events)).Reload()
+    lines = records.read_lines(tmp_path / "metrics.jsonl")
+    for name in ("loss", "validation", "lr"):
+        found = [(one.step, one.value) for one in told.Scalars(name)]
+        assert [step for step, _ in found] == [1, 2, 3]
+        assert [value for _, value in found] == pytest.approx([line[name] for line in lines], rel=1e-6)
 
 
 def test_a_failed_run_says_why_and_exits_with_1(tmp_path, capsys):

@@ -34,6 +34,7 @@ def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
 
     for name in ("ddp", "ddp-killed", "fsdp2", "fsdp2-killed"):
         assert history(name) == pytest.approx(history("one"), rel=1e-4), name
+        assert records.read_json(tmp_path / name / "environment.json")["processes"] == "2"
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
             "environment.json", "metrics.jsonl", "result.json", "spec.json"
         ]  # fmt: skip

@@ -82,7 +82,7 @@ def test_a_run_leaves_its_spec_environment_metrics_and_result(finished):
     assert RunSpec.of(spec) == LINE
     assert (spec["hash"], spec["place"]["number"]) == (LINE.hash, 3)
     run = read_run(folder)
-    assert run.environment["torch"] == torch.__version__
+    assert (run.environment["torch"], run.environment["processes"]) == (torch.__version__, "1")
     assert [line.step for line in run.history] == list(range(1, 13))
     assert [line.examples for line in run.history] == [16 * k for k in range(1, 13)]
     assert run.history[-1].validation == result["validation"] == run.validation
@@ -308,7 +308,7 @@ def test_a_run_killed_at_every_event_ends_as_if_nothing_had_happened(optimizer, 
     from thalweg.lab.contenders import contender, defaults
 
     settings = defaults(contender(optimizer), 16)
-    spec = RunSpec("small_tasks:Moody", 16, 8, optimizer, settings, test=True)
+    spec = RunSpec("small_tasks:Moody", 16, 8, optimizer, settings, test=True, evaluations=2)
     how = How(checkpoint_seconds=0.0)
     train(spec, tmp_path / "whole", how=how)
     kills = 0

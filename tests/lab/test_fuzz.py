@@ -116,6 +116,40 @@ def test_damaged_records_are_left_out_and_named(seed, whole, tmp_path, capsys):
         assert code or (root / "report.html").read_text().rstrip().endswith("</html>")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["alto/*/cell.json", "alto/*/seed-0-*/spec.json", "alto/*/study-0/trial-1-*/result.json",
+     "alto/*/seed-0-*/environment.json", "timing/*.json"],
+)  # fmt: skip
+def test_any_field_may_hold_anything(name, whole, tmp_path):
+    """Every field of every kind of record, each odd value: the rest is read, and the damage named or harmless."""
+    root = tmp_path / "it"
+    shutil.copytree(whole, root)
+    (path,) = root.glob(f"runs/*/*/{name}")
+    kept = json.loads(path.read_bytes())
+    for key in kept:
+        for odd in ODD:
+            path.write_text(json.dumps({**kept, key: odd}))
+            found = reading.read(root)
+            assert {"sgd"} <= {cell.optimizer for table in found.tables for cell in table.cells}, (key, odd)
+            assert all(str(root) in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [("cell.json", "trials", -1), ("cell.json", "seeds", True), ("cell.json", "batch_size", 0),
+     ("cell.json", "steps", 2.0), ("seed-0-*/spec.json", "seed", -1), ("seed-0-*/spec.json", "steps", True),
+     ("seed-0-*/result.json", "validation", True), ("seed-0-*/result.json", "steps_to_target", -1)],
+)  # fmt: skip
+def test_what_no_count_can_be_is_damage(name, key, value, whole, tmp_path):
+    root = tmp_path / "it"
+    shutil.copytree(whole, root)
+    (path,) = root.glob(f"runs/*/*/alto/*/{name}")
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), key: value}))
+    (problem,) = reading.read(root).problems
+    assert problem.startswith(f"{path}: {key} should be ")
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_a_damaged_comparison_goes_on_to_the_same_end(seed, whole, tmp_path):
     def tests_of(root):

@@ -414,3 +414,15 @@ def test_the_recipe_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch
     assert ran.returncode == 0, ran.stderr
     assert "at batch size 16: 45 runs at least of 60 steps; 0.00 M parameters" in ran.stdout
     assert "at batch size 96: 45 runs at least of 120 steps" in ran.stdout
+
+
+def test_a_table_says_what_of_it_is_missing_and_whose_learning_rate_lies_at_an_edge(tmp_path):
+    Comparison(tmp_path).cell("digits", ACCURACY, 64, 40, "lamb", trials=6, seeds=5)
+    for path in (*tmp_path.rglob("seed-4*/result.json"), *tmp_path.rglob("seed-3*/result.json")):
+        path.unlink()
+    table = summarise(reading.read(tmp_path), "").tables[0]
+    row = table.rows[0]
+    expected = ["lamb is not complete: 18 of at least 18 trials, 3 of 5 seeds."]
+    if "lr" in row.cell.edges:
+        expected.append("The best learning rate lies at an edge of all that was tried: lamb.")
+    assert page._ours(table).notes == tuple(expected)

@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -261,6 +262,23 @@ def test_one_run_has_one_worker(open_two):
     assert job.folder == same.folder or not (job.folder / "checkpoint.pt").exists()
 
 
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_of_two_who_draw_at_once_from_a_storage_the_first_holds(kind, tmp_path, monkeypatch):
+    """Both have looked and seen nobody; then both draw."""
+    url = f"journal:{tmp_path}/journal" if kind == "journal" else f"sqlite:///{tmp_path}/db"
+    first, second = (open_claims(Assignment(tmp_path / name, [], url)) for name in ("one", "two"))
+    draw, got = second.storage.create_new_trial, []
+
+    def later(*arguments, **options):
+        got.append(first.take(job_in(tmp_path / "one")))
+        return draw(*arguments, **options)
+
+    monkeypatch.setattr(second.storage, "create_new_trial", later)
+    assert second.take(job_in(tmp_path / "two")) is None
+    assert got[0] is not None
+    assert got[0].beat()
+
+
 def test_a_silent_holder_is_outbid_and_notices(open_two, monkeypatch):
     (first, job), (second, same) = open_two
     claim = first.take(job)
@@ -323,10 +341,30 @@ def test_who_has_been_outbid_stops(tmp_path, monkeypatch):
         assert lost.wait(5.0)
 
 
-def test_workers_with_a_folder_each_share_a_storage(done, tmp_path):
+@pytest.fixture(params=["journal", "grpc"])
+def url(request, tmp_path):
+    if request.param == "journal":
+        yield f"journal:{tmp_path}/journal"
+        return
+    grpc = pytest.importorskip("grpc")
+    from concurrent.futures import ThreadPoolExecutor
+
+    from optuna.storages._grpc.server import make_server
+
+    behind = storage.open_storage(f"journal:{tmp_path}/journal")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    server = make_server(behind, "localhost", port, ThreadPoolExecutor(4))
+    server.start()
+    yield f"grpc://localhost:{port}"
+    server.stop(None).wait()
+    assert grpc
+
+
+def test_workers_with_a_folder_each_share_a_storage(url, done, tmp_path):
     """What one has done the other has the records of, and neither does it twice."""
-    plan = replace(PLAN, optimizers=("adamw",))
-    url, told = f"journal:{tmp_path}/journal", []
+    plan, told = replace(PLAN, optimizers=("adamw",)), []
     for name in ("one", "two"):
         carry_out(plan, tmp_path / name, url, tell=lambda what, value: told.append(what))
     ours = reading.read(tmp_path / "two").tables[0].cells[0]

@@ -24,17 +24,18 @@ def read(root: Path) -> Results:
     """All that is stored in a folder; empty if nothing is."""
     problems: list[str] = []
     tables: dict[tuple[str, int, int], list[tuple[Fields, Cell]]] = {}
+    commands: list[str] = []
     for path in sorted(root.glob("runs/*/*/*/*/cell.json")):
         try:
             fields = Fields(path, read_json(path))
             cell = _cell(fields, problems)
             key = fields.text("task"), fields.count("batch_size", 1), fields.count("steps", 1)
             _heading(fields, [])
+            commands.append(fields.text("command", optional=True))
         except Damaged as damaged:
             problems.append(str(damaged))
         else:
             tables.setdefault(key, []).append((fields, cell))
-    commands = [fields.text("command", optional=True) for cells in tables.values() for fields, _ in cells]
     return Results(
         root=root,
         tables=tuple(_heading(cells[0][0], [cell for _, cell in cells]) for _, cells in sorted(tables.items())),

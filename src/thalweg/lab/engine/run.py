@@ -121,7 +121,7 @@ class _Writer:
 
     def __init__(self, spec: RunSpec, folder: Path, place: Place) -> None:
         self.spec, self.folder, self.place = spec, folder, place
-        self.first_rank, self.processes, self.written = True, 1, 0.0
+        self.first_rank, self.written, self.processes = True, 0.0, 1
 
     def begin(self) -> None:
         try:
@@ -130,8 +130,8 @@ class _Writer:
             if damaged.exists():  # of this run, or it would lie elsewhere, and unreadable: kept beside
                 damaged.replace(self.folder / "result.json.damaged")
             records.write_json(self.folder / "spec.json", {**self.spec.as_dict(), "place": self.place.as_dict()})
-            several = {"processes": str(self.processes)} if self.processes > 1 else {}
-            records.write_json(self.folder / "environment.json", {**records.environment(), **several})
+            where = {**records.environment(), "processes": str(self.processes)}
+            records.write_json(self.folder / "environment.json", where)
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 

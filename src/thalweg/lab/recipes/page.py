@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table of text: the first column names the rows."""
+    """A table of text: the first column names the rows; ``notes`` say what makes it less than it seems."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,13 @@ def _ours(table: Table) -> Grid:
     unit = f", {table.metric.unit}" if table.metric.unit else ""
     head = ("optimizer", f"{table.metric.name} (95 %{unit})", "training loss", "steps to target", "reached", "setting")
     rows = tuple(_row(row, names[row.optimizer]) for row in table.rows)
-    return Grid(f"Here: {table.name}, {words.short(table.epochs)} epochs", head, rows)
+    return Grid(f"Here: {table.name}, {words.short(table.epochs)} epochs", head, rows, _notes(table, names))
+
+
+def _notes(table: Table, names: Mapping[str, str]) -> tuple[str, ...]:
+    edges = [names[row.optimizer] for row in table.rows if "lr" in row.cell.edges]
+    said = [f"The best learning rate lies at an edge of all that was tried: {words.listed(edges)}."] if edges else []
+    return (*(text for row in table.rows for text in words.incomplete(row)), *said)
 
 
 def _row(row: Row, name: str) -> tuple[str, ...]:
@@ -192,6 +199,7 @@ def markdown(sections: Sequence[Section], said: Sequence[str], root: Path) -> st
         for grid in one.grids:
             lines += [f"**{grid.title}**", "", "| " + " | ".join(grid.head) + " |", "|" + "---|" * len(grid.head)]
             lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid.rows] + [""]
+            lines += [line for text in grid.notes for line in (text, "")]
         for picture in one.pictures:
             lines += [f"![{picture.caption}]({picture.path.relative_to(root)})", "", f"*{picture.caption}*", ""]
         lines += [f"Everything: [{name}]({name})" for name in one.more] + [""] if one.more else []

@@ -39,6 +39,12 @@ PYTHON = {
 """How :mod:`thalweg.lab.contenders.builtin`, which the report does not import, builds each contender."""
 
 
+RECIPE = (
+    "schedule", "warmup", "lr_rule", "lr_base", "clip", "label_smoothing", "augment", "precision", "evaluations"
+)  # fmt: skip
+"""Options of ``thalweg train`` that a comparison's recipe decides."""
+
+
 def python(optimizer: str, settings: dict[str, float]) -> str | None:
     """The optimizer of ``model``, in full precision; None for one that is not known by a name, or a foreign setting."""
     try:
@@ -55,7 +61,7 @@ def command(table: Table, cell: Cell, settings: dict[str, float]) -> str:
     words = ["thalweg", "train", table.task, "--optimizer", cell.optimizer, "--batch-size", str(table.batch_size)]
     words += ["--steps", str(table.steps)]
     recipe = cell.recipe
-    for name in ("schedule", "warmup", "lr_rule", "lr_base", "clip", "label_smoothing", "precision", "evaluations"):
+    for name in RECIPE:
         if recipe.get(name) is not None:
             words += [f"--{name.replace('_', '-')}", str(recipe[name])]
     for name, value in settings.items():

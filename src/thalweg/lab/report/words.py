@@ -166,12 +166,7 @@ def cautions(table: Table) -> list[str]:
                 f"The best {axis(name)} of {row.optimizer} ({short(chosen.point[name])}) is about the {tried} tried: "
                 f"there may be better {'above' if side == 'high' else 'below'}."
             )
-        wanted = cell.planned_trials * cell.planned_studies
-        if sum(run.round == 0 for run in cell.trials) < wanted or row.seeds < cell.planned_seeds:
-            found.append(
-                f"{row.optimizer} is not complete: {row.trials} of at least {wanted} trials, {row.seeds} of "
-                f"{cell.planned_seeds} seeds."
-            )
+        found += incomplete(row)
         if cell.older:
             found.append(f"{cell.older} runs of {row.optimizer} are of other code or data, and are not used.")
     plans = {(row.cell.planned_trials, row.cell.planned_studies) for row in table.rows}
@@ -181,6 +176,18 @@ def cautions(table: Table) -> list[str]:
     if seeds and min(seeds) < 3:
         found.append("With fewer than 3 seeds hardly any difference can be shown.")
     return found
+
+
+def incomplete(row: Row) -> list[str]:
+    """What of a row was asked for and is not there yet, if anything."""
+    cell = row.cell
+    wanted = cell.planned_trials * cell.planned_studies
+    if sum(run.round == 0 for run in cell.trials) >= wanted and row.seeds >= cell.planned_seeds:
+        return []
+    return [
+        f"{row.optimizer} is not complete: {row.trials} of at least {wanted} trials, {row.seeds} of "
+        f"{cell.planned_seeds} seeds."
+    ]
 
 
 AXES = {

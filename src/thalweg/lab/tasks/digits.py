@@ -77,7 +77,7 @@ class DigitsResNet20(Digits):
     name = "digits-resnet20"
     title = "scikit-learn's 8x8 handwritten digits, ResNet-20"
     budgets: ClassVar = (Budget(64, 126, 95.0), Budget(1024, 24, 85.0), Budget(1024, 80, 93.0, "long"))
-    example_cost = 500.0
+    example_cost = 160.0
 
     def model(self) -> nn.Module:
         """ResNet-20 as for CIFAR."""

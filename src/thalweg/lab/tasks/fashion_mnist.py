@@ -57,7 +57,7 @@ class FashionMNISTConv(FashionMNIST):
     name = "fashion-mnist-conv"
     title = "Fashion-MNIST, two strided convolutions (8 and 16 channels) and a hidden layer of 128"
     budgets: ClassVar = (Budget(256, 860, 88.0), Budget(16384, 30, 75.0), Budget(16384, 240, 87.0, "long"))
-    example_cost = 30.0
+    example_cost = 60.0
 
     def model(self) -> nn.Module:
         """1-8-16 channels of 28, 14, 7 pixels, then 784-128-10."""
@@ -72,8 +72,8 @@ class FashionMNISTVGG(FashionMNIST):
 
     name = "fashion-mnist-vgg"
     title = "Fashion-MNIST, small VGG (8, 16, 32, 32 channels, then 128, 128) with batch normalisation"
-    budgets: ClassVar = (Budget(256, 860, 90.0), Budget(16384, 30, 75.0), Budget(16384, 240, 88.0, "long"))
-    example_cost = 150.0
+    budgets: ClassVar = (Budget(256, 860, 89.0), Budget(16384, 30, 65.0), Budget(16384, 120, 80.0, "long"))
+    example_cost = 350.0
 
     def model(self) -> nn.Module:
         """Convolutions 1x8, 1x16, 2x32 and fully connected layers of 128, 128, with the paper's dropout of .3."""

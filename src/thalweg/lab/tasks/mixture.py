@@ -57,8 +57,8 @@ class PydocMoE(Mixture, PydocLM):
 
     name = "pydoc-moe"
     title = "byte-level Mixtral (2 layers, width 64, 8 experts, 2 of them a byte) on the help topics of Python"
-    budgets: ClassVar = (Budget(16, 600, 2.2), Budget(256, 100, 2.9), Budget(256, 600, 2.2, "long"))
-    example_cost = 2500.0
+    budgets: ClassVar = (Budget(16, 600, 2.2), Budget(256, 100, 3.0), Budget(256, 400, 2.0, "long"))
+    example_cost = 900.0
 
     def model(self) -> nn.Module:
         """Mixtral as transformers builds it."""

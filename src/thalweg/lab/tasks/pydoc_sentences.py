@@ -76,8 +76,8 @@ class PydocSentences(Classification):
 
     name = "pydoc-sentences"
     title = "sentences of the standard library's docstrings by subject, BERT of 2 layers"
-    budgets: ClassVar = (Budget(32, 320, 40.0), Budget(1024, 20, 35.0), Budget(1024, 100, 50.0, "long"))
-    example_cost = 1000.0
+    budgets: ClassVar = (Budget(32, 320, 50.0), Budget(1024, 20, 30.0), Budget(1024, 100, 60.0, "long"))
+    example_cost = 260.0
     length: ClassVar[int] = 32
     vocabulary: ClassVar[int] = 4096
 
@@ -110,8 +110,8 @@ class PydocPairs(YesOrNo):
 
     name = "pydoc-pairs"
     title = "pairs of sentences of a docstring in their order or the other way round, BERT of 2 layers"
-    budgets: ClassVar = (Budget(32, 320, 62.0), Budget(1024, 30, 58.0), Budget(1024, 100, 62.0, "long"))
-    example_cost = 1400.0
+    budgets: ClassVar = (Budget(32, 320, 65.0), Budget(1024, 30, 60.0), Budget(1024, 100, 62.0, "long"))
+    example_cost = 450.0
     length: ClassVar[int] = 48
     vocabulary: ClassVar[int] = 4096
 

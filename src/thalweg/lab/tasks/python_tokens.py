@@ -90,8 +90,8 @@ class PythonTokens(Tagging):
 
     name = "python-tokens"
     title = "tokens of Python source (names, keywords, numbers, strings, comments), BERT of 2 layers"
-    budgets: ClassVar = (Budget(32, 320, 65.0), Budget(1024, 20, 45.0), Budget(1024, 100, 55.0, "long"))
-    example_cost = 1000.0
+    budgets: ClassVar = (Budget(32, 320, 65.0), Budget(1024, 20, 50.0), Budget(1024, 100, 65.0, "long"))
+    example_cost = 450.0
     labels = ("O", *(f"{place}-{kind}" for kind in KINDS for place in "BI"))
     length: ClassVar[int] = 48
     vocabulary: ClassVar[int] = 2048
