@@ -12,7 +12,6 @@ import thalweg
 from thalweg import cli
 from thalweg.lab import reading, records, tasks
 from thalweg.lab.search import comparison, work
-from thalweg.lab.tasks import TASKS
 
 HERE = str(Path(__file__).parent)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), HERE])}
@@ -112,7 +111,7 @@ def test_the_version(capsys):
 
 def test_tasks_and_optimizers_have_a_line_each(capsys):
     cli.main(["tasks"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]] == list(TASKS)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]] == list(tasks.TASKS)
     cli.main(["optimizers"])
     assert "* alto" in capsys.readouterr().out
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from thalweg import cli
 from thalweg.lab import records
-from thalweg.lab.contenders import CONTENDERS, settings
+from thalweg.lab.contenders import CONTENDERS
+from thalweg.lab.contenders.space import settings
 from thalweg.lab.reading import read
 from thalweg.lab.report import code, words
 from thalweg.lab.search.plan import Plan
