@@ -1,0 +1,21 @@
+"""A short run on ``small_tasks:Line``, and what of a run is compared."""
+
+from thalweg.lab import records
+from thalweg.lab.engine import (
+    RunSpec,
+)
+
+ADAMW = {"lr": 0.01, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99}
+SGD = {"lr": 0.05, "weight_decay": 0.0, "momentum": 0.5}
+LINE = RunSpec("small_tasks:Line", 16, 12, "adamw", ADAMW, seed=5, test=True)
+TIMES = ("seconds", "seconds_to_target")
+
+
+def untimed(value):
+    return {key: item for key, item in value.items() if key not in TIMES}
+
+
+def kept(folder):
+    """Everything that a run left, but for the time it took."""
+    lines = [untimed(line) for line in records.read_lines(folder / "metrics.jsonl")]
+    return untimed(records.read_json(folder / "result.json")), lines, sorted(path.name for path in folder.iterdir())
