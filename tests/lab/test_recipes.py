@@ -115,6 +115,13 @@ def test_every_recipe_of_the_package_can_be_read_and_all_it_names_exists():
                                                    "") for o in own} for own in optimizers), (name, claim)  # fmt: skip
 
 
+def test_no_batch_of_a_recipe_is_larger_than_its_training_set():
+    for name in recipe.names():
+        for one in recipe.find(name).scales["paper"].comparisons:
+            examples = tasks.find(one.task).published_examples
+            assert examples is None or one.batch_size <= examples, (name, one)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
