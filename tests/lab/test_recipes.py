@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from synthetic import ACCURACY, Comparison
 
 import thalweg
-from thalweg.lab import cli, reading, records, tasks
+from thalweg.lab import reading, records, reproducing, tasks
 from thalweg.lab.contenders import contender
 from thalweg.lab.errors import UserError
 from thalweg.lab.recipes import claims, forecast, page, paper, recipe, run
@@ -206,9 +207,13 @@ def test_the_page_has_printed_numbers_and_ours_as_the_records_say(done):
 
 
 def test_titles_and_text_of_a_recipe_are_escaped(done, tmp_path):
-    section = page.Section("<b>", ("`a<b` & **c**",), ("<i>",), (page.Grid("<t>", ("<h>",), (("<c>",),)),))
-    web = page.html([section], ["<s>"])
-    assert not any(one in web for one in ("<b>", "<i>", "<t>", "<h>", "<c>", "<s>"))
+    grid = page.Grid("<t>", ("<h>",), (("<c>",),))
+    tested = claims.Finding(claim(says="<q>"), ())
+    section = page.Section("<b>", ("`a<b` & **c**",), (tested,), ("<i>",), (grid,))
+    web = page.html(page.Page(("<p>x",), (section,), ("<s>",)))
+    assert "&lt;q&gt;" in web
+    assert "&lt;p&gt;x" in web
+    assert not any(one in web for one in ("<b>", "<i>", "<t>", "<h>", "<c>", "<s>", "<q>", "<p>x"))
     assert "<code>a&lt;b</code> &amp; <strong>c</strong>" in web
 
 
@@ -308,9 +313,10 @@ def test_a_claim_is_tested_by_seed_and_corrected_over_all_tests_of_the_recipe(sy
 @pytest.mark.parametrize(
     ("better", "significant", "verdict"),
     [
-        ([True, True], [True, False], "holds"),
-        ([False, True], [True, False], "does not hold"),
-        ([True, False], [True, True], "holds in 1, does not hold in 1"),
+        ([True, True], [True, False], "holds in 1 of 2, not decided in 1"),
+        ([True, True], [True, True], "holds"),
+        ([False, True], [True, False], "does not hold in 1 of 2, not decided in 1"),
+        ([True, False, True], [True, True, False], "holds in 1 of 3, does not hold in 1, not decided in 1"),
         ([True, False], [False, False], "not decided"),
         ([], [], "not tested here"),
     ],
@@ -328,6 +334,21 @@ def test_a_verdict_counts_only_what_is_beyond_noise(better, significant, verdict
 # a forecast
 
 
+def products_of_digits():
+    """Multiplications and additions of the layers, and twice as many backward, but for what would go to the images."""
+    model, products = tasks.find("digits").model(), []
+
+    def count(module, inputs, output):
+        each = module.weight.numel() * (output.shape[-2:].numel() if output.ndim == 4 else 1)
+        products.append(2 * each * (2 if not products else 3))
+
+    for module in model.modules():
+        if isinstance(getattr(module, "weight", None), torch.nn.Parameter) and module.weight.ndim == 2:
+            module.register_forward_hook(count)
+    model(tasks.load("digits")[1].train[0][0][None])
+    return sum(products)
+
+
 def test_a_forecast_counts_parameters_steps_runs_and_bytes():
     one = recipe.Comparison("digits", 64, ("adamw", "alto", "sgd:lr=0.1|0.2:momentum=0.9:weight_decay=0"), epochs=7,
                             trials=5, studies=2, seeds=3)  # fmt: skip
@@ -339,10 +360,46 @@ def test_a_forecast_counts_parameters_steps_runs_and_bytes():
     assert found.runs == 2 * (5 * 2 + 3) + 2 + 3
     assert found.bytes == parameters * (4 + 4 + 12)
     assert found.download == ""
+    seen = found.runs * found.steps * 64
+    assert found.operations == seen * products_of_digits()
+    assert found.seconds(1, 2.0) == 2.0 * found.seconds(2, 2.0) == found.operations / 2e12
+    assert found.core_seconds == pytest.approx((found.runs * found.steps * 500 + seen * 40) / 1e6)
+    assert found.seconds(1, None) == found.core_seconds / os.cpu_count()
 
 
-def test_the_command_line_knows_reproduce():
-    assert callable(cli.reproduce)
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("pydoc-lm", 48), ("pydoc-moe", 48), ("gpt2-345m", 1024), ("moe-85b", 8192)]
+)
+def test_operations_of_language_models_are_six_a_parameter_in_use_and_token_and_those_of_attention(name, tokens):
+    """6ND of Kaplan et al. 2020 and 12 · layers · width · length² of attention."""
+    task = tasks.find(name)
+    with torch.device("meta"):
+        model = task.skeleton()
+    used = 0
+    for parameter, p in model.named_parameters():
+        share = task.chosen / p.shape[0] if "experts" in parameter else 1.0
+        is_table = parameter.endswith(("wpe.weight", "embed_tokens.weight")) or p.ndim < 2
+        used += 0 if is_table else share * p.numel()
+    config = model.config
+    attention = 12 * config.num_hidden_layers * config.hidden_size * tokens**2
+    assert forecast.operations(task) == pytest.approx(6 * used * tokens + attention, rel=0.02)
+
+
+def test_a_dry_run_at_paper_scale_needs_no_data_and_says_how_long(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("THALWEG_DATA", str(tmp_path))  # where nothing lies
+    monkeypatch.chdir(tmp_path)
+    hours = []
+    for devices, tflops in ((1, "50"), (4, "50"), (1, "200")):
+        reproducing.reproduce(
+            ("image-classification",), scale="paper", jobs=None, storage=None, devices=devices, tflops=float(tflops),
+            dry_run=True, out=None,
+        )  # fmt: skip
+        said = capsys.readouterr().out
+        assert "cifar10-resnet20 at batch size 16,384: 48 runs at least of 800 steps; 1.5e+17 operations" in said
+        assert "download: ILSVRC/imagenet-1k (gated: accept its terms, then hf auth login; 167 GB)" in said
+        hours.append(said.splitlines()[-1].split("about ")[1].split(" on")[0])
+    assert hours == ["65 d", "16 d", "16 d"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_recipe_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch):
@@ -354,7 +411,7 @@ def test_the_recipe_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch
     command = [sys.executable, "-m", "thalweg", "reproduce", "wines.toml", "--dry-run"]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert "at batch size 16: 45 runs at least of 60 steps; 0.00 M parameters" in ran.stdout
+    assert "at batch size 16: 45 runs at least of 60 steps; 9.7e+07 operations, about" in ran.stdout
     assert "at batch size 96: 45 runs at least of 120 steps" in ran.stdout
 
 

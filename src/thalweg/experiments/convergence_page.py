@@ -33,7 +33,7 @@ def page(folder: Path) -> Section:
     convex, network = tuned(done), [one for one in done if one.settings["loss"] == "network"]
     grids = ([_regret(convex)] if convex else []) + ([_gradients(network)] if network else [])
     pictures = (_picture(convex, network, folder / "convergence.svg"),) if convex and network else ()
-    return Section("", (), (*_of_regret(convex), *_of_gradients(network)), tuple(grids), pictures)
+    return Section("", findings=(*_of_regret(convex), *_of_gradients(network)), grids=tuple(grids), pictures=pictures)
 
 
 def tuned(done: Sequence[Record]) -> list[Record]:

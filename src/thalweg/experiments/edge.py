@@ -141,7 +141,7 @@ def page(folder: Path) -> Section:
         grids.append(_grid(title, parts))
     findings = [*_findings(whole), *_of_batches(parts, whole)]
     pictures = (_picture(whole, folder / "edge.svg"),) if whole else ()
-    return Section("", (), tuple(findings), tuple(grids), pictures)
+    return Section("", findings=tuple(findings), grids=tuple(grids), pictures=pictures)
 
 
 def _averaged(one: Record) -> str:

@@ -66,7 +66,7 @@ def page(folder: Path) -> Section:
     ]
     findings += _lost(done)
     pictures = (_picture(cells, folder / "flatness.svg"),) if any(cells.values()) else ()
-    return Section("", (), tuple(findings), tuple(grids), pictures)
+    return Section("", findings=tuple(findings), grids=tuple(grids), pictures=pictures)
 
 
 def cells_of(done: list[Record], where: str) -> list[Cell]:

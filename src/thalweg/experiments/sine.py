@@ -123,7 +123,7 @@ def page(folder: Path) -> Section:
     """Steps and flatness of each batch size and setting; the surfaces side by side."""
     done = finished(folder)
     pictures = (_picture(done, folder / "surface.png"),) if any(one.found["surface"] for one in done) else ()
-    return Section("", (), tuple(_findings(done)), (_grid(done),), pictures)
+    return Section("", findings=tuple(_findings(done)), grids=(_grid(done),), pictures=pictures)
 
 
 def _grid(done: list[Record]) -> Grid:

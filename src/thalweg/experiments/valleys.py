@@ -103,7 +103,7 @@ def page(folder: Path) -> Section:
         for name in functions
         if (path := folder / f"{name}.png").exists()
     ]
-    return Section("", (), tuple(_findings(done)), tuple(grids), tuple(pictures))
+    return Section("", findings=tuple(_findings(done)), grids=tuple(grids), pictures=tuple(pictures))
 
 
 def _grid(function: str, done: list[Record]) -> Grid:

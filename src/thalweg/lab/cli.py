@@ -231,6 +231,15 @@ def reproduce(
     devices: Annotated[
         int, typer.Option(parser=whole(1), metavar="N", help="How many share a run, for --dry-run.")
     ] = 1,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            parser=at_least(1e-3),
+            metavar="X",
+            help="What a device sustains, for --dry-run (default: 100 at paper scale, this CPU at lab scale).",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be downloaded, how long and how large it is; run nothing.")
     ] = False,
@@ -244,7 +253,14 @@ def reproduce(
     from thalweg.lab import reproducing
 
     reproducing.reproduce(
-        tuple(recipes), scale=scale, jobs=jobs, storage=storage, devices=devices, dry_run=dry_run, out=out
+        tuple(recipes),
+        scale=scale,
+        jobs=jobs,
+        storage=storage,
+        devices=devices,
+        tflops=tflops,
+        dry_run=dry_run,
+        out=out,
     )
 
 

@@ -107,20 +107,13 @@ def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: 
         total += seconds
         console.print(
             f"{_where(cell)}: {cell.studies} x {cell.trials} trials and {cell.seeds} seeds of {cell.steps} steps, "
-            f"about {_duration(seconds)}"
+            f"about {terminal.duration(seconds)}"
         )
-    console.print(f"in all about {_duration(total / processes)}, {processes} runs at a time, in {root}")
+    console.print(f"in all about {terminal.duration(total / processes)}, {processes} runs at a time, in {root}")
 
 
 def _where(cell: Cell) -> str:
     return f"{cell.task} {cell.batch_size} {cell.budget} {cell.optimizer}"
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= 2.0 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def report(folder: Path) -> None:

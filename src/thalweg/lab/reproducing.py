@@ -18,6 +18,9 @@ from thalweg.lab.recipes.page import write_page
 from thalweg.lab.recipes.run import reproduce as run
 from thalweg.lab.search import comparison, together
 
+TFLOPS = 100.0
+"""What one device of a cluster sustains in bfloat16 on a large network: a third of an A100's peak."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,6 +35,7 @@ def reproduce(
     jobs: int | None,
     storage: str | None,
     devices: int,
+    tflops: float | None,
     dry_run: bool,
     out: Path | None,
 ) -> None:
@@ -50,8 +54,10 @@ def reproduce(
     if asked == ("all",):
         wanted = [one for one in wanted if scale in one.scales]
     if dry_run:
-        for one in wanted:
-            _say_what_would_run(one, _scale(one, scale), devices, console)
+        if tflops is None and scale == "paper":
+            tflops = TFLOPS
+        seconds = [_say_what_would_run(one, _scale(one, scale), devices, tflops, console) for one in wanted]
+        console.print(f"in all about {terminal.duration(sum(seconds))} {_where(devices, tflops)}", soft_wrap=True)
         return
     root = out or Path("runs") / f"reproduce-{scale}"
     first = os.environ.get("RANK", "0") == "0"
@@ -96,17 +102,36 @@ def _watched(cells: list[Cell], root: Path, console: Any, first: bool) -> Iterat
         progress.finish()
 
 
-def _say_what_would_run(one: Recipe, scale: Scale, devices: int, console: Any) -> None:
+def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float | None, console: Any) -> float:
+    """Say it, and return about how many seconds it takes."""
     console.print(f"{one.name}: {one.title}")
     if scale.measure:
-        console.print(f"  a measurement, {scale.measure}, with {scale.options}", soft_wrap=True)
+        took = f"about {terminal.duration(60.0 * scale.minutes)}" if scale.minutes else "an unknown time"
+        console.print(f"  a measurement, {scale.measure}: {took} on two cores; download: nothing", soft_wrap=True)
+        return 60.0 * scale.minutes
+    total = 0.0
     for table in scale.comparisons:
         found = forecast(table, devices)
+        seconds = found.seconds(devices, tflops)
+        total += seconds or 0.0
         size = f"{found.parameters / 1e6:,.2f} M parameters, {found.bytes / 2**30:,.2f} GiB a device"
         steps = "steps as its data are many" if found.steps is None else f"{found.steps:,} steps"
         shared = f" ({devices} devices, {table.sharding})" if devices > 1 else ""
+        work = "" if found.operations is None else f"{found.operations:.2g} operations, "
+        took = "an unknown time" if seconds is None else f"about {terminal.duration(seconds)}"
         console.print(
-            f"  {table.task} at batch size {table.batch_size:,}: {found.runs} runs at least of {steps}; {size}{shared} "
-            f"of parameters, gradients and state, activations apart; download: {found.download or 'nothing'}",
+            f"  {table.task} at batch size {table.batch_size:,}: {found.runs} runs at least of {steps}; {work}{took}; "
+            f"{size}{shared} of parameters, gradients and state, activations apart; "
+            f"download: {found.download or 'nothing'}",
             soft_wrap=True,
         )
+    return total
+
+
+def _where(devices: int, tflops: float | None) -> str:
+    if tflops is None:
+        return f"on {os.cpu_count()} idle cores as fast as those of the EPYC 9005 on which it was measured"
+    return (
+        f"on {devices} device{'s' * (devices > 1)} that sustain{'s' * (devices == 1)} {tflops:g} TFLOP/s "
+        "(--devices, --tflops); small networks sustain less"
+    )

@@ -27,6 +27,18 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def duration(seconds: float) -> str:
+    """A length of time, in whole units.
+
+    >>> duration(90.0), duration(7300.0)
+    ('90 s', '2 h')
+    """
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2.0 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 class Output:
     """Standard output that goes on when nobody listens any more, and replaces what the terminal cannot show."""
 

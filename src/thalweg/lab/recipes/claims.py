@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,15 +32,19 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Whether a is better than b: beyond noise in a table and nowhere the other way, or the reverse."""
-        better = [pair.better for _, _, pair in self.found if pair.significant]
-        if not self.found:
-            return UNTESTED
-        if not better:
-            return UNDECIDED
-        if all(better):
-            return AGREES
-        return DISAGREES if not any(better) else f"{AGREES} in {sum(better)}, {DISAGREES} in {better.count(False)}"
+        """In how many tables a is better than b beyond the noise of the seeds, and in how many worse."""
+        beyond = [pair.better for _, _, pair in self.found if pair.significant]
+        counts = [(AGREES, beyond.count(True)), (DISAGREES, beyond.count(False))]
+        counts.append((UNDECIDED, len(self.found) - len(beyond)))
+        said = [(words, count) for words, count in counts if count]
+        if len(said) < 2:
+            return said[0][0] if said else UNTESTED
+        return ", ".join(f"{words} in {count}" for words, count in said).replace(",", f" of {len(self.found)},", 1)
+
+    @property
+    def leads(self) -> list[str]:
+        """By how much a is ahead in each table, with the metric's unit: "+0.3 %", "×15"."""
+        return [lead(pair, metric) for _, metric, pair in self.found]
 
 
 def test(claims: Sequence[Claim], summary: Summary) -> list[Finding]:
@@ -95,34 +100,44 @@ def _value(measure: str, table: Table, run: Run) -> float | None:
     return run.test
 
 
-def printed(claim: Claim) -> list[str]:
-    """What the slides or the paper print: "CIFAR10, ResNet20, batch 16384: ALTO 88.83, Lamb 83.56 (+5.27)"."""
-    if not claim.paper:
-        return []
+def printed(claim: Claim) -> dict[str, tuple[str, str]]:
+    """What the slides or the paper print of both: {"CIFAR10, ResNet20, batch 16384": ("88.83", "83.56")}."""
     values: dict[str, dict[str, str]] = {}
-    for number in paper.select(claim.paper):
+    for number in paper.select(claim.paper) if claim.paper else ():
         if number.optimizer in (claim.paper_a, claim.paper_b):
             values.setdefault(number.where, {})[number.optimizer] = number.value
-    found = []
-    for where, own in values.items():
-        if len(own) == 2:
-            a, b = own[claim.paper_a], own[claim.paper_b]
-            found.append(f"{where}: {claim.paper_a} {a}, {claim.paper_b} {b} ({float(a) - float(b):+.3g})")
-    return found
+    return {where: (own[claim.paper_a], own[claim.paper_b]) for where, own in values.items() if len(own) == 2}
+
+
+def in_print(claim: Claim) -> str:
+    """The printed numbers as a sentence, "" if there are none."""
+    found = [
+        f"{where}: {claim.paper_a} {a}, {claim.paper_b} {b} ({float(a) - float(b):+.3g})"
+        for where, (a, b) in printed(claim).items()
+    ]
+    return f"In print: {'; '.join(found)}" if found else ""
+
+
+def lead(pair: Paired, metric: Metric) -> str:
+    """How far a is ahead of b, or behind it: a difference, or a factor where the metric spans decades."""
+    if not pair.difference:
+        return "0"
+    if pair.ratio:
+        return f"{'×' if pair.better else '÷'}{words.short(math.exp(min(abs(pair.difference), 700.0)))}"
+    return f"{'+' if pair.better else '-'}{words.short(abs(pair.difference))}{words.units(metric)}"
 
 
 def here(finding: Finding) -> list[str]:
     """What was found, a sentence for each table."""
     return [
-        f"{table.name}: {finding.claim.a} is {_how(pair)} {finding.claim.b} "
-        f"in {metric.name} by {words.gap(pair, metric)}, {words.p_value(pair.adjusted)} corrected, "
-        f"{pair.seeds} seeds, a {words.size(pair.effect)} effect"
+        f"{table.name}: {finding.claim.a} {_how(pair)} by {words.gap(pair, metric)} in {metric.name}, "
+        f"{words.p_value(pair.adjusted)} corrected, {pair.seeds} seeds"
         if pair.difference
-        else f"{table.name}: {finding.claim.a} and {finding.claim.b} are equal in {metric.name}"
+        else f"{table.name}: equal in {metric.name}"
         for table, metric, pair in finding.found
     ]
 
 
 def _how(pair: Paired) -> str:
-    how = "better than" if pair.better else "worse than"
-    return how if pair.significant else f"within noise of, and in the mean {how},"
+    how = "better" if pair.better else "worse"
+    return how if pair.significant else f"within noise, in the mean {how}"

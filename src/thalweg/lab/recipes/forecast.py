@@ -1,12 +1,19 @@
-"""What a table of a recipe asks for before anything starts: downloads, memory a device, floating-point operations."""
+"""What a table of a recipe asks for before anything starts: downloads, memory a device, operations, time."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import base_of, contender
+from thalweg.torch_private import FakeTensorMode
 
 if TYPE_CHECKING:
     from thalweg.lab.recipes.recipe import Comparison
@@ -21,7 +28,9 @@ class Forecast:
     """Of one table.
 
     ``download`` is what is fetched, empty if nothing; ``examples`` of the training set (None: unknown before it is
-    there); ``runs`` at least; ``bytes`` a device of parameters, gradients and optimizer state, without activations.
+    there); ``runs`` at least; ``bytes`` a device of parameters, gradients and optimizer state, without activations;
+    ``operations`` of all runs, forward and backward, without evaluation and the optimizer's own (None: unknown);
+    ``core_seconds`` of all runs, roughly, on one core of a CPU.
     """
 
     download: str
@@ -30,10 +39,18 @@ class Forecast:
     steps: int | None
     runs: int
     bytes: int
+    operations: float | None
+    core_seconds: float | None
+
+    def seconds(self, devices: int, tflops: float | None) -> float | None:
+        """How long all runs take on devices that sustain so many 1e12 operations a second; None: on this CPU."""
+        if tflops is None:
+            return None if self.core_seconds is None else self.core_seconds / (os.cpu_count() or 1)
+        return None if self.operations is None else self.operations / (devices * tflops * 1e12)
 
 
 def forecast(one: Comparison, devices: int) -> Forecast:
-    """Without data, and with the model on the meta device.
+    """Without data that are to be fetched, and without the memory of the model.
 
     Raises:
         UserError: no such task or optimizer.
@@ -43,17 +60,36 @@ def forecast(one: Comparison, devices: int) -> Forecast:
     examples = getattr(task, "published_examples", None)
     if examples is None and not getattr(task, "download", ""):
         examples = len(tasks.load(one.task)[1].train)
+    steps = one.steps if one.steps is not None else None if examples is None else one.length(examples)
     shared = devices if one.sharding == "fsdp2" else 1
     state = max(STATES.get(base_of(name), 8) for name in one.optimizers)
     runs = 0
     for name in one.optimizers:
         grid = contender(name).grid
         runs += (one.trials * one.studies if grid is None else grid) + one.seeds
+    seen = None if steps is None else runs * steps * one.batch_size
     return Forecast(
         download=getattr(task, "download", ""),
         parameters=parameters,
         examples=examples,
-        steps=one.steps if one.steps is not None else None if examples is None else one.length(examples),
+        steps=steps,
         runs=runs,
         bytes=parameters * (8 + state) // shared,
+        operations=None if seen is None else seen * operations(task),
+        core_seconds=None if steps is None else runs * tasks.cost(task, one.batch_size, steps) / 1e6,
     )
+
+
+def operations(task: tasks.Task) -> float:
+    """Floating-point operations of one example, forward and backward, as torch counts them: those of its products."""
+    inputs, targets = task.example()
+    with sdpa_kernel(SDPBackend.MATH), FakeTensorMode() as fake, FlopCounterMode(display=False) as counter:
+        model: Any = task.skeleton()
+        if hasattr(model, "set_experts_implementation"):
+            model.set_experts_implementation("batched_mm")  # the one whose shapes do not depend on the routing
+        if isinstance(inputs, Mapping):
+            output = model(**{name: fake.from_tensor(one) for name, one in inputs.items()})
+        else:
+            output = model(fake.from_tensor(inputs))
+        torch.autograd.backward(task.loss(output, fake.from_tensor(targets)))
+    return float(counter.get_total_flops()) / len(targets)

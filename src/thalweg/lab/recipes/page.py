@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,21 @@ from thalweg.lab.reading import read
 from thalweg.lab.recipes import claims, paper
 from thalweg.lab.recipes.recipe import Recipe, read_text
 from thalweg.lab.report import words, write_report
-from thalweg.lab.summary import Summary, summarise
+from thalweg.lab.summary import summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from thalweg.lab.recipes.recipe import Claim
     from thalweg.lab.summary import Row, Table
+
+
+ORDER = (
+    "sine", "image-classification", "batch-size-scaling", "wall-clock", "bert-fine-tuning", "gpt2-pretraining",
+    "moe-pretraining", "memory", "hyperparameters", "valleys-2d", "sine-landscape", "flatness", "edge-of-stability",
+    "convergence",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,35 +58,75 @@ class Section:
 
     title: str
     paragraphs: tuple[str, ...] = ()
+    claims: tuple[claims.Finding, ...] = ()
     findings: tuple[str, ...] = ()
     grids: tuple[Grid, ...] = ()
     pictures: tuple[Picture, ...] = ()
     more: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All sections; ``preface`` is what somebody wrote to stand before them, ``said`` what is left out and why."""
+
+    preface: tuple[str, ...]
+    sections: tuple[Section, ...]
+    said: tuple[str, ...] = ()
+
+    @property
+    def glance(self) -> Grid:
+        """Each tested claim with its verdict."""
+        rows = tuple(
+            (section.title, finding.claim.says, _few(finding.claim), finding.verdict, "; ".join(finding.leads))
+            for section in self.sections
+            for finding in section.claims
+        )
+        head = ("experiment", "claim", "in print", "here", "lead here, table by table")
+        return Grid("The claims at a glance", head, rows)
+
+
 def write_page(root: Path) -> Path | None:
     """Write ``README.md`` and ``report.html`` of all recipes in ``root``; None where there is none.
+
+    The paragraphs of ``preface.md`` there, if there is one, stand first.
 
     Raises:
         UserError: they cannot be written.
     """
     sections, said = [], []
-    for path in sorted(root.glob("*/reproduce.json")):
+    seconds = 0.0
+    for path in sorted(root.glob("*/reproduce.json"), key=lambda path: _place(path.parent.name)):
         try:
             done = records.read_json(path)
             recipe = read_text(path.parent.name, (path.parent / "recipe.toml").read_text("utf-8"))
             sections.append(_section(recipe, path.parent, done))
+            seconds += _seconds(done)
         except (records.Damaged, OSError, ValueError, UserError) as error:
             said.append(f"{path.parent.name} is left out: {' '.join(str(error).split())}")
     if not sections:
         return None
-    page = root / "report.html"
     try:
-        records.write_bytes(root / "README.md", markdown(sections, said, root).encode())
-        records.write_bytes(page, html(sections, said).encode())
-    except OSError as error:
-        raise UserError(f"cannot write {page} ({error.strerror or error})") from None
-    return page
+        own = (root / "preface.md").read_text("utf-8") if (root / "preface.md").exists() else ""
+        preface = [*filter(None, own.strip().split("\n\n")), f"All of it took {_duration(seconds)}."]
+        page = Page(tuple(preface), tuple(sections), tuple(said))
+        records.write_bytes(root / "README.md", markdown(page, root).encode())
+        records.write_bytes(root / "report.html", html(page).encode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot write {root / 'report.html'} ({getattr(error, 'strerror', None) or error})") from None
+    return root / "report.html"
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Recipes of the package in the order of the slides, then those of one's own."""
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def _seconds(done: Mapping[str, object]) -> float:
+    return float(str(done.get("seconds", 0.0)))
+
+
+def _duration(seconds: float) -> str:
+    return f"{timedelta(seconds=round(seconds))} (hours:minutes:seconds)"
 
 
 def _section(recipe: Recipe, folder: Path, done: Mapping[str, object]) -> Section:
@@ -89,15 +137,12 @@ def _section(recipe: Recipe, folder: Path, done: Mapping[str, object]) -> Sectio
     scale = recipe.scales.get(name)
     if scale is None:
         raise ValueError(f"it has no scale {name!r}")
-    spent = str(timedelta(seconds=round(float(str(done.get("seconds", 0.0))))))
-    ran = f"`{done.get('command')}`, {spent} (hours:minutes:seconds) so far, at {name} scale."
+    ran = f"`{done.get('command')}`, {_duration(_seconds(done))} so far, at {name} scale."
     about = tuple(filter(None, (recipe.about, scale.about)))
     beside = tuple(filter(None, map(_printed, recipe.beside)))
     if scale.measure:
         own: Section = measurement(scale.measure).page(folder)
-        return Section(
-            recipe.title, (*about, *own.paragraphs, ran), own.findings, (*own.grids, *beside), own.pictures, own.more
-        )
+        return replace(own, title=recipe.title, paragraphs=(*about, *own.paragraphs, ran), grids=(*own.grids, *beside))
     found = read(folder)
     if not found.tables:
         raise ValueError("it has no results yet")
@@ -106,26 +151,24 @@ def _section(recipe: Recipe, folder: Path, done: Mapping[str, object]) -> Sectio
     return Section(
         title=recipe.title,
         paragraphs=(*about, ran),
-        findings=(*_claimed(recipe, summary), *words.about_inclusions(summary.verdict.inclusions)),
+        claims=tuple(claims.test(recipe.claims, summary)),
+        findings=tuple(words.about_inclusions(summary.verdict.inclusions)),
         grids=(*map(_ours, summary.tables), *beside),
         pictures=draw(summary, folder),
         more=(f"{folder.name}/report.html",),
     )
 
 
-def _claimed(recipe: Recipe, summary: Summary) -> Iterable[str]:
-    for finding in claims.test(recipe.claims, summary):
-        printed, here = claims.printed(finding.claim), claims.here(finding)
-        yield " ".join(
-            filter(
-                None,
-                (
-                    f"**{finding.claim.says}** — {finding.verdict}.",
-                    f"In print: {'; '.join(printed)}." if printed else "",
-                    f"Here: {'; '.join(here)}." if here else "",
-                ),
-            )
-        )
+def _claimed(finding: claims.Finding) -> tuple[str, list[str]]:
+    """What is said of a claim, and the numbers under it."""
+    says = f"**{finding.claim.says}** ({finding.claim.a} against {finding.claim.b}): {finding.verdict}"
+    return says, [*filter(None, [claims.in_print(finding.claim)]), *claims.here(finding)]
+
+
+def _few(claim: Claim) -> str:
+    """Printed numbers of the first and the last setting."""
+    pairs = [f"{a} against {b}" for a, b in claims.printed(claim).values()]
+    return "; ".join(pairs if len(pairs) < 3 else [pairs[0], "…", pairs[-1]])
 
 
 def short_names(optimizers: Iterable[str]) -> dict[str, str]:
@@ -189,35 +232,44 @@ def _printed(wanted: dict[str, str]) -> Grid | None:
     return Grid(title, ("optimizer", *head), rows)
 
 
-def markdown(sections: Sequence[Section], said: Sequence[str], root: Path) -> str:
+def markdown(page: Page, root: Path) -> str:
     """The page as Markdown."""
     lines = ["# The slides' experiments", ""]
-    for one in sections:
+    lines += [line for text in page.preface for line in (text, "")]
+    lines += _table(page.glance) if page.glance.rows else []
+    for one in page.sections:
         lines += [f"## {one.title}", ""]
         lines += [line for text in one.paragraphs for line in (text, "")]
-        lines += [*(f"- {text}" for text in one.findings), ""] if one.findings else []
+        for says, numbers in map(_claimed, one.claims):
+            lines += [f"- {says}", *(f"  - {text}" for text in numbers)]
+        lines += [f"- {text}" for text in one.findings]
+        lines += [""] if one.claims or one.findings else []
         for grid in one.grids:
-            lines += [f"**{grid.title}**", "", "| " + " | ".join(grid.head) + " |", "|" + "---|" * len(grid.head)]
-            lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid.rows] + [""]
-            lines += [line for text in grid.notes for line in (text, "")]
+            lines += _table(grid)
         for picture in one.pictures:
             lines += [f"![{picture.caption}]({picture.path.relative_to(root)})", "", f"*{picture.caption}*", ""]
         lines += [f"Everything: [{name}]({name})" for name in one.more] + [""] if one.more else []
-    lines += [f"- {text}" for text in said]
+    lines += [f"- {text}" for text in page.said]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def html(sections: Sequence[Section], said: Sequence[str]) -> str:
+def _table(grid: Grid) -> list[str]:
+    lines = [f"**{grid.title}**", "", "| " + " | ".join(grid.head) + " |", "|" + "---|" * len(grid.head)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid.rows] + [""]
+    return lines + [line for text in grid.notes for line in (text, "")]
+
+
+def html(page: Page) -> str:
     """The page as one file, pictures within, in the style of the reports."""
-    page = Environment(
+    templates = Environment(
         loader=ChoiceLoader(
             [PackageLoader("thalweg.lab.recipes", ""),
              PrefixLoader({"thalweg.lab.report": PackageLoader("thalweg.lab.report", "")})]
         ),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    page.filters |= {"marked": _marked, "embedded": _embedded}
-    return page.get_template("page.html.j2").render(sections=sections, said=said)
+    templates.filters |= {"marked": _marked, "embedded": _embedded, "claimed": _claimed}
+    return templates.get_template("page.html.j2").render(page=page)
 
 
 def _embedded(picture: Picture) -> str:

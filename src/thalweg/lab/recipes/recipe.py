@@ -78,12 +78,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """One scale of a recipe: tables to compare, or a measurement of its own (``module:function``) with options."""
+    """One scale of a recipe: tables to compare, or a measurement of its own, a module, with options.
+
+    ``minutes`` is about how long a measurement takes on two cores.
+    """
 
     about: str
     comparisons: tuple[Comparison, ...] = ()
     measure: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    minutes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +159,9 @@ def _parse(name: str, values: dict[str, Any]) -> Recipe:
 def _scale(name: str, values: dict[str, Any]) -> Scale:
     about = _of(values, "about", str, "").strip()
     if "measure" in values:
-        _known(f"[{name}]", values, ("about", "measure", "options"))
-        return Scale(about, (), _of(values, "measure", str), _of(values, "options", dict, {}))
+        _known(f"[{name}]", values, ("about", "measure", "options", "minutes"))
+        minutes = _positive(values, "minutes") or 0.0
+        return Scale(about, (), _of(values, "measure", str), _of(values, "options", dict, {}), minutes)
     tables = _of(values, "tables", list)
     shared = {key: value for key, value in values.items() if key not in ("about", "tables")}
     if not tables or not all(isinstance(one, dict) for one in tables):

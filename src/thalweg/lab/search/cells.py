@@ -40,7 +40,7 @@ class Job(NamedTuple):
     @property
     def cost(self) -> float:
         """Roughly, microseconds on one core."""
-        return self.spec.steps * (500.0 + self.spec.batch_size * tasks.find(self.spec.task).example_cost)
+        return tasks.cost(tasks.find(self.spec.task), self.spec.batch_size, self.spec.steps)
 
     @property
     def label(self) -> str:
@@ -136,7 +136,7 @@ class Cell:
         """The cost of all but what lies beyond an edge, roughly in microseconds on one core."""
         if self.left_out is not None:
             return 0.0
-        each = self.steps * (500.0 + self.batch_size * tasks.find(self.task).example_cost)
+        each = tasks.cost(tasks.find(self.task), self.batch_size, self.steps)
         return each * (self.studies * self.trials + self.seeds)
 
     def record(self, root: Path, command: str) -> None:

@@ -11,7 +11,18 @@ from pathlib import Path
 
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.metric import Metric
-from thalweg.lab.tasks.base import Batch, Budget, Rows, Splits, Task, budget_at, fingerprint, parameters, target_of
+from thalweg.lab.tasks.base import (
+    Batch,
+    Budget,
+    Rows,
+    Splits,
+    Task,
+    budget_at,
+    cost,
+    fingerprint,
+    parameters,
+    target_of,
+)
 from thalweg.lab.tasks.bert import IMDB, MRPC, CoNLL2003
 from thalweg.lab.tasks.cifar import CIFAR100VGG16, CIFAR10ResNet20, CIFAR100ResNet18, CIFAR100ResNet20
 from thalweg.lab.tasks.digits import Digits, DigitsResNet20, DigitsVGG
@@ -26,7 +37,7 @@ from thalweg.lab.tasks.quadratic_deep import QuadraticDeep
 from thalweg.lab.tasks.sine import NoisySine, Sine
 
 __all__ = [
-    "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Task", "budget_at", "data_hash", "find", "load",
+    "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Task", "budget_at", "cost", "data_hash", "find", "load",
     "parameters", "target_of",
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from thalweg.lab.metric import Metric
 
@@ -108,6 +108,14 @@ class Task(ABC):
         """The model as :func:`parameters` builds it: nothing is fetched for it."""
         return self.model()
 
+    def example(self) -> Batch:
+        """A batch of two examples, of which only shapes and types count: nothing is fetched for it.
+
+        So the default, the first two of the training set, is for data that are at hand.
+        """
+        train = self.splits().train
+        return default_collate([train[i] for i in range(min(2, len(train)))])  # type: ignore[no-any-return]
+
     @abstractmethod
     def loss(self, output: Any, target: Any) -> Tensor:
         """The training loss of a batch, a scalar: the mean over its examples."""
@@ -129,6 +137,11 @@ def parameters(task: Task) -> int:
     """How many parameters the task's model has; its memory is not taken and its data are not asked for."""
     with torch.device("meta"):
         return sum(p.numel() for p in task.skeleton().parameters())
+
+
+def cost(task: Task, batch_size: int, steps: int) -> float:
+    """Roughly how many microseconds a run takes on one core."""
+    return steps * (500.0 + batch_size * task.example_cost)
 
 
 def budget_at(budgets: Sequence[Budget], batch_size: int, name: str) -> Budget | None:

@@ -51,6 +51,11 @@ class BERT(Task):
         made: nn.Module = getattr(transformers, self.kind)(config)
         return made
 
+    def example(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Two texts of full length, and their labels: of each token where tokens have some."""
+        shape = (2, self.length) if isinstance(self, Tagging) else (2,)
+        return {"input_ids": torch.ones(2, self.length, dtype=torch.long)}, torch.zeros(shape, dtype=torch.long)
+
     def encoded(self, *texts: Sequence[str]) -> dict[str, Tensor]:
         """Texts, or pairs of them, as the model's inputs, cut and filled to ``length``."""
         found = self.tokenizer()(

@@ -35,6 +35,10 @@ class CIFAR(Classification):
             Rows(images[train], labels[train]), Rows(images[validation], labels[validation]), Rows(*self._load("test"))
         )
 
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Two images."""
+        return torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long)
+
     def _load(self, split: str) -> tuple[Tensor, Tensor]:
         data = hub.images(hub.load(self.data, split, ("img", self.labels)), "img")
         pixels = np.stack([np.asarray(image.convert("RGB")) for image in data["img"]])

@@ -81,6 +81,11 @@ class LanguageModel(Task):
         name = hashlib.sha256(decides.encode()).hexdigest()[:16]
         return Windows(data.map(cut, batched=True, remove_columns=data.column_names, new_fingerprint=name))
 
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Two windows."""
+        tokens = torch.zeros(2, self.length, dtype=torch.long)
+        return tokens, tokens
+
     def loss(self, output: Any, target: Any) -> Tensor:
         """Cross-entropy per token."""
         loss: Tensor = nn.functional.cross_entropy(logits(output).flatten(0, 1), target.flatten())
@@ -99,7 +104,7 @@ class GPT2(LanguageModel):
     title = "GPT-2 345M on GPT-2's published outputs"
     budgets: ClassVar = (Budget(512, 5000), Budget(4096, 500), Budget(4096, 5000, name="long"))
     example_cost = 200_000_000.0
-    download = "spacerini/gpt2-outputs (several GB) and the tokenizer of openai-community/gpt2 (3 MB)"
+    download = "spacerini/gpt2-outputs (4.4 GB) and the tokenizer of openai-community/gpt2 (3 MB)"
     data, weights, length = "spacerini/gpt2-outputs", "openai-community/gpt2", 1024
     shape: ClassVar[dict[str, Any]] = {"n_embd": 1024, "n_layer": 24, "n_head": 16}
     vocabulary: ClassVar[int] = 50_257
@@ -127,7 +132,7 @@ class MoE(Mixture, LanguageModel):
     title = "mixture of experts, 85 B parameters (64 experts a layer, 4 a token)"
     budgets: ClassVar = (Budget(1600, 1000), Budget(1600, 10_000, name="long"))
     example_cost = 30_000_000_000.0
-    download = "spacerini/gpt2-outputs (several GB) and the tokenizer of openai-community/gpt2 (3 MB)"
+    download = "spacerini/gpt2-outputs (4.4 GB) and the tokenizer of openai-community/gpt2 (3 MB)"
     data, weights, length = "spacerini/gpt2-outputs", "openai-community/gpt2", 8192
     chosen = 4
     vocabulary: ClassVar[int] = 50_257

@@ -78,6 +78,10 @@ class ImageNet(Classification):
             Pictures(test, 224),
         )  # fmt: skip
 
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Two images as augmentation cuts them."""
+        return torch.zeros(2, 3, 224, 224), torch.zeros(2, dtype=torch.long)
+
 
 class ImageNetResNet34(ImageNet):
     """ImageNet by ResNet-34."""
