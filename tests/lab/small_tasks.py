@@ -5,6 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from thalweg.lab.tasks import Budget, Metric, Rows, Splits, Task
+from thalweg.lab.tasks.gpt2 import MoE
+from thalweg.lab.tasks.mixture import PydocMoE
 
 
 class Line(Task):
@@ -105,3 +107,18 @@ class Sensitive(Line):
         if not output.isfinite().all():
             raise ValueError("array must not contain infs or NaNs")
         return F.mse_loss(output, target)
+
+
+class Experts(PydocMoE):
+    """A mixture of experts that can be made without ever being whole."""
+
+    initialise = MoE.initialise
+
+    def splits(self):
+        return Splits(*(Rows(*part.__getitems__(list(range(30)))) for part in super().splits()))
+
+    def model(self):
+        model = super().model()
+        if not next(model.parameters()).is_meta:
+            self.initialise(model)
+        return model

@@ -11,11 +11,12 @@ from thalweg.lab.engine import RunSpec, train
 
 SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
 SPEC = RunSpec("small_tasks:Line", 15, 20, "alto", SETTINGS, seed=3, test=True)
+EXPERTS = RunSpec("small_tasks:Experts", 15, 20, "alto", SETTINGS, seed=3, test=True, evaluations=3, clip=0.5)
 
 
 @pytest.mark.slow
 def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
-    """DDP and FSDP2, in parts, with a global batch that two processes cannot halve, gone on with after a kill."""
+    """In parts, with a global batch that two processes cannot halve, gone on with after a kill; experts spread too."""
     here = Path(__file__).parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(here)])
@@ -26,14 +27,16 @@ def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     train(SPEC, tmp_path / "one")
+    train(EXPERTS, tmp_path / "experts-alone")
 
     def history(name):
         lines = records.read_lines(tmp_path / name / "metrics.jsonl")
         test = records.read_json(tmp_path / name / "result.json")["test"]
         return [number for line in lines for number in (line["step"], line["loss"], line["validation"])] + [test]
 
-    for name in ("ddp", "ddp-killed", "fsdp2", "fsdp2-killed"):
-        assert history(name) == pytest.approx(history("one"), rel=1e-4), name
+    alone = {"ddp": "one", "ddp-killed": "one", "fsdp2": "one", "fsdp2-killed": "one"}
+    for name, whole in {**alone, "experts": "experts-alone", "experts-killed": "experts-alone"}.items():
+        assert history(name) == pytest.approx(history(whole), rel=1e-4), name
         assert records.read_json(tmp_path / name / "environment.json")["processes"] == "2"
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
             "environment.json", "metrics.jsonl", "result.json", "spec.json"

@@ -173,7 +173,7 @@ def train(
             parser=whole(1), metavar="N", help="At most so many examples at a time on a process.", show_default=False
         ),
     ] = None,
-    sharding: Annotated[str, typer.Option(help="ddp or fsdp2, on several processes.")] = "ddp",
+    sharding: Annotated[str, typer.Option(help="ddp, fsdp2 or fsdp2+ep, on several processes.")] = "ddp",
     workers: Annotated[int, typer.Option(parser=whole(0, MOST_JOBS), help="Processes that load data.")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(parser=at_least(0.0), help="Between two checkpoints.")] = 30.0,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the folder.")] = True,

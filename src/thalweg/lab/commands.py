@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab import contenders, records, tasks, terminal
-from thalweg.lab.engine import How, Place, RunSpec
+from thalweg.lab.engine import SHARDINGS, How, Place, RunSpec
 from thalweg.lab.engine import train as run_one
 from thalweg.lab.engine.run import stored
 from thalweg.lab.errors import UserError
@@ -163,8 +163,8 @@ def train(
 ) -> None:
     """``thalweg train``: one run, on one process or many."""
     terminal.interruptible()
-    if sharding not in ("ddp", "fsdp2"):
-        raise UserError(f"--sharding must be ddp or fsdp2, got {sharding!r}")
+    if sharding not in SHARDINGS:
+        raise UserError(f"--sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}")
     own = tasks.find(task)
     size = batch_size or own.budgets[0].batch_size
     budget = tasks.budget_at(own.budgets, size, "short")

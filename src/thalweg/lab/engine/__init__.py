@@ -1,8 +1,8 @@
 """One engine: a run is decided by its :class:`RunSpec`, carried out by :func:`train`, and leaves records."""
 
 from thalweg.lab.engine.failures import Failed, Stopped
-from thalweg.lab.engine.loop import How, Training
+from thalweg.lab.engine.loop import SHARDINGS, How, Training
 from thalweg.lab.engine.run import Place, crashed, stored, train
 from thalweg.lab.engine.spec import RunSpec
 
-__all__ = ["Failed", "How", "Place", "RunSpec", "Stopped", "Training", "crashed", "stored", "train"]
+__all__ = ["SHARDINGS", "Failed", "How", "Place", "RunSpec", "Stopped", "Training", "crashed", "stored", "train"]

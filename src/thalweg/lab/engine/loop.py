@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, init_empty_weights
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, send_to_device, set_seed
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import checkpoint, data, schedules
+from thalweg.lab.engine import checkpoint, data, experts, schedules
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import diverged, of_the_optimizer, of_the_task
 from thalweg.lab.errors import UserError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from thalweg.lab.engine.spec import RunSpec
 
 EVALUATION_BATCH = 1024
+SHARDINGS = ("ddp", "fsdp2", "fsdp2+ep")
+"""Every process has the whole model; shards of all parameters; the same, but each layer's experts whole on some."""
 ASK_EVERY = 16  # steps between two questions of all ranks to the first whether a checkpoint is due
 
 
@@ -37,7 +40,7 @@ class How:
     """How a run is carried out, without changing what it computes (but for rounding).
 
     ``micro_batch``: at most so many examples at a time on each process, the gradients accumulated. ``sharding``:
-    ``"ddp"`` or ``"fsdp2"``, where there are several processes. ``workers``: processes that load data.
+    one of :data:`SHARDINGS`, where there are several processes. ``workers``: processes that load data.
     ``checkpoint_seconds``: between two checkpoints. ``trackers``: Accelerate's names of them.
     """
 
@@ -67,11 +70,16 @@ class Training:
                 f"examples of {spec.task}), got {spec.batch_size}"
             )
         set_seed(spec.seed)
-        with of_the_task(spec.task, "model()"):
+        self.sharded = how.sharding != "ddp" and accelerator.num_processes > 1
+        fill = getattr(self.task, "initialise", None) if self.sharded else None
+        with of_the_task(spec.task, "model()"), init_empty_weights(include_buffers=False) if fill else nullcontext():
             model = self.task.model()
-        self.sharded = how.sharding == "fsdp2" and accelerator.num_processes > 1
         if self.sharded:
-            model = _sharded(model.to(accelerator.device))
+            model = _sharded(model if fill else model.to(accelerator.device), accelerator, how)
+        if fill:
+            _take_memory(model, accelerator.device)
+            with of_the_task(spec.task, "initialise()"):
+                fill(model)
         with of_the_optimizer():
             optimizer = contender(spec.optimizer).build(model, spec.settings)
         self.model = accelerator.prepare_model(model, evaluation_mode=self.sharded)  # that is: not in DDP as well
@@ -210,12 +218,13 @@ class Training:
         return bool(gather_object([due])[0])
 
     def save(self) -> None:
-        """Write a checkpoint; on shards every rank must."""
+        """Write a checkpoint; every rank must call."""
         state = checkpoint.state_of(self._bare(), self._inner(), sharded=self.sharded)
         states = [checkpoint.generators()]
         states = gather_object(states) if self.accelerator.num_processes > 1 else states
+        window: Tensor = self.accelerator.reduce(self.window, "mean")  # every rank's, as every rank reads it again
         if self.accelerator.is_main_process:
-            own = {"step": self.step, "seconds": self.seconds, "first": self.first, "window": self.window.cpu()}
+            own = {"step": self.step, "seconds": self.seconds, "first": self.first, "window": window.cpu()}
             checkpoint.save(
                 self.folder, {"spec": self.spec.hash, **state, **own, "history": self.history, "generators": states}
             )
@@ -253,16 +262,26 @@ def _accelerator(spec: RunSpec, how: How, folder: Path) -> Accelerator:
     )
 
 
-def _sharded(model: nn.Module) -> nn.Module:
+def _sharded(model: nn.Module, accelerator: Accelerator, how: How) -> nn.Module:
     """The model's parameters as shards, those of repeated blocks a block at a time.
 
     By torch's own call: Accelerate has FSDP2 for accelerators alone, and swaps the optimizer's parameters afterwards.
     """
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    apart = experts.spread(model, mesh) if how.sharding == "fsdp2+ep" else set()
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
-            fully_shard(block)
-    fully_shard(model)
+            fully_shard(block, mesh=mesh, ignored_params=apart)
+    fully_shard(model, mesh=mesh, ignored_params=apart)
     return model
+
+
+def _take_memory(model: nn.Module, device: torch.device) -> None:
+    """Of parameters on the meta device what is to lie here; buffers keep their values."""
+    buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
+    model.to_empty(device=device)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def _called(model: nn.Module, inputs: Any) -> Any:

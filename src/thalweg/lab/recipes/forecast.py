@@ -61,7 +61,7 @@ def forecast(one: Comparison, devices: int) -> Forecast:
     if examples is None and not getattr(task, "download", ""):
         examples = len(tasks.load(one.task)[1].train)
     steps = one.steps if one.steps is not None else None if examples is None else one.length(examples)
-    shared = devices if one.sharding == "fsdp2" else 1
+    shared = devices if one.sharding != "ddp" else 1
     state = max(STATES.get(base_of(name), 8) for name in one.optimizers)
     runs = 0
     for name in one.optimizers:

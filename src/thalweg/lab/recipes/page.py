@@ -36,12 +36,13 @@ ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table of text: the first column names the rows; ``notes`` say what makes it less than it seems."""
+    """A table whose first column names the rows; ``notes`` say what makes it less than it seems; ``prose`` wraps."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    prose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,12 @@ class Page:
     def glance(self) -> Grid:
         """Each tested claim with its verdict."""
         rows = tuple(
-            (section.title, finding.claim.says, _few(finding.claim), finding.verdict, "; ".join(finding.leads))
+            (finding.claim.says, section.title, _few(finding.claim), finding.verdict, "; ".join(finding.leads))
             for section in self.sections
             for finding in section.claims
         )
-        head = ("experiment", "claim", "in print", "here", "lead here, table by table")
-        return Grid("The claims at a glance", head, rows)
+        head = ("claim", "experiment", "in print", "here", "lead here, table by table")
+        return Grid("The claims at a glance", head, rows, prose=True)
 
 
 def write_page(root: Path) -> Path | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thalweg.lab.contenders import contender, defaults
+from thalweg.lab.engine import SHARDINGS
 from thalweg.lab.errors import UserError
 from thalweg.lab.recipes.paper import Number
 from thalweg.lab.search.cells import RECIPE
@@ -178,8 +179,8 @@ def _comparison(where: str, values: dict[str, Any]) -> Comparison:
     if ("epochs" in values) == ("steps" in values):
         raise ValueError(f"{where} needs epochs or steps, and not both")
     sharding = _of(values, "sharding", str, "ddp")
-    if sharding not in ("ddp", "fsdp2"):
-        raise ValueError(f"{where}: sharding must be 'ddp' or 'fsdp2', got {sharding!r}")
+    if sharding not in SHARDINGS:
+        raise ValueError(f"{where}: sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}")
     return Comparison(
         task=_of(values, "task", str),
         batch_size=_count(values, "batch_size"),

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
 from thalweg.lab import hub
@@ -15,6 +16,7 @@ from thalweg.lab.metric import Metric
 from thalweg.lab.tasks.base import Budget, Splits, Task, held_out
 from thalweg.lab.tasks.classification import logits
 from thalweg.lab.tasks.mixture import Mixture
+from thalweg.torch_private import shard_shape_and_offset
 
 NOVEL = 64  # characters; a text that begins like another is left out
 
@@ -124,21 +126,21 @@ class GPT2(LanguageModel):
 class MoE(Mixture, LanguageModel):
     """A Mixtral of 85 B parameters, our choice of shape: the slides say the total and the batch, 1600 x 8192 tokens.
 
-    64 experts a layer, 4 of them a token, 24 layers of width 2560. Transformers keeps the experts of a layer in one
-    parameter whose first axis counts them, so that FSDP2, which cuts along it, leaves experts whole on 64 processes.
+    384 experts a layer, 8 of them a token, 24 layers of width 2560: as many experts as the slides have GPUs, each of
+    which keeps one of every layer with ``fsdp2+ep``.
     """
 
     name = "moe-85b"
-    title = "mixture of experts, 85 B parameters (64 experts a layer, 4 a token)"
+    title = "mixture of experts, 85 B parameters (384 experts a layer, 8 a token)"
     budgets: ClassVar = (Budget(1600, 1000), Budget(1600, 10_000, name="long"))
     example_cost = 30_000_000_000.0
     download = "spacerini/gpt2-outputs (4.4 GB) and the tokenizer of openai-community/gpt2 (3 MB)"
     data, weights, length = "spacerini/gpt2-outputs", "openai-community/gpt2", 8192
-    chosen = 4
+    chosen = 8
     vocabulary: ClassVar[int] = 50_257
     shape: ClassVar[dict[str, Any]] = {
-        "hidden_size": 2560, "intermediate_size": 7168, "num_hidden_layers": 24, "num_attention_heads": 20,
-        "num_key_value_heads": 4, "num_local_experts": 64,
+        "hidden_size": 2560, "intermediate_size": 1192, "num_hidden_layers": 24, "num_attention_heads": 20,
+        "num_key_value_heads": 4, "num_local_experts": 384,
     }  # fmt: skip
 
     def model(self) -> nn.Module:
@@ -150,4 +152,23 @@ class MoE(Mixture, LanguageModel):
             output_router_logits=True, use_cache=False, sliding_window=None, **self.shape,
         )  # fmt: skip
         model: nn.Module = MixtralForCausalLM(config)
+        if not next(model.parameters()).is_meta:
+            self.initialise(model)
         return model
+
+    def initialise(self, model: nn.Module) -> None:
+        """Matrices from N(0, .02²), row after row, each from a generator of its own; vectors one.
+
+        Thus a model that was never whole anywhere has the same weights on any number of processes.
+        """
+        generator = torch.Generator(next(model.parameters()).device)
+        for name, p in model.named_parameters():
+            local, first = p.detach(), 0
+            if isinstance(p, DTensor):
+                local, first = p.to_local().detach(), shard_shape_and_offset(p)[1][0]
+            if p.ndim < 2:
+                local.fill_(1.0)
+                continue
+            for i, row in enumerate(local, first):
+                digest = hashlib.sha256(f"{torch.initial_seed()} {name} {i}".encode()).digest()
+                row.normal_(0.0, 0.02, generator=generator.manual_seed(int.from_bytes(digest[:8]) >> 1))
