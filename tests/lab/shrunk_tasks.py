@@ -56,7 +56,7 @@ class MoE(gpt2.MoE):
         "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "num_local_experts": 8,
     }  # fmt: skip
-    length, vocabulary = 24, 257
+    length, vocabulary, chosen = 24, 257, 2
 
 
 SHRUNK = {
