@@ -38,11 +38,15 @@ def seen(sharded):
 
 
 def experts_here(training, event):
-    """Each process holds half of the experts, whole, and nothing gathers them."""
+    """Each process holds half of the experts, whole, and nothing gathers them; buffers are what they were made."""
     layer = training.model.model.layers[0].mlp.experts
     assert layer.num_experts == 8
     for p in layer.parameters():
         assert len(p.to_local()) == 4
+    with torch.random.fork_rng():
+        whole = training.task.model()
+    for (name, one), (_, two) in zip(training.model.named_buffers(), whole.named_buffers(), strict=True):
+        torch.testing.assert_close(one, two, msg=name)
 
 
 def main(root):
