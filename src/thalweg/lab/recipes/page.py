@@ -193,7 +193,10 @@ def short_names(optimizers: Iterable[str]) -> dict[str, str]:
 def _ours(table: Table) -> Grid:
     names = short_names(row.optimizer for row in table.rows)
     unit = f", {table.metric.unit}" if table.metric.unit else ""
-    head = ("optimizer", f"{table.metric.name} (95 %{unit})", "training loss", "steps to target", "reached", "setting")
+    head = (
+        "optimizer", f"{table.metric.name} (95 %{unit})", "training loss", "steps to target", "seconds to target",
+        "reached", "ms a step", "setting",
+    )  # fmt: skip
     rows = tuple(_row(row, names[row.optimizer]) for row in table.rows)
     return Grid(f"Here: {table.name}, {words.short(table.epochs)} epochs", head, rows, _notes(table, names))
 
@@ -211,7 +214,9 @@ def _row(row: Row, name: str) -> tuple[str, ...]:
         "none finished" if row.test is None else words.interval(row.test),
         words.short(sum(losses) / len(losses)) if losses else "",
         "" if row.steps_to_target is None else f"{row.steps_to_target.mean:.0f}",
+        "" if row.seconds_to_target is None else words.short(row.seconds_to_target.mean),
         f"{row.reached}/{row.seeds}",
+        "" if row.step_seconds is None else words.short(1000.0 * row.step_seconds),
         "" if row.settings is None else words.settings(row.settings),
     )
 
