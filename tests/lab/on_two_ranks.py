@@ -9,6 +9,7 @@ from test_distributed import SPEC
 from torch.distributed.tensor import DTensor
 
 from thalweg.lab.engine import How, train
+from thalweg.lab.instruments import Panel
 
 
 class Killed(BaseException):
@@ -40,6 +41,7 @@ def main(root):
         except Killed:
             assert (root / f"{sharding}-killed" / "checkpoint.pt").exists()
         train(SPEC, root / f"{sharding}-killed", how=how)
+    train(SPEC, root / "watched", how=How(watch=Panel(5, print)))
 
 
 if __name__ == "__main__":

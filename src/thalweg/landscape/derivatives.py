@@ -34,6 +34,7 @@ class FixedSample:
             augments is asked once; limit it with ``itertools.islice``.
         training: False evaluates in the model's evaluation mode (no dropout, stored statistics of batch norm), True in
             training mode, where a random layer makes the loss another one at each call.
+        sizes: how many examples each batch has; None: as many as its targets are long.
 
     Attributes:
         batches: the batches.
@@ -41,7 +42,7 @@ class FixedSample:
         examples: how many all have.
 
     Raises:
-        ValueError: there is no batch, or an empty one.
+        ValueError: there is no batch, an empty one, or not as many sizes as batches.
     """
 
     def __init__(
@@ -51,10 +52,13 @@ class FixedSample:
         batches: Iterable[tuple[Any, Any]],
         *,
         training: bool = False,
+        sizes: Sequence[int] | None = None,
     ) -> None:
         self.model, self.loss, self.training = model, loss, training
         self.batches = list(batches)
-        self.sizes = [len(targets) for _, targets in self.batches]
+        self.sizes = [len(targets) for _, targets in self.batches] if sizes is None else list(sizes)
+        if len(self.sizes) != len(self.batches):
+            reject("sizes", self.sizes, f"a number for each of {len(self.batches)} batches")
         self.examples = sum(self.sizes)
         if not self.batches or min(self.sizes) == 0:
             reject("batches", f"{len(self.batches)} batches with {self.examples} examples", "batches of examples")

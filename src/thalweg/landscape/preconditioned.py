@@ -80,7 +80,13 @@ class PreconditionedSharpness:
 
 
 def preconditioned_sharpness(
-    loss: Loss, optimizer: Optimizer, k: int = 1, *, start: Tensor | None = None, errors: bool = True
+    loss: Loss,
+    optimizer: Optimizer,
+    k: int = 1,
+    *,
+    start: Tensor | None = None,
+    tolerance: float | None = None,
+    errors: bool = True,
 ) -> PreconditionedSharpness:
     """The k largest eigenvalues of (ηD)^½ H (ηD)^½, with D from the optimizer's state as it is now.
 
@@ -98,6 +104,7 @@ def preconditioned_sharpness(
         optimizer: SGD, RMSprop, Adam, AdamW, Lamb or ALTO, or E around one of the first four.
         k: how many.
         start: a vector to start from, such as ``pairs.vectors[0]`` of the last time.
+        tolerance: of the eigenvalues, as of :func:`~thalweg.landscape.hessian_eigenpairs`.
         errors: whether to spend a pass over the sample on standard errors.
 
     Raises:
@@ -105,12 +112,17 @@ def preconditioned_sharpness(
     """
     found = rates(optimizer)
     scale = flat(found.rates).sqrt()
-    pairs = hessian_eigenpairs(loss, found.params, k, scale=scale, start=start, errors=errors)
+    pairs = hessian_eigenpairs(loss, found.params, k, scale=scale, start=start, tolerance=tolerance, errors=errors)
     limit = None
     if len(found.settings) == 1:
         ((alpha, beta, momentum, nesterov),) = found.settings
         limit = stability_limit(alpha, beta, momentum=momentum, nesterov=nesterov)
     return PreconditionedSharpness(pairs.values, limit, found.lr, pairs)
+
+
+def has_diagonal(optimizer: Optimizer) -> bool:
+    """Whether the diagonal of an optimizer is known."""
+    return type(optimizer.base if isinstance(optimizer, E) else optimizer) in _DIAGONALS
 
 
 @torch.no_grad()
@@ -121,7 +133,7 @@ def rates(optimizer: Optimizer) -> Rates:
         ValueError: an optimizer without a known diagonal, one that ascends, or one that has made no step yet.
     """
     base = optimizer.base if isinstance(optimizer, E) else optimizer
-    if type(base) not in _DIAGONALS:
+    if not has_diagonal(optimizer):
         names = " or ".join(one.__name__ for one in _DIAGONALS)
         reject("optimizer", type(base).__name__, f"{names}, or E around one of these")
     params, found, settings, etas = [], [], set(), set()
