@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.arguments import reject
+from thalweg.sharding import is_sharded
 
 Loss: TypeAlias = Callable[[], Tensor]
 Part: TypeAlias = tuple[float, Loss]
@@ -93,7 +94,7 @@ def check_params(params: Iterable[Tensor]) -> list[Tensor]:
     """The parameters as a list.
 
     Raises:
-        ValueError: there are none, or one is not a real floating-point tensor that requires grad.
+        ValueError: there are none, or one is not a real floating-point tensor that requires grad, or sharded.
     """
     found = [params] if isinstance(params, Tensor) else list(params)
     if not found:
@@ -102,7 +103,19 @@ def check_params(params: Iterable[Tensor]) -> list[Tensor]:
         if not (isinstance(p, Tensor) and p.is_floating_point() and p.requires_grad):
             what = f"{p.dtype}, requires_grad={p.requires_grad}" if isinstance(p, Tensor) else type(p).__name__
             reject("params", what, "real floating-point tensors that require grad")
+    check_whole(found)
     return found
+
+
+def check_whole(params: Iterable[Tensor]) -> None:
+    """Raise ``ValueError`` if a parameter is a DTensor: FSDP2 has its gradient in ``p.grad`` alone, and in shards."""
+    if any(map(is_sharded, params)):
+        reject(
+            "params",
+            "sharded ones (DTensors)",
+            "whole tensors: load what torch.distributed.checkpoint.state_dict.get_state_dict returns with "
+            "StateDictOptions(full_state_dict=True) into a model and an optimizer that are not sharded",
+        )
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

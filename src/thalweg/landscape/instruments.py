@@ -30,7 +30,7 @@ from thalweg.kernels import compute_dtype
 from thalweg.kernels.norms import global_norm
 from thalweg.kernels.rounding import wide
 from thalweg.landscape.batches import noise_of
-from thalweg.landscape.derivatives import Loss, check_params
+from thalweg.landscape.derivatives import Loss, check_params, check_whole
 from thalweg.landscape.eigen import ROUGH, hessian_eigenpairs
 from thalweg.landscape.estimates import check_count
 from thalweg.landscape.preconditioned import has_diagonal, preconditioned_sharpness
@@ -53,7 +53,7 @@ class Instruments:
         seconds: what all measurements have taken so far.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument outside its range, or sharded parameters.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Instruments:
         if not isinstance(optimizer, Optimizer):
             reject("optimizer", type(optimizer).__name__, "a torch.optim.Optimizer")
         check_count("every", every, 1)
+        check_whole(p for group in optimizer.param_groups for p in group["params"])
         self.optimizer, self.loss, self.every = optimizer, loss, every
         self.seconds = 0.0
         self._names = {p: name for name, p in (names or {}).items()}

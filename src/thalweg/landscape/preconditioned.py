@@ -18,7 +18,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from thalweg import equations as eq
 from thalweg.arguments import reject
 from thalweg.kernels.rounding import wide
-from thalweg.landscape.derivatives import Loss, flat
+from thalweg.landscape.derivatives import Loss, check_whole, flat
 from thalweg.landscape.eigen import Eigenpairs, hessian_eigenpairs
 from thalweg.optim.adaptor import E
 from thalweg.optim.alto import ALTO
@@ -108,7 +108,7 @@ def preconditioned_sharpness(
         errors: whether to spend a pass over the sample on standard errors.
 
     Raises:
-        ValueError: another optimizer, or one without state yet.
+        ValueError: another optimizer, one without state yet, or one of sharded parameters.
     """
     found = rates(optimizer)
     scale = flat(found.rates).sqrt()
@@ -130,12 +130,14 @@ def rates(optimizer: Optimizer) -> Rates:
     """The diagonal ηD of an optimizer, and what its stability limit depends on.
 
     Raises:
-        ValueError: an optimizer without a known diagonal, one that ascends, or one that has made no step yet.
+        ValueError: an optimizer without a known diagonal, one that ascends, one that has made no step yet, or one of
+            sharded parameters.
     """
     base = optimizer.base if isinstance(optimizer, E) else optimizer
     if not has_diagonal(optimizer):
         names = " or ".join(one.__name__ for one in _DIAGONALS)
         reject("optimizer", type(base).__name__, f"{names}, or E around one of these")
+    check_whole(p for group in base.param_groups for p in group["params"])
     params, found, settings, etas = [], [], set(), set()
     for group in base.param_groups:
         if group.get("maximize"):
