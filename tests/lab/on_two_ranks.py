@@ -9,6 +9,7 @@ from test_distributed import SPEC
 from torch.distributed.tensor import DTensor
 
 from thalweg.lab.engine import How, train
+from thalweg.lab.errors import UserError
 from thalweg.lab.instruments import Panel
 
 
@@ -42,6 +43,10 @@ def main(root):
             assert (root / f"{sharding}-killed" / "checkpoint.pt").exists()
         train(SPEC, root / f"{sharding}-killed", how=how)
     train(SPEC, root / "watched", how=How(watch=Panel(5, print)))
+    try:  # on every rank, or the others would wait
+        train(SPEC, root / "refused", how=How(sharding="fsdp2", watch=Panel(5, print)))
+    except UserError as error:
+        print(error)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ class Panel:
                 f"the first {training.step} steps of this run were trained without --instruments {self.every}: go on "
                 "as they were, or begin anew with --no-resume"
             )
+        if training.watch is None:  # another process looks
+            return
         self._sample, self._names = _sample(training), dict(training.bare().named_parameters())
         self._noise = training.parts > 1 and training.accelerator.num_processes == 1
         left_out = self._new(training).left_out()

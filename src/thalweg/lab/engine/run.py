@@ -106,8 +106,8 @@ def train(
         training.accelerator.init_trackers("thalweg", config=_flat(spec))
     try:
         training.restore()
-        if training.watch is not None:
-            training.watch.begin(training)
+        if how.watch is not None:
+            how.watch.begin(training)
         training.run(lambda t, event: writer.hear(t, event, heard))
         result = _finished(training)
     except Failed as failed:

@@ -12,13 +12,17 @@ class Watch(Protocol):
     """Looks at some steps between their gradient and their update; changes neither, nor draws random numbers.
 
     What it finds is a line of ``NAME.jsonl`` beside ``metrics.jsonl``, and ``NAME/...`` of the trackers. What it takes
-    is no training time. Of several processes the first alone has one.
+    is no training time. Of several processes the first alone looks.
     """
 
     name: str
 
     def begin(self, training: Training) -> None:
-        """The run begins, or goes on after ``training.step`` steps with the lines ``training.watched``."""
+        """On all processes: the run begins, or goes on after ``training.step`` steps with ``training.watched``.
+
+        Raises:
+            UserError: it cannot be looked at.
+        """
 
     def due(self, step: int) -> bool:
         """Whether to look at a step (from 1)."""
