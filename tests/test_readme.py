@@ -1,25 +1,59 @@
-"""The code of the README and of docs/jax.md runs as it stands, and links lead somewhere."""
+"""The code of README and pages runs as it stands, and links lead somewhere; examples with >>>: theory/test_pages.py."""
 
+import math
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 
 
 def blocks(name: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    found = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    return [block for block in found if not block.lstrip().startswith(">>>")]
 
 
-@pytest.mark.parametrize("code", [*blocks("README.md"), "\n".join(blocks("docs/jax.md"))])
-def test_the_code_runs(code):
+def landscape(it):
+    assert it["measured"].keys() >= {"a_over_g", "trust_ratio/0.weight", "gradient_noise_scale"}
+    assert it["instruments"].loss() < math.log(3)  # it trains
+    return it["optimizer"].state and it["top"].tolist() == it["pairs"].values.tolist()
+
+
+def sharpness(it):
+    torch.manual_seed(0)
+    p, q = (torch.nn.Parameter(torch.randn(3, dtype=torch.float64)) for _ in range(2))
+    loss = 4.0 * p[0] ** 2 + p[1] ** 2 + q.square().sum()
+    return it["sharpness"](loss, [p, q], iterations=100) == pytest.approx(8.0)
+
+
+def own_task(it):
+    example = (ROOT / "examples" / "own_task.py").read_text()
+    return blocks("docs/lab.md")[0].strip() in example and it["Wine"].budgets
+
+
+CODE = [  # what runs together, and what it has made
+    *((block, lambda it: it.get("state") or it["optimizer"].state) for block in blocks("README.md")),
+    ("\n".join(blocks("docs/jax.md")), lambda it: it["state"]),
+    ("\n".join(blocks("docs/landscape.md")), landscape),
+    ("\n".join(blocks("docs/lab.md")), own_task),
+    ("\n".join(blocks("docs/what-e-does.md")), sharpness),
+]
+
+
+@pytest.mark.parametrize(("code", "made"), CODE)
+def test_the_code_runs(code, made):
     names: dict[str, object] = {}
     exec(compile(code, "the documentation", "exec"), names)
-    assert names["state"] if "state" in names else names["optimizer"].state
+    assert made(names)
 
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_code_is_left_out(page):
+    run = "\n".join(code for code, _ in CODE)
+    assert [block for block in blocks(page) if block not in run] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -15,6 +15,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from thalweg.lab.engine import How, experts, train
 from thalweg.lab.errors import UserError
+from thalweg.lab.instruments import Panel
 
 
 class Killed(BaseException):
@@ -59,6 +60,11 @@ def main(root):
     with pytest.raises(UserError, match="stacked experts: take fsdp2"):
         train(SPEC, root / "refused", how=how)
     a_process_without_tokens_has_gradients_of_zero()
+    train(SPEC, root / "watched", how=How(watch=Panel(5, print)))
+    try:  # on every rank, or the others would wait
+        train(SPEC, root / "refused", how=How(sharding="fsdp2", watch=Panel(5, print)))
+    except UserError as error:
+        print(error)
 
 
 def a_process_without_tokens_has_gradients_of_zero():

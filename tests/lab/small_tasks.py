@@ -122,3 +122,17 @@ class Experts(PydocMoE):
         if not next(model.parameters()).is_meta:
             self.initialise(model)
         return model
+
+
+class TrainedAlone(nn.Linear):
+    """As cuDNN's recurrent networks: no backward in evaluation mode."""
+
+    def forward(self, x):
+        if torch.is_grad_enabled() and not self.training:
+            raise RuntimeError("cudnn RNN backward can only be called in training mode")
+        return super().forward(x)
+
+
+class Recurrent(Line):
+    def model(self):
+        return TrainedAlone(3, 1)

@@ -7,7 +7,8 @@ import pytest
 
 import thalweg
 from thalweg.lab import records
-from thalweg.lab.engine import RunSpec, train
+from thalweg.lab.engine import How, RunSpec, train
+from thalweg.lab.instruments import Panel
 
 SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
 SPEC = RunSpec("small_tasks:Line", 15, 20, "alto", SETTINGS, seed=3, test=True)
@@ -26,7 +27,7 @@ def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
         env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    train(SPEC, tmp_path / "one")
+    train(SPEC, tmp_path / "one", how=How(watch=Panel(5, print)))
     train(EXPERTS, tmp_path / "experts-alone")
 
     def history(name):
@@ -41,3 +42,10 @@ def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
             "environment.json", "metrics.jsonl", "result.json", "spec.json"
         ]  # fmt: skip
+    assert history("watched") == pytest.approx(history("one"), rel=1e-4)
+    measured = [records.read_lines(tmp_path / name / "instruments.jsonl") for name in ("watched", "one")]
+    assert [line["step"] for line in measured[0]] == [5, 10, 15, 20]
+    for line, alone in zip(*measured, strict=True):  # of the whole gradient, not of a rank's
+        assert {**line, "overhead_seconds": 0} == pytest.approx({**alone, "overhead_seconds": 0}, rel=1e-3)
+    assert ran.stdout.count("without gradient_noise_scale") == 1  # by one of the ranks
+    assert ran.stdout.count("--instruments needs whole gradients") == 2

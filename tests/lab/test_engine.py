@@ -161,7 +161,7 @@ def test_model_and_optimizer_are_evaluated_in_the_mode_for_it(tmp_path):
     training.run(lambda *_: None)
     bare = copy.deepcopy(training.accelerator.unwrap_model(training.model))
     assert bare.training
-    assert training._inner().mode == "train"
+    assert training.inner().mode == "train"
     assert all((p > 50).all() for p in bare.parameters())  # far from the answer while training
     with torch.no_grad():
         for p in bare.parameters():

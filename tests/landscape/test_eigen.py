@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from thalweg.landscape import FixedSample, hessian_eigenpairs, hessian_eigenvalues
 from thalweg.landscape.derivatives import Curvature, gradient, moved_to, value
-from thalweg.landscape.eigen import weighted_error
+from thalweg.landscape.eigen import ROUGH, weighted_error
 
 
 @pytest.mark.parametrize("k", [1, 3, 30, 64])
@@ -23,6 +23,13 @@ def test_a_quadratic(k, at_zero):
         loss.place(torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))
     found = hessian_eigenvalues(loss, loss.params, k)
     torch.testing.assert_close(found, loss.spectrum.sort(descending=True).values[:k], rtol=1e-8, atol=1e-8)
+
+
+def test_a_rough_tolerance_takes_fewer_products():
+    loss = quadratic(linear=1.0)
+    fine, rough = (hessian_eigenpairs(loss, loss.params, tolerance=x) for x in (None, ROUGH))
+    assert rough.values.item() == pytest.approx(9.0, rel=ROUGH)
+    assert rough.products < 0.7 * fine.products
 
 
 def test_lobpcg_finds_the_same():
@@ -210,5 +217,7 @@ def test_more_bad_input():
         hessian_eigenpairs(lambda: P.square().sum(), [P], scale=torch.ones(2))
     with pytest.raises(ValueError, match="start must be a vector of 3 entries"):
         hessian_eigenpairs(lambda: P.square().sum(), [P], start=torch.ones(2))
+    with pytest.raises(ValueError, match=r"sizes must be a number for each of 1 batches, got \[1, 2\]"):
+        FixedSample(nn.Linear(1, 1), F.mse_loss, [(torch.ones(1, 1), torch.ones(1, 1))], sizes=[1, 2])
     with pytest.raises(ValueError, match="batches must be batches of examples, got '0 batches with 0 examples'"):
         FixedSample(nn.Linear(1, 1), F.mse_loss, [])

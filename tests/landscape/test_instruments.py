@@ -98,6 +98,40 @@ def test_the_noise_of_micro_batches_is_that_of_the_sample(sizes):
         model.zero_grad()
 
 
+def test_the_noise_is_that_of_the_gradient_before_it_was_clipped():
+    model, x, y = small_network()
+    params = list(model.parameters())
+    instruments = Instruments(torch.optim.SGD(params, lr=0.1))
+    parts = list(zip(x.split(10), y.split(10), strict=True))
+    for part_x, part_y in parts:
+        (F.cross_entropy(model(part_x), part_y) / 4).backward()
+        instruments.micro_batch(10, 0.25)
+    torch.nn.utils.clip_grad_norm_(params, 1e-3)
+    found = instruments.measure()
+    assert found["gradient_norm"] == pytest.approx(1e-3, rel=1e-2)
+    expected = gradient_noise(FixedSample(model, F.cross_entropy, parts), params)
+    assert found["gradient_squared_norm"] == pytest.approx(expected.squared_norm)
+
+
+def test_what_is_left_out():
+    p = nn.Parameter(torch.ones(2, 2))
+    no_e, none = {"a_over_g, cosine_a_g": "SGD has no E"}, {"trust_ratio": "SGD has none"}
+    for optimizer, expected in (
+        (torch.optim.SGD([p]), no_e | none),
+        (E(torch.optim.SGD([p]), alpha=0.5, beta=0.5), none),
+        (E(torch.optim.SGD([p]), alpha=0.0, beta=0.5), {"a_over_g, cosine_a_g": "α is 0"} | none),
+        (ALTO([p]), {}),
+        (Lamb([p], trust_ratio=False),
+         {"a_over_g, cosine_a_g": "Lamb has no E", "trust_ratio": "no group is adapted"}),
+        (Lamb([p], trust_ratio="decayed", weight_decay=0.0),
+         {"a_over_g, cosine_a_g": "Lamb has no E", "trust_ratio": "no group is adapted"}),
+        (E(torch.optim.Adagrad([p]), alpha=0.5, beta=0.5),
+         {"trust_ratio": "Adagrad has none", "eta_lambda, share_of_limit": "the diagonal of Adagrad is not known"}),
+        (ALTO([p], maximize=True), {"eta_lambda, share_of_limit": "ALTO ascends"}),
+    ):  # fmt: skip
+        assert Instruments(optimizer).left_out() == expected
+
+
 def test_sharpness_every_n_steps():
     model, x, y = small_network()
     sample = FixedSample(model, F.cross_entropy, [(x, y)])

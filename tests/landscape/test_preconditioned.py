@@ -133,6 +133,18 @@ def test_adams_diagonal_with_its_bias_corrections(amsgrad):
     assert (found.lr, found.limit) == (0.3, stability_limit(0.0, 0.0, momentum=0.9))
 
 
+@pytest.mark.parametrize("centered", [False, True])
+def test_rmsprops_diagonal_is_that_of_its_step(centered):
+    p = nn.Parameter(torch.linspace(0.5, 2, 6, dtype=torch.float64))
+    optimizer = torch.optim.RMSprop([p], lr=1e-9, alpha=0.9, eps=1e-3, centered=centered)
+    for _ in range(4):
+        before = p.detach().clone()
+        optimizer.zero_grad()
+        p.pow(3).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(before - p.detach(), rates(optimizer).rates[0] * p.grad, rtol=1e-5, atol=1e-15)
+
+
 @pytest.mark.parametrize("options", [{}, {"trust_clip": (0.5, 1.5)}, {"norm_dims": (-1,)}, {"weight_decay": 0.0}])
 def test_the_trust_ratio_is_that_of_the_step(options):
     """A step of almost no length moves a layer by lr · ratio · r: the diagonal times r's own numerator."""

@@ -37,16 +37,3 @@ def test_commands_are_understood(page, capsys):
     for command in commands:
         cli.main(command.split())
     assert capsys.readouterr().out.count("E with α = ") == len(commands) > 0
-
-
-def test_the_sharpness_of_the_page_is_an_eigenvalue():
-    import torch
-
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / PAGES[0]).read_text(), re.DOTALL)
-    block = next(block for block in blocks if "def sharpness" in block)
-    names: dict = {}
-    exec(compile(block, PAGES[0], "exec"), names)
-    torch.manual_seed(0)
-    p, q = (torch.nn.Parameter(torch.randn(3, dtype=torch.float64)) for _ in range(2))
-    loss = 4.0 * p[0] ** 2 + p[1] ** 2 + q.square().sum()
-    assert names["sharpness"](loss, [p, q], iterations=100) == pytest.approx(8.0)

@@ -208,6 +208,7 @@ def _picture(convex: list[Record], network: list[Record], path: Path) -> Picture
         ax.legend(fontsize=7)
         what = "full batch" if full else "batches"
         ax.set(xscale="log", yscale="log", xlabel="T", title=f"network, {what}, ridge {strength:g}, constant η")
+    middle.set_ylabel("mean of ‖∇f‖² up to T")
     left.legend(fontsize=7)
     for ax in (left, middle, right):
         ax.title.set_fontsize(9)

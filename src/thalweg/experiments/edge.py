@@ -254,8 +254,8 @@ def _setting(one: Record) -> str:
 def _picture(whole: list[Record], path: Path) -> Picture:
     drawn = drawing.figure(6.4, 4.8)
     ax = drawn.subplots()
-    ax.plot((0.5, 400.0), (0.5, 400.0), color=drawing.GREY, linewidth=0.9)
-    ax.fill_between((0.5, 400.0), (0.45, 360.0), (0.55, 440.0), color=drawing.GREY, alpha=0.2, linewidth=0)
+    ax.plot((0.5, 600.0), (0.5, 600.0), color=drawing.GREY, linewidth=0.9)
+    ax.fill_between((0.5, 600.0), (0.45, 540.0), (0.55, 660.0), color=drawing.GREY, alpha=0.2, linewidth=0)
     for base, name in NAMES.items():
         colour, marker = STYLES[base]
         for hollow in (False, True):
@@ -269,9 +269,9 @@ def _picture(whole: list[Record], path: Path) -> Picture:
                 )
                 face = "white" if hollow else colour
                 ax.plot(x, y, marker, color=colour, markerfacecolor=face, markersize=6, label=label)
-    ax.set(xscale="log", yscale="log", xlim=(0.8, 80), ylim=(0.8, 400))
+    ax.set(xscale="log", yscale="log", xlim=(0.8, 80), ylim=(0.8, 600))
     ax.set(xlabel="predicted: stability limit of ηλ", ylabel="measured: ηλ as the optimizer sees it")
-    for axis, ticks in ((ax.xaxis, (1, 2, 5, 10, 20, 40)), (ax.yaxis, (1, 2, 5, 10, 20, 40, 100, 200))):
+    for axis, ticks in ((ax.xaxis, (1, 2, 5, 10, 20, 40)), (ax.yaxis, (1, 2, 5, 10, 20, 40, 100, 200, 400))):
         axis.set_ticks(ticks, [str(tick) for tick in ticks])
         axis.set_ticks([], minor=True)
     ax.legend(fontsize=8, loc="upper left")

@@ -96,9 +96,9 @@ def page(folder: Path) -> Section:
     pictures = [
         Picture(
             path,
-            f"Walks on {name}. White line: the floor of the valley; star: the lowest minimum; cross: another; square: "
-            "the "
-            "start; dots: ends of two walkers. Look at how much of the white line each colour covers.",
+            f"Walks on {name}: black without E, blue α < 0, orange α > 0. White line: the floor of the valley; star: "
+            "the lowest minimum; cross: another; square: the start; dots: where walks end. Look at how much of the "
+            "white line each colour covers.",
         )
         for name in functions
         if (path := folder / f"{name}.png").exists()

@@ -15,6 +15,7 @@ Rooms, each importing only from those above it::
     engine/          RunSpec, the training loop, schedules, checkpoints, typed failures
     search/          points, studies, claims, workers
     recipes/         the slides' experiments at two scales, the printed numbers, claims tested, their page
+    instruments.py   what thalweg.landscape sees of a run under way
     commands.py, reproducing.py    what the command line does
 
 What a comparison leaves on disk
@@ -42,6 +43,10 @@ another batch size, other code or other data never meets it. ::
 ``metrics.jsonl``
     One line an evaluation: ``step``, ``examples``, ``seconds`` (of training, evaluation left out), ``loss`` (training,
     mean since the last line), ``validation``, ``lr``.
+``instruments.jsonl``
+    With ``thalweg train --instruments N``, one line every N steps: ``step`` and what :mod:`thalweg.landscape` saw of it
+    (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not to be had, and
+    ``overhead_seconds``.
 ``checkpoint.pt``
     While it runs, of a long run: everything to go on from. Deleted at its end.
 ``result.json``

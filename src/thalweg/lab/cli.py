@@ -180,6 +180,15 @@ def train(
     track: Annotated[
         str, typer.Option(metavar="A,B,...", help="Of tensorboard, wandb and mlflow, those installed; or none.")
     ] = "tensorboard",
+    instruments: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole(1),
+            metavar="N",
+            help="Every N steps, record what E and the trust ratio do, gradient noise and sharpness.",
+            show_default=False,
+        ),
+    ] = None,
     config: Config = None,
     out: Out = None,
 ) -> None:
@@ -210,6 +219,7 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         resume=resume,
         track=names(track, "--track"),
+        instruments=instruments,
         out=out,
     )
 

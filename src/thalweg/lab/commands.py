@@ -14,6 +14,7 @@ from thalweg.lab.engine import SHARDINGS, How, Place, RunSpec
 from thalweg.lab.engine import train as run_one
 from thalweg.lab.engine.run import stored
 from thalweg.lab.errors import UserError
+from thalweg.lab.instruments import MEASUREMENTS, Panel, measured, overhead
 from thalweg.lab.progress import Progress
 from thalweg.lab.reading import read
 from thalweg.lab.recipes.page import write_page
@@ -159,6 +160,7 @@ def train(
     checkpoint_seconds: float,
     resume: bool,
     track: tuple[str, ...],
+    instruments: int | None,
     out: Path | None,
 ) -> None:
     """``thalweg train``: one run, on one process or many."""
@@ -181,8 +183,13 @@ def train(
         **fields,
     ).stamped()
     folder = out or Path("runs") / "train" / slug(task) / f"{slug(optimizer)}-{spec.hash}"
-    how = How(micro_batch, sharding, workers, checkpoint_seconds, _trackers(track))
     rank, console = int(os.environ.get("RANK", "0")), terminal.console()
+    panel = None
+    if instruments is not None:
+        if instruments > spec.steps:
+            raise UserError(f"--instruments must be an integer from 1 to {spec.steps} (the steps), got {instruments}")
+        panel = Panel(instruments, lambda line: console.print(line, soft_wrap=True))
+    how = How(micro_batch, sharding, workers, checkpoint_seconds, _trackers(track), panel)
     if rank == 0:
         _make_room(folder, spec, resume)
     elif not resume:
@@ -198,6 +205,8 @@ def train(
 
     if rank == 0:
         result = _claimed(spec, folder, how, heard)
+        if panel is not None:
+            console.print(overhead(folder, result), soft_wrap=True)
         said = ", ".join(f"{key} {result[key]:.6g}" for key in ("validation", "test") if result.get(key) is not None)
         console.print(f"{result['status']}: {said or result['reason']}")
         console.print(f"records: {folder.resolve()}", soft_wrap=True)
@@ -212,6 +221,11 @@ def train(
 
 def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any) -> dict[str, Any]:
     if (found := stored(folder, spec)) is not None:
+        if isinstance(how.watch, Panel) and not measured(folder, how.watch.every, spec.steps, found):
+            raise UserError(
+                f"{folder} holds this run, trained without --instruments {how.watch.every}: --no-resume trains it "
+                "again, --out puts it elsewhere"
+            )
         return found
     claim = FileClaims().take(Job(spec, Place(), folder))
     if claim is None:
@@ -240,10 +254,12 @@ def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
                 before = records.read_json(folder / "spec.json").get("hash")
             except records.Damaged:
                 before = None
-            if before != spec.hash and (folder / "result.json").exists():
-                raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
+            if before != spec.hash:
+                if (folder / "result.json").exists():
+                    raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
+                (folder / MEASUREMENTS).unlink(missing_ok=True)
         if not resume:
-            for name in ("result.json", "checkpoint.pt"):
+            for name in ("result.json", "checkpoint.pt", MEASUREMENTS):
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.arguments import reject
+from thalweg.sharding import is_sharded
 
 Loss: TypeAlias = Callable[[], Tensor]
 Part: TypeAlias = tuple[float, Loss]
@@ -34,6 +35,7 @@ class FixedSample:
             augments is asked once; limit it with ``itertools.islice``.
         training: False evaluates in the model's evaluation mode (no dropout, stored statistics of batch norm), True in
             training mode, where a random layer makes the loss another one at each call.
+        sizes: how many examples each batch has; None: as many as its targets are long.
 
     Attributes:
         batches: the batches.
@@ -41,7 +43,7 @@ class FixedSample:
         examples: how many all have.
 
     Raises:
-        ValueError: there is no batch, or an empty one.
+        ValueError: there is no batch, an empty one, or not as many sizes as batches.
     """
 
     def __init__(
@@ -51,10 +53,13 @@ class FixedSample:
         batches: Iterable[tuple[Any, Any]],
         *,
         training: bool = False,
+        sizes: Sequence[int] | None = None,
     ) -> None:
         self.model, self.loss, self.training = model, loss, training
         self.batches = list(batches)
-        self.sizes = [len(targets) for _, targets in self.batches]
+        self.sizes = [len(targets) for _, targets in self.batches] if sizes is None else list(sizes)
+        if len(self.sizes) != len(self.batches):
+            reject("sizes", self.sizes, f"a number for each of {len(self.batches)} batches")
         self.examples = sum(self.sizes)
         if not self.batches or min(self.sizes) == 0:
             reject("batches", f"{len(self.batches)} batches with {self.examples} examples", "batches of examples")
@@ -89,7 +94,7 @@ def check_params(params: Iterable[Tensor]) -> list[Tensor]:
     """The parameters as a list.
 
     Raises:
-        ValueError: there are none, or one is not a real floating-point tensor that requires grad.
+        ValueError: there are none, or one is not a real floating-point tensor that requires grad, or sharded.
     """
     found = [params] if isinstance(params, Tensor) else list(params)
     if not found:
@@ -98,7 +103,19 @@ def check_params(params: Iterable[Tensor]) -> list[Tensor]:
         if not (isinstance(p, Tensor) and p.is_floating_point() and p.requires_grad):
             what = f"{p.dtype}, requires_grad={p.requires_grad}" if isinstance(p, Tensor) else type(p).__name__
             reject("params", what, "real floating-point tensors that require grad")
+    check_whole(found)
     return found
+
+
+def check_whole(params: Iterable[Tensor]) -> None:
+    """Raise ``ValueError`` if a parameter is a DTensor: FSDP2 has its gradient in ``p.grad`` alone, and in shards."""
+    if any(map(is_sharded, params)):
+        reject(
+            "params",
+            "sharded ones (DTensors)",
+            "whole tensors: load what torch.distributed.checkpoint.state_dict.get_state_dict returns with "
+            "StateDictOptions(full_state_dict=True) into a model and an optimizer that are not sharded",
+        )
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

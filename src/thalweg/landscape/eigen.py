@@ -16,6 +16,7 @@ from thalweg.landscape.derivatives import Curvature, Loss
 
 DENSE = 40
 """Up to so many entries the Hessian is written down as a matrix."""
+ROUGH = 1e-3
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
@@ -142,9 +143,10 @@ def _lanczos(operator: LinearOperator, first: np.ndarray, k: int, tolerance: flo
     n = operator.shape[0]
     if not operator.matvec(first[:, 0]).any():  # a linear loss, in which ARPACK finds nothing to begin with
         return np.zeros(k), np.eye(n, k)
+    basis = 20 if tolerance < ROUGH else 8  # products before ARPACK first looks whether it is done
     try:
         values, vectors = eigsh(
-            operator, k=k, which="LA", v0=first[:, 0], tol=tolerance, ncv=min(n, max(2 * k + 1, 20))
+            operator, k=k, which="LA", v0=first[:, 0], tol=tolerance, ncv=min(n, max(2 * k + 1, basis))
         )
     except ArpackNoConvergence as error:
         raise RuntimeError(f"the {k} largest eigenvalues of {n} did not converge: {error}; try a tolerance") from None

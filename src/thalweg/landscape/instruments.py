@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,10 +30,10 @@ from thalweg.kernels import compute_dtype
 from thalweg.kernels.norms import global_norm
 from thalweg.kernels.rounding import wide
 from thalweg.landscape.batches import noise_of
-from thalweg.landscape.derivatives import Loss, check_params
-from thalweg.landscape.eigen import hessian_eigenpairs
+from thalweg.landscape.derivatives import Loss, check_params, check_whole
+from thalweg.landscape.eigen import ROUGH, hessian_eigenpairs
 from thalweg.landscape.estimates import check_count
-from thalweg.landscape.preconditioned import preconditioned_sharpness
+from thalweg.landscape.preconditioned import has_diagonal, preconditioned_sharpness
 from thalweg.optim.adaptor import E
 from thalweg.optim.alto import ALTO
 from thalweg.optim.exploration import ALPHA, BETA, EMA
@@ -52,7 +53,7 @@ class Instruments:
         seconds: what all measurements have taken so far.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument outside its range, or sharded parameters.
     """
 
     def __init__(
@@ -61,18 +62,19 @@ class Instruments:
         *,
         loss: Loss | None = None,
         every: int = 100,
-        names: dict[str, Tensor] | None = None,
+        names: Mapping[str, Tensor] | None = None,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             reject("optimizer", type(optimizer).__name__, "a torch.optim.Optimizer")
         check_count("every", every, 1)
+        check_whole(p for group in optimizer.param_groups for p in group["params"])
         self.optimizer, self.loss, self.every = optimizer, loss, every
         self.seconds = 0.0
         self._names = {p: name for name, p in (names or {}).items()}
         self._calls, self._reported = 0, 0.0
         self._parts: list[tuple[int, float]] = []
         self._accumulated: dict[Tensor, Tensor] = {}
-        self._found: dict[str, Tensor] = {}  # eigenvectors of the last time
+        self._eigenvector: Tensor | None = None  # of the last time
 
     def micro_batch(self, examples: int, share: float) -> None:
         """Note the gradient that a micro-batch has just added to ``p.grad``.
@@ -100,10 +102,9 @@ class Instruments:
             Of E and ALTO, ``a_over_g``, ‖a‖/‖g‖ with a = (1-β1)(g - b), and ``cosine_a_g``, over all parameters in
             which α is not 0; of Lamb and ALTO, ``trust_ratio/NAME`` of each adapted layer, that of the coming step;
             after at least two micro-batches, ``gradient_noise_scale`` in examples (infinite if noise is all there is),
-            ``gradient_noise_trace`` and ``gradient_squared_norm`` (average the last two over steps for a quotient that
-            is less noisy, as McCandlish et al. do); every ``every`` calls, ``sharpness``, λ_max, and of a known
-            optimizer ``eta_lambda`` and, if it has one, ``share_of_limit``, as :func:`preconditioned_sharpness` has
-            them. Always ``gradient_norm``, and ``instruments_seconds``, what this measurement took.
+            ``gradient_noise_trace`` and ``gradient_squared_norm``, of the gradient before any clipping (average the
+            last two over steps for a quotient that is less noisy, as McCandlish et al. do); every ``every`` calls what
+            :func:`sharpness` returns. Always ``gradient_norm``, and ``instruments_seconds``, what this took.
         """
         started = time.perf_counter()
         before = self.seconds
@@ -112,13 +113,36 @@ class Instruments:
         with torch.no_grad():
             found.update(self._exploration())
             found.update(self._trust_ratios())
-        found.update(self._noise(found["gradient_norm"]))
+        found.update(self._noise())
         if self.loss is not None and self._calls % self.every == 0:
-            found.update(self._sharpness(self.loss))
+            here, self._eigenvector = sharpness(self.loss, self.optimizer, start=self._eigenvector)
+            found.update(here)
         self._calls += 1
         self.seconds = before + time.perf_counter() - started
         found["instruments_seconds"] = self.seconds - self._reported
         self._reported = self.seconds
+        return found
+
+    def left_out(self) -> dict[str, str]:
+        """What :meth:`measure` cannot have of this optimizer, and why.
+
+        Whether the noise and the sharpness are there is up to :meth:`micro_batch` and to the loss.
+        """
+        inner = self.optimizer.base if isinstance(self.optimizer, E) else self.optimizer
+        name, groups = type(inner).__name__, self.optimizer.param_groups
+        found = {}
+        if not isinstance(self.optimizer, E | ALTO):
+            found["a_over_g, cosine_a_g"] = f"{name} has no E"
+        elif not any(self._settings(group)[0] for group in groups):
+            found["a_over_g, cosine_a_g"] = "α is 0"
+        if not isinstance(self.optimizer, Lamb):
+            found["trust_ratio"] = f"{name} has none"
+        elif not any(map(_adapted, groups)):
+            found["trust_ratio"] = "no group is adapted"
+        if not has_diagonal(self.optimizer):
+            found["eta_lambda, share_of_limit"] = f"the diagonal of {name} is not known"
+        elif any(group.get("maximize") for group in groups):
+            found["eta_lambda, share_of_limit"] = f"{name} ascends"
         return found
 
     def _with_gradients(self) -> list[Tensor]:
@@ -153,13 +177,12 @@ class Instruments:
         gradients = [p.grad for p in self._with_gradients() if p.grad is not None]
         found, number = {}, -1
         for group in self.optimizer.param_groups:
-            adapted = group["weight_decay"] > 0.0 if group["trust_ratio"] == "decayed" else group["trust_ratio"]
             scale = 1.0
             if group["max_grad_norm"] is not None and gradients:
                 scale = float(eq.clip_coefficient(global_norm(gradients), group["max_grad_norm"]))
             for p in group["params"]:
                 number += 1
-                if adapted and p.grad is not None:
+                if _adapted(group) and p.grad is not None:
                     sign = -1.0 if group["maximize"] else 1.0
                     ratio = self._trust_ratio(p, sign * scale * _gradient(p), group)
                     name = self._names.get(p, str(number))
@@ -185,34 +208,54 @@ class Instruments:
         norms = (eq.norm(x, group["norm_dims"]) for x in (theta, r))
         return eq.trust_ratio(*norms, eps=group["trust_eps"], clip=group["trust_clip"])
 
-    def _noise(self, norm: float) -> dict[str, float]:
+    def _noise(self) -> dict[str, float]:
         parts, self._parts = self._parts, []
-        self._accumulated.clear()
+        whole, self._accumulated = self._accumulated, {}  # not p.grad, which may have been clipped since
         if len(parts) < 2:
             return {}
         sizes, squares = zip(*parts, strict=True)
-        found = noise_of(sizes, squares, norm**2)
+        found = noise_of(sizes, squares, sum(float(g.double().square().sum()) for g in whole.values()))
         return {
             "gradient_noise_scale": found.scale,
             "gradient_noise_trace": found.trace,
             "gradient_squared_norm": found.squared_norm,
         }
 
-    def _sharpness(self, loss: Loss) -> dict[str, float]:
-        params = check_params(p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad)
-        plain = hessian_eigenpairs(loss, params, start=self._found.get("plain"), errors=False)
-        self._found["plain"] = plain.vectors[0]
-        found = {"sharpness": plain.values.item()}
-        try:
-            own = preconditioned_sharpness(loss, self.optimizer, errors=False)
-        except ValueError as error:  # before the first step, or of an optimizer whose diagonal is not known
-            if not str(error).startswith("optimizer must be"):
-                raise
-            return found
+
+def sharpness(loss: Loss, optimizer: Optimizer, *, start: Tensor | None = None) -> tuple[dict[str, float], Tensor]:
+    """λ_max of a loss, and as a live optimizer sees it, each in some ten products with the Hessian.
+
+    Args:
+        loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
+        optimizer: any.
+        start: a vector to start from, such as the eigenvector found last; None: always the same.
+
+    Returns:
+        ``sharpness``, and of a known optimizer that has made a step ``eta_lambda`` and, if it has one,
+        ``share_of_limit``, as :func:`preconditioned_sharpness` has them; and the eigenvector of λ_max.
+
+    Raises:
+        ValueError: the loss is no finite scalar of the parameters.
+        RuntimeError: no convergence.
+    """
+    params = check_params(p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+    plain = hessian_eigenpairs(loss, params, start=start, tolerance=ROUGH, errors=False)
+    found = {"sharpness": plain.values.item()}
+    try:
+        own = preconditioned_sharpness(loss, optimizer, tolerance=ROUGH, errors=False)
+    except ValueError as error:  # before the first step, or of an optimizer whose diagonal is not known
+        if not str(error).startswith("optimizer must be"):
+            raise
+    else:
         found["eta_lambda"] = own.eta_lambda.item()
         if own.limit is not None:
             found["share_of_limit"] = own.share
-        return found
+    return found, plain.vectors[0]
+
+
+def _adapted(group: dict[str, Any]) -> bool:
+    choice = group["trust_ratio"]
+    return bool(group["weight_decay"] > 0.0 if choice == "decayed" else choice)
 
 
 def _gradient(p: Tensor) -> Tensor:

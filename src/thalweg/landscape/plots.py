@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path as File
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 COLOURS = ("#d55e00", "#000000", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (4, 1, 1, 1, 1, 1)), "--", ":")
 GREY = "#777777"
+WITHOUT, EXPLORES, EXPLOITS = "#000000", ("#0072b2", "#56b4e9", "#009e73"), ("#d55e00", "#e69f00")
+"""Of walks: without E, with α < 0 and with α > 0, the strongest first; the minima's colour is none of them."""
 
 
 def walks_picture(rows: Sequence[Sequence[Walk]], path: File, *, shown: int = 1) -> File:
@@ -41,11 +43,10 @@ def walks_picture(rows: Sequence[Sequence[Walk]], path: File, *, shown: int = 1)
         for ax, base in zip(axes, bases, strict=True):
             of_base = [walk for walk in walks if walk.base == base]
             draw_landscape(ax, of_base[0].function)
-            for k, walk in enumerate(of_base):
+            for walk, (colour, dashes) in zip(of_base, _styles(of_base), strict=True):
                 for walker in range(min(shown, walk.places.shape[1])):
                     x, y = walk.places[:, walker].T.numpy()
                     label = _setting(walk) if walker == 0 else None
-                    colour, dashes = COLOURS[k % 7], DASHES[k % 7]
                     ax.plot(x, y, color=colour, linestyle=dashes, linewidth=1.0, label=label, zorder=3)
                     ax.plot(x[-1:], y[-1:], "o", color=colour, markersize=5, zorder=4)
             ax.plot(*of_base[0].places[0, 0].tolist(), "s", color="white", markeredgecolor="black", zorder=5)
@@ -91,9 +92,8 @@ def animation(walks: Sequence[Walk], path: File, *, frames: int = 60, per_second
     steps = len(walks[0].places) - 1
     dots: list[Line2D] = []
     trails: list[Line2D] = []
-    for k, walk in enumerate(walks):
-        colour = COLOURS[k % 7]
-        trails += ax.plot([], [], color=colour, linestyle=DASHES[k % 7], linewidth=1.3, zorder=3)
+    for walk, (colour, dashes) in zip(walks, _styles(walks), strict=True):
+        trails += ax.plot([], [], color=colour, linestyle=dashes, linewidth=1.3, zorder=3)
         dots += ax.plot([], [], "o", color=colour, markersize=4, label=_setting(walk), zorder=4)
     ax.legend(loc="upper right", fontsize=7)
     writer = PillowWriter(fps=per_second)
@@ -155,6 +155,16 @@ def density_picture(found: dict[str, SpectralDensity], path: File, *, title: str
     ax.set_title(title, fontsize=10)
     ax.legend(fontsize=8)
     return _save(figure, path)
+
+
+def _styles(walks: Sequence[Walk]) -> list[tuple[str, Any]]:
+    """A colour for each walk by the sign of its α, and dashes."""
+    found = []
+    for k, walk in enumerate(walks):
+        same = sorted({abs(other.alpha) for other in walks if other.alpha * walk.alpha > 0}, reverse=True)
+        hues = (WITHOUT,) if walk.alpha == 0 else EXPLORES if walk.alpha < 0 else EXPLOITS
+        found.append((hues[same.index(abs(walk.alpha)) % len(hues)] if same else WITHOUT, DASHES[k % len(DASHES)]))
+    return found
 
 
 def _setting(walk: Walk) -> str:

@@ -18,7 +18,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from thalweg import equations as eq
 from thalweg.arguments import reject
 from thalweg.kernels.rounding import wide
-from thalweg.landscape.derivatives import Loss, flat
+from thalweg.landscape.derivatives import Loss, check_whole, flat
 from thalweg.landscape.eigen import Eigenpairs, hessian_eigenpairs
 from thalweg.optim.adaptor import E
 from thalweg.optim.alto import ALTO
@@ -80,7 +80,13 @@ class PreconditionedSharpness:
 
 
 def preconditioned_sharpness(
-    loss: Loss, optimizer: Optimizer, k: int = 1, *, start: Tensor | None = None, errors: bool = True
+    loss: Loss,
+    optimizer: Optimizer,
+    k: int = 1,
+    *,
+    start: Tensor | None = None,
+    tolerance: float | None = None,
+    errors: bool = True,
 ) -> PreconditionedSharpness:
     """The k largest eigenvalues of (ηD)^½ H (ηD)^½, with D from the optimizer's state as it is now.
 
@@ -98,14 +104,15 @@ def preconditioned_sharpness(
         optimizer: SGD, RMSprop, Adam, AdamW, Lamb or ALTO, or E around one of the first four.
         k: how many.
         start: a vector to start from, such as ``pairs.vectors[0]`` of the last time.
+        tolerance: of the eigenvalues, as of :func:`~thalweg.landscape.hessian_eigenpairs`.
         errors: whether to spend a pass over the sample on standard errors.
 
     Raises:
-        ValueError: another optimizer, or one without state yet.
+        ValueError: another optimizer, one without state yet, or one of sharded parameters.
     """
     found = rates(optimizer)
     scale = flat(found.rates).sqrt()
-    pairs = hessian_eigenpairs(loss, found.params, k, scale=scale, start=start, errors=errors)
+    pairs = hessian_eigenpairs(loss, found.params, k, scale=scale, start=start, tolerance=tolerance, errors=errors)
     limit = None
     if len(found.settings) == 1:
         ((alpha, beta, momentum, nesterov),) = found.settings
@@ -113,17 +120,24 @@ def preconditioned_sharpness(
     return PreconditionedSharpness(pairs.values, limit, found.lr, pairs)
 
 
+def has_diagonal(optimizer: Optimizer) -> bool:
+    """Whether the diagonal of an optimizer is known."""
+    return type(optimizer.base if isinstance(optimizer, E) else optimizer) in _DIAGONALS
+
+
 @torch.no_grad()
 def rates(optimizer: Optimizer) -> Rates:
     """The diagonal ηD of an optimizer, and what its stability limit depends on.
 
     Raises:
-        ValueError: an optimizer without a known diagonal, one that ascends, or one that has made no step yet.
+        ValueError: an optimizer without a known diagonal, one that ascends, one that has made no step yet, or one of
+            sharded parameters.
     """
     base = optimizer.base if isinstance(optimizer, E) else optimizer
-    if type(base) not in _DIAGONALS:
+    if not has_diagonal(optimizer):
         names = " or ".join(one.__name__ for one in _DIAGONALS)
         reject("optimizer", type(base).__name__, f"{names}, or E around one of these")
+    check_whole(p for group in base.param_groups for p in group["params"])
     params, found, settings, etas = [], [], set(), set()
     for group in base.param_groups:
         if group.get("maximize"):

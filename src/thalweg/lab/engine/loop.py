@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thalweg.lab.engine.spec import RunSpec
+    from thalweg.lab.engine.watch import Watch
 
 EVALUATION_BATCH = 1024
 SHARDINGS = ("ddp", "fsdp2", "fsdp2+ep")
@@ -41,7 +42,8 @@ class How:
 
     ``micro_batch``: at most so many examples at a time on each process, the gradients accumulated. ``sharding``:
     one of :data:`SHARDINGS`, where there are several processes. ``workers``: processes that load data.
-    ``checkpoint_seconds``: between two checkpoints. ``trackers``: Accelerate's names of them.
+    ``checkpoint_seconds``: between two checkpoints. ``trackers``: Accelerate's names of them. ``watch``: who looks at
+    gradients and updates, on the first process.
     """
 
     micro_batch: int | None = None
@@ -49,10 +51,11 @@ class How:
     workers: int = 0
     checkpoint_seconds: float = 30.0
     trackers: tuple[str, ...] = ()
+    watch: Watch | None = None
 
 
 class Training:
-    """A run under way: ``history`` is what it has evaluated, ``step`` how many steps are done."""
+    """A run under way: ``history`` is what it has evaluated, ``watched`` seen, ``step`` how many steps are done."""
 
     def __init__(self, spec: RunSpec, folder: Path, how: How) -> None:
         self.spec, self.folder, self.how = spec, folder, how
@@ -86,15 +89,18 @@ class Training:
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         scale = schedules.LR_RULES[spec.lr_rule](spec.batch_size / spec.lr_base)
         self.rates = [group["lr"] * scale for group in self.optimizer.param_groups]
+        self.watch = how.watch if accelerator.is_main_process else None
         self.step, self.seconds, self.first = 0, 0.0, 0.0
+        self.since = 0.0  # when the training began whose seconds are not counted yet
         self.window = torch.zeros(2, device=accelerator.device)  # sum of training losses, and how many
         self.history: list[dict[str, Any]] = []
+        self.watched: list[dict[str, Any]] = []
         whole = list(range(spec.batch_size))
         self.parts = len(data.parts(whole, 0, accelerator.num_processes, how.micro_batch))  # of a step
         self.model.train()
 
     def run(self, heard: Callable[[Training, str], None]) -> None:
-        """Train to the end of the schedule; ``heard`` is told of each "step", "evaluation" and "checkpoint".
+        """Train to the end of the schedule; ``heard`` is told of each "step", "watch", "evaluation" and "checkpoint".
 
         Raises:
             Failed: the run diverged, the optimizer refused, memory ran out.
@@ -102,32 +108,49 @@ class Training:
         """
         spec, every, saved = self.spec, max(1, self.spec.steps // self.spec.evaluations), time.monotonic()
         batches = self.batches()
-        started = self._clock()
+        self.since = self._clock()
         while self.step < spec.steps:
             self.take_step(batches)
+            if self.watched and self.watched[-1]["step"] == self.step:
+                with self._aside():
+                    heard(self, "watch")
             if self.step % every == 0 or self.step == spec.steps:
-                self.seconds += self._clock() - started
-                self._evaluate()
-                heard(self, "evaluation")
-                started = self._clock()
+                with self._aside():
+                    self._evaluate()
+                    heard(self, "evaluation")
             if self._due(saved) and self.step < spec.steps:
-                self.seconds += self._clock() - started
-                self.save()
-                heard(self, "checkpoint")
-                saved, started = time.monotonic(), self._clock()
+                with self._aside():
+                    self.save()
+                    heard(self, "checkpoint")
+                saved = time.monotonic()
             heard(self, "step")
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """What is done inside is no training time."""
+        self.seconds += self._clock() - self.since
+        yield
+        self.since = self._clock()
 
     def take_step(self, batches: Iterator[Any]) -> None:
         """One step of the optimizer, on the next parts of ``batches``."""
         factor = schedules.factor(self.spec.schedule, self.step, self.spec.steps, self.spec.warmup)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        watch = self.watch if self.watch is not None and self.watch.due(self.step + 1) else None
         for part in range(self.parts):
             with of_the_task(self.spec.task, "its model, loss or data", self.model):
-                self._backward(next(batches), last=part == self.parts - 1)
+                examples, share = self._backward(next(batches), last=part == self.parts - 1)
+            if watch is not None:
+                with self._aside():
+                    watch.part(self, examples, share)
         with of_the_optimizer():
             if self.spec.clip is not None:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.clip)
+        if watch is not None:
+            with self._aside():
+                self.watched.append({"step": self.step + 1, **watch.gradient(self)})
+        with of_the_optimizer():
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.step += 1
@@ -135,16 +158,18 @@ class Training:
         if self.step == 1:
             self.first = self._mean_loss()
 
-    def _backward(self, batch: Any, *, last: bool) -> None:
-        """Add a part's share of the gradient of the mean loss of the global batch."""
+    def _backward(self, batch: Any, *, last: bool) -> tuple[int, float]:
+        """Add a part's share of the gradient of the mean loss of the global batch; its examples, and the share."""
         inputs, targets = send_to_device(batch, self.accelerator.device)
         if self.augment is not None:
             inputs = self.augment(inputs)
-        share = _length(targets) * self.accelerator.num_processes / self.spec.batch_size  # ranks are averaged
+        examples = length(targets)
+        share = examples * self.accelerator.num_processes / self.spec.batch_size  # ranks are averaged
         with self.accelerator.no_sync(self.model) if not last else nullcontext():
-            loss = self.task.loss(_called(self.model, inputs), targets) * share
+            loss = self.task.loss(called(self.model, inputs), targets) * share
             self.accelerator.backward(loss)
         self.window[0] += loss.detach()
+        return examples, share
 
     def _evaluate(self) -> None:
         value, loss = self.score("validation"), self._mean_loss()
@@ -184,7 +209,7 @@ class Training:
         with of_the_task(self.spec.task, "its model or score", model):
             for batch, piece in zip(data.loader(rows, iter([p or [0] for p in pieces])), pieces, strict=True):
                 inputs, targets = send_to_device(batch, self.accelerator.device)
-                scores.append(self.task.score(_called(model, inputs), targets)[: len(piece)].cpu())
+                scores.append(self.task.score(called(model, inputs), targets)[: len(piece)].cpu())
             mine = torch.cat(scores)
             found = torch.cat(gather_object([mine])) if ranks > 1 else mine
         if self.sharded:  # after a forward without a backward the root is still whole
@@ -219,15 +244,19 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint; every rank must call."""
-        state = checkpoint.state_of(self._bare(), self._inner(), sharded=self.sharded)
+        state = checkpoint.state_of(self.bare(), self.inner(), sharded=self.sharded)
         states = [checkpoint.generators()]
         states = gather_object(states) if self.accelerator.num_processes > 1 else states
         window: Tensor = self.accelerator.reduce(self.window, "mean")  # every rank's, as every rank reads it again
         if self.accelerator.is_main_process:
             own = {"step": self.step, "seconds": self.seconds, "first": self.first, "window": window.cpu()}
             checkpoint.save(
-                self.folder, {"spec": self.spec.hash, **state, **own, "history": self.history, "generators": states}
-            )
+                self.folder,
+                {
+                    "spec": self.spec.hash, **state, **own, "history": self.history, "watched": self.watched,
+                    "generators": states,
+                },
+            )  # fmt: skip
 
     def restore(self) -> bool:
         """Go on from the checkpoint, if there is one of this very run; every rank reads it."""
@@ -235,19 +264,21 @@ class Training:
         if state is None:
             return False
         with of_the_optimizer():
-            checkpoint.set_state(self._bare(), self._inner(), state, sharded=self.sharded)
+            checkpoint.set_state(self.bare(), self.inner(), state, sharded=self.sharded)
         self.step, self.seconds, self.first = state["step"], state["seconds"], state["first"]
         self.window = state["window"].to(self.window.device)
-        self.history = state["history"]
+        self.history, self.watched = state["history"], state.get("watched", [])
         if len(state["generators"]) == self.accelerator.num_processes:
             checkpoint.set_generators(state["generators"][self.accelerator.process_index])
         return True
 
-    def _bare(self) -> nn.Module:
+    def bare(self) -> nn.Module:
+        """The model, out of DDP."""
         model: nn.Module = self.model if self.sharded else self.accelerator.unwrap_model(self.model)
         return model
 
-    def _inner(self) -> torch.optim.Optimizer:
+    def inner(self) -> torch.optim.Optimizer:
+        """The optimizer, out of Accelerate's wrapper."""
         inner: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         return inner
 
@@ -284,17 +315,17 @@ def _take_memory(model: nn.Module, device: torch.device) -> None:
         buffer.copy_(buffers[name])
 
 
-def _called(model: nn.Module, inputs: Any) -> Any:
+def called(model: nn.Module, inputs: Any) -> Any:
     """The model on a batch, which may be of several tensors by name."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
 
-def _length(targets: Any) -> int:
+def length(targets: Any) -> int:
     """How many examples a batch of targets is of."""
     if isinstance(targets, dict):
-        return _length(next(iter(targets.values())))
+        return length(next(iter(targets.values())))
     if isinstance(targets, (tuple, list)):
-        return _length(targets[0])
+        return length(targets[0])
     return len(targets)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thalweg.lab.engine.spec import RunSpec
+    from thalweg.lab.engine.watch import Watch
 
 WRITE_SECONDS = 2.0  # between two writes of the metrics of a run under way
 Heard = Callable[[Training, str], None]
@@ -79,7 +80,7 @@ def train(
         folder: the run's own folder.
         place: what the run is to a comparison.
         how: how to carry it out.
-        heard: told of each "step", "evaluation" and "checkpoint"; may raise :class:`Stopped`.
+        heard: told of each "step", "watch", "evaluation" and "checkpoint"; may raise :class:`Stopped`.
 
     Returns:
         The content of ``result.json``: see :mod:`thalweg.lab`.
@@ -91,7 +92,7 @@ def train(
     how = how or How()
     if (found := stored(folder, spec, place)) is not None:
         return found
-    writer = _Writer(spec, folder, place or Place())
+    writer = _Writer(spec, folder, place or Place(), how.watch)
     try:
         training = Training(spec, folder, how)
     except Failed as failed:
@@ -105,6 +106,8 @@ def train(
         training.accelerator.init_trackers("thalweg", config=_flat(spec))
     try:
         training.restore()
+        if how.watch is not None:
+            how.watch.begin(training)
         training.run(lambda t, event: writer.hear(t, event, heard))
         result = _finished(training)
     except Failed as failed:
@@ -112,15 +115,16 @@ def train(
     finally:
         if how.trackers:
             training.accelerator.end_training()
-    writer.history(training.history)
+    writer.lines(training)
     return writer.end(result)
 
 
 class _Writer:
     """The records of a run; of a distributed one only the first rank's are written."""
 
-    def __init__(self, spec: RunSpec, folder: Path, place: Place) -> None:
+    def __init__(self, spec: RunSpec, folder: Path, place: Place, watch: Watch | None = None) -> None:
         self.spec, self.folder, self.place = spec, folder, place
+        self.watch = None if watch is None else watch.name
         self.first_rank, self.written, self.processes = True, 0.0, 1
 
     def begin(self) -> None:
@@ -136,18 +140,22 @@ class _Writer:
             raise _unwritable(self.folder, error) from None
 
     def hear(self, training: Training, event: str, heard: Heard) -> None:
-        if event == "evaluation":
+        if event in ("evaluation", "watch"):
             if training.how.trackers:
-                line = training.history[-1]
-                training.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+                line = training.history[-1] if event == "evaluation" else training.watched[-1]
+                room = "" if event == "evaluation" else f"{self.watch}/"
+                told = {room + key: x for key, x in line.items() if key != "step" and records.finite(x) is not None}
+                training.accelerator.log(told, step=line["step"])
             if time.monotonic() - self.written > WRITE_SECONDS and training.step < self.spec.steps:
-                self.history(training.history)
+                self.lines(training)
         heard(training, event)
 
-    def history(self, lines: list[dict[str, Any]]) -> None:
+    def lines(self, training: Training) -> None:
         if self.first_rank:
             try:
-                records.write_lines(self.folder / "metrics.jsonl", lines)
+                records.write_lines(self.folder / "metrics.jsonl", training.history)
+                if self.watch is not None:
+                    records.write_lines(self.folder / f"{self.watch}.jsonl", training.watched)
             except OSError as error:
                 raise _unwritable(self.folder, error) from None
             self.written = time.monotonic()
@@ -155,8 +163,9 @@ class _Writer:
     def end(self, result: dict[str, Any]) -> dict[str, Any]:
         if self.first_rank:
             try:
-                if not (self.folder / "metrics.jsonl").exists():
-                    records.write_lines(self.folder / "metrics.jsonl", [])
+                for name in ("metrics", self.watch):
+                    if name is not None and not (self.folder / f"{name}.jsonl").exists():
+                        records.write_lines(self.folder / f"{name}.jsonl", [])
                 records.write_json(self.folder / "result.json", result)
                 checkpoint.remove(self.folder)
             except OSError as error:

@@ -19,8 +19,8 @@ from thalweg.lab.errors import UserError
 
 NOT_TRAINING = ("bench", "jax", "lab/recipes", "lab/report", "lab/search", "theory", "landscape")
 NOT_TRAINING_FILES = (
-    "cli.py", "__main__.py", "lab/cli.py", "lab/commands.py", "lab/progress.py", "lab/reading.py", "lab/reproducing.py",
-    "lab/results.py", "lab/statistics.py", "lab/summary.py", "lab/tables.py", "lab/terminal.py",
+    "cli.py", "__main__.py", "lab/cli.py", "lab/commands.py", "lab/instruments.py", "lab/progress.py", "lab/reading.py",
+    "lab/reproducing.py", "lab/results.py", "lab/statistics.py", "lab/summary.py", "lab/tables.py", "lab/terminal.py",
 )  # fmt: skip
 
 
