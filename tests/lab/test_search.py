@@ -454,9 +454,24 @@ def test_steps_are_timed_again_only_where_a_setting_has_changed(done):
     before = path.stat().st_mtime_ns
     time_tables(root, cells)
     assert path.stat().st_mtime_ns == before
-    records.write_json(path, {**timed, "specs": {}})
-    time_tables(root, cells)
-    assert records.read_json(path)["specs"] == timed["specs"]
+    for damaged in ({"specs": {}}, {"specs": {**timed["specs"], "sgd": {"task": 1}}}, {"seconds": {"sgd": "x"}}):
+        records.write_json(path, {**timed, **damaged})
+        time_tables(root, cells)
+        assert records.read_json(path)["specs"] == timed["specs"]
+        assert set(records.read_json(path)["seconds"]) == set(timed["seconds"])
+
+
+def test_what_an_earlier_command_timed_is_timed_again_with_what_comes(tmp_path):
+    few = replace(PLAN, optimizers=("sgd",), trials=2, studies=1)
+    for names, all_timed in ((("sgd",), {"sgd"}), (("adamw",), {"sgd", "adamw"}), (("sgd",), {"sgd", "adamw"})):
+        time_tables(tmp_path, carry_out(replace(few, optimizers=names), tmp_path))
+        (path,) = tmp_path.glob("runs/*/*/timing/*.json")
+        assert set(records.read_json(path)["seconds"]) == all_timed
+    timed = records.read_json(path)
+    timed["specs"]["adamw"]["code"] = "of another time"
+    records.write_json(path, timed)
+    time_tables(tmp_path, carry_out(replace(few, optimizers=("alto",)), tmp_path))
+    assert set(records.read_json(path)["seconds"]) == {"sgd", "alto"}
 
 
 def test_contenders_of_a_plan_are_checked_before_anything_is_written(tmp_path):
