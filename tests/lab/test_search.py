@@ -420,6 +420,12 @@ def test_a_fault_of_the_task_stops_everything(tmp_path):
     assert list(tmp_path.glob("runs/**/claim-*")) == []
 
 
+def test_a_model_that_is_none_is_the_tasks_fault_before_anything_is_written(tmp_path):
+    with pytest.raises(TaskFault, match=r"failed in model\(\)"):
+        replace(PLAN, tasks=("small_tasks:NoModel",), optimizers=("muon",)).cells(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_processes_share_the_work_and_one_that_dies_is_a_crash_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path[:1], str(Path(__file__).parent)]))
     plan = replace(PLAN, optimizers=("sgd", "small_optimizers.Dies"), trials=2, studies=1, seeds=1)

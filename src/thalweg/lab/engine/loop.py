@@ -69,6 +69,8 @@ class Training:
         set_seed(spec.seed)
         with of_the_task(spec.task, "model()"):
             model = self.task.model()
+            if not any(p.requires_grad for p in model.parameters()):
+                raise ValueError("the model has no parameters to train")
         self.sharded = how.sharding == "fsdp2" and accelerator.num_processes > 1
         if self.sharded:
             model = _sharded(model.to(accelerator.device))
@@ -162,7 +164,7 @@ class Training:
         """The task's metric on a split."""
         scores = self.scores(split)
         with of_the_task(self.spec.task, "its combine"):
-            return self.task.combine(scores)
+            return float(self.task.combine(scores))
 
     @torch.no_grad()
     def scores(self, split: str) -> Tensor:
