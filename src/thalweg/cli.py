@@ -99,6 +99,8 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exception(fault.__cause__)
         print(fault.trace, file=sys.stderr)
         fail(f"{fault}: mend the task, the same command goes on", code=1)
+    except OSError as error:  # a full disk, a folder where a file should be
+        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except Exception as error:
         # What Typer raises on a bad command line has it.
         says: Callable[[], str] | None = getattr(error, "format_message", None)

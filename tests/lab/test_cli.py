@@ -12,6 +12,7 @@ import thalweg
 from thalweg import cli
 from thalweg.lab import reading, records, tasks
 from thalweg.lab.search import comparison, work
+from thalweg.lab.summary import summarise
 
 HERE = str(Path(__file__).parent)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), HERE])}
@@ -51,7 +52,7 @@ def error_of(arguments, capsys):
 
 WRONG = [
     (["compare", "cifar"], "unknown task 'cifar': choose from sine, sine-noisy, quadratic-deep, digits"),
-    (["compare", "..x:y"], "cannot import task '..x:y'"),
+    (["compare", "..x:y"], "unknown task '..x:y'"),
     (["compare", "sine", "--optimizers", "adamm"], "unknown optimizer 'adamm': choose from sgd, adam, "),
     (["compare", "sine", "--optimizers", "..x"], "cannot import optimizer '..x'"),
     (
@@ -137,11 +138,27 @@ def test_everything_lies_in_the_folder_whatever_its_name(compared):
     assert len(list(compared.glob("runs/**/result.json"))) >= 8
 
 
+def test_a_line_on_the_way_says_the_mean_of_the_table(tmp_path, capsys):
+    cli.main([*SMALL, "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    (table,) = summarise(reading.read(tmp_path), "").tables
+    for row in table.rows:
+        assert f" {row.optimizer}: test squared error {row.test.mean:.4g} (2 seeds)\n" in said
+
+
 def test_asked_again_nothing_is_done_again(compared, capsys):
     before = {path: path.stat().st_mtime_ns for path in compared.glob("runs/**/result.json")}
     cli.main([*SMALL, "--out", str(compared)])
     assert {path: path.stat().st_mtime_ns for path in compared.glob("runs/**/result.json")} == before
     assert f"report: {compared}/report.html" in capsys.readouterr().out
+
+
+def test_a_folder_where_a_record_should_be_is_one_line(tmp_path, capsys):
+    (tmp_path / "runs/small_tasks.Line/16/timing/4-steps.json").mkdir(parents=True)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*SMALL[:-1], "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("thalweg: error: Is a directory: ")
 
 
 def test_the_same_batch_size_twice_is_that_batch_size(compared):

@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from thalweg.lab.contenders import CONTENDERS, contender
 from thalweg.lab.engine import Place, train
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.results import Axis
-from thalweg.lab.search import claims, comparison, points, storage
+from thalweg.lab.search import claims, comparison, points, storage, timing
 from thalweg.lab.search.cells import Job, Reader
 from thalweg.lab.search.claims import FileClaims, beating
 from thalweg.lab.search.plan import Plan
@@ -262,6 +263,14 @@ def test_one_run_has_one_worker(open_two):
     assert job.folder == same.folder or not (job.folder / "checkpoint.pt").exists()
 
 
+def test_who_waits_for_a_storage_draws_no_tickets(tmp_path):
+    first, second = (open_claims(Assignment(tmp_path / name, [], f"journal:{tmp_path}/journal")) for name in "ab")
+    assert first.take(job_in(tmp_path / "a")) is not None
+    waiting = job_in(tmp_path / "b")
+    assert [second.take(waiting) for _ in range(3)] == [None] * 3
+    assert len(second.trials(second._study(waiting), waiting.folder.name)) == 1
+
+
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
 def test_of_two_who_draw_at_once_from_a_storage_the_first_holds(kind, tmp_path, monkeypatch):
     """Both have looked and seen nobody; then both draw."""
@@ -441,6 +450,40 @@ def test_processes_share_the_work_and_one_that_dies_is_a_crash_with_its_reason(t
     assert (len(found["sgd"].seeds), len(ends)) == (1, len(found["sgd"].trials) + 1 + 2)
     said = [(job.spec.optimizer, result["failure"]) for job, result in ends if result["failure"] == "crashed"]
     assert said == [("small_optimizers.Dies", "crashed")] * 2
+
+
+def test_a_folder_where_a_record_should_be_is_one_clear_error_of_the_process(done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "it")
+    (path,) = tmp_path.glob("it/runs/*/*/timing/*.json")
+    path.unlink()
+    path.mkdir()
+    cells, _ = PLAN.cells(tmp_path / "it")
+    with pytest.raises(UserError, match=r"^Is a directory: .*-steps\.json"):
+        comparison.run(Assignment(tmp_path / "it", cells), 1, timing=True)
+
+
+def test_in_each_round_all_are_timed_in_an_order_of_its_own_and_the_first_rounds_do_not_count():
+    taken = []
+
+    class Timed:
+        def __init__(self, name):
+            self.name = name
+
+        def batches(self):
+            return iter(())
+
+        def _clock(self):
+            return float(len(taken))
+
+        def take_step(self, batches):
+            taken.append(self.name)
+
+    seconds = timing._interleaved({name: Timed(name) for name in "abc"}, lambda: False)
+    rounds = ["".join(taken[i : i + 3]) for i in range(0, len(taken), 3)]
+    assert len(rounds) == timing.WARM + timing.ROUNDS
+    assert {"".join(sorted(one)) for one in rounds} == {"abc"}
+    assert len(set(rounds)) > 3
+    assert seconds == {name: [1.0] * timing.ROUNDS for name in "abc"}
 
 
 def test_three_kills_of_a_run_without_progress_are_a_crash(tmp_path):

@@ -9,6 +9,7 @@ from rich import progress
 
 from thalweg.lab import tasks
 from thalweg.lab.search.cells import Cell, Job, Reader
+from thalweg.lab.statistics import interval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,10 +104,8 @@ class Progress:
         head = f"{cell.task} {cell.batch_size} {cell.budget} ({cell.steps} steps) {cell.optimizer}: "
         if not tests:
             return head + "no trial finished"
-        return (
-            head
-            + f"{metric.name} {sum(tests) / len(tests):.4g}{metric.unit and ' ' + metric.unit} ({len(tests)} seeds)"
-        )
+        mean, unit = interval(tests, metric).mean, metric.unit and f" {metric.unit}"
+        return f"{head}{metric.name} {mean:.4g}{unit} ({len(tests)} seeds)"
 
     def _draw(self) -> None:
         done = sum(self.parts.values())
