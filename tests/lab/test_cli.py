@@ -216,8 +216,34 @@ def test_options_may_stand_in_a_file(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Line 16 custom sgd: 2 x 7 trials" in out
     assert "Line 48 custom sgd: 2 x 7 trials" in out
-    (tmp_path / "c.yaml").write_text("trails: 7\n")
-    assert "unknown options trails" in error_of([*arguments, "--config", str(tmp_path / "c.yaml")], capsys)
+    (tmp_path / "c.yaml").write_text("optimizers: [sgd, adamw]\nbatch-size: 16\n")
+    cli.main([*arguments, "--config", str(tmp_path / "c.yaml")])
+    assert [line.split(":")[1][-6:] for line in capsys.readouterr().out.splitlines()[:2]] == ["om sgd", " adamw"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trails: 7", "unknown options trails"),
+        ("- trials", "not options with values"),
+        ("trials: 2.5", "must be an integer from 1 to 10000, got 2.5"),
+        ("trials: true", "must be an integer from 1 to 10000, got True"),
+        ("trials: [1, 2]", "must be an integer from 1 to 10000, got '1,2'"),
+        ("trials: {a: &a [*a]}", "must be an integer"),
+    ],
+)
+def test_what_no_option_can_be_is_one_line(text, message, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(text)
+    assert message in error_of(["compare", "sine", "--dry-run", "--config", str(tmp_path / "c.yaml")], capsys)
+
+
+@pytest.mark.parametrize("text", ["set: {lr: 0.25, alpha: -0.5}", "set: [lr=0.25, alpha=-0.5]", "settings: lr=.25"])
+def test_settings_may_stand_in_a_file(text, tmp_path):
+    (tmp_path / "c.yaml").write_text(f"{text}\nsteps: 2\ntrack: none\nout: {tmp_path / 'run'}\n")
+    cli.main(["train", "small_tasks:Line", "--config", str(tmp_path / "c.yaml")])
+    found = records.read_json(tmp_path / "run" / "spec.json")["settings"]
+    assert found["lr"] == 0.25
+    assert "alpha" not in text or found["alpha"] == -0.5
 
 
 def test_one_bad_batch_size_leaves_the_rest(tmp_path, capsys):
