@@ -229,7 +229,7 @@ def test_what_the_records_name_is_text_on_the_page(tmp_path):
 def test_at_80_columns_the_tables_of_the_terminal_are_whole(tmp_path, seeds):
     writer = Comparison(tmp_path)
     metric = {"name": "test MSE", "goal": "min", "log": True, "low": 0.0}
-    for optimizer in ("schedule-free", "ema-nesterov"):
+    for optimizer in ("schedule-free", "ema-nesterov", "my_optimizers.AnAdamWithAnAdjectiveBeforeIt"):
         writer.cell("sine", metric, 256, 400, optimizer, quality=2.0, spread=0.4, seeds=seeds)
     table = tmp_path / "runs" / "sine" / "256"
     write(table / "timing" / "400-steps.json", {"seconds": {"ema-nesterov": [1e-5], "schedule-free": [1e-5]}})
@@ -241,8 +241,10 @@ def test_at_80_columns_the_tables_of_the_terminal_are_whole(tmp_path, seeds):
     assert head.split() == ["optimizer", "mean", "(95", "%", "interval)", "steps", "seconds", "reached", "failed"]
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
-    for row in summary.tables[0].rows:  # however few seconds
-        (line,) = (line for line in lines if row.optimizer in line)
+    for row in summary.tables[0].rows:
+        if "." in row.optimizer:  # on two lines
+            continue
+        (line,) = (line for line in lines if row.optimizer in line)  # however few seconds
         assert f" {row.seconds_to_target.mean:.3g} " in line
 
 

@@ -22,7 +22,7 @@ def grid(table: Table, summary: Summary, console: Any) -> Grid:
     )
     found = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     found.collapse_padding = True
-    found.add_column("optimizer", no_wrap=True)
+    found.add_column("optimizer", overflow="fold")  # a class has a long name, and may take two lines
     found.add_column("mean (95 % interval)", justify="right", no_wrap=True)
     for name in ("steps", "seconds", "reached", "failed"):
         found.add_column(name, justify="right", no_wrap=True)

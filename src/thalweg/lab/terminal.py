@@ -81,7 +81,7 @@ class Output:
 
 
 def console(**options: Any) -> Any:
-    """A console of rich's on standard output."""
+    """A console of rich's on standard output, to which a bracket in a folder's name is a bracket."""
     from rich.console import Console
 
-    return Console(file=Output(), highlight=False, **options)  # type: ignore[arg-type]
+    return Console(file=Output(), highlight=False, markup=False, **options)  # type: ignore[arg-type]
