@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import thalweg
 from thalweg import cli
 from thalweg.lab import reading, records, tasks
+from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.search import comparison, work
 from thalweg.lab.summary import summarise
 
@@ -114,7 +116,18 @@ def test_tasks_and_optimizers_have_a_line_each(capsys):
     cli.main(["tasks"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]] == list(tasks.TASKS)
     cli.main(["optimizers"])
-    assert "* alto" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    (alto,) = (line for line in out.splitlines() if line.startswith("* alto "))
+    assert alto.endswith("searched: lr, weight_decay, momentum, beta2, alpha, beta")  # as `--set` takes them
+    assert len({line.index(one.says) for line, one in zip(out.splitlines(), CONTENDERS.values(), strict=False)}) == 1
+
+
+def test_the_theory_is_told_to_a_terminal_without_greek(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    cli.main(["theory", "--alpha", "-5", "--beta", ".99"])
+    sys.stdout.flush()
+    assert written.getvalue().startswith(b"E with ? = -5")
 
 
 def test_an_unwritable_folder_is_one_line(capsys, tmp_path):
@@ -179,12 +192,14 @@ def test_a_report_imports_nothing_that_a_record_names(compared, tmp_path, monkey
     assert not (tmp_path / "evil-was-here").exists()
 
 
-@pytest.mark.parametrize("output", ["/dev/full", "closed pipe", "ascii"])
+@pytest.mark.parametrize("output", ["/dev/full", "closed pipe", "closed", "ascii"])
 def test_there_is_a_report_whatever_the_terminal(output, compared):
     (compared / "report.html").unlink(missing_ok=True)
     script = f"import sys; from thalweg.cli import main; main(['report', {str(compared)!r}])"
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"} if output == "ascii" else ENVIRONMENT
     command = [sys.executable, "-c", script]
+    if output == "closed":
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
     if output == "closed pipe":
         reader, writer = os.pipe()
         os.close(reader)

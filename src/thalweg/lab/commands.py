@@ -276,16 +276,18 @@ def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:
 def list_tasks() -> None:
     """``thalweg tasks``."""
     console = terminal.console()
+    width = max(map(len, tasks.TASKS))
     for name, task in tasks.TASKS.items():
         sizes = ", ".join(f"{one.batch_size} ({one.steps} steps, {one.name})" for one in task.budgets)
-        console.print(f"{name:15} {task.title}; batch sizes {sizes}", soft_wrap=True)
+        console.print(f"{name:{width}} {task.title}; batch sizes {sizes}", soft_wrap=True)
     console.print("Your own: module:Class, a subclass of thalweg.lab.tasks.Task.", soft_wrap=True)
 
 
 def list_optimizers() -> None:
     """``thalweg optimizers``."""
     console = terminal.console()
+    width = max(map(len, contenders.CONTENDERS))
     for name, one in contenders.CONTENDERS.items():
-        mark = "*" if name in contenders.DEFAULTS else " "
-        console.print(f"{mark} {name:14} {one.says}; searched: {', '.join(a.name for a in one.space)}", soft_wrap=True)
+        mark, searched = "*" if name in contenders.DEFAULTS else " ", ", ".join(contenders.defaults(one, 1))
+        console.print(f"{mark} {name:{width}} {one.says}; searched: {searched}", soft_wrap=True)
     console.print("* compared unless --optimizers says otherwise. Any other class by its dotted name.", soft_wrap=True)

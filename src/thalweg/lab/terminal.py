@@ -44,7 +44,7 @@ class Output:
 
     def __init__(self) -> None:
         self.encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-        self.gone = False
+        self.gone = sys.stdout is None  # closed before we were started
 
     def write(self, text: str) -> int:
         """Write, if there is anybody to read it."""
