@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -484,6 +485,24 @@ def test_in_each_round_all_are_timed_in_an_order_of_its_own_and_the_first_rounds
     assert {"".join(sorted(one)) for one in rounds} == {"abc"}
     assert len(set(rounds)) > 3
     assert seconds == {name: [1.0] * timing.ROUNDS for name in "abc"}
+
+
+@pytest.mark.parametrize("kind", ["file", "journal"])
+def test_a_run_that_took_its_process_down_is_recorded_unless_somebody_has_taken_it_over(kind, tmp_path):
+    assignment = Assignment(tmp_path, [], None if kind == "file" else f"journal:{tmp_path}/journal")
+    dead = SimpleNamespace(job=job_in(tmp_path), process=SimpleNamespace(exitcode=7))
+    other = open_claims(assignment).take(dead.job)
+    assert comparison._bury(dead, comparison._Crashes(), assignment) is None
+    assert not (dead.job.folder / "result.json").exists()
+    other.release(None)
+    result = comparison._bury(dead, comparison._Crashes(), assignment)
+    assert (result["failure"], result["reason"]) == ("crashed", "its process ended (exit code 7)")
+    assert Reader()(dead.job).failure == "crashed"
+    elsewhere = Assignment(tmp_path / "b", [], assignment.storage)
+    if kind == "journal":  # where its record arrives
+        assert open_claims(elsewhere).take(job_in(tmp_path / "b")) is None
+        assert Reader()(job_in(tmp_path / "b")).failure == "crashed"
+    assert list(tmp_path.glob("**/claim-*")) == []
 
 
 def test_three_kills_of_a_run_without_progress_are_a_crash(tmp_path):
