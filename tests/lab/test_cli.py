@@ -112,6 +112,17 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"thalweg {thalweg.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "found"), [("thalweg rep", "reproduce\nreport"), ("thalweg compare --tri", "--trials")]
+)
+def test_a_shell_completes_commands_and_options(typed, found):
+    words = {"_THALWEG_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    process = subprocess.run(
+        [sys.executable, "-m", "thalweg"], env={**ENVIRONMENT, **words}, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == found
+
+
 def test_tasks_and_optimizers_have_a_line_each(capsys):
     cli.main(["tasks"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]] == list(tasks.TASKS)

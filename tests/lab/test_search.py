@@ -175,6 +175,8 @@ def test_a_winner_at_an_edge_is_searched_beyond_it_at_most_twice(tmp_path):
     assert max(lower[1]) <= 0.0
     just_beyond, _ = rounds_of(cell, tmp_path, lambda share: (share - 1.25) ** 2)
     assert list(just_beyond) == [0, 1]
+    nothing_there, _ = rounds_of(cell, tmp_path, lambda share: -share if share < 1 else 10 - share)
+    assert list(nothing_there) == [0, 1]  # the best of all rounds counts, not the last one's
 
 
 def test_more_trials_extend_a_comparison_and_fewer_optimizers_leave_the_others_alone(done, tmp_path):
