@@ -13,7 +13,7 @@ import thalweg
 from thalweg import cli
 from thalweg.lab import reading, records, tasks
 from thalweg.lab.contenders import CONTENDERS
-from thalweg.lab.search import comparison, work
+from thalweg.lab.search import claims, comparison, work
 from thalweg.lab.summary import summarise
 
 HERE = str(Path(__file__).parent)
@@ -307,6 +307,21 @@ def test_train_leaves_a_run_and_is_not_done_twice(tmp_path, capsys):
     assert "step 3/3  loss" in capsys.readouterr().out
     message = error_of([*arguments, "--seed", "1"], capsys)
     assert message.startswith(f"{tmp_path / 'run'} holds another run")
+
+
+def test_to_begin_anew_takes_nothing_from_a_process_that_trains_there(tmp_path, capsys):
+    arguments = ["train", "small_tasks:Line", "--steps", "3", "--track", "none", "--out", str(tmp_path / "run")]
+    cli.main(arguments)
+    folder = tmp_path / "run"
+    (folder / "result.json").unlink()
+    (folder / "checkpoint.pt").write_bytes(b"of the other")
+    records.write_json(folder / "claim-0", claims.owner())  # of a process that lives: this one
+    capsys.readouterr()
+    assert "another process trains in" in error_of([*arguments, "--no-resume"], capsys)
+    assert (folder / "checkpoint.pt").read_bytes() == b"of the other"
+    (folder / "claim-0").unlink()
+    cli.main([*arguments, "--no-resume"])
+    assert not (folder / "checkpoint.pt").exists()
 
 
 def test_tensorboard_is_told_of_every_evaluation(tmp_path):

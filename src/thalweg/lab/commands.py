@@ -197,7 +197,7 @@ def train(
             )
 
     if rank == 0:
-        result = _claimed(spec, folder, how, heard)
+        result = _claimed(spec, folder, how, heard, resume)
         said = ", ".join(f"{key} {result[key]:.6g}" for key in ("validation", "test") if result.get(key) is not None)
         console.print(f"{result['status']}: {said or result['reason']}")
         console.print(f"records: {folder.resolve()}", soft_wrap=True)
@@ -210,12 +210,14 @@ def train(
         raise SystemExit(1)
 
 
-def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any) -> dict[str, Any]:
+def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any, resume: bool) -> dict[str, Any]:
     if (found := stored(folder, spec)) is not None:
         return found
     claim = FileClaims().take(Job(spec, Place(), folder))
     if claim is None:
         raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
+    if not resume:
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
     result = None
     with beating(claim) as lost:
 
@@ -242,9 +244,8 @@ def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
                 before = None
             if before != spec.hash and (folder / "result.json").exists():
                 raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
-        if not resume:
-            for name in ("result.json", "checkpoint.pt"):
-                (folder / name).unlink(missing_ok=True)
+        if not resume:  # the checkpoint goes when nobody else can be at it
+            (folder / "result.json").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from None
 
