@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from thalweg.lab.terminal import typed
@@ -35,10 +36,12 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no Greek
     if arguments[:1] == ["theory"]:
         try:
             theory.main(arguments[1:])
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             fail(str(error))
         return
     typed(arguments)
@@ -99,6 +102,8 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exception(fault.__cause__)
         print(fault.trace, file=sys.stderr)
         fail(f"{fault}: mend the task, the same command goes on", code=1)
+    except OSError as error:  # a full disk, a folder where a file should be
+        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except Exception as error:
         # What Typer raises on a bad command line has it.
         says: Callable[[], str] | None = getattr(error, "format_message", None)

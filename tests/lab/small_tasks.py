@@ -136,3 +136,41 @@ class TrainedAlone(nn.Linear):
 class Recurrent(Line):
     def model(self):
         return TrainedAlone(3, 1)
+
+
+class NoModel(Line):
+    def model(self):
+        return None
+
+
+class Frozen(Line):
+    def model(self):
+        return super().model().requires_grad_(False)
+
+
+class NoNumber(Line):
+    def combine(self, scores):
+        return None
+
+
+class NoMore(Line):
+    def more(self, scores):
+        return None
+
+
+class Tensors(Line):
+    """Its numbers are not Python's, and one is none: the precision of no hits, say."""
+
+    def combine(self, scores):
+        return scores.mean()
+
+    def more(self, scores):
+        return {"greatest": scores.max(), "precision": torch.tensor(0.0) / 0.0}
+
+
+class Unlucky(Line):
+    """Not finite on the test set alone."""
+
+    def splits(self):
+        parts = super().splits()
+        return Splits(parts.train, parts.validation, Rows(parts.test.inputs * 1e38, parts.test.targets * 1e38))

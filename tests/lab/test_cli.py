@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ import pytest
 import thalweg
 from thalweg import cli
 from thalweg.lab import reading, records, tasks
-from thalweg.lab.search import comparison, work
+from thalweg.lab.contenders import CONTENDERS
+from thalweg.lab.search import claims, comparison, work
+from thalweg.lab.summary import summarise
 
 HERE = str(Path(__file__).parent)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), HERE])}
@@ -51,7 +54,7 @@ def error_of(arguments, capsys):
 
 WRONG = [
     (["compare", "cifar"], "unknown task 'cifar': choose from sine, sine-noisy, quadratic-deep, digits"),
-    (["compare", "..x:y"], "cannot import task '..x:y'"),
+    (["compare", "..x:y"], "unknown task '..x:y'"),
     (["compare", "sine", "--optimizers", "adamm"], "unknown optimizer 'adamm': choose from sgd, adam, "),
     (["compare", "sine", "--optimizers", "..x"], "cannot import optimizer '..x'"),
     (
@@ -109,11 +112,33 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"thalweg {thalweg.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "found"), [("thalweg rep", "reproduce\nreport"), ("thalweg compare --tri", "--trials")]
+)
+def test_a_shell_completes_commands_and_options(typed, found):
+    words = {"_THALWEG_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    process = subprocess.run(
+        [sys.executable, "-m", "thalweg"], env={**ENVIRONMENT, **words}, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == found
+
+
 def test_tasks_and_optimizers_have_a_line_each(capsys):
     cli.main(["tasks"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]] == list(tasks.TASKS)
     cli.main(["optimizers"])
-    assert "* alto" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    (alto,) = (line for line in out.splitlines() if line.startswith("* alto "))
+    assert alto.endswith("searched: lr, weight_decay, momentum, beta2, alpha, beta")  # as `--set` takes them
+    assert len({line.index(one.says) for line, one in zip(out.splitlines(), CONTENDERS.values(), strict=False)}) == 1
+
+
+def test_the_theory_is_told_to_a_terminal_without_greek(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    cli.main(["theory", "--alpha", "-5", "--beta", ".99"])
+    sys.stdout.flush()
+    assert written.getvalue().startswith(b"E with ? = -5")
 
 
 def test_an_unwritable_folder_is_one_line(capsys, tmp_path):
@@ -125,7 +150,7 @@ def test_an_unwritable_folder_is_one_line(capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("odd?name") / "a?b"
+    root = tmp_path_factory.mktemp("odd?name") / "a?b [" / "c]"  # which rich would take for markup
     with pytest.MonkeyPatch.context() as patch:
         in_this_process.__wrapped__(patch)
         cli.main([*SMALL, "--out", str(root)])
@@ -137,11 +162,27 @@ def test_everything_lies_in_the_folder_whatever_its_name(compared):
     assert len(list(compared.glob("runs/**/result.json"))) >= 8
 
 
+def test_a_line_on_the_way_says_the_mean_of_the_table(tmp_path, capsys):
+    cli.main([*SMALL, "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    (table,) = summarise(reading.read(tmp_path), "").tables
+    for row in table.rows:
+        assert f" {row.optimizer}: test squared error {row.test.mean:.4g} (2 seeds)\n" in said
+
+
 def test_asked_again_nothing_is_done_again(compared, capsys):
     before = {path: path.stat().st_mtime_ns for path in compared.glob("runs/**/result.json")}
     cli.main([*SMALL, "--out", str(compared)])
     assert {path: path.stat().st_mtime_ns for path in compared.glob("runs/**/result.json")} == before
     assert f"report: {compared}/report.html" in capsys.readouterr().out
+
+
+def test_a_folder_where_a_record_should_be_is_one_line(tmp_path, capsys):
+    (tmp_path / "runs/small_tasks.Line/16/timing/4-steps.json").mkdir(parents=True)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*SMALL[:-1], "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("thalweg: error: Is a directory: ")
 
 
 def test_the_same_batch_size_twice_is_that_batch_size(compared):
@@ -162,12 +203,14 @@ def test_a_report_imports_nothing_that_a_record_names(compared, tmp_path, monkey
     assert not (tmp_path / "evil-was-here").exists()
 
 
-@pytest.mark.parametrize("output", ["/dev/full", "closed pipe", "ascii"])
+@pytest.mark.parametrize("output", ["/dev/full", "closed pipe", "closed", "ascii"])
 def test_there_is_a_report_whatever_the_terminal(output, compared):
     (compared / "report.html").unlink(missing_ok=True)
     script = f"import sys; from thalweg.cli import main; main(['report', {str(compared)!r}])"
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"} if output == "ascii" else ENVIRONMENT
     command = [sys.executable, "-c", script]
+    if output == "closed":
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
     if output == "closed pipe":
         reader, writer = os.pipe()
         os.close(reader)
@@ -199,8 +242,34 @@ def test_options_may_stand_in_a_file(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Line 16 custom sgd: 2 x 7 trials" in out
     assert "Line 48 custom sgd: 2 x 7 trials" in out
-    (tmp_path / "c.yaml").write_text("trails: 7\n")
-    assert "unknown options trails" in error_of([*arguments, "--config", str(tmp_path / "c.yaml")], capsys)
+    (tmp_path / "c.yaml").write_text("optimizers: [sgd, adamw]\nbatch-size: 16\n")
+    cli.main([*arguments, "--config", str(tmp_path / "c.yaml")])
+    assert [line.split(":")[1][-6:] for line in capsys.readouterr().out.splitlines()[:2]] == ["om sgd", " adamw"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trails: 7", "unknown options trails"),
+        ("- trials", "not options with values"),
+        ("trials: 2.5", "must be an integer from 1 to 10000, got 2.5"),
+        ("trials: true", "must be an integer from 1 to 10000, got True"),
+        ("trials: [1, 2]", "must be an integer from 1 to 10000, got '1,2'"),
+        ("trials: {a: &a [*a]}", "must be an integer"),
+    ],
+)
+def test_what_no_option_can_be_is_one_line(text, message, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(text)
+    assert message in error_of(["compare", "sine", "--dry-run", "--config", str(tmp_path / "c.yaml")], capsys)
+
+
+@pytest.mark.parametrize("text", ["set: {lr: 0.25, alpha: -0.5}", "set: [lr=0.25, alpha=-0.5]", "settings: lr=.25"])
+def test_settings_may_stand_in_a_file(text, tmp_path):
+    (tmp_path / "c.yaml").write_text(f"{text}\nsteps: 2\ntrack: none\nout: {tmp_path / 'run'}\n")
+    cli.main(["train", "small_tasks:Line", "--config", str(tmp_path / "c.yaml")])
+    found = records.read_json(tmp_path / "run" / "spec.json")["settings"]
+    assert found["lr"] == 0.25
+    assert "alpha" not in text or found["alpha"] == -0.5
 
 
 def test_one_bad_batch_size_leaves_the_rest(tmp_path, capsys):
@@ -238,6 +307,21 @@ def test_train_leaves_a_run_and_is_not_done_twice(tmp_path, capsys):
     assert "step 3/3  loss" in capsys.readouterr().out
     message = error_of([*arguments, "--seed", "1"], capsys)
     assert message.startswith(f"{tmp_path / 'run'} holds another run")
+
+
+def test_to_begin_anew_takes_nothing_from_a_process_that_trains_there(tmp_path, capsys):
+    arguments = ["train", "small_tasks:Line", "--steps", "3", "--track", "none", "--out", str(tmp_path / "run")]
+    cli.main(arguments)
+    folder = tmp_path / "run"
+    (folder / "result.json").unlink()
+    (folder / "checkpoint.pt").write_bytes(b"of the other")
+    records.write_json(folder / "claim-0", claims.owner())  # of a process that lives: this one
+    capsys.readouterr()
+    assert "another process trains in" in error_of([*arguments, "--no-resume"], capsys)
+    assert (folder / "checkpoint.pt").read_bytes() == b"of the other"
+    (folder / "claim-0").unlink()
+    cli.main([*arguments, "--no-resume"])
+    assert not (folder / "checkpoint.pt").exists()
 
 
 def test_tensorboard_is_told_of_every_evaluation(tmp_path):

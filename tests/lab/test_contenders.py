@@ -37,15 +37,17 @@ def test_every_contender_moves_every_parameter(name, task):
 
 
 def test_every_search_space_has_the_same_widths_and_those_of_the_recipes():
-    widths = {
-        "lr": 324.0, "weight_decay": 2e4, "forgetting": 50.0, "forgetting2": 300.0, "horizon": 3000.0 / 1.01,
+    ends = {
+        "weight_decay": [(1e-4, 2.0), (1e-6, 2e-2)], "forgetting": [(0.01, 0.5)], "forgetting2": [(0.001, 0.3)],
+        "horizon": [(1.01, 3000.0)], "gain": [(-0.9, 0.9), (0.0, 0.9)], "mix": [(0.1, 20.0)], "gamma": [(0.0025, 0.5)],
     }  # fmt: skip
     for one in CONTENDERS.values():
         found = {axis.name: axis for axis in one.space}
         assert {"lr", "weight_decay", "forgetting"} <= set(found)
-        assert {n: found[n].high / found[n].low for n in widths if n in found} == pytest.approx(
-            {n: w for n, w in widths.items() if n in found}
-        )
+        assert found.pop("lr").share(one.space[0].low * 324.0) == pytest.approx(1.0)
+        assert all((axis.low, axis.high) in ends[name] for name, axis in found.items())
+        assert [name for name, axis in found.items() if not axis.log] == [name for name in found if name == "gain"]
+        assert "gain" not in found or (found["gain"].low == 0.0) == (one.name == "ema-nesterov")
         # LAMB's momenta at scale, its decay of ResNet-50, the paper's horizon
         if "sgd" not in one.name:
             assert found["forgetting2"].low <= 1 - 0.998 < 1 - 0.79 <= found["forgetting2"].high

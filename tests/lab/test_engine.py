@@ -18,6 +18,7 @@ from thalweg.lab.engine import (
     train,
 )
 from thalweg.lab.engine.failures import Failed, diverged
+from thalweg.lab.engine.spec import code_hash
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.reading import read_run
 
@@ -81,6 +82,19 @@ def test_everything_in_a_spec_counts(name):
     changed = replace(LINE, **{name: value if name in other else getattr(LINE, name) * 2 or 1 / 8})
     assert changed.hash != LINE.hash
     assert RunSpec.of(json.loads(json.dumps(changed.as_dict()))) == changed
+
+
+def test_the_source_of_a_users_own_task_and_optimizer_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sources = [tmp_path / "hashed_task.py", tmp_path / "hashed_optimizer.py"]
+    sources[0].write_text("from small_tasks import Line\nclass Mine(Line): pass\n")
+    sources[1].write_text("from small_optimizers import Plain\nclass Mine(Plain): pass\n")
+    found = [code_hash.__wrapped__("hashed_task:Mine", "hashed_optimizer.Mine")]
+    for source in sources:
+        source.write_text(source.read_text() + "# and more\n")
+        found.append(code_hash.__wrapped__("hashed_task:Mine", "hashed_optimizer.Mine"))
+    assert len(set(found)) == 3
+    assert RunSpec("hashed_task:Mine", 1, 1, "hashed_optimizer.Mine", {}).stamped().code == found[-1]
 
 
 def test_a_spec_of_another_format_is_refused():
@@ -247,11 +261,15 @@ def test_a_failure_has_a_kind_and_a_reason(task, optimizer, failure, reason, tmp
         ("BrokenLoss", "its model, loss or data"),
         ("BrokenScore", "its model or score"),
         ("BrokenSplits", "splits()"),
+        ("NoModel", "model()"),
+        ("Frozen", "model()"),
+        ("NoNumber", "its combine"),
+        ("NoMore", "its score on the test set"),
     ],
 )
 def test_a_mistake_of_the_task_is_no_failure_of_the_optimizer(name, where, tmp_path):
     with pytest.raises(TaskFault) as fault:
-        train(RunSpec(f"small_tasks:{name}", 16, 2, "adamw", ADAMW), tmp_path)
+        train(RunSpec(f"small_tasks:{name}", 16, 2, "adamw", ADAMW, test=True), tmp_path)
     assert str(fault.value) == f"the task 'small_tasks:{name}' failed in {where}"
     assert fault.value.__cause__ is not None
     assert not (tmp_path / "result.json").exists()
@@ -275,6 +293,18 @@ def test_a_model_is_called_with_the_inputs_by_name_and_more_is_recorded(tmp_path
     assert result["test"] == plain["test"]
     assert result["test_metrics"] == {"root": math.sqrt(result["test"])}
     assert read_run(tmp_path / "named").test_metrics == result["test_metrics"]
+
+
+def test_numbers_need_not_be_pythons_and_what_is_none_is_left_out(tmp_path):
+    result = train(RunSpec("small_tasks:Tensors", 16, 12, "adamw", ADAMW, seed=5, test=True), tmp_path)
+    assert read_run(tmp_path).test == result["test"] == pytest.approx(train(LINE, tmp_path / "plain")["test"])
+    assert list(read_run(tmp_path).test_metrics) == ["greatest"]
+
+
+def test_who_is_not_finite_on_the_test_set_has_diverged(tmp_path):
+    result = train(RunSpec("small_tasks:Unlucky", 16, 12, "adamw", ADAMW, test=True), tmp_path)
+    assert (result["failure"], result["reason"]) == ("diverged", "non-finite metric on the test set")
+    assert not read_run(tmp_path).finished
 
 
 def test_a_record_from_before_there_were_more_metrics_is_read(finished, tmp_path):

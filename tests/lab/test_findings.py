@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 import torch
-from synthetic import ACCURACY, Comparison
+from synthetic import ACCURACY, Comparison, comparison
 from torch import nn
 
 from thalweg import cli
@@ -43,6 +43,15 @@ def test_who_wins_against_a_special_case_of_itself_is_better(tmp_path):
 def test_what_the_seeds_do_not_tell_apart_is_said_to_be_so(tmp_path):
     (said,) = words.about_inclusions(two(tmp_path, 0.0, 0.0).verdict.inclusions)
     assert said == "alto and lamb, its special case at α = 0, are not told apart in 1 of 1 table."
+
+
+def test_questions_of_inclusion_are_corrected_over_all_of_them(tmp_path):
+    asked = summarise(read(comparison(tmp_path)), "").verdict.inclusions
+    assert len(asked) == 5  # alto, e-adamw and e-muon in two tables, of which one has no muon
+    ps = [one.found.p for one in asked]
+    order = sorted(range(5), key=ps.__getitem__)
+    for k, i in enumerate(order):  # Holm's method in its own words
+        assert asked[i].found.adjusted == max(min(1.0, (5 - j) * ps[order[j]]) for j in range(k + 1))
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_a_run_killed_in_every_write_ends_as_if_nothing_had_happened(call, finis
 def test_a_stopped_run_leaves_no_result_and_goes_on(finished, tmp_path):
     def stop(training, event):
         if training.step == 4:
+            training.seconds += 100.0
             training.save()
             raise Stopped
 
@@ -86,13 +87,14 @@ def test_a_stopped_run_leaves_no_result_and_goes_on(finished, tmp_path):
         train(LINE, tmp_path, Place("seed", number=3), heard=stop)
     assert not (tmp_path / "result.json").exists()
     steps = []
-    train(
+    result = train(
         LINE,
         tmp_path,
         Place("seed", number=3),
         heard=lambda t, event: steps.append(t.step) if event == "step" else None,
     )
     assert steps == list(range(5, 13))
+    assert result["seconds"] > 100.0  # those of before count
     assert kept(tmp_path) == kept(finished[0])
 
 

@@ -12,7 +12,7 @@ import pytest
 from markupsafe import escape
 from rich.console import Console
 from scipy import stats
-from synthetic import Comparison, comparison
+from synthetic import Comparison, comparison, write
 
 from thalweg.lab.reading import read
 from thalweg.lab.report import write_report
@@ -229,8 +229,10 @@ def test_what_the_records_name_is_text_on_the_page(tmp_path):
 def test_at_80_columns_the_tables_of_the_terminal_are_whole(tmp_path, seeds):
     writer = Comparison(tmp_path)
     metric = {"name": "test MSE", "goal": "min", "log": True, "low": 0.0}
-    for optimizer in ("schedule-free", "ema-nesterov"):
+    for optimizer in ("schedule-free", "ema-nesterov", "my_optimizers.AnAdamWithAnAdjectiveBeforeIt"):
         writer.cell("sine", metric, 256, 400, optimizer, quality=2.0, spread=0.4, seeds=seeds)
+    table = tmp_path / "runs" / "sine" / "256"
+    write(table / "timing" / "400-steps.json", {"seconds": {"ema-nesterov": [1e-5], "schedule-free": [1e-5]}})
     summary = summarise(read(tmp_path), "thalweg compare sine")
     console = Console(file=io.StringIO(), width=80)
     console.print(grid(summary.tables[0], summary, console))
@@ -239,6 +241,11 @@ def test_at_80_columns_the_tables_of_the_terminal_are_whole(tmp_path, seeds):
     assert head.split() == ["optimizer", "mean", "(95", "%", "interval)", "steps", "seconds", "reached", "failed"]
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
+    for row in summary.tables[0].rows:
+        if "." in row.optimizer:  # on two lines
+            continue
+        (line,) = (line for line in lines if row.optimizer in line)  # however few seconds
+        assert f" {row.seconds_to_target.mean:.3g} " in line
 
 
 # The page in a browser.

@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -17,7 +19,7 @@ from thalweg.lab.contenders import CONTENDERS, contender
 from thalweg.lab.engine import Place, train
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.results import Axis
-from thalweg.lab.search import claims, comparison, points, storage
+from thalweg.lab.search import claims, comparison, points, storage, timing
 from thalweg.lab.search.cells import Job, Reader
 from thalweg.lab.search.claims import FileClaims, beating
 from thalweg.lab.search.plan import Plan
@@ -173,6 +175,8 @@ def test_a_winner_at_an_edge_is_searched_beyond_it_at_most_twice(tmp_path):
     assert max(lower[1]) <= 0.0
     just_beyond, _ = rounds_of(cell, tmp_path, lambda share: (share - 1.25) ** 2)
     assert list(just_beyond) == [0, 1]
+    nothing_there, _ = rounds_of(cell, tmp_path, lambda share: -share if share < 1 else 10 - share)
+    assert list(nothing_there) == [0, 1]  # the best of all rounds counts, not the last one's
 
 
 def test_more_trials_extend_a_comparison_and_fewer_optimizers_leave_the_others_alone(done, tmp_path):
@@ -260,6 +264,14 @@ def test_one_run_has_one_worker(open_two):
     assert Reader()(job).validation == result["validation"]  # its records are here as well
     assert list(job.folder.glob("claim-*")) == []
     assert job.folder == same.folder or not (job.folder / "checkpoint.pt").exists()
+
+
+def test_who_waits_for_a_storage_draws_no_tickets(tmp_path):
+    first, second = (open_claims(Assignment(tmp_path / name, [], f"journal:{tmp_path}/journal")) for name in "ab")
+    assert first.take(job_in(tmp_path / "a")) is not None
+    waiting = job_in(tmp_path / "b")
+    assert [second.take(waiting) for _ in range(3)] == [None] * 3
+    assert len(second.trials(second._study(waiting), waiting.folder.name)) == 1
 
 
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
@@ -420,6 +432,12 @@ def test_a_fault_of_the_task_stops_everything(tmp_path):
     assert list(tmp_path.glob("runs/**/claim-*")) == []
 
 
+def test_a_model_that_is_none_is_the_tasks_fault_before_anything_is_written(tmp_path):
+    with pytest.raises(TaskFault, match=r"failed in model\(\)"):
+        replace(PLAN, tasks=("small_tasks:NoModel",), optimizers=("muon",)).cells(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_processes_share_the_work_and_one_that_dies_is_a_crash_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path[:1], str(Path(__file__).parent)]))
     plan = replace(PLAN, optimizers=("sgd", "small_optimizers.Dies"), trials=2, studies=1, seeds=1)
@@ -435,6 +453,58 @@ def test_processes_share_the_work_and_one_that_dies_is_a_crash_with_its_reason(t
     assert (len(found["sgd"].seeds), len(ends)) == (1, len(found["sgd"].trials) + 1 + 2)
     said = [(job.spec.optimizer, result["failure"]) for job, result in ends if result["failure"] == "crashed"]
     assert said == [("small_optimizers.Dies", "crashed")] * 2
+
+
+def test_a_folder_where_a_record_should_be_is_one_clear_error_of_the_process(done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "it")
+    (path,) = tmp_path.glob("it/runs/*/*/timing/*.json")
+    path.unlink()
+    path.mkdir()
+    cells, _ = PLAN.cells(tmp_path / "it")
+    with pytest.raises(UserError, match=r"^Is a directory: .*-steps\.json"):
+        comparison.run(Assignment(tmp_path / "it", cells), 1, timing=True)
+
+
+def test_in_each_round_all_are_timed_in_an_order_of_its_own_and_the_first_rounds_do_not_count():
+    taken = []
+
+    class Timed:
+        def __init__(self, name):
+            self.name = name
+
+        def batches(self):
+            return iter(())
+
+        def _clock(self):
+            return float(len(taken))
+
+        def take_step(self, batches):
+            taken.append(self.name)
+
+    seconds = timing._interleaved({name: Timed(name) for name in "abc"}, lambda: False)
+    rounds = ["".join(taken[i : i + 3]) for i in range(0, len(taken), 3)]
+    assert len(rounds) == timing.WARM + timing.ROUNDS
+    assert {"".join(sorted(one)) for one in rounds} == {"abc"}
+    assert len(set(rounds)) > 3
+    assert seconds == {name: [1.0] * timing.ROUNDS for name in "abc"}
+
+
+@pytest.mark.parametrize("kind", ["file", "journal"])
+def test_a_run_that_took_its_process_down_is_recorded_unless_somebody_has_taken_it_over(kind, tmp_path):
+    assignment = Assignment(tmp_path, [], None if kind == "file" else f"journal:{tmp_path}/journal")
+    dead = SimpleNamespace(job=job_in(tmp_path), process=SimpleNamespace(exitcode=7))
+    other = open_claims(assignment).take(dead.job)
+    assert comparison._bury(dead, comparison._Crashes(), assignment) is None
+    assert not (dead.job.folder / "result.json").exists()
+    other.release(None)
+    result = comparison._bury(dead, comparison._Crashes(), assignment)
+    assert (result["failure"], result["reason"]) == ("crashed", "its process ended (exit code 7)")
+    assert Reader()(dead.job).failure == "crashed"
+    elsewhere = Assignment(tmp_path / "b", [], assignment.storage)
+    if kind == "journal":  # where its record arrives
+        assert open_claims(elsewhere).take(job_in(tmp_path / "b")) is None
+        assert Reader()(job_in(tmp_path / "b")).failure == "crashed"
+    assert list(tmp_path.glob("**/claim-*")) == []
 
 
 def test_three_kills_of_a_run_without_progress_are_a_crash(tmp_path):
@@ -454,9 +524,24 @@ def test_steps_are_timed_again_only_where_a_setting_has_changed(done):
     before = path.stat().st_mtime_ns
     time_tables(root, cells)
     assert path.stat().st_mtime_ns == before
-    records.write_json(path, {**timed, "specs": {}})
-    time_tables(root, cells)
-    assert records.read_json(path)["specs"] == timed["specs"]
+    for damaged in ({"specs": {}}, {"specs": {**timed["specs"], "sgd": {"task": 1}}}, {"seconds": {"sgd": "x"}}):
+        records.write_json(path, {**timed, **damaged})
+        time_tables(root, cells)
+        assert records.read_json(path)["specs"] == timed["specs"]
+        assert set(records.read_json(path)["seconds"]) == set(timed["seconds"])
+
+
+def test_what_an_earlier_command_timed_is_timed_again_with_what_comes(tmp_path):
+    few = replace(PLAN, optimizers=("sgd",), trials=2, studies=1)
+    for names, all_timed in ((("sgd",), {"sgd"}), (("adamw",), {"sgd", "adamw"}), (("sgd",), {"sgd", "adamw"})):
+        time_tables(tmp_path, carry_out(replace(few, optimizers=names), tmp_path))
+        (path,) = tmp_path.glob("runs/*/*/timing/*.json")
+        assert set(records.read_json(path)["seconds"]) == all_timed
+    timed = records.read_json(path)
+    timed["specs"]["adamw"]["code"] = "of another time"
+    records.write_json(path, timed)
+    time_tables(tmp_path, carry_out(replace(few, optimizers=("alto",)), tmp_path))
+    assert set(records.read_json(path)["seconds"]) == {"sgd", "alto"}
 
 
 def test_contenders_of_a_plan_are_checked_before_anything_is_written(tmp_path):

@@ -222,7 +222,7 @@ def test_a_budget_at_any_batch_size(batch_size, name, steps):
     [
         ("cifar", f"unknown task 'cifar': choose from {', '.join(tasks.TASKS)}, or name your own"),
         ("no.such:Task", "cannot import task 'no.such:Task' (no module 'no' here or among what is installed)"),
-        ("..x:Y", "cannot import task '..x:Y'"),
+        ("..x:Y", "unknown task '..x:Y'"),
         (":", "unknown task ':'"),
         ("small_tasks:", "unknown task 'small_tasks:'"),
         ("small_tasks:Nope", "task 'small_tasks:Nope' is not there: name a subclass of thalweg.lab.tasks.Task"),
@@ -245,6 +245,25 @@ def test_a_task_of_the_current_folder_is_found_and_a_mistake_in_its_module_is_th
     with pytest.raises(TaskFault, match="the task 'mistaken:Mine' failed in its module") as fault:
         tasks.find("mistaken:Mine")
     assert isinstance(fault.value.__cause__, ModuleNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("where", "lines"),
+    [
+        ("its module", "raise ValueError('of the module, not of its name')"),
+        ("its module", "raise SystemExit(0)"),
+        ("its constructor", "class Mine(Line):\n    def __init__(self): raise SystemExit(0)"),
+        ("splits()", "class Mine(Line):\n    def splits(self): raise SystemExit(0)"),
+    ],
+)
+def test_a_task_that_exits_or_raises_is_a_fault_wherever(where, lines, request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = "fault_" + "".join(c if c.isalnum() else "_" for c in request.node.callspec.id)
+    (tmp_path / f"{module}.py").write_text(f"from small_tasks import Line\n{lines}\n")
+    with pytest.raises(TaskFault) as fault:
+        tasks.load(f"{module}:Mine")
+    assert fault.value.where == where
+    assert isinstance(fault.value.__cause__, (ValueError, SystemExit))
 
 
 # Fashion-MNIST

@@ -53,7 +53,7 @@ def bench(options: SimpleNamespace, command: str) -> None:
         settings = Settings(**own, device=device, dtype=dtype)
         arguments |= own
     _make(options.out)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 160
     with _threads(options.threads), _progress(console, calls * len(models)) as advance:

@@ -25,14 +25,29 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
         found = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise typer.BadParameter(f"cannot read {path} ({' '.join(str(error).split())[:200]})") from None
-    known = {param.name for param in context.command.params}
-    if not isinstance(found, dict) or (unknown := {str(key).replace("-", "_") for key in found} - known):
-        wrong = (
-            f"unknown options {', '.join(sorted(unknown))}" if isinstance(found, dict) else "not options with values"
-        )
-        raise typer.BadParameter(f"{path}: {wrong}")
-    context.default_map = {**(context.default_map or {}), **{k.replace("-", "_"): v for k, v in found.items()}}
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"{path}: not options with values")
+    params = {name: param for param in context.command.params for name in (param.name, *map(_plain, param.opts))}
+    given = {_plain(str(key)): value for key, value in found.items()}
+    if unknown := sorted(set(given) - set(params)):
+        raise typer.BadParameter(f"{path}: unknown options {', '.join(unknown)}")
+    ours = {params[key].name: _as_typed(value, params[key]) for key, value in given.items()}
+    context.default_map = {**(context.default_map or {}), **ours}
     return path
+
+
+def _plain(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
+def _as_typed(value: Any, param: Any) -> Any:
+    """A value of a YAML file as it would be typed: lists with commas, mappings as NAME=VALUE."""
+    if isinstance(value, dict):
+        value = [f"{name}={item}" for name, item in value.items()]
+    several = getattr(param, "multiple", False) or param.nargs != 1
+    if isinstance(value, list):
+        return list(map(str, value)) if several else ",".join(map(str, value))
+    return [str(value)] if several and value is not None else value
 
 
 Config = Annotated[

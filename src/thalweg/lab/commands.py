@@ -204,7 +204,7 @@ def train(
             )
 
     if rank == 0:
-        result = _claimed(spec, folder, how, heard)
+        result = _claimed(spec, folder, how, heard, resume)
         if panel is not None:
             console.print(overhead(folder, result), soft_wrap=True)
         said = ", ".join(f"{key} {result[key]:.6g}" for key in ("validation", "test") if result.get(key) is not None)
@@ -219,7 +219,7 @@ def train(
         raise SystemExit(1)
 
 
-def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any) -> dict[str, Any]:
+def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any, resume: bool) -> dict[str, Any]:
     if (found := stored(folder, spec)) is not None:
         if isinstance(how.watch, Panel) and not measured(folder, how.watch.every, spec.steps, found):
             raise UserError(
@@ -230,6 +230,9 @@ def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any) -> dict[str, Any
     claim = FileClaims().take(Job(spec, Place(), folder))
     if claim is None:
         raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
+    if not resume:
+        for name in ("checkpoint.pt", MEASUREMENTS):
+            (folder / name).unlink(missing_ok=True)
     result = None
     with beating(claim) as lost:
 
@@ -258,9 +261,8 @@ def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
                 if (folder / "result.json").exists():
                     raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
                 (folder / MEASUREMENTS).unlink(missing_ok=True)
-        if not resume:
-            for name in ("result.json", "checkpoint.pt", MEASUREMENTS):
-                (folder / name).unlink(missing_ok=True)
+        if not resume:  # the rest goes when nobody else can be at it
+            (folder / "result.json").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from None
 
@@ -292,16 +294,18 @@ def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:
 def list_tasks() -> None:
     """``thalweg tasks``."""
     console = terminal.console()
+    width = max(map(len, tasks.TASKS))
     for name, task in tasks.TASKS.items():
         sizes = ", ".join(f"{one.batch_size} ({one.steps} steps, {one.name})" for one in task.budgets)
-        console.print(f"{name:15} {task.title}; batch sizes {sizes}", soft_wrap=True)
+        console.print(f"{name:{width}} {task.title}; batch sizes {sizes}", soft_wrap=True)
     console.print("Your own: module:Class, a subclass of thalweg.lab.tasks.Task.", soft_wrap=True)
 
 
 def list_optimizers() -> None:
     """``thalweg optimizers``."""
     console = terminal.console()
+    width = max(map(len, contenders.CONTENDERS))
     for name, one in contenders.CONTENDERS.items():
-        mark = "*" if name in contenders.DEFAULTS else " "
-        console.print(f"{mark} {name:14} {one.says}; searched: {', '.join(a.name for a in one.space)}", soft_wrap=True)
+        mark, searched = "*" if name in contenders.DEFAULTS else " ", ", ".join(contenders.defaults(one, 1))
+        console.print(f"{mark} {name:{width}} {one.says}; searched: {searched}", soft_wrap=True)
     console.print("* compared unless --optimizers says otherwise. Any other class by its dotted name.", soft_wrap=True)

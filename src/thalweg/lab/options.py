@@ -14,7 +14,7 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
     def integer(text: str) -> int:
         try:
-            value = int(text)
+            value = int(str(text))  # a configuration file may say true or 2.5
         except ValueError:
             value = low - 1
         if not low <= value <= (value if high is None else high):

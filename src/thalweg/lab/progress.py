@@ -9,6 +9,7 @@ from rich import progress
 
 from thalweg.lab import tasks
 from thalweg.lab.search.cells import Cell, Job, Reader
+from thalweg.lab.statistics import interval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ class Progress:
         self.parts: dict[Path, float] = {}
         self.looked = self.tenth = 0.0
         self.bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=20),
             progress.TaskProgressColumn(),
             progress.TimeElapsedColumn(),
@@ -66,9 +67,7 @@ class Progress:
             job, result = value
             self.parts[job.folder] = job.cost
             if result["status"] == "failed" and result["failure"] != "diverged":
-                self.console.print(
-                    f"{job.label}: {result['failure']}: {result['reason']}", soft_wrap=True, markup=False
-                )
+                self.console.print(f"{job.label}: {result['failure']}: {result['reason']}", soft_wrap=True)
             self._draw()
         if time.monotonic() - self.looked > LOOK:
             self.looked = time.monotonic()
@@ -87,7 +86,7 @@ class Progress:
             if jobs:
                 still.append(cell)
             else:
-                self.console.print(self._line(cell), markup=False, soft_wrap=True)
+                self.console.print(self._line(cell), soft_wrap=True)
         self.open = still
         for folder, run in self.reader.found.items():
             if folder not in self.parts:
@@ -103,10 +102,8 @@ class Progress:
         head = f"{cell.task} {cell.batch_size} {cell.budget} ({cell.steps} steps) {cell.optimizer}: "
         if not tests:
             return head + "no trial finished"
-        return (
-            head
-            + f"{metric.name} {sum(tests) / len(tests):.4g}{metric.unit and ' ' + metric.unit} ({len(tests)} seeds)"
-        )
+        mean, unit = interval(tests, metric).mean, metric.unit and f" {metric.unit}"
+        return f"{head}{metric.name} {mean:.4g}{unit} ({len(tests)} seed{'s' * (len(tests) > 1)})"
 
     def _draw(self) -> None:
         done = sum(self.parts.values())

@@ -197,12 +197,20 @@ def _timing(folder: Path, fields: Fields, problems: list[str]) -> tuple[float, .
     if not path.exists():
         return ()
     try:
-        timing = Fields(path, read_json(path)).object("seconds")
-        found = timing.values.get(fields.text("optimizer"), [])
-        if not isinstance(found, list):
-            raise Damaged(path, "seconds should be lists of numbers")
-        one = Fields(path, {str(i): value for i, value in enumerate(found)})
-        return tuple(one.number(name) for name in one.values)
+        return read_timing(path, fields.text("optimizer"))
     except Damaged as damaged:
         problems.append(str(damaged))
         return ()
+
+
+def read_timing(path: Path, optimizer: str) -> tuple[float, ...]:
+    """The seconds of an optimizer's steps in the timing of a table; none if it was not timed.
+
+    Raises:
+        Damaged: the file is not there or not what it should be.
+    """
+    found = Fields(path, read_json(path)).object("seconds").values.get(optimizer, [])
+    if not isinstance(found, list):
+        raise Damaged(path, "seconds should be lists of numbers")
+    one = Fields(path, {str(i): value for i, value in enumerate(found)})
+    return tuple(one.number(name) for name in one.values)

@@ -22,7 +22,7 @@ def grid(table: Table, summary: Summary, console: Any) -> Grid:
     )
     found = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     found.collapse_padding = True
-    found.add_column("optimizer", no_wrap=True)
+    found.add_column("optimizer", overflow="fold")  # a class has a long name, and may take two lines
     found.add_column("mean (95 % interval)", justify="right", no_wrap=True)
     for name in ("steps", "seconds", "reached", "failed"):
         found.add_column(name, justify="right", no_wrap=True)
@@ -41,7 +41,7 @@ def _texts(row: Row) -> tuple[str, ...]:
         row.optimizer,
         "none finished" if row.test is None else words.interval(row.test),
         "" if row.steps_to_target is None else f"{row.steps_to_target.mean:.0f}",
-        "" if row.seconds_to_target is None else f"{row.seconds_to_target.mean:.2f}",
+        "" if row.seconds_to_target is None else words.short(row.seconds_to_target.mean),
         f"{row.reached}/{row.seeds}",
         f"{row.failed_seeds} + {row.failed_trials}",
         "" if row.settings is None else " ".join(f"{name}={value:.3g}" for name, value in row.settings.items()),

@@ -44,7 +44,7 @@ class Output:
 
     def __init__(self) -> None:
         self.encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-        self.gone = False
+        self.gone = sys.stdout is None  # closed before we were started
 
     def write(self, text: str) -> int:
         """Write, if there is anybody to read it."""
@@ -81,7 +81,7 @@ class Output:
 
 
 def console(**options: Any) -> Any:
-    """A console of rich's on standard output."""
+    """A console of rich's on standard output, to which a bracket in a folder's name is a bracket."""
     from rich.console import Console
 
-    return Console(file=Output(), highlight=False, **options)  # type: ignore[arg-type]
+    return Console(file=Output(), highlight=False, markup=False, **options)  # type: ignore[arg-type]

@@ -77,6 +77,8 @@ class Training:
         fill = getattr(self.task, "initialise", None) if self.sharded else None
         with of_the_task(spec.task, "model()"), init_empty_weights(include_buffers=False) if fill else nullcontext():
             model = self.task.model()
+            if not any(p.requires_grad for p in model.parameters()):
+                raise ValueError("the model has no parameters to train")
         if self.sharded:
             model = _sharded(model if fill else model.to(accelerator.device), accelerator, how)
         if fill:
@@ -195,7 +197,7 @@ class Training:
         """The task's metric on a split."""
         scores = self.scores(split)
         with of_the_task(self.spec.task, "its combine"):
-            return self.task.combine(scores)
+            return float(self.task.combine(scores))
 
     @torch.no_grad()
     def scores(self, split: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -196,8 +197,11 @@ def _finished(training: Training) -> dict[str, Any]:
     if spec.test:
         with of_the_task(spec.task, "its score on the test set"):
             scores = training.scores("test")
-            result["test"] = task.combine(scores)
-            result["test_metrics"] = task.more(scores)
+            result["test"] = float(task.combine(scores))
+            more = {name: float(value) for name, value in task.more(scores).items()}
+        if not math.isfinite(result["test"]):
+            raise Failed("diverged", "non-finite metric on the test set")
+        result["test_metrics"] = {name: value for name, value in more.items() if math.isfinite(value)}  # not 0 / 0
     return result
 
 

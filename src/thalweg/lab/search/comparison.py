@@ -17,7 +17,7 @@ import torch
 from thalweg.lab.engine import crashed
 from thalweg.lab.engine.checkpoint import NAME
 from thalweg.lab.errors import TaskFault, UserError
-from thalweg.lab.search.work import Assignment, process
+from thalweg.lab.search.work import Assignment, open_claims, process
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -95,7 +95,7 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
                         worker.over = True
                         worker.process.join(PATIENCE)
                         early += worker.job is None
-                        if (result := _bury(worker, crashes)) is not None:
+                        if (result := _bury(worker, crashes, assignment)) is not None:
                             listen("end", (worker.job, result))
                         if early > 2:
                             raise UserError(
@@ -127,10 +127,10 @@ def _hear(worker: _Worker, what: str, value: Any, listen: Listen) -> None:
         listen(what, value)
 
 
-def _bury(worker: _Worker, crashes: _Crashes) -> dict[str, Any] | None:
+def _bury(worker: _Worker, crashes: _Crashes, assignment: Assignment) -> dict[str, Any] | None:
     """Of a process that is gone: record the run that took it down, unless it was merely killed, which may be luck.
 
-    Returns the result that was recorded, if any.
+    Returns the result that was recorded, if any. A run that somebody else has taken over meanwhile is theirs.
     """
     job, code = worker.job, worker.process.exitcode
     if job is None or (job.folder / "result.json").exists():
@@ -138,9 +138,15 @@ def _bury(worker: _Worker, crashes: _Crashes) -> dict[str, Any] | None:
     if code == -signal.SIGKILL:
         if crashes.add(job) < KILLS:
             return None
-        return crashed(job.spec, job.folder, job.place, f"killed {KILLS} times (perhaps for want of memory)")
-    how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
-    return crashed(job.spec, job.folder, job.place, f"its process ended ({how})")
+        reason = f"killed {KILLS} times (perhaps for want of memory)"
+    else:
+        how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+        reason = f"its process ended ({how})"
+    if (claim := open_claims(assignment).take(job)) is None:
+        return None
+    result = crashed(job.spec, job.folder, job.place, reason)
+    claim.release(result)
+    return result
 
 
 def _stop(workers: list[_Worker]) -> None:

@@ -57,7 +57,7 @@ class Plan:
             sizes = self.batch_sizes or tuple(one.batch_size for one in task.budgets)
             with of_the_task(name, "model()"):
                 model = task.model()
-            lacks = {optimizer: contender(optimizer).lacks(model) for optimizer in dict.fromkeys(self.optimizers)}
+                lacks = {optimizer: contender(optimizer).lacks(model) for optimizer in dict.fromkeys(self.optimizers)}
             for batch_size in dict.fromkeys(sizes):
                 if batch_size > len(splits.train):
                     notes.append(

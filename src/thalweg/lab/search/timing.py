@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from thalweg.lab import records, results, tasks
-from thalweg.lab.engine import Failed, How, Stopped, Training
+from thalweg.lab.engine import Failed, How, RunSpec, Stopped, Training
+from thalweg.lab.errors import UserError
+from thalweg.lab.reading import read_timing
 from thalweg.lab.search.cells import Cell, Reader, slug
 
 if TYPE_CHECKING:
@@ -24,22 +27,20 @@ WARM, ROUNDS, SECONDS = 3, 20, 10.0  # steps before, steps of each, and at most 
 def time_tables(root: Path, cells: Sequence[Cell], stop: Callable[[], bool] = lambda: False) -> None:
     """Time every table whose optimizers have settings, and write ``timing/STEPS-steps.json`` beside its runs.
 
-    A table is timed again when a setting has changed. In each round every optimizer takes one step, in an order of
-    the round's own, so that whatever slows the machine slows all of them.
+    A table is timed again when a setting has changed or an optimizer has come, and then all of it, also what earlier
+    commands compared there: only what took turns can be compared. In each round every optimizer takes one step, in an
+    order of the round's own, so that whatever slows the machine slows all of them.
     """
     reader = Reader()
     for (task, batch_size, steps), group in groupby(cells, key=lambda cell: (cell.task, cell.batch_size, cell.steps)):
         path = root / "runs" / slug(task) / str(batch_size) / "timing" / f"{steps}-steps.json"
-        chosen = {}
+        before = timed(path)
+        chosen = dict(before)
         for cell in group:
             if not list(cell.open_jobs(root, reader)) and (run := chosen_of(cell, root, reader)) is not None:
                 chosen[cell.optimizer] = cell.spec(run.settings, 0, test=False)
-        hashes = {name: spec.hash for name, spec in chosen.items()}
-        try:
-            if records.read_json(path).get("specs") == hashes:
-                continue
-        except records.Damaged:
-            pass
+        if chosen == before:
+            continue
         trainings = {}
         for name, spec in chosen.items():
             try:
@@ -49,7 +50,22 @@ def time_tables(root: Path, cells: Sequence[Cell], stop: Callable[[], bool] = la
         seconds = _interleaved(trainings, stop)
         path.parent.mkdir(parents=True, exist_ok=True)
         environment = {**records.environment(), "threads": str(torch.get_num_threads())}
-        records.write_json(path, {"specs": hashes, "environment": environment, "seconds": seconds})
+        specs = {name: spec.as_dict() for name, spec in chosen.items()}
+        records.write_json(path, {"specs": specs, "environment": environment, "seconds": seconds})
+
+
+def timed(path: Path) -> dict[str, RunSpec]:
+    """What a table was timed with, as far as the code and the data of it are still those that are here."""
+    found = {}
+    try:
+        for name, values in records.Fields(path, records.read_json(path)).object("specs").values.items():
+            read_timing(path, name)
+            with suppress(AttributeError, TypeError, ValueError, UserError):  # of another time, or damaged
+                if (spec := RunSpec.of(values)) == spec.stamped():
+                    found[name] = spec
+    except records.Damaged:
+        return {}
+    return found
 
 
 def chosen_of(cell: Cell, root: Path, reader: Reader) -> results.Run | None:

@@ -141,6 +141,8 @@ def process(assignment: Assignment, timing: bool, connection: Connection) -> Non
         tell("fault", (fault.task, fault.where, "".join(traceback.format_exception(fault.__cause__))))
     except (BrokenPipeError, ConnectionError):
         pass
+    except OSError as error:  # neither the task's nor the optimizer's: a full disk, a folder where a record should be
+        tell("error", f"{error.strerror or error}: {error.filename or assignment.root}")
     except BaseException:
         tell("bug", traceback.format_exc())
 

@@ -63,7 +63,7 @@ def find(name: str) -> Task:
     if name in TASKS:
         return TASKS[name]()
     module, colon, attribute = name.partition(":")
-    if not (colon and module and attribute):
+    if not (colon and all(module.split(".")) and attribute):
         raise UserError(f"unknown task {name!r}: choose from {', '.join(TASKS)}, or name your own as module:Class")
     importable_from_here()
     try:
@@ -75,16 +75,14 @@ def find(name: str) -> Task:
                 f"cannot import task {name!r} (no module {missing!r} here or among what is installed): check the name"
             ) from None
         raise TaskFault(name, "its module") from error
-    except (ValueError, TypeError) as error:  # of a name that is none, such as ..x
-        raise UserError(f"cannot import task {name!r} ({error}): check the name") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskFault(name, "its module") from error
     if not (inspect.isclass(found) and issubclass(found, Task)):
         what = "is not there" if found is None else f"is {found!r:.60}"
         raise UserError(f"task {name!r} {what}: name a subclass of thalweg.lab.tasks.Task")
     try:
         task = found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskFault(name, "its constructor") from error
     _check(name, task)
     return task
@@ -125,7 +123,7 @@ def load(name: str) -> tuple[Task, Splits]:
         lengths = [len(part) for part in splits]
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskFault(name, "splits()") from error
     if min(lengths) < 1:
         raise UserError(f"task {name!r} has an empty split: {', '.join(map(str, lengths))} examples")
