@@ -83,7 +83,7 @@ WRONG = [
     (["compare", "sine", "--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
     (["train", "sine", "--set", "lr=x"], "--set: must be NAME=NUMBER, got 'lr=x'"),
     (["train", "sine", "--set", "alfa=1"], "--set: alto has no alfa; it has lr, weight_decay"),
-    (["train", "sine", "--sharding", "zero"], "--sharding must be ddp or fsdp2, got 'zero'"),
+    (["train", "sine", "--sharding", "zero"], "--sharding must be one of ddp, fsdp2, fsdp2+ep, got 'zero'"),
     (["train", "sine", "--track", "paper"], "--track must be of tensorboard, wandb, mlflow or none, got 'paper'"),
     (["train", "sine", "--batch-size", "70000", "--track", "none", "--out", "x"], "--batch-size must be from 1"),
     (["report", "nowhere"], "nowhere holds no comparison: run `thalweg compare TASK"),

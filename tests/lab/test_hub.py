@@ -109,7 +109,7 @@ def test_published_sizes(name, count):
 def test_the_mixture_has_85_billion_parameters_whose_experts_are_stacked():
     with torch.device("meta"):
         model = MoE().model()
-    h, f, layers, experts, vocabulary = 2560, 7168, 24, 64, 50_257
+    h, f, layers, experts, vocabulary = 2560, 1192, 24, 384, 50_257
     attention = 2 * h * h + 2 * h * (h // 5)
     expected = layers * (experts * 3 * h * f + experts * h + attention + 2 * h) + 2 * vocabulary * h + h
     assert sum(p.numel() for p in model.parameters()) == expected
