@@ -362,9 +362,10 @@ def test_a_forecast_counts_parameters_steps_runs_and_bytes():
     assert found.download == ""
     seen = found.runs * found.steps * 64
     assert found.operations == seen * products_of_digits()
-    assert found.seconds(1, 2.0) == 2.0 * found.seconds(2, 2.0) == found.operations / 2e12
+    assert found.seconds(2.0) == 2.0 * forecast.forecast(one, devices=2).seconds(2.0) == found.operations / 2e12
+    assert forecast.forecast(one, devices=100).seconds(2.0) == found.operations / (64 * 2e12)  # an example on each
     assert found.core_seconds == pytest.approx((found.runs * found.steps * 500 + seen * 40) / 1e6)
-    assert found.seconds(1, None) == found.core_seconds / os.cpu_count()
+    assert found.seconds(None) == found.core_seconds / os.cpu_count()
 
 
 @pytest.mark.parametrize(

@@ -112,11 +112,11 @@ def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float |
     total = 0.0
     for table in scale.comparisons:
         found = forecast(table, devices)
-        seconds = found.seconds(devices, tflops)
+        seconds = found.seconds(tflops)
         total += seconds or 0.0
         size = f"{found.parameters / 1e6:,.2f} M parameters, {found.bytes / 2**30:,.2f} GiB a device"
         steps = "steps as its data are many" if found.steps is None else f"{found.steps:,} steps"
-        shared = f" ({devices} devices, {table.sharding})" if devices > 1 else ""
+        shared = f" ({found.devices} devices, {table.sharding})" if found.devices > 1 else ""
         work = "" if found.operations is None else f"{found.operations:.2g} operations, "
         took = "an unknown time" if seconds is None else f"about {terminal.duration(seconds)}"
         console.print(

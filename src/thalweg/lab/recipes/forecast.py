@@ -30,7 +30,7 @@ class Forecast:
     ``download`` is what is fetched, empty if nothing; ``examples`` of the training set (None: unknown before it is
     there); ``runs`` at least; ``bytes`` a device of parameters, gradients and optimizer state, without activations;
     ``operations`` of all runs, forward and backward, without evaluation and the optimizer's own (None: unknown);
-    ``core_seconds`` of all runs, roughly, on one core of a CPU.
+    ``core_seconds`` of all runs, roughly, on one core of a CPU; ``devices`` are those that a batch occupies.
     """
 
     download: str
@@ -41,12 +41,13 @@ class Forecast:
     bytes: int
     operations: float | None
     core_seconds: float | None
+    devices: int
 
-    def seconds(self, devices: int, tflops: float | None) -> float | None:
+    def seconds(self, tflops: float | None) -> float | None:
         """How long all runs take on devices that sustain so many 1e12 operations a second; None: on this CPU."""
         if tflops is None:
             return None if self.core_seconds is None else self.core_seconds / (os.cpu_count() or 1)
-        return None if self.operations is None else self.operations / (devices * tflops * 1e12)
+        return None if self.operations is None else self.operations / (self.devices * tflops * 1e12)
 
 
 def forecast(one: Comparison, devices: int) -> Forecast:
@@ -61,6 +62,7 @@ def forecast(one: Comparison, devices: int) -> Forecast:
     if examples is None and not getattr(task, "download", ""):
         examples = len(tasks.load(one.task)[1].train)
     steps = one.steps if one.steps is not None else None if examples is None else one.length(examples)
+    devices = min(devices, one.batch_size)
     shared = devices if one.sharding != "ddp" else 1
     state = max(STATES.get(base_of(name), 8) for name in one.optimizers)
     runs = 0
@@ -77,6 +79,7 @@ def forecast(one: Comparison, devices: int) -> Forecast:
         bytes=parameters * (8 + state) // shared,
         operations=None if seen is None else seen * operations(task),
         core_seconds=None if steps is None else runs * tasks.cost(task, one.batch_size, steps) / 1e6,
+        devices=devices,
     )
 
 
