@@ -154,11 +154,6 @@ def test_the_target_is_timed_at_its_first_passing_which_may_be_equality(line, fi
     assert 0 < result["seconds_to_target"] <= result["seconds"]
 
 
-def test_the_last_step_is_evaluated_whatever_the_interval(tmp_path):
-    train(replace(LINE, steps=7, evaluations=3), tmp_path)
-    assert [line["step"] for line in records.read_lines(tmp_path / "metrics.jsonl")] == [2, 4, 6, 7]
-
-
 def test_evaluation_is_not_training_time(monkeypatch, tmp_path):
     score = small_tasks.Line.score
 

@@ -208,34 +208,6 @@ def test_records_of_other_code_or_data_are_not_used(done):
     assert not {job.folder for job in other.open_jobs(root, Reader())} & {run.folder for run in reading.read(root).runs}
 
 
-@pytest.mark.parametrize("change", ["recipe", "code", "data"])
-def test_a_report_counts_no_runs_of_another_recipe_code_or_data(change, done, tmp_path):
-    shutil.copytree(done[0], tmp_path / "it")
-    path = done[1][0].folder(tmp_path / "it") / "cell.json"
-    cell = records.read_json(path)
-    runs = len(list(path.parent.rglob("result.json")))
-    records.write_json(path, {**cell, change: {**cell["recipe"], "clip": 1.0} if change == "recipe" else "another"})
-    (found,) = (one for one in reading.read(tmp_path / "it").tables[0].cells if one.folder == path.parent)
-    assert (found.trials, found.seeds, found.older) == ((), (), runs)
-
-
-def test_a_report_counts_fresh_seeds_of_the_chosen_setting_alone(done, tmp_path):
-    shutil.copytree(done[0], tmp_path / "it")
-    folder = done[1][0].folder(tmp_path / "it")
-    seed = next(folder.glob("seed-0-*"))
-    shutil.copytree(seed, folder / "seed-0-earlier")
-    spec = records.read_json(seed / "spec.json")
-    settings = {**spec["settings"], "lr": 2.0 * spec["settings"]["lr"]}
-    records.write_json(folder / "seed-0-earlier" / "spec.json", {**spec, "settings": settings})
-    (found,) = (one for one in reading.read(tmp_path / "it").tables[0].cells if one.folder == folder)
-    assert [run.settings for run in found.seeds] == [found.chosen.settings] * 2
-
-
-def test_who_has_a_schedule_of_its_own_keeps_it(tmp_path):
-    cells, _ = replace(PLAN, optimizers=("schedule-free", "adamw"), recipe={"schedule": "cosine"}).cells(tmp_path)
-    assert [cell.recipe["schedule"] for cell in cells] == ["constant", "cosine"]
-
-
 def test_one_bad_batch_size_is_left_out_with_a_sentence(tmp_path):
     cells, notes = replace(PLAN, batch_sizes=(16, 16, 100)).cells(tmp_path)
     assert {cell.batch_size for cell in cells} == {16}
