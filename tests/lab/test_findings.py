@@ -45,6 +45,17 @@ def test_what_the_seeds_do_not_tell_apart_is_said_to_be_so(tmp_path):
     assert said == "alto and lamb, its special case at α = 0, are not told apart in 1 of 1 table."
 
 
+def test_records_of_other_code_and_seeds_of_another_setting_are_not_shown(tmp_path):
+    folder = Comparison(tmp_path).cell("digits", ACCURACY, 1024, 40, "alto")
+    for one, changed in (("study-0/trial-0-*", {"code": "0ther"}), ("seed-0-*", {"settings": {"lr": 1.0}})):
+        (path,) = folder.glob(f"{one}/spec.json")
+        records.write_json(path, {**records.read_json(path), **changed})
+    ((cell,),) = (table.cells for table in read(tmp_path).tables)
+    assert [run.number for run in cell.trials if run.study == 0] == [1, 2, 3, 4, 5]
+    assert [run.number for run in cell.seeds] == [1, 2, 3, 4]
+    assert cell.older == 1
+
+
 def test_questions_of_inclusion_are_corrected_over_all_of_them(tmp_path):
     asked = summarise(read(comparison(tmp_path)), "").verdict.inclusions
     assert len(asked) == 5  # alto, e-adamw and e-muon in two tables, of which one has no muon

@@ -208,6 +208,11 @@ def test_records_of_other_code_or_data_are_not_used(done):
     assert not {job.folder for job in other.open_jobs(root, Reader())} & {run.folder for run in reading.read(root).runs}
 
 
+def test_who_replaces_schedules_has_its_own(tmp_path):
+    cells, _ = replace(PLAN, optimizers=("schedule-free", "adamw")).cells(tmp_path)
+    assert [cell.recipe["schedule"] for cell in cells] == ["constant", "cosine"]
+
+
 def test_one_bad_batch_size_is_left_out_with_a_sentence(tmp_path):
     cells, notes = replace(PLAN, batch_sizes=(16, 16, 100)).cells(tmp_path)
     assert {cell.batch_size for cell in cells} == {16}
