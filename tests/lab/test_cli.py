@@ -1,12 +1,9 @@
 import io
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 import thalweg
@@ -343,68 +340,6 @@ def test_a_failed_run_says_why_and_exits_with_1(tmp_path, capsys):
                   "--out", str(tmp_path)])  # fmt: skip
     assert stop.value.code == 1
     assert "failed: non-finite loss at step 1" in capsys.readouterr().out
-
-
-# processes
-
-
-def start(arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "thalweg", *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, **options,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("after", [0.1, 0.6, 1.5, 2.5])
-def test_ctrl_c_at_the_start_is_no_traceback(after, tmp_path):
-    process = start([*SMALL, "--out", str(tmp_path / "out")], start_new_session=True)
-    time.sleep(after)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    if after > 0.1:  # before that Python itself may not have begun
-        assert "Traceback" not in errors
-        assert process.returncode == 130
-
-
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
-
-
-def test_an_optimizer_that_hangs_can_be_stopped(tmp_path):
-    arguments = [*SMALL, "--optimizers", "small_optimizers.Hangs", "--jobs", "1", "--out", str(tmp_path)]
-    process = start(arguments, start_new_session=True)
-    until(lambda: list(tmp_path.glob("runs/**/environment.json")))
-    time.sleep(0.5)
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=15)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert errors.splitlines()[-1] == "interrupted; what is complete is stored: the same command continues there"
-    assert psutil.wait_procs(children, timeout=5)[1] == []
-
-
-def test_workers_end_with_a_killed_parent_and_two_comparisons_share_a_folder(tmp_path):
-    long = ["compare", "small_tasks:Line", "--batch-size", "16", "--optimizers", "sgd", "--trials", "1", "--jobs", "1"]
-    long += ["--studies", "1", "--seeds", "1", "--steps", "4", "--no-timing", "--out", str(tmp_path)]
-    hanging = start([*long, "--optimizers", "small_optimizers.Hangs"])
-    until(lambda: list(tmp_path.glob("runs/**/environment.json")))
-    other = start(long)  # beside it, in the same folder
-    out, errors = other.communicate(timeout=60)
-    assert (other.returncode, errors) == (0, "")
-    assert f"report: {tmp_path / 'report.html'}" in out
-    children = psutil.Process(hanging.pid).children(recursive=True)
-    assert children
-    hanging.kill()
-    hanging.wait()
-    hanging.stdout.close()
-    hanging.stderr.close()
-    assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
 def test_without_the_lab_the_command_says_what_to_install():

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 from synthetic import ACCURACY, Comparison
 
 import thalweg
-from thalweg.lab import reading, records, reproducing, tasks
+from thalweg.lab import reading, records, tasks
 from thalweg.lab.contenders import contender
 from thalweg.lab.errors import UserError
-from thalweg.lab.recipes import claims, forecast, page, paper, recipe, run
+from thalweg.lab.recipes import claims, page, paper, recipe, run
+from thalweg.lab.statistics import Paired
 from thalweg.lab.summary import summarise
 
 HERE = Path(__file__).parent
@@ -116,6 +117,10 @@ def test_every_recipe_of_the_package_can_be_read_and_all_it_names_exists():
                                                    "") for o in own} for own in optimizers), (name, claim)  # fmt: skip
 
 
+def test_the_page_has_a_place_for_every_recipe_of_the_package():
+    assert sorted(page.ORDER) == recipe.names()
+
+
 def test_no_batch_of_a_recipe_is_larger_than_its_training_set():
     for name in recipe.names():
         for one in recipe.find(name).scales["paper"].comparisons:
@@ -191,6 +196,7 @@ def test_the_search_of_alto_at_given_alpha_is_that_of_lamb(done):
 def test_the_page_has_printed_numbers_and_ours_as_the_records_say(done):
     text = (done / "README.md").read_text()
     assert "In print: CIFAR10, ResNet20, batch 16384: ALTO 88.83, Lamb 83.56 (+5.27)" in text
+    assert text.index("| ALTO is better than LAMB | A line | 88.83 against 83.56 |") < text.index("## A line")
     assert "| SGD | 91.85 | 80.86 |" in text
     losses = {}
     for path in sorted((done / "own" / "runs").rglob("seed-*/result.json")):
@@ -322,85 +328,11 @@ def test_a_claim_is_tested_by_seed_and_corrected_over_all_tests_of_the_recipe(sy
     ],
 )
 def test_a_verdict_counts_only_what_is_beyond_noise(better, significant, verdict):
-    from thalweg.lab.statistics import Paired
-
     pairs = [
         Paired(0.1, 0.0, 0.2, 0.01, 1.0, 5, False, one, 0.01 if sure else 0.5)
         for one, sure in zip(better, significant, strict=True)
     ]
     assert claims.Finding(claim(), tuple((None, None, pair) for pair in pairs)).verdict == verdict
-
-
-# a forecast
-
-
-def products_of_digits():
-    """Multiplications and additions of the layers, and twice as many backward, but for what would go to the images."""
-    model, products = tasks.find("digits").model(), []
-
-    def count(module, inputs, output):
-        each = module.weight.numel() * (output.shape[-2:].numel() if output.ndim == 4 else 1)
-        products.append(2 * each * (2 if not products else 3))
-
-    for module in model.modules():
-        if isinstance(getattr(module, "weight", None), torch.nn.Parameter) and module.weight.ndim == 2:
-            module.register_forward_hook(count)
-    model(tasks.load("digits")[1].train[0][0][None])
-    return sum(products)
-
-
-def test_a_forecast_counts_parameters_steps_runs_and_bytes():
-    one = recipe.Comparison("digits", 64, ("adamw", "alto", "sgd:lr=0.1|0.2:momentum=0.9:weight_decay=0"), epochs=7,
-                            trials=5, studies=2, seeds=3)  # fmt: skip
-    found = forecast.forecast(one, devices=1)
-    parameters = sum(p.numel() for p in tasks.find("digits").model().parameters())
-    assert found.parameters == parameters
-    assert found.examples == 1197
-    assert found.steps == 7 * (1197 // 64)
-    assert found.runs == 2 * (5 * 2 + 3) + 2 + 3
-    assert found.bytes == parameters * (4 + 4 + 12)
-    assert found.download == ""
-    seen = found.runs * found.steps * 64
-    assert found.operations == seen * products_of_digits()
-    assert found.seconds(2.0) == 2.0 * forecast.forecast(one, devices=2).seconds(2.0) == found.operations / 2e12
-    assert forecast.forecast(one, devices=100).seconds(2.0) == found.operations / (64 * 2e12)  # an example on each
-    assert found.core_seconds == pytest.approx((found.runs * found.steps * 500 + seen * 40) / 1e6)
-    assert found.seconds(None) == found.core_seconds / os.cpu_count()
-
-
-@pytest.mark.parametrize(
-    ("name", "tokens"), [("pydoc-lm", 48), ("pydoc-moe", 48), ("gpt2-345m", 1024), ("moe-85b", 8192)]
-)
-def test_operations_of_language_models_are_six_a_parameter_in_use_and_token_and_those_of_attention(name, tokens):
-    """6ND of Kaplan et al. 2020 and 12 · layers · width · length² of attention."""
-    task = tasks.find(name)
-    with torch.device("meta"):
-        model = task.skeleton()
-    used = 0
-    for parameter, p in model.named_parameters():
-        share = task.chosen / p.shape[0] if "experts" in parameter else 1.0
-        is_table = parameter.endswith(("wpe.weight", "embed_tokens.weight")) or p.ndim < 2
-        used += 0 if is_table else share * p.numel()
-    config = model.config
-    attention = 12 * config.num_hidden_layers * config.hidden_size * tokens**2
-    assert forecast.operations(task) == pytest.approx(6 * used * tokens + attention, rel=0.02)
-
-
-def test_a_dry_run_at_paper_scale_needs_no_data_and_says_how_long(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("THALWEG_DATA", str(tmp_path))  # where nothing lies
-    monkeypatch.chdir(tmp_path)
-    hours = []
-    for devices, tflops in ((1, "50"), (4, "50"), (1, "200")):
-        reproducing.reproduce(
-            ("image-classification",), scale="paper", jobs=None, storage=None, devices=devices, tflops=float(tflops),
-            dry_run=True, out=None,
-        )  # fmt: skip
-        said = capsys.readouterr().out
-        assert "cifar10-resnet20 at batch size 16,384: 48 runs at least of 800 steps; 1.5e+17 operations" in said
-        assert "download: ILSVRC/imagenet-1k (gated: accept its terms, then hf auth login; 167 GB)" in said
-        hours.append(said.splitlines()[-1].split("about ")[1].split(" on")[0])
-    assert hours == ["65 d", "16 d", "16 d"]
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_recipe_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch):
@@ -426,3 +358,32 @@ def test_a_table_says_what_of_it_is_missing_and_whose_learning_rate_lies_at_an_e
     if "lr" in row.cell.edges:
         expected.append("The best learning rate lies at an edge of all that was tried: lamb.")
     assert page._ours(table).notes == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("difference", "ratio", "better", "says"),
+    [
+        (0.5, False, True, "+0.5 %"),
+        (0.5, False, False, "-0.5 %"),
+        (-0.5, False, True, "+0.5 %"),
+        (np.log(15.0), True, True, "×15"),
+        (-np.log(15.0), True, False, "÷15"),
+        (0.0, False, False, "0"),
+    ],
+)
+def test_a_lead_is_that_of_the_first_whatever_is_better(difference, ratio, better, says):
+    pair = Paired(difference, 0.0, 0.2, 0.01, 1.0, 5, ratio, better, 0.01)
+    assert claims.lead(pair, tasks.find("digits").metric) == says
+
+
+def test_what_was_written_stands_before_the_page_and_times_are_summed(done, tmp_path):
+    shutil.copytree(done, tmp_path / "it")
+    shutil.copytree(tmp_path / "it" / "own", tmp_path / "it" / "second")
+    for name, seconds in (("own", 100.0), ("second", 23.0)):
+        path = tmp_path / "it" / name / "reproduce.json"
+        records.write_json(path, {**records.read_json(path), "seconds": seconds})
+    (tmp_path / "it" / "preface.md").write_text("One.\n\n**Two.**\n")
+    page.write_page(tmp_path / "it")
+    text = (tmp_path / "it" / "README.md").read_text()
+    assert "One.\n\n**Two.**\n\nAll of it took 0:02:03 (hours:minutes:seconds)." in text
+    assert "<strong>Two.</strong>" in (tmp_path / "it" / "report.html").read_text()
