@@ -1,7 +1,6 @@
 """What each of two processes does for test_distributed.py: trains the same run in several ways."""
 
 import copy
-import gc
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from thalweg.lab.engine import How, experts, train
+from thalweg.lab.engine import How, experts, leave, train
 from thalweg.lab.errors import UserError
 from thalweg.lab.instruments import Panel
 
@@ -98,5 +97,4 @@ def killed_and_resumed(spec, folder, sharding):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    gc.collect()  # as `thalweg train` does
-    torch.distributed.destroy_process_group()
+    leave()

@@ -3,12 +3,11 @@
 import sys
 from pathlib import Path
 
-import torch
 from shrunk_tasks import SHRUNK
 from test_hub import spec
 from torch.distributed.tensor import DTensor
 
-from thalweg.lab.engine import How, train
+from thalweg.lab.engine import How, leave, train
 
 
 def sharded(training, event):
@@ -19,4 +18,4 @@ def sharded(training, event):
 if __name__ == "__main__":
     for name in SHRUNK:
         train(spec(name), Path(sys.argv[1]) / name, how=How(sharding="fsdp2"), heard=sharded)
-    torch.distributed.destroy_process_group()
+    leave()

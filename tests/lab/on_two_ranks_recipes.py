@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import shrunk_recipes
-import torch
 
+from thalweg.lab.engine import leave
 from thalweg.lab.recipes import run
 
 if __name__ == "__main__":
     for name in shrunk_recipes.names():
         run.reproduce(shrunk_recipes.shrunk(name), "", "paper", Path(sys.argv[1]) / name)
-    torch.distributed.destroy_process_group()
+    leave()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab import contenders, records, tasks, terminal
-from thalweg.lab.engine import SHARDINGS, How, Place, RunSpec
+from thalweg.lab.engine import SHARDINGS, How, Place, RunSpec, leave
 from thalweg.lab.engine import train as run_one
 from thalweg.lab.engine.run import stored
 from thalweg.lab.errors import UserError
@@ -212,9 +211,7 @@ def train(
         console.print(f"records: {folder.resolve()}", soft_wrap=True)
     else:
         result = run_one(spec, folder, how=how, heard=heard)
-    if torch.distributed.is_initialized():
-        gc.collect()  # sharded modules are in cycles, and what is left of them at the end may abort the process
-        torch.distributed.destroy_process_group()
+    leave()
     if result["status"] == "failed":
         raise SystemExit(1)
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thalweg.lab import terminal
+from thalweg.lab.engine import leave
 from thalweg.lab.errors import UserError
 from thalweg.lab.progress import Progress
 from thalweg.lab.recipes import recipe as recipes
 from thalweg.lab.recipes.forecast import forecast
 from thalweg.lab.recipes.page import write_page
 from thalweg.lab.recipes.run import reproduce as run
-from thalweg.lab.search import comparison, together
+from thalweg.lab.search import comparison
 
 TFLOPS = 100.0
 """What one device of a cluster sustains in bfloat16 on a large network: a third of an A100's peak."""
@@ -73,10 +74,7 @@ def reproduce(
         )  # fmt: skip
         if first and (page := write_page(root)) is not None:
             console.print(f"report: {page.resolve()}", soft_wrap=True)
-    if together.launched():
-        import torch
-
-        torch.distributed.destroy_process_group()
+    leave()
 
 
 def _scale(one: Recipe, scale: str) -> Scale:

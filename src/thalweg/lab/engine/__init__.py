@@ -2,7 +2,19 @@
 
 from thalweg.lab.engine.failures import Failed, Stopped
 from thalweg.lab.engine.loop import SHARDINGS, How, Training
-from thalweg.lab.engine.run import Place, crashed, stored, train
+from thalweg.lab.engine.run import Place, crashed, leave, stored, train
 from thalweg.lab.engine.spec import RunSpec
 
-__all__ = ["SHARDINGS", "Failed", "How", "Place", "RunSpec", "Stopped", "Training", "crashed", "stored", "train"]
+__all__ = [
+    "SHARDINGS",
+    "Failed",
+    "How",
+    "Place",
+    "RunSpec",
+    "Stopped",
+    "Training",
+    "crashed",
+    "leave",
+    "stored",
+    "train",
+]

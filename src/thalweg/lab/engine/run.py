@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from thalweg.lab import records, tasks
 from thalweg.lab.engine import checkpoint
@@ -118,6 +121,16 @@ def train(
             training.accelerator.end_training()
     writer.lines(training)
     return writer.end(result)
+
+
+def leave() -> None:
+    """End this process's part in runs on several processes, if there were any.
+
+    Sharded modules are in cycles, and what is left of them while the process ends may abort it.
+    """
+    if torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 class _Writer:
