@@ -1,6 +1,6 @@
-"""The command line, ``thalweg compare``, ``train``, ``report``, ``tasks``, ``optimizers``, ``bench``, ``landscape``...
+"""The command line, ``thalweg compare``, ``train``, ``report``, ``tasks``, ``optimizers``, ``bench``...
 
-Each room registers its own commands (``lab/cli.py``, ``bench/cli.py``, ``landscape/cli.py``); nothing heavy is imported
+Each room registers its own commands (``lab/cli.py``, ``bench/cli.py``); nothing heavy is imported
 before one is chosen. ``theory`` needs no more than the optimizers do, and so goes its own way, before Typer is there.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from thalweg.lab.terminal import typed
 from thalweg.theory import cli as theory
 
-ROOMS = ("thalweg.lab.cli", "thalweg.bench.cli", "thalweg.landscape.cli")  # each with register(app)
+ROOMS = ("thalweg.lab.cli", "thalweg.bench.cli")  # each with register(app)
 LAB = (
     "accelerate", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich", "scipy",
     "sklearn", "transformers", "typer", "yaml",

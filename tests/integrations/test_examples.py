@@ -37,6 +37,12 @@ FACTS = {
     ),
     "distributed_checkpoint": lambda it: it["resumed_loss"] == it["loss"],
     "jax_flax_nnx": lambda it: int(it["optimizer"].step[...]) == 120,
+    "flatness_by_layer": lambda it: (
+        it["worst"].increase > 0.0
+        and it["density"].size * it["density"].moment(1).value
+        == pytest.approx(sum(one.trace.value for one in it["layers"].values()), rel=0.3)
+        and it["picture"].startswith(b"\x89PNG")
+    ),
     "own_task": lambda it: it["untrained"] < 90.0 and len(it["wines"]) == 40,
     "alpha_schedule": lambda it: it["resumed"].param_groups[0]["explore_alpha"] == 5.0 == -it["alphas"][0],
 }

@@ -1,0 +1,33 @@
+"""How flat a trained network is: the spectrum of its Hessian, the worst case nearby, the trace layer by layer."""
+
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+
+from thalweg import ALTO, param_groups
+from thalweg.landscape import FixedSample, curvature_by_layer, filter_scale, spectral_density, worst_case
+from thalweg.landscape.plots import density_picture
+
+digits = load_digits()
+images, labels = torch.tensor(digits.data[:400], dtype=torch.float32) / 16.0, torch.tensor(digits.target[:400])
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 10))
+optimizer = ALTO(param_groups(model, weight_decay=0.01), lr=0.02)
+for _ in range(100):
+    optimizer.zero_grad()
+    torch.nn.functional.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+
+sample = FixedSample(model, torch.nn.functional.cross_entropy, [(images, labels)])
+params = list(model.parameters())
+scale = filter_scale(params)  # a radius of 0.05 is then 5 % of each weight's filter
+worst = worst_case(sample, params, radius=0.05 * math.sqrt(scale.numel()), scale=scale)
+layers = curvature_by_layer(sample, model)
+density = spectral_density(sample, params, steps=20, vectors=20)
+with tempfile.TemporaryDirectory() as folder:
+    picture = density_picture({"ALTO": density}, Path(folder) / "density.png").read_bytes()
+traces = ", ".join(f"{one.trace.value:.3g} ± {one.trace.standard_error:.1g} in {name}" for name, one in layers.items())
+print(f"the loss rises by {worst.increase:.2g} in the worst direction found; trace of the Hessian by layer: {traces}")
