@@ -30,11 +30,11 @@ import thalweg
 from thalweg.bench.environment import environment
 from thalweg.lab.contenders import CONTENDERS, Contender, Settings
 from thalweg.lab.engine import Place, RunSpec, train
-from thalweg.lab.errors import UserError
-from thalweg.lab.metric import Metric
-from thalweg.lab.records import write_json
 from thalweg.lab.search.comparison import default_jobs
-from thalweg.lab.statistics import interval
+from thalweg.records.errors import UserError
+from thalweg.records.files import write_json
+from thalweg.records.metric import Metric
+from thalweg.report.statistics import interval
 
 Losses: TypeAlias = dict[tuple[str, str, int], float | None]
 TASK, BATCH_SIZE = "pydoc-lm", 256

@@ -1,6 +1,6 @@
 """``python -m thalweg``."""
 
-from thalweg.cli import main
+from thalweg.commands.main import main
 
 if __name__ == "__main__":
     main()

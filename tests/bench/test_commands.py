@@ -10,12 +10,12 @@ import signal
 import pytest
 import torch
 
-from thalweg import cli
 from thalweg.bench import environment, step
 from thalweg.bench.contenders import CONTENDERS
 from thalweg.bench.memory import Ledger
 from thalweg.bench.shapes import MODELS
 from thalweg.bench.step import Rounds
+from thalweg.commands import main as cli
 
 PNG = b"\x89PNG\r\n"
 SOME = ["adamw-fused", "alto-single", "apex-lamb"]
@@ -60,7 +60,7 @@ def test_step_writes_a_record_a_picture_and_a_table(tmp_path, capsys):
 
 def test_who_compiles_for_minutes_takes_part_only_where_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "thalweg.bench.commands.CONTENDERS", {name: CONTENDERS[name] for name in (*SOME, "alto-inductor")}
+        "thalweg.commands.bench.CONTENDERS", {name: CONTENDERS[name] for name in (*SOME, "alto-inductor")}
     )
     bench("memory", tmp_path, "--optimizers", "alto-inductor")
     (named,) = json.loads((tmp_path / "memory.json").read_text())["models"]

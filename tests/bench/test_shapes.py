@@ -10,7 +10,7 @@ import torch
 import transformers as tr
 
 from thalweg.bench.shapes import MODELS, TINY, model
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 GRANITE = {
     "hidden_size": 1024,

@@ -13,7 +13,7 @@ from thalweg.bench.contenders import CONTENDERS, Contender, LeftOutError, Weight
 from thalweg.bench.shapes import TINY
 from thalweg.bench.statistics import Spread
 from thalweg.bench.step import COPY, Rounds, Settings
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 CPU = torch.device("cpu")
 

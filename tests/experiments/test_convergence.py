@@ -8,8 +8,9 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from tiny import OPTIONS, stored
 
-from thalweg.experiments import convergence, convergence_page
-from thalweg.experiments.numbers import ratios, slope
+from thalweg.studies import pages
+from thalweg.studies.measurements import convergence
+from thalweg.studies.pages.numbers import ratios, slope
 
 RIDGE = 1e-3
 
@@ -110,7 +111,7 @@ def test_the_condition_of_lamb_has_the_trust_ratio():
 def test_slopes_of_powers_are_exact(power):
     at = [1, 3, 10, 30, 100, 300, 1000]
     curves = [[c * t**power for t in at] for c in (1.0, 7.0)]
-    assert convergence_page.slopes(at, curves) == pytest.approx([power, power], abs=1e-12)
+    assert pages.convergence.slopes(at, curves) == pytest.approx([power, power], abs=1e-12)
 
 
 def test_the_slope_is_scipys_and_refuses_what_has_no_logarithm():

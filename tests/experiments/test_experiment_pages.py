@@ -9,12 +9,13 @@ import torch
 from scipy import stats
 from tiny import OPTIONS, stored
 
-from thalweg.experiments import edge, flatness, flatness_page, sine, valleys, work
-from thalweg.experiments.networks import Dense
 from thalweg.lab import tasks
-from thalweg.lab.recipes import recipe
-from thalweg.lab.recipes.run import measurement
 from thalweg.landscape import landscape
+from thalweg.studies import pages, recipe
+from thalweg.studies.measured import measuring, paging
+from thalweg.studies.measurements import edge, flatness, sine, valleys
+from thalweg.studies.measurements.networks import Dense
+from thalweg.studies.pages import settings as work
 from thalweg.theory import stability_limit
 
 RECIPES = ["convergence", "edge-of-stability", "flatness", "sine-landscape", "valleys-2d"]
@@ -39,8 +40,9 @@ def write(folder, wanted):
 @pytest.mark.parametrize("scale", ["lab", "paper"])
 def test_each_recipe_names_a_measurement_and_its_options(name, scale):
     found = recipe.find(name).scales[scale]
-    module = measurement(found.measure)
+    module = measuring(found.measure)
     tiny = OPTIONS[module]
+    assert paging(found.measure).__name__.rpartition(".")[2] == found.measure
     if module is flatness:
         assert isinstance(found.options["seeds"], int)
         for task, own in found.options.items():
@@ -62,7 +64,7 @@ def edges(tmp_path_factory):
 
 
 def test_the_ratio_on_the_page_is_measured_over_predicted(edges):
-    section = edge.page(edges)
+    section = pages.edge.page(edges)
     for key, name, momentum in (("gd", "gradient descent", 0.0), ("adam", "Adam", 0.9)):
         (one,) = [
             r for r in stored(edges).values()
@@ -116,7 +118,7 @@ def settled(folder, shares, base="gd", alpha=1.0, beta=0.5):
         }
         rows.append(({"base": base, "alpha": alpha + k / 10, "beta": beta, **known}, found))
     write(folder, rows)
-    return edge.page(folder).findings
+    return pages.edge.page(folder).findings
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def trained(alpha, steps, sharpness, base="adamw"):
 def test_each_half_of_the_claim_is_judged(tmp_path, of_negative, of_positive, pace, place):
     rows = [trained(0.0, 100, 2.0), trained(-1.0, *of_negative), trained(1.0, *of_positive)]
     write(tmp_path, rows)
-    findings = flatness.page(tmp_path).findings
+    findings = pages.flatness.page(tmp_path).findings
     both = int(pace == place == "holds")
     for name, first, second in (("α < 0", "slower", "flatter"), ("α > 0", "faster", "sharper")):
         text = next(text for text in findings if text.startswith(f"**{name} is {first}"))
@@ -182,7 +184,7 @@ def test_each_half_of_the_claim_is_judged(tmp_path, of_negative, of_positive, pa
 
 def test_ratios_of_flatness_are_those_of_the_records(tmp_path):
     flatness.run(OPTIONS[flatness], tmp_path, ignore)
-    section = flatness.page(tmp_path)
+    section = pages.flatness.page(tmp_path)
     found = {(one["settings"]["base"], one["settings"]["alpha"]): one["found"] for one in stored(tmp_path).values()}
     for where, grid in zip(("tuned", "common"), section.grids, strict=True):
         for base, name in (("gd", "SGD"), ("lamb", "LAMB")):
@@ -212,7 +214,7 @@ def test_a_cell_that_never_gets_there_says_so(tmp_path):
     found["tuned"] = {key: [None] * 3 for key in found["tuned"]}
     found["lr"] = None
     write(tmp_path, [trained(0.0, 100, 2.0), (known, found)])
-    section = flatness.page(tmp_path)
+    section = pages.flatness.page(tmp_path)
     assert "1 did not reach the target" in section.findings[0]
     assert section.findings[-1].endswith("within the steps given: digits, AdamW, -1, .5.")
     assert section.grids[0].rows[1][4] == "none"
@@ -221,7 +223,7 @@ def test_a_cell_that_never_gets_there_says_so(tmp_path):
 def test_ranks_of_sharpness_and_theory(tmp_path):
     rows = [trained(float(alpha), 100, 10.0 - alpha) for alpha in (0.0, -1.5, -1.0, 0.5, 1.0)]
     write(tmp_path, rows)
-    found = flatness_page.page(tmp_path).findings
+    found = pages.flatness.page(tmp_path).findings
     assert any(text.startswith("Rank correlation of λ_max with −S") and text.endswith("AdamW -1.00.") for text in found)
 
 
@@ -242,7 +244,7 @@ def test_walks_further_and_flatter_are_counted(tmp_path):
                  "walkers": 4, "noise": 0.0}  # fmt: skip
         rows.append((known, {"tuning": [{**row, "diverged": 0.0}], "factors": [{**row, "diverged": 0.0}]}))
     write(tmp_path, rows)
-    (text, _) = [one for one in valleys.page(tmp_path).findings if one.startswith("**SGD")]
+    (text, _) = [one for one in pages.valleys.page(tmp_path).findings if one.startswith("**SGD")]
     assert "α < 0 walks further in 1 and less far in 0 of 1, ends flatter in 0 and sharper in 0" in text
     assert "α > 0 walks further in 0 and less far in 1 of 1, ends flatter in 0 and sharper in 1" in text
 
@@ -251,7 +253,7 @@ def test_walkers_choose_the_learning_rate_that_others_report(tmp_path):
     valleys.run(OPTIONS[valleys], tmp_path, ignore)
     for record in work.finished(tmp_path):
         tuning = [row["lowest"] for row in record.found["tuning"]]
-        assert valleys.chosen(record) == record.found["factors"][int(np.argmin(tuning))]
+        assert pages.valleys.chosen(record) == record.found["factors"][int(np.argmin(tuning))]
     assert (tmp_path / "curved.png").stat().st_size < 300_000
     assert landscape("curved").name == "curved"
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import thalweg
-from thalweg.experiments.networks import BASES, Dense, Tops, cross_entropy, forward, optimizer, squared_error
 from thalweg.landscape import preconditioned_sharpness
+from thalweg.studies.measurements.networks import BASES, Dense, Tops, cross_entropy, forward, optimizer, squared_error
 
 X = torch.randn(30, 5, generator=torch.Generator().manual_seed(3))
 Y = torch.randint(4, (30,), generator=torch.Generator().manual_seed(4))

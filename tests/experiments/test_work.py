@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tiny import OPTIONS, stored
 
-from thalweg.experiments import work
-from thalweg.lab import records
+from thalweg import records
+from thalweg.studies.measurements import work
+from thalweg.studies.pages import settings as kept
 
 
 def count(settings):
@@ -41,25 +42,25 @@ def test_each_setting_is_worked_on_once_and_never_again(tmp_path, jobs):
     assert marks(tmp_path) == [1, 2, 3]
     work.carry_out(wanted(tmp_path, [3, 4]), count, tmp_path, ignore, jobs=jobs)
     assert marks(tmp_path) == [1, 2, 3, 4]
-    assert [one.found for one in work.finished(tmp_path)] == [{"square": 9}, {"square": 16}]
+    assert [one.found for one in kept.finished(tmp_path)] == [{"square": 9}, {"square": 16}]
     assert records.read_json(tmp_path / "plan.json")["environment"] == records.environment()
 
 
 def test_a_damaged_record_is_made_anew(tmp_path):
     settings = wanted(tmp_path, [5])
     work.carry_out(settings, count, tmp_path, ignore, jobs=1)
-    (tmp_path / "records" / f"{work.name_of(settings[0])}.json").write_text('{"settings": {')
+    (tmp_path / "records" / f"{kept.name_of(settings[0])}.json").write_text('{"settings": {')
     with pytest.raises(ValueError, match="0 of its 1 settings are there so far; the same command goes on"):
-        work.finished(tmp_path)
+        kept.finished(tmp_path)
     work.carry_out(settings, count, tmp_path, ignore, jobs=1)
     assert marks(tmp_path) == [5, 5]
-    assert work.finished(tmp_path)[0].found == {"square": 25}
+    assert kept.finished(tmp_path)[0].found == {"square": 25}
 
 
 def test_other_settings_are_other_records():
     one = {"base": "gd", "alpha": -5.0, "lr": 0.1}
     names = {
-        work.name_of(settings) for settings in (one, {**one, "lr": 0.2}, {**one, "grid": [1]}, {**one, "alpha": 5.0})
+        kept.name_of(settings) for settings in (one, {**one, "lr": 0.2}, {**one, "grid": [1]}, {**one, "alpha": 5.0})
     }
     assert len(names) == 4
 
@@ -67,7 +68,7 @@ def test_other_settings_are_other_records():
 def test_a_kill_loses_nothing_that_is_finished(tmp_path):
     text = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_work; "
-        "from thalweg.experiments import work; "
+        "from thalweg.studies.measurements import work; "
         "work.carry_out([{'n': n} for n in range(3)], test_work.slow, Path(sys.argv[2]), print, jobs=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", text, str(Path(__file__).parent), str(tmp_path)])
@@ -81,7 +82,7 @@ def test_a_kill_loses_nothing_that_is_finished(tmp_path):
         process.wait()
     assert sorted(one["found"]["square"] for one in stored(tmp_path).values()) == [0, 1]
     with pytest.raises(ValueError, match="2 of its 3 settings are there so far"):
-        work.finished(tmp_path)
+        kept.finished(tmp_path)
 
 
 @pytest.mark.parametrize("module", OPTIONS, ids=lambda module: module.__name__.rpartition(".")[2])

@@ -2,7 +2,7 @@
 
 import json
 
-from thalweg.experiments import convergence, edge, flatness, sine, valleys
+from thalweg.studies.measurements import convergence, edge, flatness, sine, valleys
 
 PAIRS = [[0, 0], [-0.4, 0.5]]
 OPTIONS = {

@@ -1,6 +1,6 @@
 """A short run on ``small_tasks:Line``, and what of a run is compared."""
 
-from thalweg.lab import records
+from thalweg import records
 from thalweg.lab.engine import (
     RunSpec,
 )

@@ -13,8 +13,8 @@ from transformers import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from thalweg.lab.engine import How, experts, leave, train
-from thalweg.lab.errors import UserError
 from thalweg.lab.instruments import Panel
+from thalweg.records.errors import UserError
 
 
 class Killed(BaseException):

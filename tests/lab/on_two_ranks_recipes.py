@@ -6,7 +6,7 @@ from pathlib import Path
 import shrunk_recipes
 
 from thalweg.lab.engine import leave
-from thalweg.lab.recipes import run
+from thalweg.studies import run
 
 if __name__ == "__main__":
     for name in shrunk_recipes.names():

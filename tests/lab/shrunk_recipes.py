@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from shrunk_tasks import SHRUNK
 
-from thalweg.lab.recipes import recipe
+from thalweg.studies import recipe
 
 
 def shrunk(name):

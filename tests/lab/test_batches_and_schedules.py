@@ -7,7 +7,7 @@ import pytest
 import torch
 from lines import LINE, SGD
 
-from thalweg.lab import records
+from thalweg import records
 from thalweg.lab.engine import (
     How,
     RunSpec,
@@ -18,7 +18,7 @@ from thalweg.lab.engine import (
     train,
 )
 from thalweg.lab.engine.augment import augmentation
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 
 def test_each_epoch_sees_every_example_once_in_an_order_of_its_own():

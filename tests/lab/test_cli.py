@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 import thalweg
-from thalweg import cli
-from thalweg.lab import reading, records, tasks
+from thalweg import records
+from thalweg.commands import main as cli
+from thalweg.lab import tasks
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.search import claims, comparison, work
-from thalweg.lab.summary import summarise
+from thalweg.records import reading
+from thalweg.report.summary import summarise
 
 HERE = str(Path(__file__).parent)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), HERE])}
@@ -203,7 +205,7 @@ def test_a_report_imports_nothing_that_a_record_names(compared, tmp_path, monkey
 @pytest.mark.parametrize("output", ["/dev/full", "closed pipe", "closed", "ascii"])
 def test_there_is_a_report_whatever_the_terminal(output, compared):
     (compared / "report.html").unlink(missing_ok=True)
-    script = f"import sys; from thalweg.cli import main; main(['report', {str(compared)!r}])"
+    script = f"import sys; from thalweg.commands.main import main; main(['report', {str(compared)!r}])"
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"} if output == "ascii" else ENVIRONMENT
     command = [sys.executable, "-c", script]
     if output == "closed":
@@ -344,7 +346,8 @@ def test_a_failed_run_says_why_and_exits_with_1(tmp_path, capsys):
 
 def test_without_the_lab_the_command_says_what_to_install():
     for missing in ("typer", "accelerate"):
-        script = f"import sys; sys.modules[{missing!r}] = None; from thalweg.cli import main; main(['compare', 'sine'])"
+        block = f"import sys; sys.modules[{missing!r}] = None"
+        script = f"{block}; from thalweg.commands.main import main; main(['compare', 'sine'])"
         result = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=ENVIRONMENT
         )

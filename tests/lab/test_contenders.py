@@ -11,7 +11,7 @@ from thalweg.lab.contenders import CONTENDERS, DEFAULTS, contender, defaults
 from thalweg.lab.contenders.ema_nesterov import EMANesterov
 from thalweg.lab.contenders.muon import MuonAdamW, hidden_matrices
 from thalweg.lab.contenders.space import settings
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 FULL = {"lr": 0.03, "weight_decay": 0.2, "momentum": 0.8, "beta2": 0.95, "alpha": 0.5, "beta": 0.25, "gamma": 0.1}
 

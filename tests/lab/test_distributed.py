@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import thalweg
-from thalweg.lab import records
+from thalweg import records
 from thalweg.lab.engine import How, RunSpec, train
 from thalweg.lab.instruments import Panel
 

@@ -9,7 +9,8 @@ import small_tasks
 import torch
 from lines import ADAMW, LINE, SGD
 
-from thalweg.lab import records, tasks
+from thalweg import records
+from thalweg.lab import tasks
 from thalweg.lab.engine import (
     How,
     RunSpec,
@@ -19,8 +20,8 @@ from thalweg.lab.engine import (
 )
 from thalweg.lab.engine.failures import Failed, diverged
 from thalweg.lab.engine.spec import code_hash
-from thalweg.lab.errors import TaskFault, UserError
-from thalweg.lab.reading import read_run
+from thalweg.records.errors import TaskFault, UserError
+from thalweg.records.reading import read_run
 
 
 def test_a_run_is_plain_torch_training(finished):

@@ -7,15 +7,15 @@ import torch
 from synthetic import ACCURACY, Comparison, comparison
 from torch import nn
 
-from thalweg import cli
-from thalweg.lab import records
+from thalweg import records
+from thalweg.commands import main as cli
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.contenders.space import settings
-from thalweg.lab.reading import read
-from thalweg.lab.report import code, words
 from thalweg.lab.search.plan import Plan
 from thalweg.lab.search.work import Assignment, work
-from thalweg.lab.summary import summarise
+from thalweg.records.reading import read
+from thalweg.report import code, words
+from thalweg.report.summary import summarise
 
 
 def two(root, general, special):

@@ -3,8 +3,9 @@ import os
 import pytest
 import torch
 
-from thalweg.lab import reproducing, tasks
-from thalweg.lab.recipes import forecast, recipe
+from thalweg.commands import reproduce as reproducing
+from thalweg.lab import tasks
+from thalweg.studies import forecast, recipe
 
 
 def products_of_digits():

@@ -6,13 +6,13 @@ import shutil
 
 import pytest
 
-from thalweg import cli
-from thalweg.lab import reading
-from thalweg.lab.errors import UserError
+from thalweg.commands import main as cli
 from thalweg.lab.search import comparison
 from thalweg.lab.search.plan import Plan
 from thalweg.lab.search.timing import time_tables
 from thalweg.lab.search.work import Assignment, work
+from thalweg.records import reading
+from thalweg.records.errors import UserError
 
 PLAN = Plan(("small_tasks:Line",), (16,), ("sgd", "alto"), trials=2, studies=1, seeds=2, steps=3)
 ODD = [
@@ -211,8 +211,8 @@ def command_line_of(rng):
 def test_no_command_line_is_a_traceback(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(comparison, "run", lambda *_, **__: None)
-    monkeypatch.setattr("thalweg.lab.commands._claimed", lambda *_: {"status": "finished", "validation": 1.0})
-    monkeypatch.setattr("thalweg.bench.commands._carry_out", lambda *_: None)
+    monkeypatch.setattr("thalweg.commands.lab._claimed", lambda *_: {"status": "finished", "validation": 1.0})
+    monkeypatch.setattr("thalweg.commands.bench._carry_out", lambda *_: None)
     (tmp_path / "ok.yaml").write_text("trials: 2\n")
     rng = random.Random(5)
     codes = []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lines import ADAMW, LINE, kept
 
-from thalweg.lab import records
+from thalweg import records
 from thalweg.lab.engine import (
     How,
     Place,

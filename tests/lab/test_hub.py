@@ -14,15 +14,16 @@ from shrunk_tasks import SHRUNK
 from torch import nn
 
 import thalweg
-from thalweg.lab import hub, records, tasks
+from thalweg import records
+from thalweg.lab import hub, tasks
 from thalweg.lab.engine import RunSpec, train
 from thalweg.lab.engine.augment import augmentation
-from thalweg.lab.errors import UserError
 from thalweg.lab.tasks import bert, fashion_mnist, imagenet
 from thalweg.lab.tasks.base import fingerprint
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
 from thalweg.lab.tasks.mixture import balance
+from thalweg.records.errors import UserError
 
 SETTINGS = {"lr": 0.01, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
 

@@ -8,11 +8,12 @@ import torch
 from lines import ADAMW, kept, untimed
 from torch.func import functional_call
 
-from thalweg import cli
-from thalweg.lab import instruments, records, tasks
+from thalweg import records
+from thalweg.commands import main as cli
+from thalweg.lab import instruments, tasks
 from thalweg.lab.engine import How, RunSpec, train
-from thalweg.lab.errors import UserError
 from thalweg.lab.instruments import Panel
+from thalweg.records.errors import UserError
 
 ALTO = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
 SPEC = RunSpec("small_tasks:Line", 16, 12, "alto", ALTO, seed=5, test=True)

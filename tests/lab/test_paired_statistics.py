@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from thalweg.lab.metric import Metric
-from thalweg.lab.statistics import (
+from thalweg.records.metric import Metric
+from thalweg.report.statistics import (
     all_pairs,
     best_of_n,
     correct,

@@ -10,8 +10,9 @@ import pytest
 import shrunk_recipes
 
 import thalweg
-from thalweg.lab import hub, records
-from thalweg.lab.recipes import recipe, run
+from thalweg import records
+from thalweg.lab import hub
+from thalweg.studies import recipe, run
 
 HERE = Path(__file__).parent
 
@@ -55,5 +56,5 @@ def test_a_recipe_without_its_data_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv(hub.VARIABLE, str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = recipe.find("moe-pretraining")
-    with pytest.raises(thalweg.lab.errors.UserError, match=r"hf download .* --local-dir"):
+    with pytest.raises(thalweg.records.errors.UserError, match=r"hf download .* --local-dir"):
         run.reproduce(found, "", "paper", tmp_path / "moe")

@@ -3,8 +3,8 @@ from itertools import product
 import pytest
 
 from thalweg.lab.contenders import contender
-from thalweg.lab.errors import UserError
 from thalweg.lab.search import points
+from thalweg.records.errors import UserError
 
 
 def test_what_is_given_is_not_searched_and_the_rest_is_as_without():

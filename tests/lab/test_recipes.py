@@ -14,12 +14,14 @@ from scipy import stats
 from synthetic import ACCURACY, Comparison
 
 import thalweg
-from thalweg.lab import reading, records, tasks
+from thalweg import records
+from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.errors import UserError
-from thalweg.lab.recipes import claims, page, paper, recipe, run
-from thalweg.lab.statistics import Paired
-from thalweg.lab.summary import summarise
+from thalweg.records import reading
+from thalweg.records.errors import UserError
+from thalweg.report.statistics import Paired
+from thalweg.report.summary import summarise
+from thalweg.studies import claims, page, paper, recipe, run
 
 HERE = Path(__file__).parent
 SHARED = Path(__file__).parents[3] / "shared"

@@ -14,10 +14,10 @@ from rich.console import Console
 from scipy import stats
 from synthetic import Comparison, comparison, write
 
-from thalweg.lab.reading import read
-from thalweg.lab.report import write_report
-from thalweg.lab.summary import summarise
-from thalweg.lab.tables import grid
+from thalweg.commands.tables import grid
+from thalweg.records.reading import read
+from thalweg.report import write_report
+from thalweg.report.summary import summarise
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> & \"quoted\""

@@ -6,13 +6,13 @@ import pytest
 from comparisons import PLAN, carry_out
 from scipy.stats import qmc
 
-from thalweg.lab import reading, results
 from thalweg.lab.contenders import CONTENDERS
-from thalweg.lab.errors import UserError
-from thalweg.lab.results import Axis
 from thalweg.lab.search import points
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.plan import Plan
+from thalweg.records import reading, results
+from thalweg.records.errors import UserError
+from thalweg.records.results import Axis
 
 # points
 

@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from thalweg.lab import tasks
-from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.tasks import fashion_mnist, python_tokens
 from thalweg.lab.tasks.base import Budget, Rows, Splits, apart, budget_at, fingerprint
 from thalweg.lab.tasks.digits import MatrixConv
 from thalweg.lab.tasks.pydoc_lm import REPEATED, without_repeats
 from thalweg.lab.tasks.stdlib import plain
+from thalweg.records.errors import TaskFault, UserError
 
 FASHION = [name for name in tasks.TASKS if name.startswith("fashion-mnist")]
 HERE = [name for name, task in tasks.TASKS.items() if not task.download or name in FASHION]  # test_hub.py: the others

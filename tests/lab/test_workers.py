@@ -13,15 +13,16 @@ import optuna
 import pytest
 from comparisons import PLAN, carry_out
 
-from thalweg.lab import reading, records
+from thalweg import records
 from thalweg.lab.contenders import contender
 from thalweg.lab.engine import Place, train
-from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.search import claims, comparison, storage, timing
 from thalweg.lab.search.cells import Job, Reader
 from thalweg.lab.search.claims import FileClaims, beating
 from thalweg.lab.search.timing import time_tables
 from thalweg.lab.search.work import Assignment, open_claims
+from thalweg.records import reading
+from thalweg.records.errors import TaskFault, UserError
 
 # claims
 

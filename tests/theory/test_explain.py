@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from thalweg import cli
-from thalweg.theory.command import explain
+from thalweg.commands import main as cli
+from thalweg.commands.theory import explain
 
 
 def words(text: str) -> str:
@@ -89,7 +89,7 @@ def test_bad_input_is_one_line(arguments, message, capsys):
 @pytest.mark.parametrize(
     "script",
     [
-        "from thalweg.cli import main; main(['theory', '--lr', '1', '--sharpness', '1'])",
+        "from thalweg.commands.main import main; main(['theory', '--lr', '1', '--sharpness', '1'])",
         "from thalweg.theory import stability_limit; stability_limit(-3.0, 0.75, momentum=0.9)",
         "from thalweg.theory.warning import Filter, warn_if_narrow; warn_if_narrow([Filter(-3.0, 0.75, 0.9)])",
     ],

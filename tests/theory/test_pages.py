@@ -31,7 +31,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_are_understood(page, capsys):
-    from thalweg import cli
+    from thalweg.commands import main as cli
 
     commands = re.findall(r"^    \$ thalweg (theory .*)$", (ROOT / page).read_text(), re.MULTILINE)
     for command in commands:

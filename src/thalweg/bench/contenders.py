@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 import thalweg
 from thalweg.bench.shapes import Model
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 LR = 1e-4
 WEIGHT_DECAY = 0.01

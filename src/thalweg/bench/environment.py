@@ -12,8 +12,8 @@ import psutil
 import torch
 
 import thalweg
-from thalweg.lab import records
-from thalweg.lab.errors import UserError
+from thalweg import records
+from thalweg.records.errors import UserError
 
 PEERS = ("e-optimizer-adaptor", "pytorch_optimizer", "torch_optimizer", "heavyball", "apex", "bitsandbytes", "torchao")
 

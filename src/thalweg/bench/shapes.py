@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 Shape: TypeAlias = tuple[int, ...]
 

@@ -24,7 +24,7 @@ from thalweg.bench.contenders import Contender, LeftOutError, Weights, fresh_gra
 from thalweg.bench.environment import free_bytes
 from thalweg.bench.first import cold_first_step, compiler_caches
 from thalweg.bench.statistics import mean_with_first, paired_ratios, quartiles, ratio_of_medians
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 VARIABLE = "THALWEG_DATA"
 FORMATS = {".parquet": "parquet", ".jsonl": "json"}

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from thalweg.lab import records
+from thalweg import records
 from thalweg.lab.engine import Training, data
 from thalweg.lab.engine.loop import called, length
-from thalweg.lab.errors import UserError
 from thalweg.landscape import FixedSample, Instruments
 from thalweg.landscape.instruments import sharpness
+from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ MICRO_BATCHES = "gradient_noise_scale, gradient_noise_trace, gradient_squared_no
 
 
 class Panel:
-    """The instruments of one run: a :class:`~thalweg.lab.engine.watch.Watch`.
+    """The instruments of one run: a :class:`~thalweg.lab.engine.loop.Watch`.
 
     Each measurement starts from nothing, so that a run which goes on after a kill has the lines of one that was not.
 

@@ -14,7 +14,7 @@ from thalweg.lab.contenders.builtin import CONTENDERS, DEFAULTS, Contender
 from thalweg.lab.contenders.dotted import by_dotted_name
 from thalweg.lab.contenders.pinned import base_of, pinned
 from thalweg.lab.contenders.space import Point, Settings, Space
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 __all__ = ["CONTENDERS", "DEFAULTS", "Contender", "Point", "Settings", "Space", "base_of", "contender", "defaults"]
 

@@ -15,7 +15,7 @@ import thalweg
 from thalweg.lab.contenders.ema_nesterov import EMANesterov
 from thalweg.lab.contenders.muon import MuonAdamW, needs_matrices
 from thalweg.lab.contenders.space import COUPLED, DECOUPLED, E_AXES, Point, Settings, Space, settings, space
-from thalweg.lab.results import Axis
+from thalweg.records.results import Axis
 
 Groups: TypeAlias = list[dict[str, Any]]
 Build: TypeAlias = Callable[[nn.Module, Settings], Optimizer]

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 import thalweg
 from thalweg.lab.contenders.builtin import CONTENDERS, Contender, groups
 from thalweg.lab.contenders.space import COUPLED, DECOUPLED, Settings, Space, space
-from thalweg.lab.errors import UserError
-from thalweg.lab.tasks import importable_from_here
+from thalweg.records.errors import UserError
+from thalweg.records.importing import importable_from_here
 
 NORMALISED_LR = 5.0  # times its default: AdamW's 1e-3 is searched around 5e-3
 UNKNOWN_LR = 1e-3

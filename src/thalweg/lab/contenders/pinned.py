@@ -10,8 +10,8 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from thalweg.lab.errors import UserError
-from thalweg.lab.results import Axis
+from thalweg.records.errors import UserError
+from thalweg.records.results import Axis
 
 if TYPE_CHECKING:
     from thalweg.lab.contenders.builtin import Contender

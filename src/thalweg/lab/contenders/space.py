@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from thalweg.lab.results import Axis
+from thalweg.records.results import Axis
 
 Point: TypeAlias = Mapping[str, float]
 Settings: TypeAlias = dict[str, float]

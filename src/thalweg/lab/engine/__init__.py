@@ -1,12 +1,11 @@
 """One engine: a run is decided by its :class:`RunSpec`, carried out by :func:`train`, and leaves records."""
 
 from thalweg.lab.engine.failures import Failed, Stopped
-from thalweg.lab.engine.loop import SHARDINGS, How, Training
+from thalweg.lab.engine.loop import How, Training
 from thalweg.lab.engine.run import Place, crashed, leave, stored, train
 from thalweg.lab.engine.spec import RunSpec
 
 __all__ = [
-    "SHARDINGS",
     "Failed",
     "How",
     "Place",

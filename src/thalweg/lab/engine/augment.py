@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 AUGMENTATIONS = {
     "flip": ("flip",),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from thalweg.lab.records import Damaged, read_bytes, write_bytes
+from thalweg.records.files import Damaged, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from thalweg.lab.errors import TaskFault, UserError
+from thalweg.records.errors import TaskFault, UserError
 
 if TYPE_CHECKING:
     from torch import nn

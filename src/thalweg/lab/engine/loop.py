@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from accelerate import Accelerator, init_empty_weights
@@ -22,18 +22,41 @@ from thalweg.lab.contenders import contender
 from thalweg.lab.engine import checkpoint, data, experts, schedules
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import diverged, of_the_optimizer, of_the_task
-from thalweg.lab.errors import UserError
+from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from thalweg.lab.engine.spec import RunSpec
-    from thalweg.lab.engine.watch import Watch
 
 EVALUATION_BATCH = 1024
-SHARDINGS = ("ddp", "fsdp2", "fsdp2+ep")
-"""Every process has the whole model; shards of all parameters; the same, but each layer's experts whole on some."""
 ASK_EVERY = 16  # steps between two questions of all ranks to the first whether a checkpoint is due
+
+
+class Watch(Protocol):
+    """Looks at some steps between their gradient and their update; changes neither, nor draws random numbers.
+
+    What it finds is a line of ``NAME.jsonl`` beside ``metrics.jsonl``, and ``NAME/...`` of the trackers. What it takes
+    is no training time. Of several processes the first alone looks.
+    """
+
+    name: str
+
+    def begin(self, training: Training) -> None:
+        """On all processes: the run begins, or goes on after ``training.step`` steps with ``training.watched``.
+
+        Raises:
+            UserError: it cannot be looked at.
+        """
+
+    def due(self, step: int) -> bool:
+        """Whether to look at a step (from 1)."""
+
+    def part(self, training: Training, examples: int, share: float) -> None:
+        """In a step that is due: a part's gradient, times its share of the batch, has been added to ``p.grad``."""
+
+    def gradient(self, training: Training) -> dict[str, float | None]:
+        """In a step that is due: all of the gradient is there, clipped; the update comes. What was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +64,9 @@ class How:
     """How a run is carried out, without changing what it computes (but for rounding).
 
     ``micro_batch``: at most so many examples at a time on each process, the gradients accumulated. ``sharding``:
-    one of :data:`SHARDINGS`, where there are several processes. ``workers``: processes that load data.
-    ``checkpoint_seconds``: between two checkpoints. ``trackers``: Accelerate's names of them. ``watch``: who looks at
-    gradients and updates, on the first process.
+    one of :data:`~thalweg.records.regimen.SHARDINGS`, where there are several processes. ``workers``: processes that
+    load data. ``checkpoint_seconds``: between two checkpoints. ``trackers``: Accelerate's names of them.
+    ``watch``: who looks at gradients and updates, on the first process.
     """
 
     micro_batch: int | None = None

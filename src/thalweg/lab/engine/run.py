@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.lab import records, tasks
+from thalweg import records
+from thalweg.lab import tasks
 from thalweg.lab.engine import checkpoint
 from thalweg.lab.engine.failures import Failed, of_the_task
 from thalweg.lab.engine.loop import How, Training
-from thalweg.lab.errors import UserError
-from thalweg.lab.reading import read_run
-from thalweg.lab.records import Damaged
+from thalweg.records.errors import UserError
+from thalweg.records.files import Damaged
+from thalweg.records.reading import read_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from thalweg.lab.engine.loop import Watch
     from thalweg.lab.engine.spec import RunSpec
-    from thalweg.lab.engine.watch import Watch
 
 WRITE_SECONDS = 2.0  # between two writes of the metrics of a run under way
 Heard = Callable[[Training, str], None]

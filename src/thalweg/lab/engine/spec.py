@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import thalweg
-from thalweg.lab import records, tasks
+from thalweg import records
+from thalweg.lab import tasks
 from thalweg.lab.contenders import CONTENDERS, base_of, contender
-from thalweg.lab.engine.augment import AUGMENTATIONS
-from thalweg.lab.engine.schedules import LR_RULES, SCHEDULES
-from thalweg.lab.errors import UserError
+from thalweg.records.regimen import REGIMEN, Regimen, check
 
-NOT_TRAINING = ("bench", "jax", "lab/recipes", "lab/report", "lab/search", "theory", "landscape")
-NOT_TRAINING_FILES = (
-    "cli.py", "__main__.py", "lab/cli.py", "lab/commands.py", "lab/instruments.py", "lab/progress.py", "lab/reading.py",
-    "lab/reproducing.py", "lab/results.py", "lab/statistics.py", "lab/summary.py", "lab/tables.py", "lab/terminal.py",
-)  # fmt: skip
+NOT_TRAINING = ("bench", "commands", "jax", "landscape", "lab/search", "records", "report", "studies", "theory")
+NOT_TRAINING_FILES = ("__main__.py", "lab/instruments.py")
 
 
 @dataclass(frozen=True, slots=True)
-class RunSpec:
+class RunSpec(Regimen):
     """Everything that decides a run; equal specs have equal hashes, and only then is a record used again.
 
     ``batch_size`` is the global one, on however many processes and in however many parts. ``settings`` are what the
@@ -44,40 +40,21 @@ class RunSpec:
     settings: dict[str, float] = field(hash=False)
     seed: int = 0
     test: bool = False
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    lr_rule: str = "none"
-    lr_base: int = 256
-    clip: float | None = None
-    label_smoothing: float = 0.0
-    augment: str | None = None
-    precision: str = "no"
-    evaluations: int = 20
     code: str = ""
     data: str = ""
 
     def __post_init__(self) -> None:
-        def check(ok: bool, name: str, wanted: str) -> None:
-            if not ok:
-                raise UserError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
-
-        check(1 <= self.batch_size <= 2**31, "batch_size", f"an integer from 1 to {2**31}")
-        check(1 <= self.steps <= 10**9, "steps", f"an integer from 1 to {10**9}")
-        check(0 <= self.seed < 2**32, "seed", f"an integer from 0 to {2**32 - 1}")
-        check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
-        check(0.0 <= self.warmup < 1.0, "warmup", "a share of the steps in [0, 1)")
-        check(self.lr_rule in LR_RULES, "lr_rule", f"one of {', '.join(LR_RULES)}")
-        check(self.lr_base >= 1, "lr_base", "an integer of at least 1")
-        check(self.clip is None or self.clip > 0.0, "clip", "None or greater than 0")
-        check(0.0 <= self.label_smoothing < 1.0, "label_smoothing", "in [0, 1)")
-        known = ", ".join(AUGMENTATIONS)
-        check(self.augment is None or self.augment in AUGMENTATIONS, "augment", f"None or one of {known}")
-        check(self.precision in ("no", "bf16", "fp16"), "precision", "one of no, bf16, fp16")
-        check(1 <= self.evaluations <= 10_000, "evaluations", "an integer from 1 to 10000")
+        Regimen.__post_init__(self)
+        check(self, 1 <= self.batch_size <= 2**31, "batch_size", f"an integer from 1 to {2**31}")
+        check(self, 1 <= self.steps <= 10**9, "steps", f"an integer from 1 to {10**9}")
+        check(self, 0 <= self.seed < 2**32, "seed", f"an integer from 0 to {2**32 - 1}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the version of the format and the hash."""
-        return {"format": records.FORMAT, "hash": self.hash, **asdict(self)}
+        found = asdict(self)
+        for name in (*REGIMEN, "code", "data"):  # last, and in this order
+            found[name] = found.pop(name)
+        return {"format": records.FORMAT, "hash": self.hash, **found}
 
     @property
     def hash(self) -> str:

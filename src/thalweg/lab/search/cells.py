@@ -7,12 +7,14 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from thalweg.lab import records, results, tasks
+from thalweg import records
+from thalweg.lab import tasks
 from thalweg.lab.contenders import Settings, Space, contender
 from thalweg.lab.engine import Place, RunSpec, stored
-from thalweg.lab.reading import read_run
-from thalweg.lab.results import Axis, Run
 from thalweg.lab.search.points import MOST_ROUNDS, beyond, point
+from thalweg.records import results
+from thalweg.records.reading import read_run
+from thalweg.records.results import Axis, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 
 SEARCH_SEED = 0
 FIRST_FRESH_SEED = 1000
-RECIPE = (
-    "schedule", "warmup", "lr_rule", "lr_base", "clip", "label_smoothing", "augment", "precision", "evaluations"
-)  # fmt: skip
 
 
 def slug(name: str) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
-from thalweg.lab.records import Damaged, read_json
+from thalweg.records.files import Damaged, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

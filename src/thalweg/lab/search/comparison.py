@@ -16,8 +16,8 @@ import torch
 
 from thalweg.lab.engine import crashed
 from thalweg.lab.engine.checkpoint import NAME
-from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.search.work import Assignment, open_claims, process
+from thalweg.records.errors import TaskFault, UserError
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

@@ -9,9 +9,10 @@ from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
 from thalweg.lab.engine.failures import of_the_task
 from thalweg.lab.engine.spec import RunSpec, code_hash
-from thalweg.lab.errors import UserError
-from thalweg.lab.search.cells import RECIPE, Cell, same_recipe, stored_cell
+from thalweg.lab.search.cells import Cell, same_recipe, stored_cell
 from thalweg.lab.tasks import Budget
+from thalweg.records.errors import UserError
+from thalweg.records.regimen import REGIMEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,7 @@ class Plan:
 
     def _cell(self, root: Path, task: str, budget: Budget, optimizer: str, lacking: str | None) -> Cell:
         defaults = RunSpec(task, budget.batch_size, budget.steps, optimizer, {})
-        recipe = {name: getattr(defaults, name) for name in RECIPE} | self.recipe
+        recipe = {name: getattr(defaults, name) for name in REGIMEN} | self.recipe
         if contender(optimizer).schedule is not None:
             recipe["schedule"] = contender(optimizer).schedule
         grid = contender(optimizer).grid

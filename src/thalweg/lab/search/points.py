@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from thalweg.lab.contenders.space import LR_FACTOR, Space
-from thalweg.lab.results import Axis
+from thalweg.records.results import Axis
 
 MOST_ROUNDS = 2  # beyond an edge
 

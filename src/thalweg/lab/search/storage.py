@@ -18,11 +18,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from thalweg.lab import records
+from thalweg import records
 from thalweg.lab.engine import checkpoint
-from thalweg.lab.errors import UserError
 from thalweg.lab.search import claims
 from thalweg.lab.search.claims import Watch, known_dead, owner
+from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

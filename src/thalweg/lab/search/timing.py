@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from thalweg.lab import records, results, tasks
+from thalweg import records
+from thalweg.lab import tasks
 from thalweg.lab.engine import Failed, How, RunSpec, Stopped, Training
-from thalweg.lab.errors import UserError
-from thalweg.lab.reading import read_timing
 from thalweg.lab.search.cells import Cell, Reader, slug
+from thalweg.records import results
+from thalweg.records.errors import UserError
+from thalweg.records.reading import read_timing
 
 if TYPE_CHECKING:
     from pathlib import Path

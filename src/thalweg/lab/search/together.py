@@ -11,10 +11,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from thalweg.lab.engine import Stopped, Training, train
-from thalweg.lab.errors import UserError
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.claims import beating
 from thalweg.lab.search.work import Assignment, open_claims
+from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab.engine import How, Stopped, Training, train
-from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.search.cells import Cell, Job, Reader
 from thalweg.lab.search.claims import Claims, FileClaims, beating
 from thalweg.lab.search.timing import time_tables
+from thalweg.records.errors import TaskFault, UserError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
-from thalweg.lab.errors import TaskFault, UserError
-from thalweg.lab.metric import Metric
 from thalweg.lab.tasks.base import (
     Batch,
     Budget,
@@ -35,6 +31,9 @@ from thalweg.lab.tasks.pydoc_sentences import PydocPairs, PydocSentences
 from thalweg.lab.tasks.python_tokens import PythonTokens
 from thalweg.lab.tasks.quadratic_deep import QuadraticDeep
 from thalweg.lab.tasks.sine import NoisySine, Sine
+from thalweg.records.errors import TaskFault, UserError
+from thalweg.records.importing import importable_from_here
+from thalweg.records.metric import Metric
 
 __all__ = [
     "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Task", "budget_at", "cost", "data_hash", "find", "load",
@@ -100,13 +99,6 @@ def _check(name: str, task: Task) -> None:
             raise UserError(f"task {name!r}: batch size and steps must be integers of at least 1, got {one}")
         if one.name not in ("short", "long"):
             raise UserError(f"task {name!r}: a budget's name must be 'short' or 'long', got {one.name!r}")
-
-
-def importable_from_here() -> None:
-    """Let modules of the current folder be imported, as ``python -m`` does and a console script does not."""
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
 
 
 @cache

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from thalweg.lab.metric import Metric
+from thalweg.records.metric import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
-from thalweg.lab.errors import UserError
 from thalweg.lab.tasks.base import Budget, Rows, Splits, Task, held_out
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
+from thalweg.records.errors import UserError
 
 VOCABULARIES = {"google-bert/bert-base-cased": 28_996, "google-bert/bert-base-uncased": 30_522}
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thalweg.lab.metric import Metric
 from thalweg.lab.tasks.base import Task
+from thalweg.records.metric import Metric
 
 ACCURACY = Metric("test accuracy", "max", unit="%", low=0.0, high=100.0)
 F1 = Metric("test F1", "max", unit="%", low=0.0, high=100.0)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
-from thalweg.lab.errors import UserError
 from thalweg.lab.models import VGG
 from thalweg.lab.tasks.base import Budget, Rows, Splits
 from thalweg.lab.tasks.classification import Classification
 from thalweg.lab.tasks.digits import MatrixConv
+from thalweg.records.errors import UserError
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
 VARIABLE = "THALWEG_FASHION_MNIST"

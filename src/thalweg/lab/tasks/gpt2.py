@@ -11,11 +11,11 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
 from thalweg.lab import hub
-from thalweg.lab.errors import UserError
-from thalweg.lab.metric import Metric
 from thalweg.lab.tasks.base import Budget, Splits, Task, held_out
 from thalweg.lab.tasks.classification import logits
 from thalweg.lab.tasks.mixture import Mixture
+from thalweg.records.errors import UserError
+from thalweg.records.metric import Metric
 from thalweg.torch_private import shard_shape_and_offset
 
 NOVEL = 64  # characters; a text that begins like another is left out

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thalweg.lab.metric import Metric
 from thalweg.lab.tasks.base import Budget, Rows, Splits, Task
+from thalweg.records.metric import Metric
 
 REPEATED = 32  # bytes; a passage this long that stood anywhere before is left out
 

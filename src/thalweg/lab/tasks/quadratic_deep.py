@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg.lab.metric import Metric
 from thalweg.lab.tasks.base import Budget, Rows, Splits, Task
+from thalweg.records.metric import Metric
 
 
 def _rotation(size: int, rng: np.random.RandomState) -> np.ndarray[Any, Any]:

@@ -1,0 +1,311 @@
+"""What the lab's commands do, with progress on a terminal and a table at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thalweg import records
+from thalweg.commands import terminal
+from thalweg.commands.progress import Progress
+from thalweg.commands.tables import grid
+from thalweg.lab import contenders, tasks
+from thalweg.lab.engine import How, Place, RunSpec, leave
+from thalweg.lab.engine import train as run_one
+from thalweg.lab.engine.run import stored
+from thalweg.lab.instruments import MEASUREMENTS, Panel, measured, overhead
+from thalweg.lab.search import comparison
+from thalweg.lab.search.cells import Cell, Job, slug
+from thalweg.lab.search.claims import FileClaims, beating
+from thalweg.lab.search.plan import BUDGETS, Plan
+from thalweg.lab.search.work import Assignment
+from thalweg.records.errors import UserError
+from thalweg.records.reading import read
+from thalweg.records.regimen import SHARDINGS
+from thalweg.report import write_report
+from thalweg.report.summary import summarise
+from thalweg.studies.page import write_page
+
+if TYPE_CHECKING:
+    from thalweg.lab.engine import Training
+
+
+def compare(
+    *,
+    tasks: tuple[str, ...],
+    batch_sizes: tuple[int, ...] | None,
+    optimizers: tuple[str, ...],
+    trials: int,
+    studies: int,
+    seeds: int,
+    budget: str,
+    steps: int | None,
+    recipe: dict[str, Any],
+    jobs: int | None,
+    storage: str | None,
+    timing: bool,
+    dry_run: bool,
+    out: Path | None,
+) -> None:
+    """``thalweg compare``: tune, train, time, report."""
+    terminal.interruptible()
+    if budget not in (*BUDGETS, "both"):
+        raise UserError(f"--budget must be short, long or both, got {budget!r}")
+    root = out or Path("runs") / "-".join(map(slug, dict.fromkeys(tasks)))
+    plan = Plan(
+        tasks=tasks,
+        batch_sizes=batch_sizes,
+        optimizers=optimizers or contenders.DEFAULTS,
+        trials=trials,
+        studies=studies,
+        seeds=seeds,
+        steps=steps,
+        budgets=BUDGETS if budget == "both" else (budget,),
+        recipe=recipe,
+    )
+    cells, notes = plan.cells(root)
+    processes = jobs or comparison.default_jobs()
+    console = terminal.console()
+    for note in notes:
+        console.print(f"note: {note}")
+    if dry_run:
+        _say_what_would_run(cells, processes, root, console)
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for cell in cells:
+            cell.record(root, terminal.command())
+    except OSError as error:
+        raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
+    threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))  # OMP_NUM_THREADS holds
+    assignment = Assignment(root, cells, storage, threads)
+    if storage is not None:
+        from thalweg.lab.search.work import open_claims
+
+        open_claims(assignment)  # or a clear error now
+    runs = sum(cell.trials * cell.studies + cell.seeds for cell in cells if cell.left_out is None)
+    console.print(
+        f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: {runs} runs at "
+        f"least, {processes} at a time, in {root}"
+    )
+    with Progress(console, cells, root) as progress:
+        comparison.run(assignment, processes, progress.hear)
+        progress.finish()
+        if timing:
+            progress.say("timing steps, all optimizers in turn")
+            comparison.run(assignment, 1, timing=True)
+    _conclude(root, terminal.command(), console)
+
+
+def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: Any) -> None:
+    total = 0.0
+    for cell in cells:
+        if cell.left_out is not None:
+            console.print(f"{_where(cell)}: left out, {cell.left_out}")
+            continue
+        seconds = cell.cost() / 1e6
+        total += seconds
+        console.print(
+            f"{_where(cell)}: {cell.studies} x {cell.trials} trials and {cell.seeds} seeds of {cell.steps} steps, "
+            f"about {terminal.duration(seconds)}"
+        )
+    console.print(f"in all about {terminal.duration(total / processes)}, {processes} runs at a time, in {root}")
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.task} {cell.batch_size} {cell.budget} {cell.optimizer}"
+
+
+def report(folder: Path) -> None:
+    """``thalweg report``: the report of what is stored."""
+    terminal.interruptible()
+    if (page := write_page(folder)) is not None:
+        terminal.console().print(f"report: {page.resolve()}", soft_wrap=True)
+        return
+    _conclude(folder, f"thalweg report {folder}", terminal.console())
+
+
+def _conclude(root: Path, command: str, console: Any) -> None:
+    """The report, then the tables: whatever the terminal does, the report is there."""
+    found = read(root)
+    if not found.tables:
+        damaged = f"; {found.problems[0]}" if found.problems else ""
+        raise UserError(f"{root} holds no comparison{damaged}: run `thalweg compare TASK --out {root}` first")
+    summary = summarise(found, "; ".join(found.commands) or command)
+    try:
+        path = write_report(summary, root / "report.html")
+    except OSError as error:
+        raise UserError(f"cannot write {root / 'report.html'} ({error.strerror or error})") from None
+    for table in summary.tables:
+        console.print(grid(table, summary, console))
+    for problem in found.problems[:10]:
+        console.print(f"not used: {problem}", soft_wrap=True)
+    if len(found.problems) > 10:
+        console.print(f"... and {len(found.problems) - 10} damaged records more")
+    console.print(f"report: {path.resolve()}", soft_wrap=True)
+
+
+def train(
+    *,
+    task: str,
+    optimizer: str,
+    batch_size: int | None,
+    given: dict[str, float],
+    steps: int | None,
+    fields: dict[str, Any],
+    micro_batch: int | None,
+    sharding: str,
+    workers: int,
+    checkpoint_seconds: float,
+    resume: bool,
+    track: tuple[str, ...],
+    instruments: int | None,
+    out: Path | None,
+) -> None:
+    """``thalweg train``: one run, on one process or many."""
+    terminal.interruptible()
+    if sharding not in SHARDINGS:
+        raise UserError(f"--sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}")
+    own = tasks.find(task)
+    size = batch_size or own.budgets[0].batch_size
+    budget = tasks.budget_at(own.budgets, size, "short")
+    chosen = contenders.contender(optimizer)
+    if chosen.schedule is not None and fields["schedule"] == "cosine":
+        fields = {**fields, "schedule": chosen.schedule}
+    spec = RunSpec(
+        task=task,
+        batch_size=size,
+        steps=steps or (budget or own.budgets[0]).steps,
+        optimizer=optimizer,
+        settings=contenders.defaults(chosen, size) | _known(given, chosen),
+        test=True,
+        **fields,
+    ).stamped()
+    folder = out or Path("runs") / "train" / slug(task) / f"{slug(optimizer)}-{spec.hash}"
+    rank, console = int(os.environ.get("RANK", "0")), terminal.console()
+    panel = None
+    if instruments is not None:
+        if instruments > spec.steps:
+            raise UserError(f"--instruments must be an integer from 1 to {spec.steps} (the steps), got {instruments}")
+        panel = Panel(instruments, lambda line: console.print(line, soft_wrap=True))
+    how = How(micro_batch, sharding, workers, checkpoint_seconds, _trackers(track), panel)
+    if rank == 0:
+        _make_room(folder, spec, resume)
+    elif not resume:
+        raise UserError("--no-resume does not go with several processes: remove the folder, or choose another")
+
+    def heard(training: Training, event: str) -> None:
+        if event == "evaluation" and rank == 0:
+            line = training.history[-1]
+            console.print(
+                f"step {line['step']}/{spec.steps}  loss {line['loss']:.4g}  validation {line['validation']:.4g}  "
+                f"{line['seconds']:.1f} s"
+            )
+
+    if rank == 0:
+        result = _claimed(spec, folder, how, heard, resume)
+        if panel is not None:
+            console.print(overhead(folder, result), soft_wrap=True)
+        said = ", ".join(f"{key} {result[key]:.6g}" for key in ("validation", "test") if result.get(key) is not None)
+        console.print(f"{result['status']}: {said or result['reason']}")
+        console.print(f"records: {folder.resolve()}", soft_wrap=True)
+    else:
+        result = run_one(spec, folder, how=how, heard=heard)
+    leave()
+    if result["status"] == "failed":
+        raise SystemExit(1)
+
+
+def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any, resume: bool) -> dict[str, Any]:
+    if (found := stored(folder, spec)) is not None:
+        if isinstance(how.watch, Panel) and not measured(folder, how.watch.every, spec.steps, found):
+            raise UserError(
+                f"{folder} holds this run, trained without --instruments {how.watch.every}: --no-resume trains it "
+                "again, --out puts it elsewhere"
+            )
+        return found
+    claim = FileClaims().take(Job(spec, Place(), folder))
+    if claim is None:
+        raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
+    if not resume:
+        for name in ("checkpoint.pt", MEASUREMENTS):
+            (folder / name).unlink(missing_ok=True)
+    result = None
+    with beating(claim) as lost:
+
+        def also_ours(training: Training, event: str) -> None:
+            if lost.is_set():
+                raise UserError(f"another process trains in {folder} now: choose another folder with --out")
+            heard(training, event)
+
+        try:
+            result = run_one(spec, folder, how=how, heard=also_ours)
+        finally:
+            claim.release(result)
+    return result
+
+
+def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
+    """The folder of this run and no other's; without ``resume``, of nothing before."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "spec.json").exists():
+            try:
+                before = records.read_json(folder / "spec.json").get("hash")
+            except records.Damaged:
+                before = None
+            if before != spec.hash:
+                if (folder / "result.json").exists():
+                    raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
+                (folder / MEASUREMENTS).unlink(missing_ok=True)
+        if not resume:  # the rest goes when nobody else can be at it
+            (folder / "result.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from None
+
+
+def _known(given: dict[str, float], chosen: contenders.Contender) -> dict[str, float]:
+    known = contenders.defaults(chosen, 1)
+    if unknown := sorted(set(given) - set(known)):
+        raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}")
+    return given
+
+
+def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that are installed; one that was asked for by name and is not is an error, TensorBoard is left out."""
+    from importlib.util import find_spec
+
+    found = []
+    for name in names:
+        if name == "none":
+            continue
+        if name not in ("tensorboard", "wandb", "mlflow"):
+            raise UserError(f"--track must be of tensorboard, wandb, mlflow or none, got {name!r}")
+        if find_spec(name) is not None:
+            found.append(name)
+        elif name != "tensorboard":
+            raise UserError(f"--track {name} needs {name}: pip install {name}")
+    return tuple(found)
+
+
+def list_tasks() -> None:
+    """``thalweg tasks``."""
+    console = terminal.console()
+    width = max(map(len, tasks.TASKS))
+    for name, task in tasks.TASKS.items():
+        sizes = ", ".join(f"{one.batch_size} ({one.steps} steps, {one.name})" for one in task.budgets)
+        console.print(f"{name:{width}} {task.title}; batch sizes {sizes}", soft_wrap=True)
+    console.print("Your own: module:Class, a subclass of thalweg.lab.tasks.Task.", soft_wrap=True)
+
+
+def list_optimizers() -> None:
+    """``thalweg optimizers``."""
+    console = terminal.console()
+    width = max(map(len, contenders.CONTENDERS))
+    for name, one in contenders.CONTENDERS.items():
+        mark, searched = "*" if name in contenders.DEFAULTS else " ", ", ".join(contenders.defaults(one, 1))
+        console.print(f"{mark} {name:{width}} {one.says}; searched: {searched}", soft_wrap=True)
+    console.print("* compared unless --optimizers says otherwise. Any other class by its dotted name.", soft_wrap=True)

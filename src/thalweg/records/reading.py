@@ -1,0 +1,216 @@
+"""From the files of a folder to :class:`~thalweg.records.results.Results`.
+
+Nothing is trained here and no task or optimizer is imported: a folder can be read on a machine that has neither.
+Records that cannot be read are left out and named in ``Results.problems``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from thalweg.records.files import Damaged, Fields, read_json, read_lines
+from thalweg.records.metric import Metric
+from thalweg.records.results import FAILURES, Axis, Cell, Evaluation, Results, Run, Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MOST = 100_000  # of anything that is counted
+
+
+def read(root: Path) -> Results:
+    """All that is stored in a folder; empty if nothing is."""
+    problems: list[str] = []
+    tables: dict[tuple[str, int, int], list[tuple[Fields, Cell]]] = {}
+    commands: list[str] = []
+    for path in sorted(root.glob("runs/*/*/*/*/cell.json")):
+        try:
+            fields = Fields(path, read_json(path))
+            cell = _cell(fields, problems)
+            key = fields.text("task"), fields.count("batch_size", 1), fields.count("steps", 1)
+            _heading(fields, [])
+            commands.append(fields.text("command", optional=True))
+        except Damaged as damaged:
+            problems.append(str(damaged))
+        else:
+            tables.setdefault(key, []).append((fields, cell))
+    return Results(
+        root=root,
+        tables=tuple(_heading(cells[0][0], [cell for _, cell in cells]) for _, cells in sorted(tables.items())),
+        problems=tuple(problems),
+        commands=tuple(dict.fromkeys(filter(None, commands))),
+    )
+
+
+def metric_of(fields: Fields) -> Metric:
+    """The metric that :func:`metric_fields` wrote."""
+    goal = fields.text("goal")
+    if goal not in ("max", "min"):
+        raise Damaged(fields.path, f"goal should be 'max' or 'min', got {goal!r:.60}")
+    low, high = fields.maybe("low"), fields.maybe("high")
+    return Metric(
+        name=fields.text("name"),
+        goal=goal,
+        unit=fields.text("unit", optional=True),
+        log=fields.values.get("log") is True,
+        low=-math.inf if low is None else low,
+        high=math.inf if high is None else high,
+    )
+
+
+def _heading(fields: Fields, cells: list[Cell]) -> Table:
+    return Table(
+        task=fields.text("task"),
+        title=fields.text("title"),
+        metric=metric_of(fields.object("metric")),
+        batch_size=fields.count("batch_size", 1),
+        steps=fields.count("steps", 1),
+        budget=fields.text("budget"),
+        target=fields.maybe("target"),
+        train_examples=fields.count("train_examples"),
+        cells=tuple(cells),
+    )
+
+
+def _cell(fields: Fields, problems: list[str]) -> Cell:
+    folder = fields.path.parent
+    wanted = {**fields.object("recipe").values, "code": fields.text("code"), "data": fields.text("data")}
+    runs, older = [], 0
+    for path in sorted([*folder.glob("study-*/*trial-*/result.json"), *folder.glob("seed-*/result.json")]):
+        try:
+            run = read_run(path.parent)
+        except Damaged as damaged:
+            problems.append(str(damaged))
+            continue
+        if all(run.spec.get(key) == value for key, value in wanted.items()):
+            runs.append(run)
+        else:
+            older += 1
+    trials = sorted((run for run in runs if run.kind == "trial"), key=lambda run: (run.study, run.round, run.number))
+    cell = Cell(
+        folder=folder,
+        optimizer=fields.text("optimizer"),
+        space=tuple(_axis(Fields(fields.path, one)) for one in _objects(fields, "space")),
+        planned_trials=fields.count("trials", 0, MOST),
+        planned_studies=fields.count("studies", 0, MOST),
+        planned_seeds=fields.count("seeds", 0, MOST),
+        trials=tuple(trials),
+        seeds=(),
+        left_out=fields.text("left_out", optional=True) or None,
+        seconds_per_step=_timing(folder, fields, problems),
+        older=older,
+        code=fields.text("code"),
+        recipe=fields.object("recipe").values,
+        metric=metric_of(fields.object("metric")),
+    )
+    chosen = cell.chosen
+    if chosen is None:
+        return cell
+    fresh = [run for run in runs if run.kind == "seed" and run.settings == chosen.settings]
+    return replace(cell, seeds=tuple(sorted(fresh, key=lambda run: run.number)))
+
+
+def _objects(fields: Fields, name: str) -> list[dict[str, Any]]:
+    found = fields.values.get(name)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise Damaged(fields.path, f"{name} should be a list of objects, got {found!r:.60}")
+    return found
+
+
+def _axis(fields: Fields) -> Axis:
+    values = fields.values.get("values", [])
+    if not isinstance(values, list) or not all(isinstance(value, float) and math.isfinite(value) for value in values):
+        raise Damaged(fields.path, f"values should be a list of numbers, got {values!r:.60}")
+    low, high, log = fields.number("low"), fields.number("high"), fields.values.get("log") is True
+    axis = Axis(fields.text("name"), low, high, log, tuple(values))
+    if not axis.low < axis.high or (axis.log and axis.low <= 0):
+        raise Damaged(fields.path, f"{axis.name} has no range from {axis.low} to {axis.high}")
+    return axis
+
+
+def read_run(folder: Path) -> Run:
+    """The complete run in a folder.
+
+    Raises:
+        Damaged: a record of it is not there or not what it should be.
+    """
+    spec = Fields(folder / "spec.json", read_json(folder / "spec.json"))
+    place = spec.object("place")
+    kind = place.text("kind")
+    if kind not in ("trial", "seed"):
+        raise Damaged(spec.path, f"kind should be 'trial' or 'seed', got {kind!r:.60}")
+    environment = Fields(folder / "environment.json", {"all": read_json(folder / "environment.json")})
+    result = Fields(folder / "result.json", read_json(folder / "result.json"))
+    status, failure = result.text("status"), result.text("failure", optional=True) or None
+    if (status, failure is None) not in (("finished", True), ("failed", False)):
+        raise Damaged(result.path, f"status {status!r:.60} does not go with failure {failure!r:.60}")
+    if failure is not None and failure not in FAILURES:
+        raise Damaged(result.path, f"failure should be one of {', '.join(FAILURES)}, got {failure!r:.60}")
+    steps = spec.count("steps", 1)
+    at = result.values.get("steps_to_target")
+    return Run(
+        folder=folder,
+        kind=kind,
+        study=place.count("study", 0, MOST),
+        round=place.count("round", 0, MOST),
+        number=place.count("number", 0, MOST),
+        seed=spec.count("seed"),
+        point=place.numbers("point"),
+        settings=spec.numbers("settings"),
+        failure=failure,
+        reason=result.text("reason", optional=True) or None,
+        validation=result.number("validation") if failure is None else None,
+        test=result.maybe("test") if failure is None else None,
+        seconds=result.maybe("seconds") or 0.0,
+        steps_to_target=None if at is None else result.count("steps_to_target", 0, steps),
+        seconds_to_target=result.maybe("seconds_to_target"),
+        spec=spec.values,
+        environment=environment.texts("all"),
+        history=_history(folder / "metrics.jsonl"),
+        test_metrics=result.numbers("test_metrics") if "test_metrics" in result.values else {},
+    )
+
+
+def _history(path: Path) -> tuple[Evaluation, ...]:
+    found: list[Evaluation] = []
+    for line in read_lines(path):
+        fields = Fields(path, line)
+
+        def number(name: str, fields: Fields = fields) -> float:
+            value = fields.maybe(name)
+            return math.nan if value is None else value
+
+        one = Evaluation(
+            fields.count("step"), fields.count("examples"), number("seconds"), number("loss"), number("validation"),
+            number("lr"),
+        )  # fmt: skip
+        if found and one.step <= found[-1].step:
+            raise Damaged(path, f"step {one.step} follows step {found[-1].step}")
+        found.append(one)
+    return tuple(found)
+
+
+def _timing(folder: Path, fields: Fields, problems: list[str]) -> tuple[float, ...]:
+    path = folder.parent.parent / "timing" / f"{folder.name}.json"
+    if not path.exists():
+        return ()
+    try:
+        return read_timing(path, fields.text("optimizer"))
+    except Damaged as damaged:
+        problems.append(str(damaged))
+        return ()
+
+
+def read_timing(path: Path, optimizer: str) -> tuple[float, ...]:
+    """The seconds of an optimizer's steps in the timing of a table; none if it was not timed.
+
+    Raises:
+        Damaged: the file is not there or not what it should be.
+    """
+    found = Fields(path, read_json(path)).object("seconds").values.get(optimizer, [])
+    if not isinstance(found, list):
+        raise Damaged(path, "seconds should be lists of numbers")
+    one = Fields(path, {str(i): value for i, value in enumerate(found)})
+    return tuple(one.number(name) for name in one.values)

@@ -1,0 +1,74 @@
+"""How every optimizer of a comparison is trained: schedule, clipping, precision and so on, listed here alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from thalweg.records.errors import UserError
+
+SCHEDULES = ("cosine", "linear", "polynomial", "step", "constant")
+LR_RULES = ("none", "linear", "sqrt")
+AUGMENTATIONS = ("flip", "crop", "flip-crop", "resized-crop-flip")
+PRECISIONS = ("no", "bf16", "fp16")
+SHARDINGS = ("ddp", "fsdp2", "fsdp2+ep")
+"""Every process has the whole model; shards of all parameters; the same, but each layer's experts whole on some."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regimen:
+    """What decides a run beside the task, the optimizer and its settings, and is the same for all that are compared.
+
+    Commands and recipes have an option of each name; a record of a run or of a cell holds each under its name.
+
+    Raises:
+        UserError: a value that no run can have.
+    """
+
+    schedule: str = "cosine"
+    """cosine, linear, polynomial, step or constant, after a linear warm-up."""
+
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+
+    lr_rule: str = "none"
+    """none, linear or sqrt: how the learning rate grows with the batch size."""
+
+    lr_base: int = 256
+    """The batch size for which lr is given, with an --lr-rule."""
+
+    clip: float | None = None
+    """Largest global norm of the gradient."""
+
+    label_smoothing: float = 0.0
+    """Label smoothing, for tasks whose loss supports it."""
+
+    augment: str | None = None
+    """Of batches of images, by kornia: flip, crop, flip-crop or resized-crop-flip."""
+
+    precision: str = "no"
+    """no (float32), bf16 or fp16."""
+
+    evaluations: int = 20
+    """Validations over the run."""
+
+    def __post_init__(self) -> None:
+        check(self, self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
+        check(self, 0.0 <= self.warmup < 1.0, "warmup", "a share of the steps in [0, 1)")
+        check(self, self.lr_rule in LR_RULES, "lr_rule", f"one of {', '.join(LR_RULES)}")
+        check(self, self.lr_base >= 1, "lr_base", "an integer of at least 1")
+        check(self, self.clip is None or self.clip > 0.0, "clip", "None or greater than 0")
+        check(self, 0.0 <= self.label_smoothing < 1.0, "label_smoothing", "in [0, 1)")
+        known = ", ".join(AUGMENTATIONS)
+        check(self, self.augment is None or self.augment in AUGMENTATIONS, "augment", f"None or one of {known}")
+        check(self, self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
+        check(self, 1 <= self.evaluations <= 10_000, "evaluations", "an integer from 1 to 10000")
+
+
+REGIMEN = tuple(one.name for one in fields(Regimen))
+
+
+def check(of: Any, ok: bool, name: str, wanted: str) -> None:
+    """Raise :class:`~thalweg.records.errors.UserError`, naming the field and its value, unless ``ok``."""
+    if not ok:
+        raise UserError(f"{name} must be {wanted}, got {getattr(of, name)!r}")

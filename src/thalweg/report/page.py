@@ -1,0 +1,142 @@
+"""The page: everything the template needs, and the template."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from thalweg.report import charts, code, words
+
+if TYPE_CHECKING:
+    from thalweg.report.charts import Styles
+    from thalweg.report.summary import Row, Summary, Table
+
+METHOD = (
+    "Every optimizer is tuned with equally many trials, in studies of their own: points of a scrambled quasi-random "
+    "sequence over learning rate, weight decay, momentum and second-moment decay, and with E in front also the gain "
+    "α(1 - β1) and the horizon 1/(1 - β1). On the axes that optimizers share they try the same shares of their ranges.",
+    "Where the best learning rate of a study lies at an edge of its range, the study goes on beyond it with half as "
+    "many trials, at most twice.",
+    "The best trial has the best validation metric at the end of the schedule, not at its best moment. The setting "
+    "taken is that of the study whose best is the median of the studies' bests.",
+    "It then trains on fresh seeds. A seed decides initialisation and data order and is shared by all optimizers; only "
+    "these runs ever see the test set.",
+    "Intervals hold 95 % and are Student's t: of logarithms where the metric's axis is logarithmic, of log-odds where "
+    "the metric has two bounds. They say how well a mean is known, not whether two optimizers differ.",
+    "Whether two differ is tested by their differences on each shared seed (paired t-test), with p-values corrected by "
+    "Holm's method over all pairs of a table. Effect sizes are Hedges' g. An optimizer that failed on more seeds is "
+    "never called better.",
+    "Steps to target are restricted means: a seed that never got there counts with the whole run. Seconds to target "
+    "are these steps times the median second of a step in a pass of its own, in which all optimizers take turns.",
+    "Performance profiles show, of the median seed, the share of tables in which an optimizer got to the target within "
+    "so many times the time of the fastest.",
+    "Best-of-n curves are exact means over all ways to draw n of the trials that were made; those beyond an edge are "
+    "left out, as what was found before decided where they lie. A failed trial counts as the worst that finished.",
+)
+
+
+def render(summary: Summary, *, parquet: bool = False) -> str:
+    """The whole page as text; ``parquet``: whether ``results.parquet`` lies beside it."""
+    page = Environment(
+        loader=PackageLoader("thalweg.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    page.filters |= {"short": words.short, "interval": words.interval, "settings": words.settings}
+    drawn = charts.styles(row.optimizer for table in summary.tables for row in table.rows)
+    verdict = summary.verdict
+    return page.get_template("page.html.j2").render(
+        summary=summary,
+        styles=drawn,
+        tasks=list(dict.fromkeys(table.task for table in summary.tables)),
+        sentences=words.about_all(summary),
+        inclusions=words.about_inclusions(verdict.inclusions),
+        profiles=[
+            (unit, picture)
+            for unit, ratios in (("steps", verdict.steps), ("seconds", verdict.seconds))
+            if (picture := charts.profiles(ratios, drawn, unit)) is not None
+        ],
+        glance=_glance(summary),
+        sections=[_section(f"table-{i}", table, summary, drawn) for i, table in enumerate(summary.tables, 1)],
+        shared=_shared(summary),
+        method=METHOD,
+        parquet=parquet,
+    )
+
+
+def _glance(summary: Summary) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Rows of optimizers in the order of the verdict, a column a table."""
+    found = []
+    for name in summary.verdict.ranks:
+        cells = []
+        for table in summary.tables:
+            row = table.row(name)
+            if row is None:
+                text, kind = ("left out", "out") if name in table.left_out else ("", "out")
+            elif row.test is None:
+                text, kind = "none finished", "fail"
+            else:
+                text, kind = f"{row.test.mean:.4g}", row.standing
+            cells.append({"text": text, "kind": kind, "failed": bool(row and row.test and row.failed_seeds)})
+        found.append((name, cells))
+    return found
+
+
+def _section(anchor: str, table: Table, summary: Summary, drawn: Styles) -> dict[str, Any]:
+    return {
+        "id": anchor,
+        "table": table,
+        "quantity": words.quantity(table.metric),
+        "unit": words.units(table.metric),
+        "sentences": words.about_table(table),
+        "cautions": words.cautions(table),
+        "overview": charts.overview(table, drawn),
+        "charts": charts.of_table(table, drawn),
+        "rows": [_row(table, row) for row in table.rows],
+        "pairs": _pairs(table),
+        "failures": [(row.optimizer, found) for row in table.rows if (found := words.failures(row))],
+        "code": [
+            (row.optimizer, code.python(row.optimizer, row.settings), code.command(table, row.cell, row.settings))
+            for row in table.rows
+            if row.settings is not None
+        ],
+        "runs": [
+            (row.optimizer, run, summary.machine_of(run))
+            for row in table.rows
+            for run in (*row.cell.trials, *row.cell.seeds)
+        ],
+    }
+
+
+def _row(table: Table, row: Row) -> dict[str, Any]:
+    first = table.rows[0]
+    pair = table.pairs.get((row.optimizer, first.optimizer))
+    return {
+        "row": row,
+        "test": row.test if row.test is not None and math.isfinite(row.test.mean) else None,
+        "versus": None if pair is None else words.p_value(pair.adjusted),
+        "p": None if pair is None else pair.adjusted,
+        "effect": None if pair is None or not math.isfinite(pair.effect) else abs(pair.effect),
+    }
+
+
+def _pairs(table: Table) -> list[dict[str, Any]]:
+    """Each pair once, the better first."""
+    return [
+        {"a": a, "b": b, "gap": words.gap(pair, table.metric), "p": pair.adjusted,
+         "p_text": words.p_value(pair.adjusted), "effect": abs(pair.effect), "seeds": pair.seeds,
+         "decided": words.counts_pair(table, a, b) is True}
+        for (a, b), pair in table.pairs.items()
+        if pair.better or (pair.difference == 0 and a < b)
+    ]  # fmt: skip
+
+
+def _shared(summary: Summary) -> dict[str, str]:
+    """What all environments have in common."""
+    if not summary.machines:
+        return {}
+    first = summary.machines[0].environment
+    return {
+        name: value for name, value in first.items() if all(m.environment.get(name) == value for m in summary.machines)
+    }

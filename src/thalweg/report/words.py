@@ -1,0 +1,268 @@
+"""Numbers as people write them, and findings as sentences."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from thalweg.report.summary import counts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from thalweg.records.metric import Metric
+    from thalweg.report.statistics import Interval, Paired
+    from thalweg.report.summary import Inclusion, Row, Summary, Table
+
+
+def short(value: float) -> str:
+    """Three significant digits, and no exponent on everyday numbers.
+
+    >>> short(1234.5), short(0.00012345), short(0.9999), short(7.0)
+    ('1,234', '0.000123', '0.9999', '7')
+    """
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "∞" if value > 0 else "-∞"
+    if 100 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    text = f"{value:.3g}"
+    return f"{value:.6g}" if value != 1 and float(text) == 1 else text  # a coefficient of 0.9999 is not 1
+
+
+def together(values: Sequence[float]) -> list[str]:
+    """Values of one kind with as many decimals as tell them apart, and two digits of their span.
+
+    >>> together([97.123, 96.5, 97.7]), together([0.00091, 0.0004, 0.0021]), together([3.0, 3.0])
+    (['97.1', '96.5', '97.7'], ['0.0009', '0.0004', '0.0021'], ['3', '3'])
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    span = max(finite) - min(finite) if finite else 0.0
+    largest = max((abs(value) for value in finite), default=0.0)
+    if not span or not 1e-4 <= largest < 1e6:
+        return [f"{value:.3g}" if abs(value) < 1e-4 or abs(value) >= 1e6 else f"{value:.4g}" for value in values]
+    small = min((abs(value) for value in finite if value), default=1.0)
+    decimals = max(1 - math.floor(math.log10(span)), -math.floor(math.log10(small)) if small < span / 10 else 0)
+    return [f"{value:.{min(max(decimals, 0), 6)}f}" for value in values]
+
+
+def interval(found: Interval) -> str:
+    """The mean with its limits, if it has any.
+
+    >>> from thalweg.report.statistics import Interval
+    >>> interval(Interval(97.123, 96.5, 97.7, ()))
+    '97.1 (96.5 to 97.7)'
+    """
+    if found.low is None or found.high is None:
+        return f"{found.mean:.4g}"
+    mean, low, high = together([found.mean, found.low, found.high])
+    return f"{mean} ({low} to {high})"
+
+
+def settings(values: dict[str, float]) -> str:
+    """Hyperparameters on a line."""
+    return ", ".join(f"{name}={short(value)}" for name, value in values.items())
+
+
+def quantity(metric: Metric) -> str:
+    """What the metric measures, on whatever data."""
+    return metric.name.removeprefix("test ")
+
+
+def units(metric: Metric) -> str:
+    """Its unit, after a space."""
+    return f" {metric.unit}" if metric.unit else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def size(effect: float) -> str:
+    """What to call an effect size (Cohen's words)."""
+    for most, word in ((0.2, "negligible"), (0.5, "small"), (0.8, "medium")):
+        if abs(effect) < most:
+            return word
+    return "large"
+
+
+def p_value(p: float) -> str:
+    """A p-value.
+
+    >>> p_value(0.0004), p_value(0.0312)
+    ('p < 0.001', 'p = 0.031')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def gap(pair: Paired, metric: Metric) -> str:
+    """How far the two are apart, without saying which is better: "1.2 to 3.4 times", "0.5 % (0.1 to 0.9)"."""
+    sign = math.copysign(1.0, pair.difference)
+    values = [pair.difference * sign, *sorted((pair.low * sign, pair.high * sign))]
+    if pair.ratio:
+        mean, low, high = together([math.exp(min(value, 700.0)) for value in values])
+        return f"a factor of {mean} (95 % interval {low} to {high})"
+    mean, low, high = together(values)
+    return f"{mean}{units(metric)} (95 % interval {low} to {high})"
+
+
+def about_table(table: Table) -> list[str]:
+    """What one table shows."""
+    metric, ranked = table.metric, [row for row in table.rows if row.test is not None]
+    found = []
+    if not ranked:
+        return ["No optimizer has a result here yet."] if table.rows else ["Every optimizer is left out here."]
+    first = ranked[0]
+    assert first.test is not None
+    found.append(
+        f"{first.optimizer} ranks first: {metric.name} {interval(first.test)}{units(metric)} over "
+        f"{len(first.test.values)} {_plural(len(first.test.values), 'seed')}."
+    )
+    better = [row.optimizer for row in ranked[1:] if counts_pair(table, first.optimizer, row.optimizer) is True]
+    worse = [row.optimizer for row in ranked[1:] if counts_pair(table, first.optimizer, row.optimizer) is False]
+    level = [row.optimizer for row in ranked[1:] if row.optimizer not in (*better, *worse)]
+    if better:
+        found.append(f"Beyond the noise of the seeds it is better than {listed(better)}.")
+    if level:
+        found.append(f"The seeds do not tell it apart from {listed(level)}.")
+    if len(ranked) > 1 and (pair := table.pairs.get((first.optimizer, ranked[1].optimizer))) is not None:
+        if pair.difference:
+            found.append(
+                f"Between it and the second, {ranked[1].optimizer}, lies {gap(pair, metric)}: "
+                f"{p_value(pair.adjusted)} after correction, a {size(pair.effect)} effect beside the seeds' spread."
+            )
+        else:
+            found.append(f"It and the second, {ranked[1].optimizer}, are equal.")
+    found += [
+        f"{row.optimizer} failed on {row.failed_seeds} of {row.seeds} seeds, and ranks after all that failed on fewer."
+        for row in ranked
+        if row.failed_seeds
+    ]
+    missing = [row.optimizer for row in table.rows if row.test is None]
+    if missing:
+        found.append(f"No result: {listed(missing)}.")
+    return found
+
+
+def counts_pair(table: Table, a: str, b: str) -> bool | None:
+    """Whether a is better than b beyond noise; None where that is not decided."""
+    return table.pairs[a, b].better if (a, b) in table.pairs and counts(table, a, b) else None
+
+
+def cautions(table: Table) -> list[str]:
+    """What makes a table less than it seems."""
+    found = []
+    for row in table.rows:
+        cell = row.cell
+        for name, side in cell.edges.items():
+            chosen = cell.chosen
+            assert chosen is not None
+            tried = "highest" if side == "high" else "lowest"
+            found.append(
+                f"The best {axis(name)} of {row.optimizer} ({short(chosen.point[name])}) is about the {tried} tried: "
+                f"there may be better {'above' if side == 'high' else 'below'}."
+            )
+        found += incomplete(row)
+        if cell.older:
+            found.append(f"{cell.older} runs of {row.optimizer} are of other code or data, and are not used.")
+    plans = {(row.cell.planned_trials, row.cell.planned_studies) for row in table.rows}
+    if len(plans) > 1:
+        found.append("The optimizers were not asked for equally many trials: the comparison is not fair.")
+    seeds = {row.seeds for row in table.rows if row.test is not None}
+    if seeds and min(seeds) < 3:
+        found.append("With fewer than 3 seeds hardly any difference can be shown.")
+    return found
+
+
+def incomplete(row: Row) -> list[str]:
+    """What of a row was asked for and is not there yet, if anything."""
+    cell = row.cell
+    wanted = cell.planned_trials * cell.planned_studies
+    if sum(run.round == 0 for run in cell.trials) >= wanted and row.seeds >= cell.planned_seeds:
+        return []
+    return [
+        f"{row.optimizer} is not complete: {row.trials} of at least {wanted} trials, {row.seeds} of "
+        f"{cell.planned_seeds} seeds."
+    ]
+
+
+AXES = {
+    "lr": "learning rate", "weight_decay": "weight decay", "forgetting": "1 - momentum", "forgetting2": "1 - β2",
+    "gain": "gain α(1 - β1)", "horizon": "horizon 1/(1 - β1)", "mix": "α",
+}  # fmt: skip
+
+
+def axis(name: str) -> str:
+    """A searched coordinate in words."""
+    return AXES.get(name, name)
+
+
+def about_inclusions(found: Sequence[Inclusion]) -> list[str]:
+    """Each that is decided, then in how many tables the others are not."""
+    decided: dict[tuple[str, str], list[bool]] = {}
+    for one in found:
+        decided.setdefault((one.general, one.special), []).append(one.found.significant)
+    return [about_inclusion(one) for one in found if one.found.significant] + [
+        f"{general} and {special}, its special case at α = 0, are not told apart in {known.count(False)} of "
+        f"{len(known)} {_plural(len(known), 'table')}."
+        for (general, special), known in decided.items()
+        if False in known
+    ]
+
+
+def about_inclusion(one: Inclusion) -> str:
+    """What it means that an optimizer wins or loses, beyond noise, against a special case of itself."""
+    where, pair = one.table.name, one.found
+    apart = f"by {gap(pair, one.table.metric)}, {p_value(pair.adjusted)} corrected"
+    if pair.better:
+        return f"{where}: {one.general} is better than {one.special}, its special case at α = 0, {apart}."
+    return (
+        f"{where}: {one.general} contains {one.special} (α = 0) and yet loses to it {apart}. This says that the search "
+        f"({one.trials} trials) was too small for two more hyperparameters, not that {one.special} is better: searched "
+        "enough, an optimizer cannot lose to a special case of itself."
+    )
+
+
+def about_all(summary: Summary) -> list[str]:
+    """The verdict across tables."""
+    verdict = summary.verdict
+    if not any(row.test is not None for table in summary.tables for row in table.rows):
+        return ["No optimizer has a result yet."]
+    names = list(verdict.ranks)
+    count = len(summary.tables)
+    lead, rest = names[0], names[1:3]
+    tables = f"{count} {_plural(count, 'table')} (a task at a batch size and a length)"
+    after = f", before {listed([f'{name} ({short(verdict.ranks[name])})' for name in rest])}" if rest else ""
+    found = [f"Over {tables}, {lead} has the best mean rank, {short(verdict.ranks[lead])}{after}."]
+    won, lost = verdict.wins[lead], verdict.losses[lead]
+    pairs = sum(1 for table in summary.tables for a, _ in table.pairs if a == lead)
+    if pairs:
+        found.append(
+            f"Compared {pairs} times with another optimizer, it wins {won} and loses {lost} beyond the noise of the "
+            f"seeds; {pairs - won - lost} stay undecided."
+        )
+    edges = sum("lr" in row.cell.edges for table in summary.tables for row in table.rows)
+    if edges:
+        cells = sum(row.cell.chosen is not None for table in summary.tables for row in table.rows)
+        found.append(
+            f"In {edges} of {cells} cells the best learning rate lies at an edge of all that was tried (marked below)."
+        )
+    return found
+
+
+def failures(row: Row) -> list[tuple[str, str, int]]:
+    """What failed and why, with how often; the most frequent first."""
+    found: dict[tuple[str, str], int] = {}
+    for run in (*row.cell.trials, *row.cell.seeds):
+        if run.failure is not None:
+            key = (run.failure, run.reason or "no reason recorded")
+            found[key] = found.get(key, 0) + 1
+    return [(failure, reason, n) for (failure, reason), n in sorted(found.items(), key=lambda item: -item[1])]
+
+
+def _plural(n: int, noun: str) -> str:
+    return noun if n == 1 else f"{noun}s"

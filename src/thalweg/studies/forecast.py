@@ -1,0 +1,98 @@
+"""What a table of a recipe asks for before anything starts: downloads, memory a device, operations, time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from thalweg.lab import tasks
+from thalweg.lab.contenders import base_of, contender
+from thalweg.torch_private import FakeTensorMode
+
+if TYPE_CHECKING:
+    from thalweg.studies.recipe import Comparison
+
+STATES = {"sgd": 4, "e-sgd": 8, "muon": 8, "alto": 12, "e-adamw": 12, "e-muon": 12, "ademamix": 12, "mars": 12,
+          "ema-nesterov": 12, "soap": 24}  # fmt: skip
+"""Bytes of float32 state a parameter; 8 for those that are not here. SOAP's factors are on top of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Of one table.
+
+    ``download`` is what is fetched, empty if nothing; ``examples`` of the training set (None: unknown before it is
+    there); ``runs`` at least; ``bytes`` a device of parameters, gradients and optimizer state, without activations;
+    ``operations`` of all runs, forward and backward, without evaluation and the optimizer's own (None: unknown);
+    ``core_seconds`` of all runs, roughly, on one core of a CPU; ``devices`` are those that a batch occupies.
+    """
+
+    download: str
+    parameters: int
+    examples: int | None
+    steps: int | None
+    runs: int
+    bytes: int
+    operations: float | None
+    core_seconds: float | None
+    devices: int
+
+    def seconds(self, tflops: float | None) -> float | None:
+        """How long all runs take on devices that sustain so many 1e12 operations a second; None: on this CPU."""
+        if tflops is None:
+            return None if self.core_seconds is None else self.core_seconds / (os.cpu_count() or 1)
+        return None if self.operations is None else self.operations / (self.devices * tflops * 1e12)
+
+
+def forecast(one: Comparison, devices: int) -> Forecast:
+    """Without data that are to be fetched, and without the memory of the model.
+
+    Raises:
+        UserError: no such task or optimizer.
+    """
+    task = tasks.find(one.task)
+    parameters = tasks.parameters(task)
+    examples = getattr(task, "published_examples", None)
+    if examples is None and not getattr(task, "download", ""):
+        examples = len(tasks.load(one.task)[1].train)
+    steps = one.steps if one.steps is not None else None if examples is None else one.length(examples)
+    devices = min(devices, one.batch_size)
+    shared = devices if one.sharding != "ddp" else 1
+    state = max(STATES.get(base_of(name), 8) for name in one.optimizers)
+    runs = 0
+    for name in one.optimizers:
+        grid = contender(name).grid
+        runs += (one.trials * one.studies if grid is None else grid) + one.seeds
+    seen = None if steps is None else runs * steps * one.batch_size
+    return Forecast(
+        download=getattr(task, "download", ""),
+        parameters=parameters,
+        examples=examples,
+        steps=steps,
+        runs=runs,
+        bytes=parameters * (8 + state) // shared,
+        operations=None if seen is None else seen * operations(task),
+        core_seconds=None if steps is None else runs * tasks.cost(task, one.batch_size, steps) / 1e6,
+        devices=devices,
+    )
+
+
+def operations(task: tasks.Task) -> float:
+    """Floating-point operations of one example, forward and backward, as torch counts them: those of its products."""
+    inputs, targets = task.example()
+    with sdpa_kernel(SDPBackend.MATH), FakeTensorMode() as fake, FlopCounterMode(display=False) as counter:
+        model: Any = task.skeleton()
+        if hasattr(model, "set_experts_implementation"):
+            model.set_experts_implementation("batched_mm")  # the one whose shapes do not depend on the routing
+        if isinstance(inputs, Mapping):
+            output = model(**{name: fake.from_tensor(one) for name, one in inputs.items()})
+        else:
+            output = model(fake.from_tensor(inputs))
+        torch.autograd.backward(task.loss(output, fake.from_tensor(targets)))
+    return float(counter.get_total_flops()) / len(targets)

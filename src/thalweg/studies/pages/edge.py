@@ -1,0 +1,178 @@
+"""Where training settles, beside the stability limit: what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import mean, median
+from typing import TYPE_CHECKING
+
+from thalweg.report import drawing
+from thalweg.studies.pages.bases import MOMENTUM
+from thalweg.studies.pages.settings import Record, finished
+from thalweg.studies.sections import Grid, Picture, Section
+from thalweg.theory import crossings, stability_limit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = {"gd": "gradient descent", "momentum": "momentum .9", "adam": "Adam", "lamb": "LAMB"}
+STYLES = dict(
+    zip(NAMES, ((drawing.BLUE, "o"), (drawing.ORANGE, "^"), (drawing.GREEN, "s"), (drawing.PURPLE, "D")), strict=True)
+)
+WITHIN = 0.10
+
+
+def page(folder: Path) -> Section:
+    """Predicted and measured ηλ on the grid, and where they are apart."""
+    done = finished(folder)
+    whole = [one for one in done if one.settings["batch"] >= one.settings["examples"]]
+    parts = [one for one in done if one.settings["batch"] < one.settings["examples"]]
+    grids = [_grid(f"Full batch: ηλ over the stability limit, {_averaged(done[0])}", whole)] if whole else []
+    if parts:
+        title = (
+            f"Batches of {parts[0].settings['batch']} of {parts[0].settings['examples']}: the same, and batch sharpness"
+        )
+        grids.append(_grid(title, parts))
+    findings = [*_findings(whole), *_of_batches(parts, whole)]
+    pictures = (_picture(whole, folder / "edge.svg"),) if whole else ()
+    return Section("", findings=tuple(findings), grids=tuple(grids), pictures=pictures)
+
+
+def _averaged(one: Record) -> str:
+    found = one.settings
+    return f"mean over steps {found['steps'] - found['last']} to {found['steps']}, {found['seeds']} seeds"
+
+
+def limit(one: Record) -> float:
+    """The stability limit of a record's setting."""
+    return stability_limit(one.settings["alpha"], one.settings["beta"], momentum=MOMENTUM[one.settings["base"]])
+
+
+def swings(one: Record) -> bool:
+    """Whether its limit is a slow complex pair behind momentum, and not a change of sign every step."""
+    known = crossings(one.settings["alpha"], one.settings["beta"], momentum=MOMENTUM[one.settings["base"]])
+    return known.rotation < known.flip
+
+
+def shares(one: Record, name: str = "eta_lambda", middle: Callable[[Sequence[float]], float] = mean) -> list[float]:
+    """ηλ over its limit of each seed that did not diverge, the mean (or another middle) over the measurements."""
+    return [middle(values) / limit(one) for values in one.found[name] if values and None not in values]
+
+
+def _grid(title: str, done: list[Record]) -> Grid:
+    batch = any(shares(one, "batch") for one in done)
+    head = ("base; α, β1", "η", "predicted ηλ", "measured ηλ", "measured / predicted", "by the median", "λ_max", "loss")
+    rows = []
+    for one in done:
+        sharpness = [mean(values) for values in one.found["sharpness"] if values and None not in values]
+        losses = [mean(values) for values in one.found["loss"] if values and None not in values]
+        row = [
+            f"{NAMES[one.settings['base']]}; {drawing.setting(one.settings['alpha'], one.settings['beta'])}",
+            f"{one.settings['lr']:g}", f"{limit(one):.3g}", _plain([share * limit(one) for share in shares(one)]),
+            _plain(shares(one)), _plain(shares(one, middle=median)), _plain(sharpness), _plain(losses),
+        ]  # fmt: skip
+        rows.append(tuple([*row, _plain(shares(one, "batch"))] if batch else row))
+    return Grid(title, (*head, "batch sharpness / predicted") if batch else head, tuple(rows))
+
+
+def _plain(values: Sequence[float]) -> str:
+    """The mean and the range: two seeds are too few for more."""
+    if not values:
+        return ""
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return f"{mean(values):.3g} ({low} to {high})" if low != high else low
+
+
+def _findings(whole: list[Record]) -> list[str]:
+    said = []
+    for base, name in NAMES.items():
+        for kind, words in (
+            (False, "where iterates would change sign each step"),
+            (True, "where they would swing slowly"),
+        ):
+            own = [one for one in whole if one.settings["base"] == base and swings(one) is kind]
+            found = [(one, mean(each)) for one in own if (each := shares(one))]
+            if not found:
+                continue
+            least, most = (pick(found, key=lambda pair: pair[1]) for pick in (min, max))
+            close = sum(abs(share - 1.0) <= WITHIN for _, share in found)
+            text = [f"{close} of {len(own)} within 10 % of the prediction"]
+            below, above = (sum(sign * (share - 1.0) > WITHIN for _, share in found) for sign in (-1.0, 1.0))
+            text += [f"{below} below it, where sharpness did not get"] if below else []
+            text += [f"{above} above"] if above else []
+            text += [f"{len(own) - len(found)} diverged"] if len(found) < len(own) else []
+            said.append(
+                f"**{name}, {words}** — {_verdict([share for _, share in found])}: {', '.join(text)}; measured / "
+                f"predicted from {least[1]:.3g} ({_setting(least[0])}) to {most[1]:.3g} ({_setting(most[0])})."
+            )
+    return said
+
+
+def _verdict(found: list[float]) -> str:
+    """Whether the limit says where training settles.
+
+    >>> _verdict([0.95, 1.05]), _verdict([0.8, 1.0]), _verdict([1.2, 1.0]), _verdict([1.2, 1.3])
+    ('the theory holds', 'the theory holds, as a bound', 'the theory holds in part', 'the theory ends here')
+    """
+    if max(found) <= 1.0 + WITHIN:
+        return "the theory holds" if min(found) >= 1.0 - WITHIN else "the theory holds, as a bound"
+    close = sum(abs(share - 1.0) <= WITHIN for share in found)
+    return "the theory holds in part" if close else "the theory ends here"
+
+
+def _of_batches(parts: list[Record], whole: list[Record]) -> list[str]:
+    said = []
+    for base, name in NAMES.items():
+        own = [
+            mean(found) for one in parts if one.settings["base"] == base and not swings(one) and (found := shares(one))
+        ]
+        along = [
+            mean(found)
+            for one in parts
+            if one.settings["base"] == base and not swings(one) and (found := shares(one, "batch"))
+        ]
+        if own:
+            text = (
+                f"**{name}, batches**: the sharpness of all data is {min(own):.3g} to {max(own):.3g} of the prediction"
+            )
+            if along:
+                text += f", batch sharpness {min(along):.3g} to {max(along):.3g}"
+            said.append(f"{text}.")
+    return said
+
+
+def _setting(one: Record) -> str:
+    return drawing.setting(one.settings["alpha"], one.settings["beta"])
+
+
+def _picture(whole: list[Record], path: Path) -> Picture:
+    drawn = drawing.figure(6.4, 4.8)
+    ax = drawn.subplots()
+    ax.plot((0.5, 600.0), (0.5, 600.0), color=drawing.GREY, linewidth=0.9)
+    ax.fill_between((0.5, 600.0), (0.45, 540.0), (0.55, 660.0), color=drawing.GREY, alpha=0.2, linewidth=0)
+    for base, name in NAMES.items():
+        colour, marker = STYLES[base]
+        for hollow in (False, True):
+            own = [(one, found) for one in whole if one.settings["base"] == base and (found := shares(one))]
+            own = [(one, found) for one, found in own if swings(one) is hollow]
+            if own:
+                x = [limit(one) for one, _ in own]
+                y = [mean(found) * limit(one) for one, found in own]
+                label = (
+                    None if hollow and any(not swings(one) for one in whole if one.settings["base"] == base) else name
+                )
+                face = "white" if hollow else colour
+                ax.plot(x, y, marker, color=colour, markerfacecolor=face, markersize=6, label=label)
+    ax.set(xscale="log", yscale="log", xlim=(0.8, 80), ylim=(0.8, 600))
+    ax.set(xlabel="predicted: stability limit of ηλ", ylabel="measured: ηλ as the optimizer sees it")
+    for axis, ticks in ((ax.xaxis, (1, 2, 5, 10, 20, 40)), (ax.yaxis, (1, 2, 5, 10, 20, 40, 100, 200, 400))):
+        axis.set_ticks(ticks, [str(tick) for tick in ticks])
+        axis.set_ticks([], minor=True)
+    ax.legend(fontsize=8, loc="upper left")
+    return Picture(
+        drawing.save(drawn, path),
+        "Measured against predicted ηλ, one point a setting of α and β1, full batch; the band is 10 %. Hollow: "
+        "settings whose limit is a slow swing (α < 0 in front of momentum). Gradient descent and Adam lie on the line, "
+        "swinging "
+        "settings above it, and LAMB, whose trust ratios do not stand still, far above.",
+    )

@@ -1,0 +1,269 @@
+"""What :mod:`thalweg.studies.measurements.flatness` found: is α < 0 slower and flatter, α > 0 faster and sharper?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import mean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scipy.stats import spearmanr
+
+from thalweg.report import drawing
+from thalweg.report.drawing import setting
+from thalweg.studies.pages.bases import MOMENTUM
+from thalweg.studies.pages.numbers import Paired, over, ratios
+from thalweg.studies.pages.settings import Record, finished
+from thalweg.studies.sections import Grid, Picture, Section
+from thalweg.theory import implicit_regularization, stability_limit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+METRICS = {"digits": "test accuracy, %", "fashion-mnist": "test accuracy, %", "pydoc-lm": "test loss, nats/byte"}
+NAMES = {"gd": "SGD", "momentum": "SGD, momentum .9", "adamw": "AdamW", "lamb": "LAMB"}
+STYLES = dict(zip(NAMES, ("o", "^", "s", "D"), strict=True))
+WHERE = {"tuned": "each at its own learning rate", "common": "at one learning rate for all of a base"}
+
+
+class Cell(NamedTuple):
+    """A setting of E beside its base alone, over the seeds that both have."""
+
+    record: Record
+    found: dict[str, list[Any]]
+    eta: float
+    compared: dict[str, Paired | None]
+    """Ratios to the base alone, of steps, sharpness, normalised sharpness and squared gradient norm."""
+
+    @property
+    def alpha(self) -> float:
+        """α."""
+        return float(self.record.settings["alpha"])
+
+    def is_(self, measure: str, below: bool) -> bool:
+        """Whether a ratio is below, or above, 1 with all of its interval."""
+        one = self.compared[measure]
+        return one is not None and (one.below if below else one.above)
+
+
+def page(folder: Path) -> Section:
+    """Every cell, how often the claim holds, and what theory says of it."""
+    done = finished(folder)
+    cells = {where: cells_of(done, where) for where in WHERE}
+    tasks = list(dict.fromkeys(one.settings["task"] for one in done))
+    grids = [
+        _grid(task, where, own)
+        for task in tasks for where in WHERE
+        if (own := [one for one in cells[where] if one.record.settings["task"] == task])
+    ]  # fmt: skip
+    findings = [
+        text
+        for where in WHERE
+        if cells[where]
+        for text in (*_claims(cells[where], where), *_theory(cells[where], where))
+    ]
+    findings += _lost(done)
+    pictures = (_picture(cells, folder / "flatness.svg"),) if any(cells.values()) else ()
+    return Section("", findings=tuple(findings), grids=tuple(grids), pictures=pictures)
+
+
+def cells_of(done: list[Record], where: str) -> list[Cell]:
+    """The cells at the tuned or the common learning rate, each beside the one with α = 0 of its task and base."""
+    alone = {_base(one): one.found[where] for one in done if one.settings["alpha"] == 0.0}
+    cells = []
+    for one in done:
+        found, base = one.found[where], alone.get(_base(one))
+        if found is None or base is None:
+            continue
+        names = ("steps", "sharpness", "normalised", "gradient")
+        eta = one.found["lr"] or math.nan if where == "tuned" else one.settings["common"]
+        cells.append(Cell(one, found, eta, {name: ratios(found[name], base[name]) for name in names}))
+    return cells
+
+
+def _base(one: Record) -> tuple[str, str]:
+    return one.settings["task"], one.settings["base"]
+
+
+def _limit(one: Record) -> float:
+    return stability_limit(one.settings["alpha"], one.settings["beta"], momentum=MOMENTUM[one.settings["base"]])
+
+
+def _strength(one: Record) -> float:
+    return implicit_regularization(one.settings["alpha"], momentum=MOMENTUM[one.settings["base"]])
+
+
+def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
+    head = (
+        "base; α, β1", "S", "limit of ηλ", "η", "steps", "steps to those without E", "λ_max", "λ_max to that without E",
+        "the same, layers normalised", "‖∇L‖² to that without E", METRICS.get(task, "test metric"), "ηλ / limit",
+    )  # fmt: skip
+    rows = []
+    for one in cells:
+        known = one.record.settings
+        compared = ["" if known["alpha"] == 0.0 or pair is None else str(pair) for pair in one.compared.values()]
+        rows.append((
+            f"{NAMES[known['base']]}; {setting(known['alpha'], known['beta'])}", f"{_strength(one.record):.3g}",
+            f"{_limit(one.record):.3g}", f"{one.eta:.3g}", over(one.found["steps"]), compared[0],
+            over(one.found["sharpness"]), compared[1], compared[2], compared[3], over(one.found["test"]),
+            over(one.found["share"]),
+        ))  # fmt: skip
+    known = cells[0].record.settings
+    return Grid(
+        f"{task}, to a training loss of {known['target']:g}, {WHERE[where]}: mean and half-width, or ratio with "
+        "limits, of "
+        f"95 % over {known['seeds']} seeds",
+        head,
+        tuple(rows),
+    )
+
+
+def _claims(cells: list[Cell], where: str) -> list[str]:
+    said = []
+    for with_momentum, words in ((False, "without momentum"), (True, "with momentum")):
+        for sign, name, slower in ((-1.0, "α < 0", True), (1.0, "α > 0", False)):
+            own = [
+                one for one in cells
+                if one.alpha * sign > 0.0 and (one.record.settings["base"] != "gd") is with_momentum
+            ]  # fmt: skip
+            if not own:
+                continue
+            pace = Counted.of(own, "steps", below=not slower)
+            place = Counted.of(own, "sharpness", below=slower)
+            both = sum(one.is_("steps", below=not slower) and one.is_("sharpness", below=slower) for one in own)
+            never = sum(all(value is None for value in one.found["steps"]) for one in own)
+            said.append(
+                f"**{name} is {'slower' if slower else 'faster'}, bases {words}, {WHERE[where]}** — {pace.verdict}: "
+                f"beyond the interval {pace.agree} of {len(own)} cells are {'slower' if slower else 'faster'}, "
+                f"{pace.against} {'faster' if slower else 'slower'}. **And {'flatter' if slower else 'sharper'}** — "
+                f"{place.verdict}: {place.agree} are {'flatter' if slower else 'sharper'}, {place.against} "
+                f"{'sharper' if slower else 'flatter'}. Both at once: {both}."
+                + (f" {never} did not reach the target." if never else "")
+            )
+    return said
+
+
+class Counted(NamedTuple):
+    """In how many cells a half of the claim is seen beyond the interval, and in how many its opposite."""
+
+    agree: int
+    against: int
+    cells: int
+
+    @classmethod
+    def of(cls, cells: list[Cell], measure: str, *, below: bool) -> Counted:
+        """Of a ratio that the claim has below, or above, 1."""
+        return cls(
+            sum(one.is_(measure, below) for one in cells), sum(one.is_(measure, not below) for one in cells), len(cells)
+        )
+
+    @property
+    def verdict(self) -> str:
+        """In words.
+
+        >>> Counted(8, 0, 10).verdict, Counted(3, 1, 10).verdict, Counted(1, 4, 10).verdict, Counted(0, 0, 10).verdict
+        ('holds', 'holds in part', 'rather the other way round', 'not seen')
+        """
+        if self.agree > self.cells / 2 and self.against <= self.cells / 10:
+            return "holds"
+        if self.agree == self.against:
+            return "not seen" if self.agree == 0 else "both are seen"
+        return "holds in part" if self.agree > self.against else "rather the other way round"
+
+
+def _theory(cells: list[Cell], where: str) -> list[str]:
+    """Whether S, or the limit over η, orders sharpness within each task and base, and sharpness the test metric."""
+    said = []
+    predictors: tuple[tuple[Callable[[Cell], float | None], str], ...] = (
+        (lambda one: -_strength(one.record), "−S"),
+        (lambda one: _limit(one.record) / one.eta, "limit / η"),
+        (lambda one: _average(one.found["test"]), "the test metric"),
+    )
+    for predict, words in predictors:
+        found = []
+        for key in dict.fromkeys(_base(one.record) for one in cells):
+            pairs = [
+                (x, y)
+                for one in cells
+                if _base(one.record) == key
+                and (x := predict(one)) is not None
+                and (y := _average(one.found["sharpness"])) is not None
+            ]
+            if len(pairs) >= 4:
+                rank = spearmanr([x for x, _ in pairs], [y for _, y in pairs])
+                found.append(f"{key[0]} {NAMES[key[1]]} {float(rank.statistic):.2f}")
+        if found:
+            said.append(f"Rank correlation of λ_max with {words}, {WHERE[where]}: {', '.join(found)}.")
+    shares = [value for one in cells for value in one.found["share"] if value is not None]
+    if shares:
+        near = sum(value > 0.7 for value in shares)
+        said.append(
+            f"Where the target is reached, {WHERE[where]}, ηλ is above .7 of its limit in {near} of {len(shares)} "
+            "runs: these are at the edge of stability, the others below it."
+        )
+    return said
+
+
+def _lost(done: list[Record]) -> list[str]:
+    """The cells that no learning rate took to the target."""
+    lost = [
+        f"{one.settings['task']}, {NAMES[one.settings['base']]}, {setting(one.settings['alpha'], one.settings['beta'])}"
+        for one in done
+        if one.found["lr"] is None
+    ]
+    if not lost:
+        return []
+    return [f"No learning rate that was tried took these to the target, within the steps given: {'; '.join(lost)}."]
+
+
+def _average(values: list[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return mean(there) if there else None
+
+
+def _picture(cells: dict[str, list[Cell]], path: Path) -> Picture:
+    drawn = drawing.figure(10.0, 4.4)
+    panels = drawn.subplots(1, 2, sharey=True)
+    for ax, where in zip(panels, WHERE, strict=True):
+        _quadrants(ax, cells[where], where)
+    panels[0].set_ylabel("λ_max to that without E")
+    handles = {label: h for ax in panels for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8)
+    return Picture(
+        drawing.save(drawn, path),
+        "Each point is a task, a base and an (α, β1), geometric means over seeds, bars 95 %: steps to the target and "
+        "the largest eigenvalue there, both to those of the base without E. Blue α < 0, orange α > 0; filled with "
+        "momentum, "
+        "hollow without. The slides' claim is blue in the lower right corner and orange in the upper left.",
+    )
+
+
+def _quadrants(ax: Axes, cells: list[Cell], where: str) -> None:
+    for one in cells:
+        pace, place = one.compared["steps"], one.compared["sharpness"]
+        if one.alpha == 0.0 or pace is None or place is None:
+            continue
+        base = one.record.settings["base"]
+        colour = drawing.BLUE if one.alpha < 0.0 else drawing.ORANGE
+        label = f"{NAMES[base]}, α {'<' if one.alpha < 0.0 else '>'} 0"
+        seen = ax.get_legend_handles_labels()[1]
+        ax.errorbar(
+            pace.mean, place.mean, xerr=([max(0.0, pace.mean - pace.low)], [max(0.0, pace.high - pace.mean)]),
+            yerr=([max(0.0, place.mean - place.low)], [max(0.0, place.high - place.mean)]),
+            fmt=STYLES[base], color=colour,
+            markerfacecolor="white" if base == "gd" else colour, markersize=5, elinewidth=0.6,
+            label=None if label in seen else label,
+        )  # fmt: skip
+    ax.axhline(1.0, color=drawing.GREY, lw=0.8)
+    ax.axvline(1.0, color=drawing.GREY, lw=0.8)
+    ax.set(xscale="log", yscale="log", xlabel="steps to the target, to those without E", title=WHERE[where])
+    for axis, ticks in ((ax.xaxis, (0.25, 0.5, 1, 2, 4, 8)), (ax.yaxis, (0.25, 0.5, 1, 2, 4, 8))):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_ticks([], minor=True)
+    corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 8, "color": drawing.GREY}
+    ax.text(0.98, 0.02, "slower, flatter", ha="right", **corner)
+    ax.text(0.02, 0.96, "faster, sharper", ha="left", **corner)
+    ax.text(0.98, 0.96, "slower, sharper", ha="right", **corner)
+    ax.text(0.02, 0.02, "faster, flatter", ha="left", **corner)

@@ -1,0 +1,96 @@
+"""Means over seeds with their intervals, ratios of paired seeds, and slopes of curves on logarithmic axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from thalweg.records.metric import Metric
+from thalweg.report.statistics import Interval, interval
+
+PLAIN = Metric("value", "min")
+RATIO = Metric("ratio", "min", log=True, low=0.0)
+
+
+class Paired(NamedTuple):
+    """The geometric mean of the ratios of paired values, with its 95 % interval, and whether that excludes 1."""
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+    @property
+    def above(self) -> bool:
+        """Whether the whole interval is above 1."""
+        return self.low > 1.0
+
+    @property
+    def below(self) -> bool:
+        """Whether the whole interval is below 1."""
+        return self.high < 1.0
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+def ratios(a: Sequence[float | None], b: Sequence[float | None]) -> Paired | None:
+    """a over b at each seed that has both; None of less than two.
+
+    >>> print(ratios([2.0, 2.0, None], [1.0, 1.0, 1.0]))
+    2 (2 to 2)
+    """
+    found = [x / y for x, y in zip(a, b, strict=True) if x is not None and y is not None and x > 0.0 and y > 0.0]
+    if len(found) < 2:
+        return None
+    within = interval(found, RATIO)
+    assert within.low is not None
+    assert within.high is not None
+    return Paired(within.mean, within.low, within.high, len(found))
+
+
+def over(values: Sequence[float | None], digits: int = 3) -> str:
+    """The mean and the half-width of its 95 % interval; how many there are where some are not.
+
+    >>> over([1.0, 3.0, None])
+    '2 ± 12.7 (2 of 3)'
+    """
+    there = [value for value in values if value is not None and math.isfinite(value)]
+    if not there:
+        return "none"
+    within = interval(there, PLAIN)
+    text = f"{within.mean:.{digits}g}"
+    if within.high is not None:
+        text += f" ± {half(within):.{digits}g}"
+    return text if len(there) == len(values) else f"{text} ({len(there)} of {len(values)})"
+
+
+def half(within: Interval) -> float:
+    """The half-width of a symmetric interval; 0 if it has none."""
+    return 0.0 if within.high is None else within.high - within.mean
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """The least-squares slope of log y over log x.
+
+    Raises:
+        ValueError: there are less than two points, or one is not positive.
+
+    >>> round(slope([1.0, 10.0, 100.0], [5.0, 50.0, 500.0]), 12)
+    1.0
+    """
+    if len(x) < 2 or min(*x, *y) <= 0.0:
+        raise ValueError(f"a slope on logarithmic axes needs at least 2 positive points, got {list(x)} and {list(y)}")
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def log_spaced(first: int, last: int, count: int) -> list[int]:
+    """Integers from first to last, evenly spaced on a logarithmic axis, each once.
+
+    >>> log_spaced(1, 100, 5)
+    [1, 3, 10, 32, 100]
+    """
+    return sorted({round(value) for value in np.geomspace(first, last, count)})

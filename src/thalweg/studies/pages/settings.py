@@ -1,0 +1,59 @@
+"""The records of a measurement: one for each setting that is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from thalweg import records
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Settings = dict[str, Any]
+
+
+class Record(NamedTuple):
+    """A finished setting: what was asked for and what was found."""
+
+    settings: Settings
+    found: dict[str, Any]
+
+
+def name_of(settings: Settings) -> str:
+    """The name of the record of these settings: some of them to read, and a hash of all.
+
+    >>> name_of({"base": "adam", "alpha": -5.0, "steps": [1, 2]})
+    'adam_-5_f5d5dcb3'
+    """
+    read = [f"{value:g}" if isinstance(value, float) else str(value) for value in settings.values() if _short(value)]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return "_".join([*read[:6], digest])
+
+
+def _short(value: object) -> bool:
+    return isinstance(value, (str, float, int)) and str(value).replace("-", "").replace(".", "").isalnum()
+
+
+def finished(folder: Path) -> list[Record]:
+    """The records that the last command asked for, in its order.
+
+    Raises:
+        Damaged: there is no plan.
+        ValueError: some are not there yet.
+    """
+    names = records.read_json(folder / "plan.json").get("records", [])
+    found = [one for name in names if (one := read(folder / "records" / f"{name}.json")) is not None]
+    if not found or len(found) < len(names):
+        raise ValueError(f"{len(found)} of its {len(names)} settings are there so far; the same command goes on")
+    return found
+
+
+def read(path: Path) -> Record | None:
+    """The record in a file, or None: there is none, or it is damaged."""
+    try:
+        found = records.read_json(path)
+        return Record(dict(found["settings"]), dict(found["found"]))
+    except (records.Damaged, KeyError, TypeError, ValueError):
+        return None

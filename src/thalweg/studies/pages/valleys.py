@@ -1,0 +1,114 @@
+"""Walks along valleys: what is said of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from thalweg.report.drawing import setting
+from thalweg.studies.pages.settings import Record, finished
+from thalweg.studies.sections import Grid, Picture, Section
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = {"sgd": "SGD", "adam": "Adam", "lamb": "LAMB"}
+
+
+def chosen(record: Record) -> dict[str, Any]:
+    """The numbers of the reported walkers at the learning rate at which the tuning walkers visited the lowest losses.
+
+    Where the tuning walkers diverged at all of them, those of the lowest learning rate.
+    """
+    losses = [
+        math.inf if one["lowest"] is None or one["diverged"] > 0.0 else one["lowest"] for one in record.found["tuning"]
+    ]
+    found: dict[str, Any] = record.found["factors"][losses.index(min(losses))]
+    return found
+
+
+def page(folder: Path) -> Section:
+    """For each function what walkers of each setting come to, at one learning rate and at their own."""
+    done = finished(folder)
+    functions = list(dict.fromkeys(one.settings["function"] for one in done))
+    grids = [_grid(name, [one for one in done if one.settings["function"] == name]) for name in functions]
+    pictures = [
+        Picture(
+            path,
+            f"Walks on {name}: black without E, blue α < 0, orange α > 0. White line: the floor of the valley; star: "
+            "the lowest minimum; cross: another; square: the start; dots: where walks end. Look at how much of the "
+            "white line each colour covers.",
+        )
+        for name in functions
+        if (path := folder / f"{name}.png").exists()
+    ]
+    return Section("", findings=tuple(_findings(done)), grids=tuple(grids), pictures=tuple(pictures))
+
+
+def _grid(function: str, done: list[Record]) -> Grid:
+    size = done[0].settings
+    head = (
+        "base; α, β1", "same η: floor walked", "lowest loss", "λ_max at the end", "own η / default", "floor walked",
+        "lowest loss ", "λ_max at the end ", "minima seen", "ends in the lowest",
+    )  # fmt: skip
+    rows = []
+    for one in done:
+        same, own = one.found["factors"][one.settings["factors"].index(1.0)], chosen(one)
+        factor = one.settings["factors"][one.found["factors"].index(own)]
+        rows.append((
+            f"{NAMES[one.settings['base']]}; {setting(one.settings['alpha'], one.settings['beta'])}",
+            *(_said(same, name) for name in ("along", "lowest", "end_sharpness")), f"{factor:g}",
+            *(_said(own, name) for name in ("along", "lowest", "end_sharpness", "minima", "found_lowest")),
+        ))  # fmt: skip
+    title = f"{function}: means ± standard errors over {size['walkers']} walkers of {size['steps']} steps"
+    return Grid(title, head, tuple(rows))
+
+
+def _said(row: dict[str, Any], name: str) -> str:
+    value, error = row[name], row[f"{name}_standard_error"]
+    if value is None:
+        return "diverged" if row["diverged"] else ""
+    return f"{value:.3g} ± {error:.1g}"
+
+
+def _findings(done: list[Record]) -> list[str]:
+    """How often α < 0 and α > 0 walk further than the base alone, beyond two standard errors of the difference."""
+    said = []
+    for how, pick in (("the learning rate at which the base alone walks", _same), ("its own learning rate", chosen)):
+        for base, name in NAMES.items():
+            counts = []
+            for sign, word in ((-1.0, "α < 0"), (1.0, "α > 0")):
+                further = shorter = flatter = sharper = total = 0
+                for one in done:
+                    if one.settings["base"] != base or one.settings["alpha"] * sign <= 0.0:
+                        continue
+                    alone = next(
+                        two for two in done
+                        if (two.settings["function"], two.settings["base"], two.settings["alpha"])
+                        == (one.settings["function"], base, 0.0)
+                    )  # fmt: skip
+                    total += 1
+                    walked = _apart(pick(one), pick(alone), "along")
+                    curved = _apart(pick(one), pick(alone), "end_sharpness")
+                    further, shorter = further + (walked > 0), shorter + (walked < 0)
+                    sharper, flatter = sharper + (curved > 0), flatter + (curved < 0)
+                counts.append(
+                    f"{word} walks further in {further} and less far in {shorter} of {total}, ends flatter in "
+                    f"{flatter} and sharper in {sharper}"
+                )
+            said.append(f"**{name}, at {how}**: {'; '.join(counts)} (beyond two standard errors of the difference).")
+    return said
+
+
+def _same(record: Record) -> dict[str, Any]:
+    found: dict[str, Any] = record.found["factors"][record.settings["factors"].index(1.0)]
+    return found
+
+
+def _apart(a: dict[str, Any], b: dict[str, Any], name: str) -> int:
+    """1, -1 or 0: more, less, or not told apart."""
+    if a[name] is None or b[name] is None:
+        return 0
+    difference = a[name] - b[name]
+    error = math.hypot(a[f"{name}_standard_error"], b[f"{name}_standard_error"])
+    return 0 if abs(difference) <= 2.0 * error else (1 if difference > 0.0 else -1)

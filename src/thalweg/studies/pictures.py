@@ -1,0 +1,187 @@
+"""What of a recipe is better looked at: training curves, the metric over batch sizes, α against β1."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from thalweg.studies.sections import Picture, short_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from thalweg.records.metric import Metric
+    from thalweg.report.summary import Row, Summary, Table
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a5a40", "#77772a", "#aa4499")
+DASHES = ("-", "--", "-.", ":")
+matplotlib.rcParams["svg.hashsalt"] = "thalweg"  # the same picture is the same file
+
+
+def draw(summary: Summary, folder: Path) -> tuple[Picture, ...]:
+    """The pictures of a comparison, written to ``folder``."""
+    found = []
+    grids = [table for table in summary.tables if len(list(_placed(table))) >= 6]
+    if grids:
+        found.append(_heat_maps(grids, folder / "alpha-beta.svg"))
+    elif summary.tables:
+        found.append(_curves(summary.tables, folder / "curves.svg"))
+    for task in dict.fromkeys(table.task for table in summary.tables):
+        own = [table for table in summary.tables if table.task == task]
+        if len(own) >= 3:
+            found.append(_scaling(own, folder / f"scaling-{task}.svg"))
+    return tuple(found)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _styles(names: list[str]) -> dict[str, dict[str, Any]]:
+    count = len(COLOURS)
+    return {
+        name: {"color": COLOURS[i % count], "linestyle": DASHES[(i + i // count) % len(DASHES)]}
+        for i, name in enumerate(names)
+    }
+
+
+def _names(tables: Any) -> list[str]:
+    return list(dict.fromkeys(row.optimizer for table in tables for row in table.rows))
+
+
+def _labels(names: list[str]) -> dict[str, str]:
+    return {
+        name: short.replace("alpha=", "α=").replace("beta=", "β1=").replace(":", " ").removeprefix("thalweg.")
+        for name, short in short_names(names).items()
+    }
+
+
+def _curves(tables: tuple[Table, ...], path: Path) -> Picture:
+    """Training loss and validation metric by epoch, a column a table."""
+    figure = Figure(figsize=(4.2 * len(tables), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(tables), squeeze=False)
+    styles, labels = _styles(_names(tables)), _labels(_names(tables))
+    for column, table in enumerate(tables):
+        epochs = table.batch_size / max(1, table.train_examples)
+        for row in table.rows:
+            for line, curve in enumerate((row.train_loss, row.validation)):
+                if curve is not None:
+                    axes[line][column].plot(
+                        [step * epochs for step in curve.steps], curve.mean, label=labels[row.optimizer], lw=1.4,
+                        **styles[row.optimizer],
+                    )  # fmt: skip
+        axes[0][column].set(title=f"{table.task}, batch {table.batch_size}", yscale="log", ylabel="training loss")
+        unit = f" ({table.metric.unit})" if table.metric.unit else ""
+        label = table.metric.name.replace("test ", "validation ") + unit
+        axes[1][column].set(xlabel="epochs", ylabel=label, yscale="log" if table.metric.log else "linear")
+        _zoom(axes[1][column], table)
+        for line in range(2):
+            axes[line][column].grid(alpha=0.3)
+    handles: dict[str, Any] = {}
+    for row_of_axes in axes:
+        for one in row_of_axes:
+            for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
+                handles.setdefault(name, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
+    _save(figure, path)
+    return Picture(path, "Training loss and validation metric by epoch, mean over the fresh seeds: see who is ahead "
+                         "early, and who at the end.")  # fmt: skip
+
+
+def _zoom(axes: Any, table: Table) -> None:
+    """Show what happens after the first tenth."""
+    values = [
+        mean
+        for row in table.rows
+        if row.validation is not None
+        for step, mean in zip(row.validation.steps, row.validation.mean, strict=True)
+        if step >= table.steps / 10 and math.isfinite(mean)
+    ]
+    if values and not table.metric.log and max(values) > min(values):
+        low, high = float(np.quantile(values, 0.1)), max(values)
+        room = 0.05 * (high - low)
+        axes.set_ylim(low - room, high + room) if table.metric.goal == "max" else None
+
+
+def _scaling(tables: list[Table], path: Path) -> Picture:
+    """The test metric of each optimizer over the batch sizes of a task."""
+    metric = tables[0].metric
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    names = _names(tables)
+    labels = _labels(names)
+    for i, (name, style) in enumerate(_styles(names).items()):
+        rows = [(table.batch_size, row) for table in tables if (row := table.row(name)) is not None]
+        known = [(size, row.test) for size, row in rows if row.test is not None]
+        if known:
+            shift = 1.03 ** (i - len(names) / 2)
+            x = [size * shift for size, _ in known]
+            y = [test.mean for _, test in known]
+            low = [test.mean - (test.mean if test.low is None else test.low) for _, test in known]
+            high = [(test.mean if test.high is None else test.high) - test.mean for _, test in known]
+            axes.errorbar(x, y, yerr=(low, high), label=labels[name], marker="o", ms=4, capsize=2, lw=1.4, **style)
+    unit = f" ({metric.unit})" if metric.unit else ""
+    axes.set(xscale="log", xlabel="batch size", ylabel=f"{metric.name}{unit}")
+    axes.set_xticks([t.batch_size for t in tables], [f"{t.batch_size:,}" for t in tables], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+    return Picture(path, f"{metric.name[:1].upper()}{metric.name[1:]} over batch sizes on {tables[0].task}, mean and "
+                         "95 % interval: who keeps it as the batch grows.")  # fmt: skip
+
+
+def _placed(table: Table) -> Iterator[tuple[float, float, Row]]:
+    """α, β1 and the row, where both are given."""
+    for row in table.rows:
+        given = dict(pair.split("=") for pair in row.optimizer.split(":")[1:])
+        if {"alpha", "beta"} <= set(given) and "|" not in given["alpha"] + given["beta"]:
+            yield float(given["alpha"]), float(given["beta"]), row
+
+
+def _heat_maps(tables: list[Table], path: Path) -> Picture:
+    """The test metric over gain and β1, with α written in each field; LAMB is the line at gain 0."""
+    figure = Figure(figsize=(6.2 * len(tables), 4.4), layout="constrained")
+    for axes, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, strict=True):
+        placed = [(float(f"{alpha * (1.0 - beta):.1g}"), beta, alpha, row) for alpha, beta, row in _placed(table)]
+        gains, betas = sorted({p[0] for p in placed}), sorted({p[1] for p in placed})
+        values = np.full((len(betas), len(gains)), np.nan)
+        for gain, beta, _, row in placed:
+            if row.test is not None:
+                values[betas.index(beta), gains.index(gain)] = row.test.mean
+        image = axes.imshow(values, cmap="cividis" if table.metric.goal == "max" else "cividis_r", aspect="auto")
+        middle = (np.nanmin(values) + np.nanmax(values)) / 2.0
+        for gain, beta, alpha, row in placed:
+            if row.test is not None:
+                dark = (row.test.mean < middle) == (table.metric.goal == "max")
+                axes.text(
+                    gains.index(gain), betas.index(beta), f"α={alpha:g}\n{row.test.mean:.4g}", ha="center", va="center",
+                    fontsize=8, color="white" if dark else "black",
+                )  # fmt: skip
+        axes.set_xticks(range(len(gains)), [f"{gain:g}" for gain in gains])
+        axes.set_yticks(range(len(betas)), [f"{beta:g}" for beta in betas])
+        axes.set(xlabel="gain α(1 - β1)", ylabel="β1", title=_heading(table))
+        figure.colorbar(
+            image, ax=axes, label=table.metric.name + (f" ({table.metric.unit})" if table.metric.unit else "")
+        )
+    _save(figure, path)
+    return Picture(
+        path,
+        "The test metric over α and β1, the learning rate tuned for each field: left of 0 explores, right of it "
+        "exploits; see where the best field lies at each batch size.",
+    )
+
+
+def _heading(table: Table) -> str:
+    base = next((row for row in table.rows if row.optimizer.split(":")[0] == "lamb"), None)
+    beside = "" if base is None or base.test is None else f" (LAMB, α = 0: {_number(base.test.mean, table.metric)})"
+    return f"{table.task}, batch {table.batch_size}{beside}"
+
+
+def _number(value: float, metric: Metric) -> str:
+    return f"{value:.4g}" + (f" {metric.unit}" if metric.unit else "")

@@ -1,0 +1,142 @@
+"""Carry out a recipe in a folder of its own: claimed, resumed and recorded as any comparison is.
+
+A folder of recipes holds for each one ``NAME/recipe.toml`` (what was asked for), ``NAME/reproduce.json`` (``scale``,
+``command``, and the ``seconds`` spent so far) and what the comparison or measurement records.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from thalweg import records
+from thalweg.lab import tasks
+from thalweg.lab.engine import How
+from thalweg.lab.search import comparison, together
+from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.work import Assignment, open_claims
+from thalweg.records.errors import UserError
+from thalweg.studies.measured import measuring
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from thalweg.lab.search.cells import Cell
+    from thalweg.studies.recipe import Comparison, Recipe
+
+EVERY = 10.0  # seconds between two writes of the time spent
+Watched = Callable[[list["Cell"]], "AbstractContextManager[Callable[[str, Any], None]]"]
+
+
+def unwatched(cells: list[Cell]) -> AbstractContextManager[Callable[[str, Any], None]]:
+    """Nobody listens."""
+    return nullcontext(lambda what, value: None)
+
+
+def cells_of(one: Comparison, root: Path) -> list[Cell]:
+    """The cells of a table of a recipe.
+
+    Raises:
+        UserError: its data are not there, or a value that no run can have.
+    """
+    _, splits = tasks.load(one.task)
+    plan = Plan(
+        tasks=(one.task,), batch_sizes=(one.batch_size,), optimizers=one.optimizers, trials=one.trials,
+        studies=one.studies, seeds=one.seeds, steps=one.length(len(splits.train)), recipe=one.recipe,
+    )  # fmt: skip
+    cells, _ = plan.cells(root)
+    return cells
+
+
+def reproduce(
+    recipe: Recipe,
+    text: str,
+    scale: str,
+    root: Path,
+    *,
+    command: str = "",
+    jobs: int = 1,
+    storage: str | None = None,
+    watched: Watched = unwatched,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Run what is not there yet of a recipe, in ``root``.
+
+    Args:
+        recipe: what to do.
+        text: the TOML it was read from, kept beside the records.
+        scale: "lab" or "paper".
+        root: the recipe's own folder.
+        command: what was typed, for the records.
+        jobs: processes at a time; under ``torchrun`` all of its processes work on one run at a time instead.
+        storage: where runs are claimed, as ``thalweg compare --storage``.
+        watched: gives, for the cells, a context in which somebody listens to the workers.
+        say: told in words what is done.
+
+    Raises:
+        UserError: the recipe has no such scale, its data are missing, or the folder cannot be written.
+        TaskFault: the code of a task raised.
+    """
+    wanted = recipe.scales.get(scale)
+    if wanted is None:
+        raise UserError(f"the recipe {recipe.name} has no scale {scale!r}: it has {', '.join(recipe.scales)}")
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if first:
+            records.write_bytes(root / "recipe.toml", text.encode())
+    except OSError as error:
+        raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
+    with _clocked(root / "reproduce.json", scale, command) if first else nullcontext(lambda: None) as tick:
+        if wanted.measure:
+            measuring(wanted.measure).run(wanted.options, root, say)
+            return
+        cells = [(one, cell) for one in wanted.comparisons for cell in cells_of(one, root)]
+        for _, cell in cells:
+            if first:
+                cell.record(root, command)
+        for (micro_batch, sharding), group in groupby(cells, key=lambda pair: (pair[0].micro_batch, pair[0].sharding)):
+            own = [cell for _, cell in group]
+            threads = max(1, (os.cpu_count() or 1) // jobs)
+            assignment = Assignment(root, own, storage, threads, How(micro_batch=micro_batch, sharding=sharding))
+            open_claims(assignment)  # or a clear error now
+            with watched(own) as listen:
+
+                def hear(what: str, value: Any, listen: Callable[[str, Any], None] = listen) -> None:
+                    tick()
+                    listen(what, value)
+
+                if together.launched():
+                    together.work_together(assignment, hear)
+                else:
+                    comparison.run(assignment, jobs, hear)
+        if not together.launched():
+            say("timing steps, all optimizers in turn")
+            comparison.run(Assignment(root, [cell for _, cell in cells], storage, os.cpu_count() or 1), 1, timing=True)
+
+
+@contextmanager
+def _clocked(path: Path, scale: str, command: str) -> Iterator[Callable[[], None]]:
+    """Add the seconds within to those on record: at the end, however it ends, and now and then when called."""
+    try:
+        before = float(records.read_json(path)["seconds"]) if path.exists() else 0.0
+    except (records.Damaged, KeyError, TypeError, ValueError):
+        before = 0.0
+    started = written = time.monotonic()
+
+    def write() -> None:
+        nonlocal written
+        written = time.monotonic()
+        spent = round(before + written - started, 1)
+        records.write_json(path, {"scale": scale, "command": command, "seconds": spent})
+
+    write()
+    try:
+        yield lambda: write() if time.monotonic() - written > EVERY else None
+    finally:
+        write()
