@@ -18,7 +18,6 @@ from thalweg.lab.engine import (
     train,
 )
 from thalweg.lab.engine.failures import Failed, diverged
-from thalweg.lab.engine.spec import code_hash
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.reading import read_run
 
@@ -82,19 +81,6 @@ def test_everything_in_a_spec_counts(name):
     changed = replace(LINE, **{name: value if name in other else getattr(LINE, name) * 2 or 1 / 8})
     assert changed.hash != LINE.hash
     assert RunSpec.of(json.loads(json.dumps(changed.as_dict()))) == changed
-
-
-def test_the_source_of_a_users_own_task_and_optimizer_counts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    sources = [tmp_path / "hashed_task.py", tmp_path / "hashed_optimizer.py"]
-    sources[0].write_text("from small_tasks import Line\nclass Mine(Line): pass\n")
-    sources[1].write_text("from small_optimizers import Plain\nclass Mine(Plain): pass\n")
-    found = [code_hash.__wrapped__("hashed_task:Mine", "hashed_optimizer.Mine")]
-    for source in sources:
-        source.write_text(source.read_text() + "# and more\n")
-        found.append(code_hash.__wrapped__("hashed_task:Mine", "hashed_optimizer.Mine"))
-    assert len(set(found)) == 3
-    assert RunSpec("hashed_task:Mine", 1, 1, "hashed_optimizer.Mine", {}).stamped().code == found[-1]
 
 
 def test_a_spec_of_another_format_is_refused():

@@ -39,7 +39,8 @@ another batch size, other code or other data never meets it. ::
     ``batch_size``, ``steps``, ``optimizer``, ``settings``, ``seed``, ``test``, ``schedule``, ``warmup``, ``clip``,
     ``label_smoothing``, ``augment``, ``precision``, ``evaluations``, ``code`` and ``data`` (hashes of source and data).
 ``environment.json``
-    Where it ran: interpreter, packages, processor, accelerators, host, number of processes.
+    Where it ran: interpreter, packages, processor, accelerators, host, number of processes and of threads, and the
+    variables of the environment that libraries of numerics read (``variables``).
 ``metrics.jsonl``
     One line an evaluation: ``step``, ``examples``, ``seconds`` (of training, evaluation left out), ``loss`` (training,
     mean since the last line), ``validation``, ``lr``.

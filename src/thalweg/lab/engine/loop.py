@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator, init_empty_weights
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, send_to_device, set_seed
+from accelerate.utils import GradientAccumulationPlugin, gather_object, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import checkpoint, data, experts, schedules
+from thalweg.lab.engine import checkpoint, data, experts, schedules, variables
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import diverged, of_the_optimizer, of_the_task
 from thalweg.lab.errors import UserError
@@ -286,9 +286,12 @@ class Training:
 
 
 def _accelerator(spec: RunSpec, how: How, folder: Path) -> Accelerator:
+    variables.check(spec.precision)
     AcceleratorState._reset_state()  # the precision of an earlier run in this process
-    return Accelerator(
+    return Accelerator(  # what it would read from the environment is given
         mixed_precision=spec.precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
         cpu=not torch.accelerator.is_available(),  # said, or the processes of torchrun would each train alone on a CPU
         log_with=list(how.trackers) or None,
         project_dir=str(folder),
