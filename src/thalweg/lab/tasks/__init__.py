@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Sequence
 from functools import cache
+from numbers import Real
 from pathlib import Path
 
 from thalweg.lab.errors import TaskFault, UserError
@@ -100,6 +102,12 @@ def _check(name: str, task: Task) -> None:
             raise UserError(f"task {name!r}: batch size and steps must be integers of at least 1, got {one}")
         if one.name not in ("short", "long"):
             raise UserError(f"task {name!r}: a budget's name must be 'short' or 'long', got {one.name!r}")
+    reference = task.reference_loss
+    if not isinstance(reference, Real) or isinstance(reference, bool) or not 0.0 < reference < math.inf:
+        raise UserError(
+            f"task {name!r}: reference_loss must be a finite number greater than 0, the size of the training loss "
+            f"of a model that has learnt nothing, got {reference!r:.60}"
+        )
 
 
 def importable_from_here() -> None:
