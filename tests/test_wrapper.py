@@ -65,14 +65,15 @@ def test_groups_state_and_defaults_set_on_e_are_set_on_the_base():
         assert getattr(optimizer.base, name) is value
 
 
-def test_the_state_dict_is_flat_and_the_bases_own_plus_three_names():
+def test_the_state_dict_is_flat_and_the_bases_own_plus_four_names():
     params = make_params()
     plain, wrapped = torch.optim.AdamW(clone_params(params)), EAdamW(params)
     for optimizer in (plain, wrapped):
         take_steps(optimizer, optimizer.param_groups[0]["params"], make_grads(params, 1))
     theirs, ours = plain.state_dict(), wrapped.state_dict()
     assert set(ours) == set(theirs) == {"state", "param_groups"}
-    assert set(ours["param_groups"][0]) - set(theirs["param_groups"][0]) == {"explore_alpha", "explore_beta"}
+    own = set(ours["param_groups"][0]) - set(theirs["param_groups"][0])
+    assert own == {"explore_alpha", "explore_beta", "explore_skipped"}
     for i in theirs["state"]:
         assert set(ours["state"][i]) - set(theirs["state"][i]) == {"explore_ema"}
         assert set(theirs["state"][i]) <= set(ours["state"][i])

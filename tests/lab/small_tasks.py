@@ -174,3 +174,80 @@ class Unlucky(Line):
     def splits(self):
         parts = super().splits()
         return Splits(parts.train, parts.validation, Rows(parts.test.inputs * 1e38, parts.test.targets * 1e38))
+
+
+class Rare(Line):
+    """A class of one in 64, the last bias at its prior: most batches have none of it, and a loss near zero."""
+
+    reference_loss = 1.0
+
+    def splits(self):
+        x = torch.randn(192, 3, generator=torch.Generator().manual_seed(0))
+        y = (torch.arange(192) % 64 == 63).float()[:, None]
+        return Splits(*(Rows(x[k : k + 64], y[k : k + 64]) for k in (0, 64, 128)))
+
+    def model(self):
+        model = nn.Linear(3, 1)
+        nn.init.zeros_(model.weight)
+        nn.init.constant_(model.bias, -9.0)
+        return model
+
+    def loss(self, output, target):
+        return F.binary_cross_entropy_with_logits(output, target)
+
+
+class Solved(Line):
+    """Good weights to begin with: the first loss is 0."""
+
+    def model(self):
+        model = nn.Linear(3, 1)
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[1.0, -2.0, 0.5]]))
+            model.bias.zero_()
+        return model
+
+
+class Dollars(Solved):
+    """The same on another scale."""
+
+    reference_loss = 1e6
+
+    def loss(self, output, target):
+        return 1e6 * super().loss(output, target)
+
+
+class Density(Line):
+    """A log-density, below zero and falling."""
+
+    def loss(self, output, target):
+        return super().loss(output, target) - 20.0
+
+
+class Undefined(Line):
+    """A metric of 0/0 at the evaluations named in ``at``; not finite parameters aside, its loss is the line's."""
+
+    at: tuple[int, ...] = ()
+    value = float("nan")
+
+    def __init__(self):
+        self.evaluations = 0
+
+    def combine(self, scores):
+        self.evaluations += 1
+        return self.value if self.evaluations in self.at else super().combine(scores)
+
+
+class UndefinedOnce(Undefined):
+    at = (1, 3)
+
+
+class UndefinedAtTheEnd(Undefined):
+    at = (4,)
+
+
+class InfiniteAtTheEnd(UndefinedAtTheEnd):
+    value = float("inf")
+
+
+class UndefinedOnTheTestSet(Undefined):
+    at = (5,)

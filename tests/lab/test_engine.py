@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import small_tasks
 import torch
-from lines import ADAMW, LINE, SGD
+from lines import ADAMW, LINE, SGD, untimed
 
 from thalweg import records
 from thalweg.lab import tasks
@@ -19,7 +19,6 @@ from thalweg.lab.engine import (
     train,
 )
 from thalweg.lab.engine.failures import Failed, diverged
-from thalweg.lab.engine.spec import code_hash
 from thalweg.records.errors import TaskFault, UserError
 from thalweg.records.reading import read_run
 
@@ -83,19 +82,6 @@ def test_everything_in_a_spec_counts(name):
     changed = replace(LINE, **{name: value if name in other else getattr(LINE, name) * 2 or 1 / 8})
     assert changed.hash != LINE.hash
     assert RunSpec.of(json.loads(json.dumps(changed.as_dict()))) == changed
-
-
-def test_the_source_of_a_users_own_task_and_optimizer_counts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    sources = [tmp_path / "hashed_task.py", tmp_path / "hashed_optimizer.py"]
-    sources[0].write_text("from small_tasks import Line\nclass Mine(Line): pass\n")
-    sources[1].write_text("from small_optimizers import Plain\nclass Mine(Plain): pass\n")
-    found = [code_hash.__wrapped__("hashed_task:Mine", "hashed_optimizer.Mine")]
-    for source in sources:
-        source.write_text(source.read_text() + "# and more\n")
-        found.append(code_hash.__wrapped__("hashed_task:Mine", "hashed_optimizer.Mine"))
-    assert len(set(found)) == 3
-    assert RunSpec("hashed_task:Mine", 1, 1, "hashed_optimizer.Mine", {}).stamped().code == found[-1]
 
 
 def test_a_spec_of_another_format_is_refused():
@@ -198,24 +184,57 @@ def test_model_and_optimizer_are_evaluated_in_the_mode_for_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("first", "loss", "value", "reason"),
+    ("first", "loss", "reference", "reason"),
     [
         (1.0, 10.5, 1.0, "loss 10.5 more than 10 times the first, 1, at step 3"),
         (1.0, 9.5, 1.0, None),
+        (50.0, 499.0, 1.0, None),
+        (50.0, 501.0, 1.0, "loss 501 more than 10 times the first, 50, at step 3"),
         (-1.0, 7.5, 1.0, None),
-        (-1.0, 8.5, 1.0, "more than 10 times"),
+        (-1.0, 8.5, 1.0, "loss 8.5 at step 3, risen from -1 at the first step by more than 9 times 1"),
+        (-1000.0, 7000.0, 1.0, None),
+        (-1000.0, 8001.0, 1.0, "risen from -1000 at the first step by more than 9 times 1000"),
+        (0.0, 8.9, 1.0, None),
+        (0.0, 9.1, 1.0, "loss 9.1 at step 3, risen from 0 at the first step by more than 9 times 1"),
+        (1e-9, 0.5, 1.0, None),
+        (1e-9, 0.5, 0.01, "risen from 1e-09 at the first step by more than 9 times 0.01"),
+        (0.0, 1e5, 1e6, None),
         (1.0, math.nan, 1.0, "non-finite loss at step 3"),
-        (1.0, 1.0, math.inf, "non-finite loss at step 3"),
+        (1.0, -math.inf, 1.0, "non-finite loss at step 3"),
     ],
 )
-def test_divergence_is_judged_against_the_first_loss(first, loss, value, reason):
+def test_divergence_is_judged_against_the_first_loss_or_the_reference(first, loss, reference, reason):
     if reason is None:
-        assert diverged(first, loss, value, 3) is None
+        assert diverged(first, loss, 3, reference) is None
     else:
         with pytest.raises(Failed) as failed:
-            diverged(first, loss, value, 3)
+            diverged(first, loss, 3, reference)
         assert failed.value.kind == "diverged"
         assert reason in failed.value.reason
+
+
+@pytest.mark.parametrize("name", ["Rare", "Solved", "Dollars", "Density"])
+def test_a_small_first_loss_makes_no_healthy_run_a_diverged_one(name, tmp_path):
+    settings = {**ADAMW, "lr": 0.1}
+    spec = RunSpec(f"small_tasks:{name}", 16, 40, "adamw", settings, seed=1, evaluations=40)
+    assert train(spec, tmp_path)["status"] == "finished"
+    losses = [line.loss for line in read_run(tmp_path).history]
+    if name in ("Rare", "Solved", "Dollars"):  # which the first alone would have taken for divergence
+        assert max(losses) > 10.0 * losses[0]
+
+
+def test_what_diverges_from_good_weights_has_diverged_all_the_same(tmp_path):
+    spec = RunSpec("small_tasks:Solved", 16, 40, "sgd", {**SGD, "lr": 5.0, "weight_decay": 0.1}, evaluations=40)
+    result = train(spec, tmp_path)
+    assert result["failure"] == "diverged"
+    assert "risen from 0 at the first step by more than 9 times 1" in result["reason"]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, True, "1", None])
+def test_a_reference_loss_that_is_none_is_one_clear_error(value, tmp_path, monkeypatch):
+    monkeypatch.setattr(small_tasks.Solved, "reference_loss", value)
+    with pytest.raises(UserError, match="task 'small_tasks:Solved': reference_loss must be a finite number greater"):
+        tasks.find.__wrapped__("small_tasks:Solved")
 
 
 def test_the_first_loss_is_that_of_the_first_step(tmp_path):
@@ -242,7 +261,7 @@ def test_the_first_loss_is_that_of_the_first_step(tmp_path):
         ("Line", "Exits", "refused", "SystemExit: 0"),
         ("Line", "RefusesSettings", "refused", "ValueError: a lr I do not like"),
         ("Line", "Grows", "diverged", "loss"),
-        ("Line", "Poisons", "diverged", "non-finite loss at step 1"),
+        ("Line", "Poisons", "diverged", "parameters are not finite at step 1"),
         ("Sensitive", "Poisons", "diverged", "parameters are not finite, and its model or score raised"),
         ("Hungry", "Plain", "out of memory", "OutOfMemoryError: CUDA out of memory. Tried to allocate 1 PiB"),
     ],
@@ -309,10 +328,34 @@ def test_numbers_need_not_be_pythons_and_what_is_none_is_left_out(tmp_path):
     assert list(read_run(tmp_path).test_metrics) == ["greatest"]
 
 
-def test_who_is_not_finite_on_the_test_set_has_diverged(tmp_path):
-    result = train(RunSpec("small_tasks:Unlucky", 16, 12, "adamw", ADAMW, test=True), tmp_path)
-    assert (result["failure"], result["reason"]) == ("diverged", "non-finite metric on the test set")
-    assert not read_run(tmp_path).finished
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Unlucky", "the metric is inf on the test set at the end, the loss "),
+        ("UndefinedOnTheTestSet", "the metric is nan on the test set at the end, the loss "),
+        ("UndefinedAtTheEnd", "the metric is nan on the validation set at the end, the loss "),
+        ("InfiniteAtTheEnd", "the metric is inf on the validation set at the end, the loss "),
+    ],
+)
+def test_a_metric_that_is_not_finite_at_the_end_is_a_failure_of_its_own(name, reason, tmp_path):
+    result = train(RunSpec(f"small_tasks:{name}", 16, 12, "adamw", ADAMW, test=True, evaluations=4), tmp_path)
+    assert (result["status"], result["failure"]) == ("failed", "non-finite metric")
+    assert result["reason"].startswith(reason)
+    assert math.isfinite(float(result["reason"].removeprefix(reason)))
+    run = read_run(tmp_path)
+    assert (run.failure, run.validation, run.test) == ("non-finite metric", None, None)
+    assert [line.step for line in run.history] == [3, 6, 9, 12]
+    assert math.isfinite(run.history[-1].validation) is ("test" in reason)
+
+
+def test_a_metric_that_is_not_finite_before_the_end_is_a_gap_in_the_curve(tmp_path):
+    spec = RunSpec("small_tasks:UndefinedOnce", 16, 12, "adamw", ADAMW, test=True, evaluations=4)
+    result = train(spec, tmp_path / "gaps")
+    whole = train(replace(spec, task="small_tasks:Line"), tmp_path / "whole")
+    assert untimed(result) == untimed(whole)
+    lines = records.read_lines(tmp_path / "gaps" / "metrics.jsonl")
+    assert [line["validation"] is None for line in lines] == [True, False, True, False]
+    assert [line["loss"] for line in lines] == [line.loss for line in read_run(tmp_path / "whole").history]
 
 
 def test_a_record_from_before_there_were_more_metrics_is_read(finished, tmp_path):

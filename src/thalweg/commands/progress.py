@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from rich import progress
 
+from thalweg.commands.terminal import suspendable
 from thalweg.lab import tasks
 from thalweg.lab.search.cells import Cell, Job, Reader
 from thalweg.report.statistics import interval
@@ -37,15 +39,17 @@ class Progress:
             speed_estimate_period=600.0,
         )
         self.task = self.bar.add_task("starting", total=max(1.0, self.total))
+        self.drawn = ExitStack()
 
     def __enter__(self) -> Progress:
         """Begin to draw."""
-        self.bar.start()
+        self.drawn.enter_context(suspendable(self.console))
+        self.drawn.enter_context(self.bar)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop drawing."""
-        self.bar.stop()
+        self.drawn.close()
 
     def say(self, text: str) -> None:
         """Name what is done now."""

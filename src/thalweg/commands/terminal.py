@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 _typed: list[str] = []
@@ -40,17 +41,23 @@ def duration(seconds: float) -> str:
 
 
 class Output:
-    """Standard output that goes on when nobody listens any more, and replaces what the terminal cannot show."""
+    """Standard output that goes on when nobody listens any more, and replaces what the terminal cannot show.
+
+    It writes to the stream that is standard output when it is made. A progress bar of rich's puts a proxy in the place
+    of ``sys.stdout``, which writes to the bar's console, that is to us: to look ``sys.stdout`` up later is to write to
+    ourselves.
+    """
 
     def __init__(self) -> None:
-        self.encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-        self.gone = sys.stdout is None  # closed before we were started
+        self.stream: Any = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+        self.encoding = getattr(self.stream, "encoding", None) or "ascii"
+        self.gone = self.stream is None  # closed before we were started
 
     def write(self, text: str) -> int:
         """Write, if there is anybody to read it."""
         if not self.gone:
             try:
-                sys.stdout.write(text.encode(self.encoding, "replace").decode(self.encoding))
+                self.stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
             except (OSError, ValueError):
                 self._give_up()
         return len(text)
@@ -59,7 +66,7 @@ class Output:
         """Flush, if there is anybody to read it."""
         if not self.gone:
             try:
-                sys.stdout.flush()
+                self.stream.flush()
             except (OSError, ValueError):
                 self._give_up()
 
@@ -68,16 +75,16 @@ class Output:
         self.gone = True
         with contextlib.suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
+            os.dup2(null, self.stream.fileno())
             os.close(null)
 
     def isatty(self) -> bool:
         """Whether somebody is at the other end."""
-        return bool(not self.gone and sys.stdout.isatty())
+        return bool(not self.gone and self.stream.isatty())
 
     def fileno(self) -> int:
         """Of standard output."""
-        return sys.stdout.fileno()
+        return int(self.stream.fileno())
 
 
 def console(**options: Any) -> Any:
@@ -85,3 +92,32 @@ def console(**options: Any) -> Any:
     from rich.console import Console
 
     return Console(file=Output(), highlight=False, markup=False, **options)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def suspendable(console: Any) -> Iterator[None]:
+    """While a progress bar is drawn: Ctrl-Z gives the shell its cursor back, and ``fg`` takes it again.
+
+    The handler writes to the terminal itself: what it interrupts may hold the locks of rich.
+    """
+    if not (hasattr(signal, "SIGTSTP") and console.is_terminal) or console.file.gone:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        _control(console, "\x1b[?25h\n")
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # returns when we are continued
+        signal.signal(signal.SIGTSTP, stop)
+        _control(console, "\x1b[?25l")
+
+    before = signal.signal(signal.SIGTSTP, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+
+
+def _control(console: Any, text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.write(console.file.fileno(), text.encode())

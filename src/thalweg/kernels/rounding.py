@@ -13,19 +13,25 @@ from thalweg.sharding import is_sharded, local, positions
 
 StateDtype: TypeAlias = "torch.dtype | str | Mapping[str, torch.dtype | str | None] | None"
 NARROW: frozenset[torch.dtype | str] = frozenset({torch.bfloat16, eightbit.EIGHT_BITS})
+_BY_NAME = {str(dtype)[skip:]: dtype for dtype in (torch.float32, torch.float64, torch.bfloat16) for skip in (0, 6)}
 PARAM, EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA = "param", "exp_avg", "exp_avg_sq", "explore_ema"
 _SEEDS = {PARAM: 0, EXP_AVG: 1, EXP_AVG_SQ: 2, EXPLORE_EMA: 3}  # what rounds each of a layer's tensors is independent
 
 
+def as_dtype(given: torch.dtype | str | None) -> torch.dtype | str | None:
+    """A dtype for its name, as groups have it; "8bit" and None as they are."""
+    return _BY_NAME.get(given, given) if isinstance(given, str) else given
+
+
 def stored_as(state_dtype: StateDtype, name: str) -> torch.dtype | str | None:
     """What the option ``state_dtype`` says of one buffer: a dtype, "8bit" or None."""
-    return state_dtype.get(name) if isinstance(state_dtype, Mapping) else state_dtype
+    return as_dtype(state_dtype.get(name) if isinstance(state_dtype, Mapping) else state_dtype)
 
 
 def is_narrow(state_dtype: StateDtype, which: Collection[torch.dtype | str] = NARROW) -> bool:
     """Whether ``state_dtype`` asks for a buffer in fewer bits than float32, which is rounded stochastically."""
     wanted = state_dtype.values() if isinstance(state_dtype, Mapping) else (state_dtype,)
-    return any(dtype in which for dtype in wanted)
+    return any(as_dtype(dtype) in which for dtype in wanted)
 
 
 def wide(x: Tensor, dtype: torch.dtype) -> Tensor:

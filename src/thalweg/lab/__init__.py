@@ -39,10 +39,11 @@ another batch size, other code or other data never meets it. ::
     ``batch_size``, ``steps``, ``optimizer``, ``settings``, ``seed``, ``test``, ``schedule``, ``warmup``, ``clip``,
     ``label_smoothing``, ``augment``, ``precision``, ``evaluations``, ``code`` and ``data`` (hashes of source and data).
 ``environment.json``
-    Where it ran: interpreter, packages, processor, accelerators, host, number of processes.
+    Where it ran: interpreter, packages, processor, accelerators, host, number of processes and of threads, and the
+    variables of the environment that libraries of numerics read (``variables``).
 ``metrics.jsonl``
     One line an evaluation: ``step``, ``examples``, ``seconds`` (of training, evaluation left out), ``loss`` (training,
-    mean since the last line), ``validation``, ``lr``.
+    mean since the last line), ``validation`` (null where it is not finite), ``lr``.
 ``instruments.jsonl``
     With ``thalweg train --instruments N``, one line every N steps: ``step`` and what :mod:`thalweg.landscape` saw of it
     (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not to be had, and
@@ -51,7 +52,8 @@ another batch size, other code or other data never meets it. ::
     While it runs, of a long run: everything to go on from. Deleted at its end.
 ``result.json``
     Written last; a run without it is not complete and is run again, from its checkpoint. ``status`` ("finished" or
-    "failed"), ``failure`` (None, or "diverged", "refused", "out of memory" or "crashed"), ``reason`` (None or text),
+    "failed"), ``failure`` (None, or "diverged", "non-finite metric", "refused", "out of memory" or "crashed"),
+    ``reason`` (None or text),
     ``validation`` (at the end of the schedule), ``test`` and ``test_metrics`` (only of fresh seeds; the latter what
     the task's ``more`` says, by name), ``seconds``, ``steps_to_target`` and ``seconds_to_target`` (None: not reached).
 ``claim-N``

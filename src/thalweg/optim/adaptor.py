@@ -29,6 +29,8 @@ from thalweg.optim.exploration import (
     can_skip,
     check_left,
     explored,
+    make_base_plain,
+    make_exploration_plain,
     only,
     parts,
     refuse_misnamed,
@@ -36,9 +38,10 @@ from thalweg.optim.exploration import (
     skipping,
     with_e,
 )
-from thalweg.optim.hyperparameters import NONFINITE, as_scalar, recheck_exploration
+from thalweg.optim.hyperparameters import NONFINITE, recheck_exploration
 from thalweg.optim.layers import look
 from thalweg.optim.objective import ShiftedObjective
+from thalweg.optim.plain import as_scalar, make_plain_as
 from thalweg.optim.state import at_rest, mentions, refuse_without, restored_on_error
 
 if TYPE_CHECKING:
@@ -96,13 +99,14 @@ class E(Optimizer):
 
     Attributes:
         base: the optimizer.
-        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; saved, in each group's
-            ``explore_skipped``. Ten in a row are warned of, once, where no graph counts them.
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor where they are counted,
+            which reading waits for; saved: each group's ``explore_skipped`` is the number when ``state_dict()`` was
+            last called. Ten in a row are warned of, once, where no graph counts them.
 
     Raises:
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
         ValueError: ``alpha`` or ``beta`` out of range, also in a group, or called so there; a misspelt option in a
-            group; or an optimizer that has E already.
+            group; or an optimizer that has E already, as ALTO does.
         RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
 
     >>> model = torch.nn.Linear(4, 1)
@@ -125,7 +129,7 @@ class E(Optimizer):
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        if ALPHA in optimizer.defaults:
+        if ALPHA in optimizer.defaults or EMA in getattr(optimizer, "_buffers", ()):  # ALTO's, which has E itself
             reject("optimizer", type(optimizer).__name__, "an optimizer that E is not wrapped around already")
         alpha, beta = as_scalar(alpha), as_scalar(beta)
         check_beta("beta", beta)
@@ -133,9 +137,10 @@ class E(Optimizer):
         check_choice("nonfinite", nonfinite, NONFINITE)
         check_bool("reevaluates", reevaluates, none=True)
         check_bool("overwrite_grad", overwrite_grad)
-        own_defaults = {ALPHA: alpha, BETA: beta}
-        checked = [with_e(group, {**optimizer.defaults, **own_defaults}) for group in optimizer.param_groups]
-        optimizer.defaults.update(own_defaults)
+        defaults = {**optimizer.defaults, ALPHA: alpha, BETA: beta}
+        make_base_plain(optimizer, defaults)
+        checked = [with_e(optimizer, group, defaults) for group in optimizer.param_groups]
+        optimizer.defaults.update(defaults)
         for group, new in zip(optimizer.param_groups, checked, strict=True):
             group.clear()
             group.update(new)
@@ -212,26 +217,18 @@ class E(Optimizer):
         raise AttributeError(text)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._note_skipped()
+        skipped.note(self, SKIPPED)
         return {name: getattr(self, name) for name in ("base", "nonfinite", "reevaluates", "overwrite_grad")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._footprint = Footprint()
-        self._restart_counting()
+        skipped.start(self, SKIPPED)
         super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
         for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
             name = f"_optimizer_{hooks}_hooks"  # the base runs them, since it saves and loads
             if hasattr(self.base, name):  # some wrappers of other libraries have none
                 setattr(self, name, getattr(self.base, name))
-
-    def _restart_counting(self) -> None:
-        skipped.start(self, SKIPPED)
-        self._note_skipped()
-
-    def _note_skipped(self) -> None:
-        if self.nonfinite == "skip":
-            skipped.note(self, SKIPPED)
 
     def __repr__(self) -> str:
         in_one_pass, left = self._split()
@@ -244,7 +241,7 @@ class E(Optimizer):
         Raises:
             RuntimeError: the base saves only parts of its own, without E's buffer.
         """
-        self._note_skipped()
+        skipped.note(self, SKIPPED)
         saved = self.base.state_dict()
         refuse_without(EMA, self.state, saved, type(self.base).__name__)
         return saved
@@ -264,10 +261,11 @@ class E(Optimizer):
         with restored_on_error(self):
             load(self.base, state_dict)
             for had, group in zip(before, self.param_groups, strict=True):
-                checked = with_e(group, {**self.defaults, ALPHA: had[ALPHA], BETA: had[BETA]})
+                make_plain_as(group, had)
+                checked = with_e(self.base, group, {**self.defaults, ALPHA: had[ALPHA], BETA: had[BETA]})
                 group.clear()
                 group.update(checked)
-            self._restart_counting()
+            skipped.start(self, SKIPPED)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base, α and β1 filled in from the defaults.
@@ -275,9 +273,9 @@ class E(Optimizer):
         Raises:
             ValueError: α or β1 is out of range or has not E's name, or an option is misspelt; nothing is added then.
         """
+        counted = max((group[SKIPPED] for group in self.param_groups), default=0)
         with restored_on_error(self):
-            self.base.add_param_group(with_e(param_group, self.defaults))
-        self._note_skipped()
+            self.base.add_param_group({SKIPPED: counted, **with_e(self.base, param_group, self.defaults)})
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad, the base's and E's, for a checkpoint to be loaded.
@@ -317,6 +315,7 @@ class E(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            make_exploration_plain(group)
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
             if "alpha" in group or "beta" in group:
                 refuse_misnamed(group, self.defaults)

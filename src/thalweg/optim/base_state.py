@@ -91,16 +91,27 @@ def _check_torchs(base: Any, group: dict[str, Any], p: Tensor, state: Any) -> No
         reject(f"the state {of}", sorted(map(str, state)), f"{type(base).__name__}'s, with {', '.join(expected)}")
     for name, x in state.items():
         if name == "step":
-            check_count(f"step {of}", x)
+            state[name] = _as_count(x, check_count(f"step {of}", x), group, p)
         elif name in _NUMBERS:
             number = x.item() if isinstance(x, Tensor) and x.numel() == 1 else x
             if not (is_number(number) and abs(number) < float("inf")):
                 reject(f"{name} {of}", x, "a finite number")
+            if isinstance(x, Tensor) and (x.ndim > 0 or not x.is_floating_point()):
+                state[name] = x.reshape(()).to(x.dtype if x.is_floating_point() else torch.float32)
         elif name in BUFFERS and (x is not None or name in expected):  # SGD may have no momentum yet
             check_buffer(name, x, p)
         elif name in expected and not (isinstance(x, Tensor) and x.shape == expected[name].shape):
             got = tuple(x.shape) if isinstance(x, Tensor) else x
             reject(f"{name} {of}", got, f"a tensor of shape {tuple(expected[name].shape)}")
+
+
+def _as_count(step: Any, count: int, group: dict[str, Any], p: Tensor) -> Tensor:
+    """A saved count of steps in the form that torch's own optimizers and the kernels go on from."""
+    if isinstance(step, Tensor):
+        fits = step.ndim == 0 and step.dtype in (torch.float32, torch.float64)
+        return step if fits else step.reshape(()).to(torch.float32)
+    device = p.device if group.get("capturable") or group.get("fused") else "cpu"
+    return torch.tensor(float(count), dtype=torch.float32, device=device)
 
 
 def _check_like(before: Mapping[str, Any], p: Tensor, state: Any) -> None:

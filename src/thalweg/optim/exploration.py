@@ -39,6 +39,7 @@ from thalweg.kernels.checks import (
 )
 from thalweg.kernels.pieces import flat, piece_size
 from thalweg.optim.hyperparameters import check_keys
+from thalweg.optim.plain import as_scalar, make_options_plain
 from thalweg.sharding import is_sharded, local
 from thalweg.torch_private import step_is_hooked
 
@@ -59,7 +60,26 @@ BUFFERS = {  # of these and of E, those in the shape of their parameter
 }
 
 
-def with_e(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def make_base_plain(base: Optimizer, group: dict[str, Any]) -> None:
+    """Put the options of a group, or the defaults, in Python's own types: E's, and the base's as far as is known.
+
+    Of torch's optimizers, sequences become tuples; of others only ``betas``, as they may have lists of their own.
+    """
+    options = [name for name in base.defaults if name in group]
+    make_options_plain(group, options, options if type(base) in BY_PARAMETER else {"betas"})
+    make_exploration_plain(group)
+
+
+def make_exploration_plain(group: dict[str, Any]) -> None:
+    """Put E's α and β1 in Python's own types, and ``betas`` that are a list: all that a step looks at itself."""
+    for name in (ALPHA, BETA):
+        if name in group and type(group[name]) is not float:
+            group[name] = as_scalar(group[name])
+    if type(group.get("betas")) is list:
+        group["betas"] = tuple(group["betas"])
+
+
+def with_e(base: Optimizer, group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """A group with E's entries, those that it lacks from the defaults; SAM repeats E's own under their short names.
 
     Raises:
@@ -69,6 +89,7 @@ def with_e(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     refuse_misnamed(checked, defaults)
     for argument in {"alpha", "beta"} - defaults.keys():
         checked.pop(argument, None)
+    make_base_plain(base, checked)
     check_keys(checked, defaults, foreign=False)  # some bases have options that are in no defaults
     check_exploration(checked[ALPHA], checked[BETA], names=(ALPHA, BETA))
     if checked.get("differentiable"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any
@@ -23,42 +23,17 @@ from thalweg.arguments import (
 from thalweg.kernels import eightbit, has_numbers, is_abstract
 from thalweg.kernels.eightbit import EIGHT_BITS
 from thalweg.kernels.rounding import NARROW, is_narrow, stored_as
+from thalweg.optim.plain import make_plain
 
 NONFINITE = ("skip", "raise", "propagate")
 STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16, EIGHT_BITS)
 DECAYED = "decayed"
-_BY_NAME = {str(dtype)[skip:]: dtype for dtype in STATE_DTYPES if isinstance(dtype, torch.dtype) for skip in (0, 6)}
-_PLAIN = frozenset({float, int, bool, str, type(None)})
-_SEQUENCES = frozenset({"betas", "trust_clip", "norm_dims"})
-
-
-def make_plain(group: dict[str, Any]) -> None:
-    """Put options in Python's own types, the only ones in a state dict: numbers for NumPy's, tuples for lists.
-
-    Lists may be OmegaConf's, arrays or tensors. What is of no such kind stays, for the checks to refuse.
-
-    >>> group = {"betas": torch.tensor([0.5, 0.75]), "trust_clip": [0, 10.0]}
-    >>> make_plain(group)
-    >>> group
-    {'betas': (0.5, 0.75), 'trust_clip': (0, 10.0)}
-    """
-    for name, value in group.items():
-        if name in _SEQUENCES:
-            if type(value) is not tuple or any(type(x) not in _PLAIN for x in value):
-                group[name] = _as_tuple(value)
-        elif type(value) not in _PLAIN:
-            group[name] = as_scalar(value)
-
-
-def _as_tuple(value: Any) -> Any:
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(map(as_scalar, value))
-    return tuple(value.tolist()) if getattr(value, "ndim", None) == 1 else value
-
-
-def as_scalar(value: Any) -> Any:
-    """A scalar of NumPy as Python's; anything else as it is."""
-    return value.tolist() if getattr(value, "ndim", None) == 0 and not isinstance(value, Tensor) else value
+_NAMES: dict[torch.dtype | str, str] = {
+    key: str(dtype).removeprefix("torch.")
+    for dtype in STATE_DTYPES
+    if isinstance(dtype, torch.dtype)
+    for key in (dtype, str(dtype))
+}
 
 
 def check_lr(lr: object, *, may_read: bool, may_read_back: bool) -> None:
@@ -84,8 +59,8 @@ def check_count(argument: str, value: object) -> int:
 
 
 def check_betas(betas: object) -> None:
-    """Raise ``ValueError`` unless betas is a tuple of two numbers in [0, 1)."""
-    if not isinstance(betas, tuple) or len(betas) != 2:
+    """Raise ``ValueError`` unless betas are two numbers in [0, 1)."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
         reject("betas", betas, "2 numbers in [0, 1)")
     for i, beta in enumerate(betas):
         check_beta(f"betas[{i}]", beta)
@@ -163,25 +138,24 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
 
 def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
     given = group["state_dtype"]
-    if isinstance(given, Mapping):
-        group["state_dtype"] = given = {name: _named(dtype) for name, dtype in given.items()}
-    else:
-        group["state_dtype"] = given = _named(given)
-    wanted = [stored_as(given, name) for name in buffers]
+    named = {name: _name(x) for name, x in given.items()} if isinstance(given, Mapping) else _name(given)
+    wanted = [stored_as(named, name) for name in buffers]
     known = all(w is None or (isinstance(w, torch.dtype | str) and w in STATE_DTYPES) for w in wanted)
-    if not known or (isinstance(given, dict) and not given.keys() <= set(buffers)):
+    if not known or (isinstance(named, dict) and not named.keys() <= set(buffers)):
         *first, last = (repr(value) for value in STATE_DTYPES)
         mapping = f"a mapping of {', '.join(map(repr, buffers))} to these"
         reject("state_dtype", given, f"{', '.join(first)}, {last} or {mapping}")
     _check_narrow(group)
-    if is_narrow(given) and any(p.is_complex() for p in group.get("params", ())):
+    group["state_dtype"] = named
+    if is_narrow(named) and any(p.is_complex() for p in group.get("params", ())):
         reject("state_dtype", given, "None, torch.float32 or torch.float64 for complex parameters")
     if EIGHT_BITS in wanted and not torch.compiler.is_compiling():  # Dynamo cannot trace a cache
         eightbit.torchao()
 
 
-def _named(dtype: Any) -> Any:
-    return _BY_NAME.get(dtype, dtype) if isinstance(dtype, str) else dtype
+def _name(dtype: Any) -> Any:
+    """The name of a dtype, by which a group has it: torch's loaders of full state dicts and JSON know no dtypes."""
+    return _NAMES.get(dtype, dtype) if isinstance(dtype, torch.dtype | str) else dtype
 
 
 def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]], names: tuple[str, ...]) -> None:
@@ -194,7 +168,8 @@ def check_loaded(group: dict[str, Any], states: Mapping[Any, Mapping[str, Any]],
         buffers = [states[p][name] for p in group["params"] if name in states.get(p, ())]
         dtypes = {EIGHT_BITS if eightbit.is_8bit(b) else b.dtype for b in buffers}
         for dtype in dtypes & NARROW - {stored_as(group["state_dtype"], name)}:
-            group["state_dtype"] = {n: dtype if n == name else stored_as(group["state_dtype"], n) for n in names}
+            stored = {n: dtype if n == name else stored_as(group["state_dtype"], n) for n in names}
+            group["state_dtype"] = {n: _name(dtype) for n, dtype in stored.items()}
     _check_narrow(group)
 
 

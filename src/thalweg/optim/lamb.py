@@ -29,7 +29,8 @@ from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.plan import choose, describe
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.optim import layers, skipped
-from thalweg.optim.hyperparameters import DECAYED, check_keys, check_lamb, check_loaded
+from thalweg.optim.hyperparameters import DECAYED, check_count, check_keys, check_lamb, check_loaded
+from thalweg.optim.plain import restore_flags
 from thalweg.optim.state import check_state, check_state_dict, load_keeping_dtype, renewed, restored_on_error
 from thalweg.torch_private import refuse_if_capturing
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from thalweg.kernels.rounding import StateDtype
 
-SKIPPED = "skipped_steps"
+SKIPPED, ROUNDING = "skipped_steps", "rounding_step"
 MOMENTS = (EXP_AVG, EXP_AVG_SQ)
 BUFFERS = (*MOMENTS, EXPLORE_EMA)
 
@@ -70,10 +71,11 @@ class Lamb(Optimizer):
         max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
             keeps its values. None: no clipping.
         state_dtype: how the moments are stored: torch.float32, torch.float64, torch.bfloat16 or "8bit", or a mapping
-            such as ``{"exp_avg": "8bit"}`` from some of them. None: in the parameter's dtype, but in float32 for
-            float16 and bfloat16. 8 bits are torchao's: blocks of 256 numbers with a scale, for parameters (or shards)
-            of at least 4096 elements that are whole blocks; the others keep float32. Into bfloat16 and 8 bits moments
-            are rounded stochastically, as with ``stochastic_rounding``. Complex parameters take neither.
+            such as ``{"exp_avg": "8bit"}`` from some of them. A dtype may be given by its name, "bfloat16", as which
+            groups and checkpoints have it. None: in the parameter's dtype, but in float32 for float16 and bfloat16.
+            8 bits are torchao's: blocks of 256 numbers with a scale, for parameters (or shards) of at least 4096
+            elements that are whole blocks; the others keep float32. Into bfloat16 and 8 bits moments are rounded
+            stochastically, as with ``stochastic_rounding``. Complex parameters take neither.
         nonfinite: what to do when any gradient of any group has an infinity, a NaN, or an entry whose square overflows
             (beyond 5e18 in float32; the second moment would never recover). "skip": nothing changes but
             ``skipped_steps``; decided on the device unless that is the CPU. "raise": a RuntimeError, before anything
@@ -94,8 +96,9 @@ class Lamb(Optimizer):
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
 
     Attributes:
-        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor; saved. Ten in a
-            row are warned of, once, where they are not counted in a graph or stepping in backward.
+        skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor where they are counted,
+            which reading waits for; saved: each group's ``skipped_steps`` is the number when ``state_dict()`` was last
+            called. Ten in a row are warned of, once, where they are not counted in a graph or stepping in backward.
 
     Raises:
         ValueError: an argument outside its range, named with its value.
@@ -170,14 +173,14 @@ class Lamb(Optimizer):
             ValueError: an option is out of range or misspelt; nothing is added then.
         """
         check_keys(param_group, self.defaults)
-        group = {**self.defaults, **param_group}
+        counts = {ROUNDING: 0, SKIPPED: max((group[SKIPPED] for group in self.param_groups), default=0)}
+        group = {**self.defaults, **counts, **param_group}
         super().add_param_group(group)
         try:
             self._check(group)
         except BaseException:
             self.param_groups.pop()
             raise
-        skipped.note(self, SKIPPED)
 
     def __repr__(self) -> str:
         """The groups, and how each is stepped."""
@@ -187,11 +190,11 @@ class Lamb(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         skipped.start(self, SKIPPED)
-        skipped.note(self, SKIPPED)
         self._scratch, self._footprint = Scratch(), Footprint()
         for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            for name, value in {**self.defaults, ROUNDING: 0}.items():
+                if name != "differentiable":  # which torch adds to the defaults, and a new optimizer's groups lack
+                    group.setdefault(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         skipped.note(self, SKIPPED)
@@ -219,18 +222,20 @@ class Lamb(Optimizer):
         own = [{name: group[name] for name in self.defaults if name in group} for group in self.param_groups]
         given = [self._renewed(group) for group in state_dict["param_groups"]]
         groups = [{**mine, **theirs} for mine, theirs in zip(own, given)] + given[len(own) :]  # noqa: B905 (torch counts)
+        buffers = BUFFERS if self._is_base_of_e else self._buffers
         with restored_on_error(self):
             load_keeping_dtype(self, super().load_state_dict, {**state_dict, "param_groups": groups}, BUFFERS)
             for group in self.param_groups:
                 check_keys(group, self.defaults)
+                restore_flags(group)
                 self._check(group)
+                group[ROUNDING] = check_count(ROUNDING, group[ROUNDING])
                 for p in group["params"]:
                     if state := self.state.get(p):
-                        if EXPLORE_EMA not in self._buffers:
+                        if EXPLORE_EMA not in buffers:
                             state.pop(EXPLORE_EMA, None)
-                        check_state(p, state, MOMENTS, self._buffers)
-                        step = torch.as_tensor(state["step"], dtype=torch.float32)  # a number in old checkpoints
-                        state["step"] = step.reshape(()).to(layers.step_device(p, group), copy=True)
+                        check_state(p, state, MOMENTS, buffers)
+                        state["step"] = layers.as_step(state["step"], p, group)
                 check_loaded(group, self.state, self._buffers)
 
     def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
@@ -294,13 +299,13 @@ class Lamb(Optimizer):
             for p in group["params"][:1]:
                 if not is_abstract(p):
                     choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
-        given = layers.look(self.param_groups, self.state, self._footprint, type(self).__name__)
+        given = layers.look(self.param_groups, self._own_state(), self._footprint, type(self).__name__)
         gradients = [grad for some in given for _, _, grad, _ in some]
         finite = self._judge_finite(gradients)
         self.init_state()
         total_norm = self._total_norm(gradients)
-        moving = self._moving(finite, given)
-        plans = [self._plan(group, some, proceed) for group, some, proceed in moving]  # what raises has raised by now
+        moving, states = self._moving(finite, given), self._own_state()
+        plans = [self._plan(*moves, states) for moves in moving]  # what raises has raised by now
         if finite is not None:
             skipped.count_skipped(self, finite)
         for plan in plans:
@@ -319,9 +324,19 @@ class Lamb(Optimizer):
             elif finite:
                 yield group, some, None
 
-    def _plan(self, group: dict[str, Any], given: list[layers.Given], proceed: Tensor | None) -> layers.Plan:
+    def _plan(
+        self, group: dict[str, Any], given: list[layers.Given], proceed: Tensor | None, states: dict[Tensor, Any]
+    ) -> layers.Plan:
         rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
-        return layers.plan(group, given, self.state, self._hyper(group), proceed, rounds=rounds)
+        return layers.plan(group, given, states, self._hyper(group), proceed, rounds=rounds)
+
+    @property
+    def _is_base_of_e(self) -> bool:
+        """Whether E is around this optimizer, and keeps its own buffer in the state."""
+        return "explore_alpha" in self.defaults
+
+    def _own_state(self) -> dict[Tensor, Any]:
+        return layers.without_b(self.state) if self._is_base_of_e else self.state
 
     def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
         scale = None

@@ -52,6 +52,16 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
     return p.device if group["capturable"] or group["nonfinite"] == "skip" else torch.device("cpu")
 
 
+def as_step(step: Any, p: Tensor, group: dict[str, Any]) -> Tensor:
+    """A saved count of steps, a number in old checkpoints, in the form in which it is counted on."""
+    return torch.as_tensor(step, dtype=torch.float32).reshape(()).to(step_device(p, group), copy=True)
+
+
+def without_b(states: Mapping[Tensor, dict[str, Any]]) -> dict[Tensor, dict[str, Any]]:
+    """The state of each parameter without b, where that is of E around the optimizer and not its own to move."""
+    return {p: {name: x for name, x in state.items() if name != "explore_ema"} for p, state in states.items()}
+
+
 def look(
     groups: list[dict[str, Any]], states: Mapping[Any, dict[str, Any]], footprint: Footprint, optimizer: str
 ) -> list[list[Given]]:
@@ -190,7 +200,11 @@ def count(plan: Plan) -> None:
         if plan.proceed is None and device.type != "cpu":
             torch._foreach_add_(counts, 1)  # CUDA's takes no tensor from the host
         else:  # on the CPU, a number would become a tensor once for each; without alpha, a tensor would be read
-            torch._foreach_add_(counts, torch.ones(()) if plan.proceed is None else plan.proceed.to(device), alpha=1)
+            torch._foreach_add_(counts, _one() if plan.proceed is None else plan.proceed.to(device), alpha=1)
+
+
+def _one() -> Tensor:
+    return torch.ones((), dtype=torch.float32, device="cpu")
 
 
 def _seed(step: int, index: int) -> int:

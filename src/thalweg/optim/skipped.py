@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.kernels import is_fake
+from thalweg.kernels import has_numbers, is_fake
 from thalweg.optim.hyperparameters import check_count
 
 IN_A_ROW = 10
@@ -48,7 +48,7 @@ class Watch:
         if count.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
             return self.before
         if self.arriving is None:
-            self.arriving = torch.full((), self.before, dtype=count.dtype, pin_memory=True)
+            self.arriving = torch.full((), self.before, dtype=count.dtype, device="cpu", pin_memory=True)
         arrived = int(self.arriving)
         self.arriving.copy_(count, non_blocking=True)
         return arrived
@@ -61,17 +61,20 @@ def start(optimizer: Any, key: str) -> None:
         ValueError: that is no count.
     """
     groups = getattr(optimizer, "param_groups", ())  # none yet in a constructor
-    count = max((check_count(key, group.pop(key, 0)) for group in groups), default=0)
-    optimizer.skipped_steps = torch.tensor(count)
+    count = max((check_count(key, group.get(key, 0)) for group in groups), default=0)
+    for group in groups:
+        group[key] = count
+    optimizer.skipped_steps = torch.tensor(count, device="cpu")
     optimizer._watch = Watch(count)
 
 
 def note(optimizer: Any, key: str) -> None:
-    """Let all groups have the count under ``key``, to be saved: the tensor itself, so that nothing is read."""
-    if is_fake(optimizer.skipped_steps):  # which torch cannot copy in a group, and there is no count
+    """Write the count into all groups under ``key``, to be saved: a number, for which a device is waited for."""
+    if not has_numbers(optimizer.skipped_steps):
         return
+    count = int(optimizer.skipped_steps)
     for group in optimizer.param_groups:
-        group[key] = optimizer.skipped_steps
+        group[key] = count
 
 
 def count_skipped(optimizer: Any, finite: Tensor) -> None:

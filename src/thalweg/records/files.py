@@ -33,9 +33,37 @@ class Damaged(Exception):  # noqa: N818 (a finding about a file, caught wherever
         super().__init__(f"{path}: {self.why}")
 
 
-@cache
+VARIABLES = (
+    "ACCELERATE_", "ATEN_", "CUBLAS_", "CUDA_", "CUDNN_", "CXX", "DNNL_", "FLASH_ATTENTION_", "GOMP_", "GOTO_", "KMP_",
+    "MIOPEN_", "MKL_", "NPY_", "NVIDIA_TF32_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "TORCHDYNAMO_",
+    "TORCHINDUCTOR_", "TORCH_", "TRANSFORMERS_", "TRITON_", "XLA_",
+)  # fmt: skip
+"""The variables that libraries of numerics read begin so; of them those are recorded that hold no path."""
+
+
 def environment() -> dict[str, str]:
-    """Where this process, which trains with torch, runs: interpreter, packages, processor and accelerators."""
+    """Where this process runs: interpreter, packages, processor, accelerators, and what tunes the arithmetic."""
+    torch = sys.modules["torch"]  # whoever trains has it; whoever reads records needs none
+    return {
+        **_machine(),
+        "threads": str(torch.get_num_threads()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "float32 products": torch.get_float32_matmul_precision(),
+        "variables": " ".join(f"{name}={value}" for name, value in sorted(_variables().items())) or "none",
+    }
+
+
+def _variables() -> dict[str, str]:
+    """What is set of :data:`VARIABLES`, but for paths and for which of several devices a worker has."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(VARIABLES) and "/" not in value and not name.endswith("_VISIBLE_DEVICES")
+    }
+
+
+@cache
+def _machine() -> dict[str, str]:
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for package in PACKAGES:
         try:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-FAILURES = ("diverged", "refused", "out of memory", "crashed")
+FAILURES = ("diverged", "non-finite metric", "refused", "out of memory", "crashed")
+"""How a run can fail. Of the second the training loss was finite, and what is measured at the end is not."""
 EDGE = 0.1  # the share of a searched range, at either end, in which a winner counts as lying at the edge
 NONE = Metric("", "min")
 

@@ -27,12 +27,23 @@ class Stopped(Exception):  # noqa: N818 (not an error)
     """The run was asked to stop; its folder has no result."""
 
 
-def diverged(first: float, loss: float, value: float, step: int, factor: float = 10.0) -> None:
-    """Raise :class:`Failed` where a loss is not finite or has grown ``factor``-fold over the first step's."""
-    if not (math.isfinite(loss) and math.isfinite(value)):
+def diverged(first: float, loss: float, step: int, reference: float = 1.0, factor: float = 10.0) -> None:
+    """Raise :class:`Failed` where a loss is not finite or has grown out of all proportion.
+
+    That is, where it has risen from the first step's by more than ``factor`` - 1 times the first one's size or
+    ``reference``, whichever is larger. A first loss can be as small as it likes: that of a batch in which a rare class
+    is missing, or of a model that was good before.
+    """
+    if not math.isfinite(loss):
         raise Failed("diverged", f"non-finite loss at step {step}")
-    if loss - first > (factor - 1.0) * abs(first):
-        raise Failed("diverged", f"loss {loss:.4g} more than {factor:g} times the first, {first:.4g}, at step {step}")
+    size = max(abs(first), reference)
+    if loss - first > (factor - 1.0) * size:
+        if size == first:
+            raise Failed(
+                "diverged", f"loss {loss:.4g} more than {factor:g} times the first, {first:.4g}, at step {step}"
+            )
+        risen = f"risen from {first:.4g} at the first step by more than {factor - 1.0:g} times {size:.4g}"
+        raise Failed("diverged", f"loss {loss:.4g} at step {step}, {risen}")
 
 
 def _out_of_memory(error: BaseException) -> bool:

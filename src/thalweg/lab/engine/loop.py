@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -12,16 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from accelerate import Accelerator, init_empty_weights
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, send_to_device, set_seed
+from accelerate.utils import GradientAccumulationPlugin, gather_object, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import checkpoint, data, experts, schedules
+from thalweg.lab.engine import checkpoint, data, experts, schedules, variables
 from thalweg.lab.engine.augment import augmentation
-from thalweg.lab.engine.failures import diverged, of_the_optimizer, of_the_task
+from thalweg.lab.engine.failures import Failed, diverged, of_the_optimizer, of_the_task
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
@@ -198,7 +200,9 @@ class Training:
 
     def _evaluate(self) -> None:
         value, loss = self.score("validation"), self._mean_loss()
-        diverged(self.first, loss, value, self.step)
+        diverged(self.first, loss, self.step, self.task.reference_loss)
+        if not math.isfinite(value) and not self._finite():
+            raise Failed("diverged", f"parameters are not finite at step {self.step}")
         self.history.append(
             {
                 "step": self.step,
@@ -210,6 +214,13 @@ class Training:
             }
         )
         self.window.zero_()
+
+    def _finite(self) -> bool:
+        """Whether all parameters are, on all ranks."""
+        here = (p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters())
+        odd = torch.tensor(float(not all(p.isfinite().all() for p in here)), device=self.accelerator.device)
+        found: Tensor = self.accelerator.reduce(odd, "sum")
+        return found.item() == 0.0
 
     def _mean_loss(self) -> float:
         """The mean training loss of the steps since the last evaluation, over all ranks."""
@@ -309,9 +320,12 @@ class Training:
 
 
 def _accelerator(spec: RunSpec, how: How, folder: Path) -> Accelerator:
+    variables.check(spec.precision)
     AcceleratorState._reset_state()  # the precision of an earlier run in this process
-    return Accelerator(
+    return Accelerator(  # what it would read from the environment is given
         mixed_precision=spec.precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
         cpu=not torch.accelerator.is_available(),  # said, or the processes of torchrun would each train alone on a CPU
         log_with=list(how.trackers) or None,
         project_dir=str(folder),

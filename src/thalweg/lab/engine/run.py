@@ -195,6 +195,8 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 def _finished(training: Training) -> dict[str, Any]:
     spec, history = training.spec, training.history
     task = training.task
+    if not math.isfinite(history[-1]["validation"]):
+        raise _unscored("validation", history[-1]["validation"], history[-1]["loss"])
     budget = tasks.target_of(task, spec.batch_size, spec.steps)
     reached = next(
         (line for line in history if budget is not None and task.metric.reached(line["validation"], budget)), None
@@ -214,9 +216,13 @@ def _finished(training: Training) -> dict[str, Any]:
             result["test"] = float(task.combine(scores))
             more = {name: float(value) for name, value in task.more(scores).items()}
         if not math.isfinite(result["test"]):
-            raise Failed("diverged", "non-finite metric on the test set")
+            raise _unscored("test", result["test"], history[-1]["loss"])
         result["test_metrics"] = {name: value for name, value in more.items() if math.isfinite(value)}  # not 0 / 0
     return result
+
+
+def _unscored(split: str, value: float, loss: float) -> Failed:
+    return Failed("non-finite metric", f"the metric is {value} on the {split} set at the end, the loss {loss:.4g}")
 
 
 def _failed(failed: Failed, training: Training | None) -> dict[str, Any]:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import thalweg
 from thalweg import records
 from thalweg.lab import tasks
-from thalweg.lab.contenders import CONTENDERS, base_of, contender
+from thalweg.lab.engine.source import code_hash
 from thalweg.records.regimen import REGIMEN, Regimen, check
-
-NOT_TRAINING = ("bench", "commands", "jax", "landscape", "lab/search", "records", "report", "studies", "theory")
-NOT_TRAINING_FILES = ("__main__.py", "lab/instruments.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +20,8 @@ class RunSpec(Regimen):
     ``batch_size`` is the global one, on however many processes and in however many parts. ``settings`` are what the
     contender's ``build`` gets. ``test`` asks for the test metric at the end, which tuning never sees. ``lr_rule``
     scales the learning rate from ``lr_base`` examples a batch to ``batch_size``. ``code`` and ``data`` are the hashes
-    of what trains and of what it trains on: see :func:`code_hash` and :func:`~thalweg.lab.tasks.data_hash`.
+    of what trains and of what it trains on: see :func:`~thalweg.lab.engine.source.code_hash` and
+    :func:`~thalweg.lab.tasks.data_hash`.
 
     Raises:
         UserError: a value that no run can have.
@@ -78,38 +72,3 @@ class RunSpec(Regimen):
         if values.get("format") != records.FORMAT or set(own) != known:
             raise ValueError(f"not a spec of format {records.FORMAT}")
         return cls(**own)
-
-
-@cache
-def code_hash(task: str, optimizer: str) -> str:
-    """A hash of the source of what trains: Thalweg's, without benchmarks and reports, the task's and the optimizer's.
-
-    Of an optimizer that another package brings, the module that defines it counts.
-    """
-    digest = hashlib.sha256(_own_source())
-    if task not in tasks.TASKS:
-        digest.update(_module_of(type(tasks.find(task))))
-    base = base_of(optimizer)
-    if base not in CONTENDERS:
-        contender(base)  # importable, or a clear error
-        module, _, attribute = base.rpartition(".")
-        digest.update(_module_of(getattr(__import__(module, fromlist=[attribute]), attribute)))
-    return digest.hexdigest()[:12]
-
-
-@cache
-def _own_source() -> bytes:
-    root = Path(inspect.getfile(thalweg)).parent
-    digest = hashlib.sha256()
-    for path in sorted([*root.rglob("*.py"), *root.rglob("*.cpp")]):
-        name = path.relative_to(root).as_posix()
-        if name not in NOT_TRAINING_FILES and not any(name.startswith(f"{room}/") for room in NOT_TRAINING):
-            digest.update(name.encode() + path.read_bytes())
-    return digest.digest()
-
-
-def _module_of(thing: type) -> bytes:
-    try:
-        return Path(inspect.getfile(thing)).read_bytes()
-    except (OSError, TypeError):
-        return thing.__qualname__.encode()

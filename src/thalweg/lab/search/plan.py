@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
+from thalweg.lab.engine import variables
 from thalweg.lab.engine.failures import of_the_task
-from thalweg.lab.engine.spec import RunSpec, code_hash
+from thalweg.lab.engine.source import code_hash
+from thalweg.lab.engine.spec import RunSpec
 from thalweg.lab.search.cells import Cell, same_recipe, stored_cell
 from thalweg.lab.tasks import Budget
 from thalweg.records.errors import UserError
@@ -45,12 +47,13 @@ class Plan:
         """Every optimizer in every table, and what is left out of the comparison, a sentence each.
 
         Raises:
-            UserError: nothing is left to compare, an unknown name, a value that no run can have, or a folder that
-                holds a comparison with another recipe.
+            UserError: nothing is left to compare, an unknown name, a value that no run can have, a variable of the
+                environment that contradicts it, or a folder that holds a comparison with another recipe.
             TaskFault: a task's code raises.
         """
         for optimizer in dict.fromkeys(self.optimizers):
             contender(optimizer)
+        variables.check(self.recipe.get("precision", "no"))
         found: list[Cell] = []
         notes: list[str] = []
         for name in dict.fromkeys(self.tasks):

@@ -10,8 +10,6 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import torch
-
 from thalweg import records
 from thalweg.lab import tasks
 from thalweg.lab.engine import Failed, How, RunSpec, Stopped, Training
@@ -51,9 +49,8 @@ def time_tables(root: Path, cells: Sequence[Cell], stop: Callable[[], bool] = la
                 continue
         seconds = _interleaved(trainings, stop)
         path.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**records.environment(), "threads": str(torch.get_num_threads())}
         specs = {name: spec.as_dict() for name, spec in chosen.items()}
-        records.write_json(path, {"specs": specs, "environment": environment, "seconds": seconds})
+        records.write_json(path, {"specs": specs, "environment": records.environment(), "seconds": seconds})
 
 
 def timed(path: Path) -> dict[str, RunSpec]:

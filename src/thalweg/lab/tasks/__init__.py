@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Sequence
 from functools import cache
+from numbers import Real
 
 from thalweg.lab.tasks.base import (
     Batch,
@@ -99,6 +101,12 @@ def _check(name: str, task: Task) -> None:
             raise UserError(f"task {name!r}: batch size and steps must be integers of at least 1, got {one}")
         if one.name not in ("short", "long"):
             raise UserError(f"task {name!r}: a budget's name must be 'short' or 'long', got {one.name!r}")
+    reference = task.reference_loss
+    if not isinstance(reference, Real) or isinstance(reference, bool) or not 0.0 < reference < math.inf:
+        raise UserError(
+            f"task {name!r}: reference_loss must be a finite number greater than 0, the size of the training loss "
+            f"of a model that has learnt nothing, got {reference!r:.60}"
+        )
 
 
 @cache

@@ -88,6 +88,12 @@ class Task(ABC):
     metric: ClassVar[Metric]
     budgets: ClassVar[Sequence[Budget]]
     example_cost: ClassVar[float] = 20.0
+    reference_loss: float = 1.0
+    """The size of the training loss of a model that has learnt nothing, roughly; set it for losses of another scale.
+
+    A run has diverged where its loss has risen over that of its first step by more than nine times the first one's
+    size or this one, whichever is larger.
+    """
     label_smoothing: float | None = None
     """None: the loss knows none. A task whose loss uses it declares 0.0; the run sets it."""
 
