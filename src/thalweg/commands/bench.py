@@ -2,39 +2,112 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from cyclopts import Parameter
 
-from thalweg.bench import environment
-from thalweg.bench.contenders import CONTENDERS, contender
-from thalweg.bench.memory import Ledger
-from thalweg.bench.picture import draw
-from thalweg.bench.shapes import model
-from thalweg.bench.step import Rounds, Settings
-from thalweg.bench.tables import memory_table, step_table
+from thalweg.commands import terminal
+from thalweg.commands.options import names, whole
 from thalweg.records.errors import UserError
 from thalweg.records.files import write_json
 
 if TYPE_CHECKING:
-    from types import SimpleNamespace
+    from rich.console import Console
+
+    from thalweg.bench.memory import Ledger
+    from thalweg.bench.step import Rounds
 
 FORMAT = 1
 Advance: TypeAlias = Callable[[str], None]
 
 
-def bench(options: SimpleNamespace, command: str) -> None:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The options of both."""
+
+    shapes: Annotated[tuple[str, ...], names("--shapes")] = ("gpt2-23m", "resnet50")
+    """Of gpt2-23m, gpt2-small, gpt2-medium, resnet50, bert-base and moe-block, with commas between."""
+
+    optimizers: Annotated[tuple[str, ...], names("--optimizers")] = ()
+    """Only these, with commas between (default: all but alto-inductor, which compiles for minutes)."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the parameters are."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the parameters."""
+
+    threads: Annotated[int | None, whole(1)] = None
+    """Threads of torch (default: its own choice)."""
+
+    out: Path = Path("runs/bench")
+    """Folder of the results."""
+
+    machine: str | None = None
+    """What the names of the files begin with."""
+
+    def __post_init__(self) -> None:
+        if self.machine is not None and not re.fullmatch(r"[\w.-]+", self.machine):
+            raise UserError(f"--machine must be letters, digits, '.', '_' and '-', got {self.machine!r}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Step(Bench):
+    """Those of ``thalweg bench step``."""
+
+    reference: str = "adamw-fused"
+    """What the ratios are to."""
+
+    rounds: Annotated[int, whole(1)] = 30
+    """Steps of each to time."""
+
+    warmup: Annotated[int, whole(0)] = 5
+    """Steps before, beside the first."""
+
+    seed: Annotated[int, whole(0)] = 0
+    """Of the order within the rounds."""
+
+
+def step(*, options: Step | None = None) -> None:
+    """Time the steps of optimizers, interleaved, on the shapes of real models.
+
+    Optimizers that do not run here are left out and listed with the reason.
+    """
+    _bench("step", options or Step())
+
+
+def memory(*, options: Bench | None = None) -> None:
+    """Count the optimizer state and the temporary memory of a step on the shapes of real models.
+
+    Optimizers that do not run here are left out and listed with the reason.
+    """
+    _bench("memory", options or Bench())
+
+
+def _bench(what: str, options: Bench) -> None:
     """Measure what is asked for, and write it; if interrupted, what is complete.
 
     Raises:
         UserError: an argument that cannot be met.
     """
+    terminal.interruptible()
+    import torch
+    from rich.console import Console
+
+    from thalweg.bench import environment
+    from thalweg.bench.contenders import CONTENDERS, contender
+    from thalweg.bench.memory import Ledger
+    from thalweg.bench.shapes import model
+    from thalweg.bench.step import Rounds, Settings
+
     models = [model(name) for name in dict.fromkeys(options.shapes)]
     names = options.optimizers or [name for name, one in CONTENDERS.items() if not one.patience]
     contenders = {name: contender(name) for name in names}
@@ -46,7 +119,7 @@ def bench(options: SimpleNamespace, command: str) -> None:
     }
     device, dtype = environment.device(options.device), getattr(torch, options.dtype)
     calls = len(contenders)
-    if options.what == "step":
+    if isinstance(options, Step):
         contenders |= {options.reference: contender(options.reference, "--reference")}
         calls = len(contenders) + options.warmup + options.rounds
         own = {name: getattr(options, name) for name in ("rounds", "warmup", "reference", "seed")}
@@ -59,23 +132,26 @@ def bench(options: SimpleNamespace, command: str) -> None:
     with _threads(options.threads), _progress(console, calls * len(models)) as advance:
         record = {
             "format": FORMAT,
-            "kind": options.what,
-            "command": command,
+            "kind": what,
+            "command": terminal.command(),
             "interrupted": False,
             "environment": environment.environment(),
             "arguments": arguments,
             "models": [],
         }
         measurements: Iterable[Rounds | Ledger]
-        if options.what == "step":
+        if isinstance(options, Step):
             measurements = (Rounds(one, list(contenders.values()), settings, advance) for one in models)
         else:
             measurements = (Ledger(one, list(contenders.values()), device, dtype, advance) for one in models)
-        _carry_out(measurements, record, options.out / "-".join(filter(None, (options.machine, options.what))), console)
+        _carry_out(measurements, record, options.out / "-".join(filter(None, (options.machine, what))), console)
 
 
 def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], stem: Path, console: Console) -> None:
     """Measure one after the other; tabulate and write what is complete, however this ends."""
+    from thalweg.bench.picture import draw
+    from thalweg.bench.tables import memory_table, step_table
+
     table = step_table if record["kind"] == "step" else memory_table
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
@@ -107,6 +183,8 @@ def _make(folder: Path) -> None:
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
     """So many threads within an operation; None leaves torch's choice."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -118,6 +196,8 @@ def _threads(number: int | None) -> Iterator[None]:
 @contextmanager
 def _progress(console: Console, total: int) -> Iterator[Advance]:
     """A bar that is redrawn only when it advances, between steps: a thread that redraws it would be timed as well."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn()
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("", total=total)

@@ -1,7 +1,7 @@
-"""The command line, ``thalweg compare``, ``train``, ``report``, ``tasks``, ``optimizers``, ``bench``...
+"""The command line: ``thalweg compare``, ``train``, ``reproduce``, ``report``, ``bench``, ``theory``...
 
-Each room registers its own commands (``lab/cli.py``, ``bench/cli.py``); nothing heavy is imported
-before one is chosen. ``theory`` needs no more than the optimizers do, and so goes its own way, before Typer is there.
+What is heavy is imported when a command runs. ``theory`` needs no more than the optimizers do, and is read before
+Cyclopts is imported.
 """
 
 from __future__ import annotations
@@ -9,22 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
-from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NoReturn
 
-from thalweg.commands import theory_options as theory
+from thalweg.commands import theory
 from thalweg.commands.terminal import typed
 
-ROOMS = ("thalweg.commands.lab_options", "thalweg.commands.bench_options")  # each with register(app)
 LAB = (
-    "accelerate", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich", "scipy",
-    "sklearn", "transformers", "typer", "yaml",
+    "accelerate", "cyclopts", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich", "scipy",
+    "sklearn", "transformers", "yaml",
 )  # fmt: skip
 GOES_ON = ("compare", "train")
-MANY: dict[str, Callable[[str], bool]] = {"--batch-size": str.isdigit, "--set": lambda text: "=" in text}
-"""Options that take several values after each other, and what a value looks like."""
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -69,30 +64,15 @@ def _at_once(*_: object) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    import typer
+    from cyclopts import CycloptsError
 
-    app = typer.Typer(
-        name="thalweg",
-        help="Train, compare optimizers fairly, and look at the result.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-    @app.callback()
-    def version(
-        version: bool = typer.Option(False, "--version", is_eager=True, callback=_version, help="Say the version."),
-    ) -> None: ...
-
-    for room in ROOMS:
-        import_module(room).register(app)
-    app.command("theory", help=theory.HELP)(lambda: None)  # for the list of commands: `main` has taken it
-    command = typer.main.get_command(app)
+    from thalweg.commands.options import configured
     from thalweg.records.errors import TaskFault, UserError
 
+    app = _app()
     try:
-        returned: Any = command.main(_expanded(arguments), prog_name="thalweg", standalone_mode=False)
+        app.config = configured(arguments)
+        returned: Any = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:
         fail(str(error))
     except TaskFault as fault:
@@ -104,39 +84,34 @@ def _run(arguments: list[str]) -> int:
         fail(f"{fault}: mend the task, the same command goes on", code=1)
     except OSError as error:  # a full disk, a folder where a file should be
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-    except Exception as error:
-        # What Typer raises on a bad command line has it.
-        says: Callable[[], str] | None = getattr(error, "format_message", None)
-        if says is None:
-            raise
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(says())
-            return 0
-        where = getattr(getattr(error, "ctx", None), "command_path", "thalweg")
-        fail(f"{says()}; see `{where} --help`")
+    except CycloptsError as error:
+        says, where = str(error).rstrip("."), " ".join(["thalweg", *(error.command_chain or ())])
+        fail(f"{says}{' See' if says.endswith('?') else '; see'} `{where} --help`")
     return returned if isinstance(returned, int) else 0
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        import typer
+def _app() -> Any:
+    from cyclopts import App
 
-        import thalweg
+    import thalweg
+    from thalweg.commands import bench, compare, listing, report, reproduce, train
 
-        typer.echo(f"thalweg {thalweg.__version__}")
-        raise typer.Exit
-
-
-def _expanded(arguments: list[str]) -> list[str]:
-    """``--set a=1 b=2`` as ``--set a=1 --set b=2``, for the options that take several values."""
-    found: list[str] = []
-    current = ""
-    for text in arguments:
-        if current and found[-1] != current and MANY[current](text):
-            found.append(current)
-        elif text in MANY:
-            current = text
-        elif not (found and found[-1] == current):
-            current = ""
-        found.append(text)
-    return found
+    shared: dict[str, Any] = {"help_format": "markdown", "help_flags": ["--help", "-h"]}
+    app = App(name="thalweg", help="Train, compare optimizers fairly, and look at the result.",
+              version=f"thalweg {thalweg.__version__}", **shared)  # fmt: skip
+    group = App(name="bench", help="Step time and memory of optimizers, side by side with peers.", **shared)
+    app.command(group)
+    for command in (
+        compare.compare,
+        train.train,
+        reproduce.reproduce,
+        report.report,
+        listing.tasks,
+        listing.optimizers,
+    ):
+        app.command(command)
+    for command in (bench.step, bench.memory):
+        group.command(command)
+    app.command(theory.main, name="theory", help=theory.HELP)  # for the list of commands: `main` has taken it
+    app.register_install_completion_command()
+    return app

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from thalweg.commands import terminal
-from thalweg.commands.progress import Progress
-from thalweg.lab.engine import leave
-from thalweg.lab.search import comparison
+from thalweg.commands.options import MOST_JOBS, at_least, flag, whole
 from thalweg.records.errors import UserError
-from thalweg.studies import recipe as recipes
-from thalweg.studies.forecast import forecast
-from thalweg.studies.page import write_page
-from thalweg.studies.resolved import resolved
-from thalweg.studies.run import reproduce as run
+from thalweg.studies import recipe as kept
 
 TFLOPS = 100.0
 """What one device of a cluster sustains in bfloat16 on a large network: a third of an A100's peak."""
@@ -29,47 +26,85 @@ if TYPE_CHECKING:
     from thalweg.studies.recipe import Recipe, Scale
 
 
-def reproduce(
-    asked: tuple[str, ...],
-    *,
-    scale: str,
-    jobs: int | None,
-    storage: str | None,
-    devices: int,
-    tflops: float | None,
-    dry_run: bool,
-    out: Path | None,
-) -> None:
-    """Run the recipes that are asked for, and write the page of all that lies in the folder."""
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """The options of ``thalweg reproduce``."""
+
+    scale: Literal["lab", "paper"] = "lab"
+    """lab (two cores, minutes to an hour) or paper (a cluster)."""
+
+    jobs: Annotated[int | None, whole(1, MOST_JOBS)] = None
+    """Runs at a time (default: one a core)."""
+
+    storage: str | None = None
+    """As of `thalweg compare`."""
+
+    devices: Annotated[int, whole(1)] = 1
+    """How many share a run, for --dry-run."""
+
+    tflops: Annotated[float | None, at_least(1e-3)] = None
+    """What a device sustains, for --dry-run (default: 100 at paper scale, this CPU at lab scale)."""
+
+    dry_run: Annotated[bool, flag] = False
+    """Say what would be downloaded, how long and how large it is; run nothing."""
+
+    config: Path | None = None
+    """YAML file with any of these options."""
+
+    out: Path | None = None
+    """Folder of the records and the page (default: runs/reproduce-SCALE)."""
+
+
+def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
+    """The slides' experiments: run one, some or all, and write a page with the printed numbers beside.
+
+    Started again, it goes on; started elsewhere with the same --out or --storage, it joins; under torchrun all
+    processes work on one run at a time.
+
+    Args:
+        recipes: `list`, names from there, `all`, or your own FILE.toml.
+        options: how to run them.
+    """
+    if not recipes:
+        raise UserError("name a RECIPE: see `thalweg reproduce list`")
+    options = options or Reproduce()
     terminal.interruptible()
     console = terminal.console()
-    if scale not in recipes.SCALES:
-        raise UserError(f"--scale must be {' or '.join(recipes.SCALES)}, got {scale!r}")
-    if asked == ("list",):
-        for name in recipes.names():
-            found = recipes.find(name)
+    if recipes == ("list",):
+        for name in kept.names():
+            found = kept.find(name)
             console.print(f"{name:22} {found.title} ({', '.join(found.scales)})", soft_wrap=True)
         console.print("Your own: FILE.toml, described in docs/recipes.md.", soft_wrap=True)
         return
-    wanted = [resolved(recipes.find(name)) for name in (recipes.names() if asked == ("all",) else dict.fromkeys(asked))]
-    if asked == ("all",):
+    from thalweg.lab.engine import leave
+    from thalweg.lab.search import comparison
+    from thalweg.studies.page import write_page
+    from thalweg.studies.resolved import resolved
+    from thalweg.studies.run import reproduce as run
+
+    everything, scale = recipes == ("all",), options.scale
+    wanted = [resolved(kept.find(name)) for name in (kept.names() if everything else dict.fromkeys(recipes))]
+    if everything:
         wanted = [one for one in wanted if scale in one.scales]
-    if dry_run:
-        if tflops is None and scale == "paper":
-            tflops = TFLOPS
-        seconds = [_say_what_would_run(one, _scale(one, scale), devices, tflops, console) for one in wanted]
-        console.print(f"in all about {terminal.duration(sum(seconds))} {_where(devices, tflops)}", soft_wrap=True)
+    scales = [_scale(one, scale) for one in wanted]
+    if options.dry_run:
+        tflops = TFLOPS if options.tflops is None and scale == "paper" else options.tflops
+        seconds = [
+            _say_what_would_run(one, own, options.devices, tflops, console)
+            for one, own in zip(wanted, scales, strict=True)
+        ]
+        where = _where(options.devices, tflops)
+        console.print(f"in all about {terminal.duration(sum(seconds))} {where}", soft_wrap=True)
         return
-    root = out or Path("runs") / f"reproduce-{scale}"
+    root = options.out or Path("runs") / f"reproduce-{scale}"
     first = os.environ.get("RANK", "0") == "0"
-    for one in wanted:
-        _scale(one, scale)
     for one in wanted:
         if first:
             console.print(f"{one.name}: {one.title}")
         run(
-            one, _text(one, asked), scale, root / one.name, command=terminal.command(),
-            jobs=jobs or comparison.default_jobs(), storage=storage, say=console.print,
+            one, _text(one, recipes), scale, root / one.name, command=terminal.command(),
+            jobs=options.jobs or comparison.default_jobs(), storage=options.storage, say=console.print,
             watched=lambda cells, folder=root / one.name: _watched(cells, folder, console, first),  # type: ignore[misc]
         )  # fmt: skip
         if first and (page := write_page(root)) is not None:
@@ -87,7 +122,7 @@ def _text(one: Recipe, asked: tuple[str, ...]) -> str:
     own = next((name for name in asked if name.endswith(".toml") and Path(name).stem == one.name), None)
     if own is not None:
         return Path(own).read_text("utf-8")
-    return recipes.text_of(one.name)
+    return kept.text_of(one.name)
 
 
 @contextmanager
@@ -95,6 +130,8 @@ def _watched(cells: list[Cell], root: Path, console: Any, first: bool) -> Iterat
     if not first:
         yield lambda what, value: None
         return
+    from thalweg.commands.progress import Progress
+
     with Progress(console, cells, root) as progress:
         yield progress.hear
         progress.finish()
@@ -107,6 +144,8 @@ def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float |
         took = f"about {terminal.duration(60.0 * scale.minutes)}" if scale.minutes else "an unknown time"
         console.print(f"  a measurement, {scale.measure}: {took} on two cores; download: nothing", soft_wrap=True)
         return 60.0 * scale.minutes
+    from thalweg.studies.forecast import forecast
+
     total = 0.0
     for table in scale.comparisons:
         found = forecast(table, devices)

@@ -102,7 +102,7 @@ def _cell(fields: Fields, problems: list[str]) -> Cell:
         seconds_per_step=_timing(folder, fields, problems),
         older=older,
         code=fields.text("code"),
-        recipe=fields.object("recipe").values,
+        regimen=fields.object("recipe").values,
         metric=metric_of(fields.object("metric")),
     )
     chosen = cell.chosen

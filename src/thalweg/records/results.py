@@ -107,7 +107,7 @@ class Cell:
 
     ``planned_*`` is how much was asked for; ``left_out`` says why the optimizer does not apply to the task.
     ``seconds_per_step`` comes from the interleaved timing pass: the seconds of single steps, or empty if it was not
-    made. ``older`` counts complete runs of other code or data, which are not used. ``recipe`` is what all runs of the
+    made. ``older`` counts complete runs of other code or data, which are not used. ``regimen`` is what all runs of the
     cell share: schedule, warm-up, clipping and so on.
     """
 
@@ -123,7 +123,7 @@ class Cell:
     seconds_per_step: tuple[float, ...] = ()
     older: int = 0
     code: str = ""
-    recipe: dict[str, Any] = field(default_factory=dict)
+    regimen: dict[str, Any] = field(default_factory=dict)
     metric: Metric = NONE
 
     @property

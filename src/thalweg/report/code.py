@@ -56,10 +56,9 @@ def command(table: Table, cell: Cell, settings: dict[str, float]) -> str:
     """The command that trains with these settings as the comparison did."""
     words = ["thalweg", "train", table.task, "--optimizer", cell.optimizer, "--batch-size", str(table.batch_size)]
     words += ["--steps", str(table.steps)]
-    recipe = cell.recipe
     for name in REGIMEN:
-        if recipe.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(recipe[name])]
+        if cell.regimen.get(name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(cell.regimen[name])]
     for name, value in settings.items():
         words += ["--set", f"{name}={value!r}"]
     return shlex.join(words)

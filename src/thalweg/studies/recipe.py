@@ -32,8 +32,8 @@ class Comparison:
 
     ``optimizers`` are contenders' names; ``given`` says settings of those that have them, which
     :func:`~thalweg.studies.resolved.resolved` writes into the names.
-    ``epochs`` or ``steps`` says how long; ``trials`` a study, ``studies`` and ``seeds`` how much; ``recipe`` what of
-    :class:`~thalweg.lab.engine.RunSpec` differs from its defaults. ``micro_batch`` and ``sharding`` say how a run is
+    ``epochs`` or ``steps`` says how long; ``trials`` a study, ``studies`` and ``seeds`` how much; ``regimen`` what of
+    :class:`~thalweg.records.regimen.Regimen` differs from its defaults. ``micro_batch`` and ``sharding`` say how a run is
     carried out and decide nothing of it.
     """
 
@@ -45,7 +45,7 @@ class Comparison:
     trials: int = 6
     studies: int = 1
     seeds: int = 3
-    recipe: dict[str, Any] = field(default_factory=dict)
+    regimen: dict[str, Any] = field(default_factory=dict)
     micro_batch: int | None = None
     sharding: str = "ddp"
     given: dict[str, Any] = field(default_factory=dict)
@@ -179,7 +179,7 @@ def _scale(name: str, values: dict[str, Any]) -> Scale:
 
 
 def _comparison(where: str, values: dict[str, Any]) -> Comparison:
-    own = [one.name for one in dataclasses.fields(Comparison) if one.name != "recipe"]
+    own = [one.name for one in dataclasses.fields(Comparison) if one.name != "regimen"]
     _known(where, values, (*own, *REGIMEN))
     optimizers = _of(values, "optimizers", list)
     if not optimizers or not all(isinstance(one, str) for one in optimizers):
@@ -198,7 +198,7 @@ def _comparison(where: str, values: dict[str, Any]) -> Comparison:
         trials=_count(values, "trials", 6),
         studies=_count(values, "studies", 1),
         seeds=_count(values, "seeds", 3),
-        recipe={key: values[key] for key in REGIMEN if key in values},
+        regimen={key: values[key] for key in REGIMEN if key in values},
         micro_batch=_count(values, "micro_batch") if "micro_batch" in values else None,
         sharding=sharding,
         given=_of(values, "given", dict, {}),

@@ -47,7 +47,7 @@ def cells_of(one: Comparison, root: Path) -> list[Cell]:
     _, splits = tasks.load(one.task)
     plan = Plan(
         tasks=(one.task,), batch_sizes=(one.batch_size,), optimizers=one.optimizers, trials=one.trials,
-        studies=one.studies, seeds=one.seeds, steps=one.length(len(splits.train)), recipe=one.recipe,
+        studies=one.studies, seeds=one.seeds, steps=one.length(len(splits.train)), regimen=one.regimen,
     )  # fmt: skip
     cells, _ = plan.cells(root)
     return cells

@@ -61,7 +61,7 @@ class Cell:
     target: float | None
     optimizer: str
     space: Space
-    recipe: dict[str, Any]
+    regimen: dict[str, Any]
     trials: int
     studies: int
     seeds: int
@@ -78,7 +78,7 @@ class Cell:
         """A run of this cell."""
         return RunSpec(
             task=self.task, batch_size=self.batch_size, steps=self.steps, optimizer=self.optimizer, settings=found,
-            seed=seed, test=test, code=self.code, data=self.data, **self.recipe,
+            seed=seed, test=test, code=self.code, data=self.data, **self.regimen,
         )  # fmt: skip
 
     def trial(self, root: Path, space: Space, study: int, turn: int, number: int) -> Job:
@@ -150,7 +150,7 @@ class Cell:
                 "format": records.FORMAT, "task": self.task, "title": task.title or self.task, "metric": metric,
                 "batch_size": self.batch_size, "steps": self.steps, "budget": self.budget, "target": self.target,
                 "train_examples": len(splits.train), "optimizer": self.optimizer,
-                "space": [asdict(axis) for axis in self.space], "recipe": self.recipe, "trials": self.trials,
+                "space": [asdict(axis) for axis in self.space], "recipe": self.regimen, "trials": self.trials,
                 "studies": self.studies, "seeds": self.seeds, "code": self.code, "data": self.data,
                 "left_out": self.left_out, "command": command,
             },
@@ -184,6 +184,6 @@ def stored_cell(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def same_recipe(recipe: dict[str, Any], other: object) -> bool:
-    """Whether two recipes are one, as JSON says them."""
-    return bool(json.loads(json.dumps(recipe)) == other)
+def same_regimen(regimen: dict[str, Any], other: object) -> bool:
+    """Whether two regimens are one, as JSON writes them."""
+    return bool(json.loads(json.dumps(regimen)) == other)

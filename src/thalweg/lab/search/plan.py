@@ -11,7 +11,7 @@ from thalweg.lab.engine import variables
 from thalweg.lab.engine.failures import of_the_task
 from thalweg.lab.engine.source import code_hash
 from thalweg.lab.engine.spec import RunSpec
-from thalweg.lab.search.cells import Cell, same_recipe, stored_cell
+from thalweg.lab.search.cells import Cell, same_regimen, stored_cell
 from thalweg.lab.tasks import Budget
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN
@@ -30,7 +30,7 @@ class Plan:
     """What to compare.
 
     ``batch_sizes`` None: each task's own. ``steps`` None: the task's short and long budgets, as ``budgets`` says.
-    ``recipe`` holds fields of :class:`~thalweg.lab.engine.RunSpec` that differ from their defaults.
+    ``regimen`` holds fields of :class:`~thalweg.records.regimen.Regimen` that differ from their defaults.
     """
 
     tasks: tuple[str, ...]
@@ -41,19 +41,19 @@ class Plan:
     seeds: int
     steps: int | None = None
     budgets: tuple[str, ...] = BUDGETS
-    recipe: dict[str, Any] = field(default_factory=dict)
+    regimen: dict[str, Any] = field(default_factory=dict)
 
     def cells(self, root: Path) -> tuple[list[Cell], list[str]]:
         """Every optimizer in every table, and what is left out of the comparison, a sentence each.
 
         Raises:
             UserError: nothing is left to compare, an unknown name, a value that no run can have, a variable of the
-                environment that contradicts it, or a folder that holds a comparison with another recipe.
+                environment that contradicts it, or a folder that holds a comparison with another regimen.
             TaskFault: a task's code raises.
         """
         for optimizer in dict.fromkeys(self.optimizers):
             contender(optimizer)
-        variables.check(self.recipe.get("precision", "no"))
+        variables.check(self.regimen.get("precision", "no"))
         found: list[Cell] = []
         notes: list[str] = []
         for name in dict.fromkeys(self.tasks):
@@ -85,9 +85,9 @@ class Plan:
 
     def _cell(self, root: Path, task: str, budget: Budget, optimizer: str, lacking: str | None) -> Cell:
         defaults = RunSpec(task, budget.batch_size, budget.steps, optimizer, {})
-        recipe = {name: getattr(defaults, name) for name in REGIMEN} | self.recipe
+        regimen = {name: getattr(defaults, name) for name in REGIMEN} | self.regimen
         if contender(optimizer).schedule is not None:
-            recipe["schedule"] = contender(optimizer).schedule
+            regimen["schedule"] = contender(optimizer).schedule
         grid = contender(optimizer).grid
         cell = Cell(
             task=task,
@@ -97,7 +97,7 @@ class Plan:
             target=budget.target,
             optimizer=optimizer,
             space=contender(optimizer).space,
-            recipe=recipe,
+            regimen=regimen,
             trials=self.trials if grid is None else grid,
             studies=self.studies if grid is None else 1,
             seeds=self.seeds,
@@ -112,8 +112,8 @@ class Plan:
 def _no_less(cell: Cell, stored: dict[str, Any], root: Path) -> Cell:
     """The cell with at least as much as its folder has been asked for before."""
     before = stored.get("recipe")
-    if isinstance(before, dict) and not same_recipe(cell.recipe, before):
-        differ = sorted(key for key, value in cell.recipe.items() if before.get(key) != value)
+    if isinstance(before, dict) and not same_regimen(cell.regimen, before):
+        differ = sorted(key for key, value in cell.regimen.items() if before.get(key) != value)
         raise UserError(
             f"{root} holds a comparison with other {', '.join(differ) or 'settings'}: choose another folder with --out"
         )

@@ -1,0 +1,150 @@
+"""``thalweg compare``: a tuned comparison of optimizers on tasks, which ends in a report."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from thalweg.commands import terminal
+from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, names, whole, wholes
+from thalweg.records.errors import UserError
+from thalweg.records.regimen import REGIMEN, Regimen
+
+if TYPE_CHECKING:
+    from thalweg.lab.search.cells import Cell
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Compare(Regimen):
+    """The options of ``thalweg compare``."""
+
+    batch_size: Annotated[tuple[int, ...], wholes("--batch-size", 1, LARGEST)] = ()
+    """Any batch sizes (default: the task's own)."""
+
+    optimizers: Annotated[tuple[str, ...], names("--optimizers")] = ()
+    """Names, with commas between (see `thalweg optimizers`), or dotted names of any class."""
+
+    trials: Annotated[int, whole(1, MOST)] = 8
+    """Tuning trials of a study."""
+
+    studies: Annotated[int, whole(1, MOST)] = 3
+    """Studies; the median of their bests is taken."""
+
+    seeds: Annotated[int, whole(1, MOST)] = 5
+    """Fresh seeds of the setting taken."""
+
+    budget: Literal["short", "long", "both"] = "both"
+    """Which of a task's training lengths."""
+
+    steps: Annotated[int | None, whole(1, 10**9)] = None
+    """Training steps, instead of the task's."""
+
+    jobs: Annotated[int | None, whole(1, MOST_JOBS)] = None
+    """Runs at a time (default: one a core)."""
+
+    storage: str | None = None
+    """Optuna's storage in which workers on many machines share the runs: a database's URL, grpc://host:port or a
+    journal file. A shared --out needs none."""
+
+    timing: bool = True
+    """Time steps afterwards, all optimizers in turn."""
+
+    dry_run: Annotated[bool, flag] = False
+    """Say what would run and how long it takes; run nothing."""
+
+    config: Path | None = None
+    """YAML file with any of these options."""
+
+    out: Path | None = None
+    """Folder of the records (default: runs/TASK)."""
+
+
+def compare(*tasks: str, options: Compare | None = None) -> None:
+    """Tuned comparison of optimizers on tasks; ends in a report.
+
+    Every optimizer is tuned with the same quasi-random trials, the setting found trains on fresh seeds. Started again,
+    it continues; started elsewhere with the same --out or --storage, it joins.
+
+    Args:
+        tasks: Names (see `thalweg tasks`), or module:Class.
+        options: what to compare, and how.
+    """
+    if not tasks:
+        raise UserError("name a TASK: see `thalweg tasks`, or `thalweg compare --help`")
+    options = options or Compare()
+    terminal.interruptible()
+    import torch
+
+    from thalweg.commands.progress import Progress
+    from thalweg.commands.report import conclude
+    from thalweg.lab.search import comparison
+    from thalweg.lab.search.cells import slug
+    from thalweg.lab.search.plan import BUDGETS, Plan
+    from thalweg.lab.search.work import Assignment, open_claims
+
+    root = options.out or Path("runs") / "-".join(map(slug, dict.fromkeys(tasks)))
+    plan = Plan(
+        tasks=tasks,
+        batch_sizes=options.batch_size or None,
+        optimizers=options.optimizers,
+        trials=options.trials,
+        studies=options.studies,
+        seeds=options.seeds,
+        steps=options.steps,
+        budgets=BUDGETS if options.budget == "both" else (options.budget,),
+        regimen={name: getattr(options, name) for name in REGIMEN},
+    )
+    cells, notes = plan.cells(root)
+    processes = options.jobs or comparison.default_jobs()
+    console = terminal.console()
+    for note in notes:
+        console.print(f"note: {note}")
+    if options.dry_run:
+        _say_what_would_run(cells, processes, root, console)
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for cell in cells:
+            cell.record(root, terminal.command())
+    except OSError as error:
+        raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
+    threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))  # OMP_NUM_THREADS holds
+    assignment = Assignment(root, cells, options.storage, threads)
+    if options.storage is not None:
+        open_claims(assignment)  # or a clear error now
+    runs = sum(cell.trials * cell.studies + cell.seeds for cell in cells if cell.left_out is None)
+    console.print(
+        f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: {runs} runs at "
+        f"least, {processes} at a time, in {root}"
+    )
+    with Progress(console, cells, root) as progress:
+        comparison.run(assignment, processes, progress.hear)
+        progress.finish()
+        if options.timing:
+            progress.say("timing steps, all optimizers in turn")
+            comparison.run(assignment, 1, timing=True)
+    conclude(root, terminal.command(), console)
+
+
+def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: Any) -> None:
+    total = 0.0
+    for cell in cells:
+        if cell.left_out is not None:
+            console.print(f"{_where(cell)}: left out, {cell.left_out}")
+            continue
+        seconds = cell.cost() / 1e6
+        total += seconds
+        console.print(
+            f"{_where(cell)}: {cell.studies} x {cell.trials} trials and {cell.seeds} seeds of {cell.steps} steps, "
+            f"about {terminal.duration(seconds)}"
+        )
+    console.print(f"in all about {terminal.duration(total / processes)}, {processes} runs at a time, in {root}")
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.task} {cell.batch_size} {cell.budget} {cell.optimizer}"

@@ -1,0 +1,211 @@
+"""``thalweg train``: one run, on one process or many."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from thalweg import records
+from thalweg.commands import terminal
+from thalweg.commands.options import LARGEST, MOST_JOBS, at_least, names, settings, several, whole
+from thalweg.records.errors import UserError
+from thalweg.records.regimen import REGIMEN, SHARDINGS, Regimen
+
+if TYPE_CHECKING:
+    from thalweg.lab.engine import How, RunSpec, Training
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Train(Regimen):
+    """The options of ``thalweg train``."""
+
+    optimizer: str = "alto"
+    """A name (see `thalweg optimizers`), or the dotted name of a class."""
+
+    batch_size: Annotated[int | None, whole(1, LARGEST)] = None
+    """Global batch size (default: the task's first)."""
+
+    settings: Annotated[tuple[str, ...], Parameter(name="--set"), several] = ()
+    """Hyperparameters as NAME=VALUE, such as lr=.02 alpha=-5."""
+
+    steps: Annotated[int | None, whole(1, 10**9)] = None
+    """Training steps, instead of the task's."""
+
+    seed: Annotated[int, whole(0, 2**32 - 1)] = 0
+    """Of initialisation and data order."""
+
+    micro_batch: Annotated[int | None, whole(1)] = None
+    """At most so many examples at a time on a process."""
+
+    sharding: str = "ddp"
+    """ddp, fsdp2 or fsdp2+ep, on several processes."""
+
+    workers: Annotated[int, whole(0, MOST_JOBS)] = 0
+    """Processes that load data."""
+
+    checkpoint_seconds: Annotated[float, at_least(0.0)] = 30.0
+    """Between two checkpoints."""
+
+    resume: bool = True
+    """Go on from the checkpoint in the folder."""
+
+    track: Annotated[tuple[str, ...], names("--track")] = ("tensorboard",)
+    """Of tensorboard, wandb and mlflow, those installed; or none."""
+
+    instruments: Annotated[int | None, whole(1)] = None
+    """Every so many steps, record what E and the trust ratio do, gradient noise and sharpness."""
+
+    config: Path | None = None
+    """YAML file with any of these options."""
+
+    out: Path | None = None
+    """Folder of the records (default: runs/train/TASK/OPTIMIZER-HASH)."""
+
+
+def train(task: str, /, *, options: Train | None = None) -> None:
+    """One run, also under torchrun and accelerate launch; the same command goes on where it stopped.
+
+    Args:
+        task: A name (see `thalweg tasks`), or module:Class.
+        options: how to train.
+    """
+    options = options or Train()
+    terminal.interruptible()
+    if options.sharding not in SHARDINGS:
+        raise UserError(f"--sharding must be one of {', '.join(SHARDINGS)}, got {options.sharding!r}")
+    given = settings(options.settings)
+    from thalweg.lab import contenders, tasks
+    from thalweg.lab.engine import How, RunSpec, leave
+    from thalweg.lab.engine import train as run_one
+    from thalweg.lab.instruments import Panel, overhead
+    from thalweg.lab.search.cells import slug
+
+    own = tasks.find(task)
+    size = options.batch_size or own.budgets[0].batch_size
+    budget = tasks.budget_at(own.budgets, size, "short")
+    chosen = contenders.contender(options.optimizer)
+    regimen = {name: getattr(options, name) for name in REGIMEN}
+    if chosen.schedule is not None and options.schedule == "cosine":
+        regimen["schedule"] = chosen.schedule
+    spec = RunSpec(
+        task=task,
+        batch_size=size,
+        steps=options.steps or (budget or own.budgets[0]).steps,
+        optimizer=options.optimizer,
+        settings=contenders.defaults(chosen, size) | _known(given, chosen),
+        seed=options.seed,
+        test=True,
+        **regimen,
+    ).stamped()
+    folder = options.out or Path("runs") / "train" / slug(task) / f"{slug(options.optimizer)}-{spec.hash}"
+    rank, console = int(os.environ.get("RANK", "0")), terminal.console()
+    every, panel = options.instruments, None
+    if every is not None:
+        if every > spec.steps:
+            raise UserError(f"--instruments must be an integer from 1 to {spec.steps} (the steps), got {every}")
+        panel = Panel(every, lambda line: console.print(line, soft_wrap=True))
+    how = How(
+        options.micro_batch, options.sharding, options.workers, options.checkpoint_seconds, _trackers(options.track),
+        panel,
+    )  # fmt: skip
+    if rank == 0:
+        _make_room(folder, spec, options.resume)
+    elif not options.resume:
+        raise UserError("--no-resume does not go with several processes: remove the folder, or choose another")
+
+    def heard(training: Training, event: str) -> None:
+        if event == "evaluation" and rank == 0:
+            line = training.history[-1]
+            console.print(
+                f"step {line['step']}/{spec.steps}  loss {line['loss']:.4g}  validation {line['validation']:.4g}  "
+                f"{line['seconds']:.1f} s"
+            )
+
+    if rank == 0:
+        result = _claimed(spec, folder, how, heard, options.resume)
+        if panel is not None:
+            console.print(overhead(folder, result), soft_wrap=True)
+        said = ", ".join(f"{key} {result[key]:.6g}" for key in ("validation", "test") if result.get(key) is not None)
+        console.print(f"{result['status']}: {said or result['reason']}")
+        console.print(f"records: {folder.resolve()}", soft_wrap=True)
+    else:
+        result = run_one(spec, folder, how=how, heard=heard)
+    leave()
+    if result["status"] == "failed":
+        raise SystemExit(1)
+
+
+def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any, resume: bool) -> dict[str, Any]:
+    if (found := stored(folder, spec)) is not None:
+        if isinstance(how.watch, Panel) and not measured(folder, how.watch.every, spec.steps, found):
+            raise UserError(
+                f"{folder} holds this run, trained without --instruments {how.watch.every}: --no-resume trains it "
+                "again, --out puts it elsewhere"
+            )
+        return found
+    claim = FileClaims().take(Job(spec, Place(), folder))
+    if claim is None:
+        raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
+    if not resume:
+        for name in ("checkpoint.pt", MEASUREMENTS):
+            (folder / name).unlink(missing_ok=True)
+    result = None
+    with beating(claim) as lost:
+
+        def also_ours(training: Training, event: str) -> None:
+            if lost.is_set():
+                raise UserError(f"another process trains in {folder} now: choose another folder with --out")
+            heard(training, event)
+
+        try:
+            result = run_one(spec, folder, how=how, heard=also_ours)
+        finally:
+            claim.release(result)
+    return result
+
+
+def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
+    """The folder of this run and no other's; without ``resume``, of nothing before."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "spec.json").exists():
+            try:
+                before = records.read_json(folder / "spec.json").get("hash")
+            except records.Damaged:
+                before = None
+            if before != spec.hash:
+                if (folder / "result.json").exists():
+                    raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
+                (folder / MEASUREMENTS).unlink(missing_ok=True)
+        if not resume:  # the rest goes when nobody else can be at it
+            (folder / "result.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from None
+
+
+def _known(given: dict[str, float], chosen: contenders.Contender) -> dict[str, float]:
+    known = contenders.defaults(chosen, 1)
+    if unknown := sorted(set(given) - set(known)):
+        raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}")
+    return given
+
+
+def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that are installed; one that was asked for by name and is not is an error, TensorBoard is left out."""
+    found = []
+    for name in names:
+        if name == "none":
+            continue
+        if name not in ("tensorboard", "wandb", "mlflow"):
+            raise UserError(f"--track must be of tensorboard, wandb, mlflow or none, got {name!r}")
+        if find_spec(name) is not None:
+            found.append(name)
+        elif name != "tensorboard":
+            raise UserError(f"--track {name} needs {name}: pip install {name}")
+    return tuple(found)
