@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.stats import t as student
 
+from thalweg.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 from thalweg.theory import implicit_regularization, stability_limit
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "images" / "theory"
-BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#777777"
 REGIMES = {
     "large": "large batch, 60 epochs",
     "short": "large batch, 10 epochs",

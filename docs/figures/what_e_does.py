@@ -12,6 +12,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from thalweg.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE
 from thalweg.theory import damping, fastest_damping, implicit_regularization, map_over, stability_limit
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.contour import QuadContourSet
 
 OUT = Path(__file__).parents[1] / "images" / "theory"
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#777777"  # Okabe and Ito
 PAPER = {"α = -5, β1 = .99": (-5.0, 0.99, "o"), "α = .5, β1 = .01": (0.5, 0.01, "s")}
 HORIZONS = np.geomspace(1.0, 200.0, 161)
 GAINS = np.linspace(-0.9999, 0.9999, 241)

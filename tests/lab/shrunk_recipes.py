@@ -14,12 +14,12 @@ def shrunk(name):
     tables = {}
     for one in paper.comparisons:
         optimizers = tuple(value.split("|")[0] for value in (one.optimizers[0], one.optimizers[-1]))
-        if one.task in SHRUNK and (one.task, one.recipe.get("schedule")) not in tables:
-            tables[one.task, one.recipe.get("schedule")] = replace(
+        if one.task in SHRUNK and (one.task, one.regimen.get("schedule")) not in tables:
+            tables[one.task, one.regimen.get("schedule")] = replace(
                 one, task=SHRUNK[one.task], batch_size=6, epochs=None, steps=2, seeds=1, trials=1,
                 optimizers=tuple(_one_value(name) for name in optimizers), micro_batch=None,
                 sharding="fsdp2" if one.sharding == "ddp" else one.sharding,
-                recipe={**one.recipe, "precision": "no", "evaluations": 2},
+                regimen={**one.regimen, "precision": "no", "evaluations": 2},
             )  # fmt: skip
     return replace(found, scales={"paper": replace(paper, comparisons=tuple(tables.values()))})
 

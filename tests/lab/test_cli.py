@@ -157,7 +157,7 @@ def compared(tmp_path_factory):
 
 
 def test_everything_lies_in_the_folder_whatever_its_name(compared):
-    assert sorted(path.name for path in compared.iterdir()) == ["report.html", "results.csv", "results.parquet", "runs"]
+    assert sorted(path.name for path in compared.iterdir()) == ["report.html", "results.csv", "runs"]
     assert len(list(compared.glob("runs/**/result.json"))) >= 8
 
 

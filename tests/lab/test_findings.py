@@ -106,7 +106,7 @@ def test_the_settings_as_python_build_the_same_optimizer(name):
 
 def test_the_settings_as_a_command_are_the_run(tmp_path, monkeypatch):
     recipe = {"schedule": "linear", "warmup": 0.2, "clip": 0.5, "augment": None}
-    plan = Plan(("small_tasks:Line",), (16,), ("adamw",), 2, 1, 1, steps=5, recipe=recipe)
+    plan = Plan(("small_tasks:Line",), (16,), ("adamw",), 2, 1, 1, steps=5, regimen=recipe)
     cells, _ = plan.cells(tmp_path)
     for cell in cells:
         cell.record(tmp_path, "")

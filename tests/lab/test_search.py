@@ -166,7 +166,7 @@ def test_another_length_lies_beside_and_another_recipe_needs_another_folder(done
     cells, _ = replace(PLAN, steps=7).cells(root)
     assert {cell.folder(root).name for cell in cells} == {"7-steps"}
     with pytest.raises(UserError, match="holds a comparison with other clip: choose another folder with --out"):
-        replace(PLAN, recipe={"clip": 1.0}).cells(root)
+        replace(PLAN, regimen={"clip": 1.0}).cells(root)
 
 
 def test_records_of_other_code_or_data_are_not_used(done):
@@ -178,7 +178,7 @@ def test_records_of_other_code_or_data_are_not_used(done):
 
 def test_who_replaces_schedules_has_its_own(tmp_path):
     cells, _ = replace(PLAN, optimizers=("schedule-free", "adamw")).cells(tmp_path)
-    assert [cell.recipe["schedule"] for cell in cells] == ["constant", "cosine"]
+    assert [cell.regimen["schedule"] for cell in cells] == ["constant", "cosine"]
 
 
 def test_one_bad_batch_size_is_left_out_with_a_sentence(tmp_path):

@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from thalweg.report.drawing import BLUE, ORANGE
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 Found: TypeAlias = dict[str, Any]
 
-OURS, THEIRS, TEMPORARY, QUIET = "#d55e00", "#0072b2", "#b9bec7", "#555555"
+OURS, THEIRS, TEMPORARY, QUIET = ORANGE, BLUE, "#b9bec7", "#555555"
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 

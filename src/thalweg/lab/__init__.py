@@ -30,7 +30,7 @@ another batch size, other code or other data never meets it. ::
         study-S/round-R-trial-N-HASH/                        one beyond the edge of the space (see below)
         seed-N-HASH/                                         the chosen setting on fresh seed N
     OUT/runs/TASK/BATCH_SIZE/timing/STEPS-steps.json         seconds a step, all optimizers interleaved
-    OUT/report.html, results.csv, results.parquet            written again by ``thalweg report OUT``
+    OUT/report.html, results.csv                             written again by ``thalweg report OUT``
 
 (A ``:`` in a name is a ``.`` in its folder.) A run's folder holds, each written whole or not at all,
 

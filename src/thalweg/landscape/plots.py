@@ -16,15 +16,15 @@ from thalweg.landscape.functions import Landscape
 from thalweg.landscape.paths import Path
 from thalweg.landscape.slices import Slice
 from thalweg.landscape.walks import Walk
+from thalweg.report.drawing import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, YELLOW
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-COLOURS = ("#d55e00", "#000000", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = (ORANGE, BLACK, BLUE, GREEN, PURPLE, YELLOW, SKY)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (4, 1, 1, 1, 1, 1)), "--", ":")
-GREY = "#777777"
-WITHOUT, EXPLORES, EXPLOITS = "#000000", ("#0072b2", "#56b4e9", "#009e73"), ("#d55e00", "#e69f00")
+WITHOUT, EXPLORES, EXPLOITS = BLACK, (BLUE, SKY, GREEN), (ORANGE, YELLOW)
 """Of walks: without E, with α < 0 and with α > 0, the strongest first; the minima's colour is none of them."""
 
 
@@ -67,9 +67,7 @@ def draw_landscape(ax: Axes, function: Landscape) -> None:
         ax.plot(*function.valley.points(401).T.numpy(), color="white", linewidth=2.5, alpha=0.9, zorder=2)
     best = min(m.value for m in function.minima)
     for m in () if function.level else function.minima:
-        ax.plot(
-            m.x, m.y, "*" if m.value <= best else "x", color="#cc79a7", markersize=10, markeredgewidth=1.5, zorder=6
-        )
+        ax.plot(m.x, m.y, "*" if m.value <= best else "x", color=PURPLE, markersize=10, markeredgewidth=1.5, zorder=6)
     ax.set(xlim=(x0, x1), ylim=(y0, y1), xlabel="x", ylabel="y")
     ax.tick_params(labelsize=7)
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 BLACK, GREY = "#000000", "#777777"
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, BLACK)
+BROWN, OLIVE, MAGENTA = "#8a5a40", "#77772a", "#aa4499"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, BLACK, BROWN, OLIVE, MAGENTA)
 matplotlib.rcParams["svg.hashsalt"] = "thalweg"  # the same picture is the same file
 
 

@@ -37,8 +37,8 @@ METHOD = (
 )
 
 
-def render(summary: Summary, *, parquet: bool = False) -> str:
-    """The whole page as text; ``parquet``: whether ``results.parquet`` lies beside it."""
+def render(summary: Summary) -> str:
+    """The whole page as text."""
     page = Environment(
         loader=PackageLoader("thalweg.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -61,7 +61,6 @@ def render(summary: Summary, *, parquet: bool = False) -> str:
         sections=[_section(f"table-{i}", table, summary, drawn) for i, table in enumerate(summary.tables, 1)],
         shared=_shared(summary),
         method=METHOD,
-        parquet=parquet,
     )
 
 

@@ -37,29 +37,3 @@ def csv_of(table: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(table)
     return text.getvalue()
-
-
-def parquet(table: list[dict[str, Any]]) -> bytes | None:
-    """As Parquet; None where pyarrow is not installed or there is no row."""
-    try:
-        import pyarrow
-        from pyarrow.parquet import write_table
-    except ImportError:
-        return None
-    if not table:
-        return None
-    kinds = {"batch_size": pyarrow.int64(), "steps": pyarrow.int64(), "study": pyarrow.int64(),
-             "round": pyarrow.int64(), "number": pyarrow.int64(), "seed": pyarrow.int64(),
-             "steps_to_target": pyarrow.int64(), "validation": pyarrow.float64(), "test": pyarrow.float64(),
-             "seconds": pyarrow.float64(), "seconds_to_target": pyarrow.float64()}  # fmt: skip
-
-    def kind(name: str) -> Any:
-        return kinds.get(name, pyarrow.float64() if name.startswith("set.") else pyarrow.string())
-
-    def clean(value: Any) -> Any:  # a lone surrogate, which JSON can hold, is not UTF-8
-        return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-    columns = {name: pyarrow.array([clean(one[name]) for one in table], kind(name)) for name in table[0]}
-    sink = io.BytesIO()
-    write_table(pyarrow.table(columns), sink)
-    return sink.getvalue()

@@ -15,19 +15,12 @@ if TYPE_CHECKING:
 
 
 def write_report(summary: Summary, path: Path) -> Path:
-    """Write the report to ``path``, ``results.csv`` and (with pyarrow) ``results.parquet`` beside it; return ``path``.
+    """Write the report to ``path``, ``results.csv`` beside it; return ``path``.
 
     Raises:
         OSError: they cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = tabular.rows(summary)
-    parquet = tabular.parquet(rows)
-    write_bytes(path, render(summary, parquet=parquet is not None).encode("utf-8", "replace"))
-    write_bytes(path.with_name("results.csv"), tabular.csv_of(rows).encode("utf-8", "replace"))
-    beside = path.with_name("results.parquet")
-    if parquet is not None:
-        write_bytes(beside, parquet)
-    else:
-        beside.unlink(missing_ok=True)  # of an earlier report: it would say something else
+    write_bytes(path, render(summary).encode("utf-8", "replace"))
+    write_bytes(path.with_name("results.csv"), tabular.csv_of(tabular.rows(summary)).encode("utf-8", "replace"))
     return path

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from thalweg.report.drawing import COLOURS, save
 from thalweg.studies.sections import Picture, short_names
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from thalweg.records.metric import Metric
     from thalweg.report.summary import Row, Summary, Table
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a5a40", "#77772a", "#aa4499")
 DASHES = ("-", "--", "-.", ":")
-matplotlib.rcParams["svg.hashsalt"] = "thalweg"  # the same picture is the same file
 
 
 def draw(summary: Summary, folder: Path) -> tuple[Picture, ...]:
@@ -36,10 +34,6 @@ def draw(summary: Summary, folder: Path) -> tuple[Picture, ...]:
         if len(own) >= 3:
             found.append(_scaling(own, folder / f"scaling-{task}.svg"))
     return tuple(found)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _styles(names: list[str]) -> dict[str, dict[str, Any]]:
@@ -88,7 +82,7 @@ def _curves(tables: tuple[Table, ...], path: Path) -> Picture:
             for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
                 handles.setdefault(name, handle)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
-    _save(figure, path)
+    save(figure, path)
     return Picture(path, "Training loss and validation metric by epoch, mean over the fresh seeds: see who is ahead "
                          "early, and who at the end.")  # fmt: skip
 
@@ -131,7 +125,7 @@ def _scaling(tables: list[Table], path: Path) -> Picture:
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
     return Picture(path, f"{metric.name[:1].upper()}{metric.name[1:]} over batch sizes on {tables[0].task}, mean and "
                          "95 % interval: who keeps it as the batch grows.")  # fmt: skip
 
@@ -169,7 +163,7 @@ def _heat_maps(tables: list[Table], path: Path) -> Picture:
         figure.colorbar(
             image, ax=axes, label=table.metric.name + (f" ({table.metric.unit})" if table.metric.unit else "")
         )
-    _save(figure, path)
+    save(figure, path)
     return Picture(
         path,
         "The test metric over α and β1, the learning rate tuned for each field: left of 0 explores, right of it "

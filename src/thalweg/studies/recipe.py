@@ -33,8 +33,8 @@ class Comparison:
     ``optimizers`` are contenders' names; ``given`` says settings of those that have them, which
     :func:`~thalweg.studies.resolved.resolved` writes into the names.
     ``epochs`` or ``steps`` says how long; ``trials`` a study, ``studies`` and ``seeds`` how much; ``regimen`` what of
-    :class:`~thalweg.records.regimen.Regimen` differs from its defaults. ``micro_batch`` and ``sharding`` say how a run is
-    carried out and decide nothing of it.
+    :class:`~thalweg.records.regimen.Regimen` differs from its defaults. ``micro_batch`` and ``sharding`` say how a run
+    is carried out, which decides nothing of it.
     """
 
     task: str
