@@ -20,3 +20,24 @@ def done(tmp_path_factory):
     cells = carry_out(PLAN, root)
     time_tables(root, cells)
     return root, cells
+
+
+@pytest.fixture
+def own_data(tmp_path, tmp_path_factory, monkeypatch):
+    """A folder for data of one's own, of any number of rows."""
+    import datasets
+
+    monkeypatch.setenv("THALWEG_DATA", str(tmp_path))
+    monkeypatch.setenv("THALWEG_DATA_ROWS", "any")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory):
+    """A folder with models and tokenizers under their published names."""
+    import hub_folders
+
+    root = tmp_path_factory.mktemp("weights")
+    hub_folders.weights(root)
+    return root
