@@ -1,5 +1,6 @@
 """A folder as ``THALWEG_DATA`` names it, with a few rows of each published data set in its real schema."""
 
+import io
 import string
 
 import numpy as np
@@ -136,3 +137,9 @@ def refused(load):
     message = str(error.value)
     assert "\n" not in message
     return message
+
+
+def stored(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}

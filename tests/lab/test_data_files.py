@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from hub_folders import CIFAR, images, refused
+from hub_folders import CIFAR, images, refused, stored
+from PIL import Image as Picture
 from shrunk_tasks import SHRUNK
 
 from thalweg.lab import hub, layout, tasks
 from thalweg.lab.columns import Label, Sequences, Text
+from thalweg.lab.columns import Picture as Pictures
 from thalweg.lab.errors import UserError
 from thalweg.lab.tasks import bert, cifar, fashion_mnist, gpt2, imagenet
 
@@ -156,6 +158,28 @@ def test_a_row_is_counted_in_its_own_file(own_data):
         pq.write_table(pa.table({"label": labels}), path)
     message = refused(lambda: hub.load("a/b", "train", {"label": Label(10)}))
     assert f"{path}, split train, row 1, column label: is 11" in message
+
+
+def test_shards_may_differ_in_what_changes_no_value(own_data):
+    """Widths of numbers and texts, names of elements, a path that no image has."""
+    folder = own_data / "a/b"
+    folder.mkdir(parents=True)
+    picture = stored(Picture.new("RGB", (2, 2)))["bytes"]
+    for i, (number, text, item, path) in enumerate(
+        (("int64", "string", "item", "string"), ("uint8", "large_string", "element", "null"))
+    ):
+        types = {name: getattr(pa, name)() for name in (number, text, path)}
+        image = pa.struct({"bytes": pa.binary(), "path": types[path]})
+        words = pa.list_(pa.field(item, types[text]))
+        table = pa.table({
+            "label": pa.array([i], types[number]), "text": pa.array([f"t{i}"], types[text]),
+            "tokens": pa.array([["a", "b"]], words), "img": pa.array([{"bytes": picture, "path": None}], image),
+        })  # fmt: skip
+        pq.write_table(table, folder / f"train-0000{i}-of-00002.parquet")
+    columns = {"label": Label(2), "text": Text(), "tokens": Sequences(), "img": Pictures()}
+    found = hub.load("a/b", "train", columns)
+    assert (list(found.values("label")), list(found.values("text"))) == ([0, 1], ["t0", "t1"])
+    assert found.pictures("img", "RGB", (2, 2)).shape == (2, 2, 2, 3)
 
 
 def test_shards_of_other_types_columns_or_classes_are_named(own_data):

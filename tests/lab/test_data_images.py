@@ -1,7 +1,6 @@
 """Images of one's own: each mode and size, what cannot be decoded, and the form of their first publication."""
 
 import gzip
-import io
 import shutil
 
 import hub_folders
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Image
-from hub_folders import CIFAR, images, refused
+from hub_folders import CIFAR, images, refused, stored
 from PIL import Image as Picture
 
 from thalweg.lab import hub
@@ -19,12 +18,6 @@ from thalweg.lab.errors import UserError
 from thalweg.lab.tasks import cifar, fashion_mnist, imagenet
 
 # images
-
-
-def stored(image):
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return {"bytes": file.getvalue(), "path": None}
 
 
 def put(place, image):

@@ -12,6 +12,19 @@ def shown(value: Any) -> str:
     return f"{value!r:.60}"
 
 
+def kind_of(type_: Any) -> str:
+    """An Arrow type in a message; what may differ between files of one data set is left out."""
+    import pyarrow
+
+    if pyarrow.types.is_integer(type_):
+        return "a whole number"
+    if pyarrow.types.is_list(type_) or pyarrow.types.is_large_list(type_):
+        return f"a sequence, each {kind_of(type_.value_type)}"
+    if pyarrow.types.is_struct(type_):
+        return f"a structure of {', '.join(sorted(field.name for field in type_))}"
+    return str(type_).removeprefix("large_")
+
+
 class Column(ABC):
     """What a column holds. ``classes`` are the names of its numbers, in the order of the task, where that matters."""
 

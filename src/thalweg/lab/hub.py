@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.lab import layout, originals
-from thalweg.lab.columns import Column, Picture
+from thalweg.lab.columns import Column, Picture, kind_of
 from thalweg.lab.errors import UserError
 from thalweg.lab.originals import VARIABLE
 from thalweg.lab.split import ROWS, Split, class_names, fetch, first_line, folder_of, lines
@@ -129,9 +129,7 @@ def _check_parquet(datasets: Any, files: list[Path], split: str, columns: Mappin
             raise _unreadable(path, split, error) from None
         _need(columns, schema.names, str(path), split)
         for column in columns:
-            kind = str(schema.field(column).type).replace("large_", "")
-            kind = "a whole number" if kind.startswith(("int", "uint")) else kind
-            here = kind, class_names(features.get(column))
+            here = kind_of(schema.field(column).type), class_names(features.get(column))
             before = first.setdefault(column, here)
             if here != before:
                 what = f"{here[0]}, not {before[0]}" if here[0] != before[0] else "of other classes or another order"
