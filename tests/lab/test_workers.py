@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import optuna
 import pytest
+import sqlalchemy
+import sqlalchemy.orm
 from comparisons import PLAN, carry_out
 
 from thalweg.lab import reading, records
@@ -191,17 +192,46 @@ def test_a_storage_that_is_not_there_is_one_clear_error(tmp_path):
 
 @pytest.mark.parametrize("times", [0, 1, 3])
 def test_workers_that_make_the_tables_of_a_database_at_once_all_open_it(times, tmp_path, monkeypatch):
-    real, left = optuna.storages.RDBStorage, ["relation already exists", "duplicate key value violates", "exists"]
+    real, left = storage.RDBStorage, ["relation already exists", "duplicate key value violates", "exists"]
 
     def racing(url):
         if len(left) > 3 - times:
             raise RuntimeError(f"table studies already exists: {left.pop()}")
         return real(url)
 
-    monkeypatch.setattr(optuna.storages, "RDBStorage", racing)
+    monkeypatch.setattr(storage, "RDBStorage", racing)
     monkeypatch.setattr(storage, "PAUSE", 0.0)
-    assert isinstance(storage.open_storage(f"sqlite:///{tmp_path}/studies.db"), real)
+    assert storage.open_storage(f"sqlite:///{tmp_path}/studies.db").get_all_studies() == []
     assert len(left) == 3 - times
+
+
+def test_a_beat_reads_the_tickets_of_runs_under_way_and_no_finished_one_again(tmp_path):
+    """Finished ones carry the records of their runs: hundreds of megabytes in a long comparison."""
+    first, second = (open_claims(Assignment(tmp_path / name, [], f"sqlite:///{tmp_path}/db")) for name in "ab")
+    jobs = [job_in(tmp_path / "a", seed) for seed in range(9)]
+    for job in jobs[:8]:
+        claim = first.take(job)
+        claim.release(train(job.spec, job.folder, job.place))
+    held = second.take(job_in(tmp_path / "b", 8))
+    assert held.beat()
+    loaded = []
+
+    def count(instance, context):
+        if type(instance).__name__ == "TrialModel":
+            loaded.append(instance.trial_id)
+
+    sqlalchemy.event.listen(sqlalchemy.orm.Mapper, "load", count)
+    try:
+        assert held.beat()
+        assert len(set(loaded)) == 1  # its own
+        assert second.take(job_in(tmp_path / "b", 3)) is None
+        assert Reader()(job_in(tmp_path / "b", 3)) is not None
+        assert len(set(loaded)) == 1
+        assert first.take(jobs[8]) is None  # what others did meanwhile is seen
+        held.release(None)
+        assert first.take(jobs[8]) is not None
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.orm.Mapper, "load", count)
 
 
 # workers
