@@ -12,37 +12,19 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy
 import sqlalchemy.orm
-from comparisons import PLAN, carry_out
+from comparisons import PLAN, carry_out, job_in
 
 from thalweg.lab import reading, records
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import Place, train
+from thalweg.lab.engine import train
 from thalweg.lab.errors import TaskFault, UserError
 from thalweg.lab.search import claims, comparison, storage, timing
-from thalweg.lab.search.cells import Job, Reader
+from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.claims import FileClaims, beating
 from thalweg.lab.search.timing import time_tables
 from thalweg.lab.search.work import Assignment, open_claims
 
 # claims
-
-
-def job_in(folder, seed=0):
-    (cell,), _ = replace(PLAN, optimizers=("adamw",)).cells(folder)
-    spec = cell.spec({"lr": 0.01, "weight_decay": 0.0, "momentum": 0.9, "beta2": 0.99}, seed, test=False)
-    place = Place("trial", 0, 0, 0, {"lr": 0.01})
-    return Job(spec, place, cell.folder(folder) / "study-0" / f"trial-{seed}-{spec.hash}")
-
-
-@pytest.fixture(params=["file", "journal", "sqlite"])
-def open_two(request, tmp_path):
-    """Two workers' views of one place to claim in, and the folders of each."""
-    if request.param == "file":
-        roots, url = [tmp_path / "shared"] * 2, None
-    else:
-        roots = [tmp_path / "one", tmp_path / "two"]
-        url = f"journal:{tmp_path}/journal" if request.param == "journal" else f"sqlite:///{tmp_path}/db"
-    return [(open_claims(Assignment(root, [], url)), job_in(root)) for root in roots]
 
 
 def test_one_run_has_one_worker(open_two):
@@ -106,12 +88,14 @@ def test_a_dead_holder_of_this_machine_is_outbid_at_once(open_two, tmp_path):
     (_, job), (second, same) = open_two
     url = getattr(second, "url", None)
     script = (
-        "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; from test_search import *;"
-        "root = Path(sys.argv[1]); claims = open_claims(Assignment(root, [], sys.argv[2] or None));"
+        "import os, sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; from comparisons import *;"
+        "from thalweg.lab.search.work import Assignment, open_claims; root = Path(sys.argv[1]);"
+        "claims = open_claims(Assignment(root, [], sys.argv[2] or None));"
         "assert claims.take(job_in(root)) is not None; os._exit(9)"
     )
     root = job.folder.parents[6]
-    subprocess.run([sys.executable, "-c", script, str(root), url or "", str(Path(__file__).parent)], check=False)
+    command = [sys.executable, "-c", script, str(root), url or "", str(Path(__file__).parent)]
+    assert subprocess.run(command, check=False).returncode == 9
     assert second.take(same) is not None
 
 
@@ -121,8 +105,9 @@ def test_a_process_number_used_again_is_not_the_same_process():
     assert claims.known_dead({**me, "started": me["started"] - 1000.0})
     assert not claims.known_dead({**me, "host": "elsewhere", "pid": 2**22 + 1})
     assert claims.known_dead({**me, "pid": 2**22 + 1})
-    for odd in ({}, {"host": claims.here()}, {**me, "pid": "x"}, {**me, "started": "x"}, {**me, "pid": -3}):
-        claims.known_dead(odd)
+    unknown = {}, {"host": claims.here()}, {**me, "pid": "x"}
+    assert [claims.known_dead(odd) for odd in unknown] == [False] * 3
+    assert [claims.known_dead(odd) for odd in ({**me, "started": "x"}, {**me, "pid": -3})] == [True] * 2
 
 
 def test_many_draw_one_ticket(tmp_path):
