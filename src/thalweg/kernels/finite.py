@@ -26,7 +26,7 @@ def all_finite(gradients: Iterable[Tensor], *, fused: bool = False) -> Tensor:
     """
     gradients = list(gradients)
     if fused and (within := cpp.all_within(gradients, _limit)) is not None:
-        return torch.tensor(within)
+        return torch.tensor(within, device="cpu")
     device = gradients[0].device if gradients else None
     shards = [local(g) for g in gradients]
     verdicts = [

@@ -40,6 +40,7 @@ from thalweg.optim.exploration import (
 )
 from thalweg.optim.hyperparameters import NONFINITE, recheck_exploration
 from thalweg.optim.layers import look
+from thalweg.optim.loaders_step import can_make_state, is_loaders_step, make_state
 from thalweg.optim.objective import ShiftedObjective
 from thalweg.optim.plain import as_scalar, make_plain_as
 from thalweg.optim.state import at_rest, mentions, refuse_without, restored_on_error
@@ -280,11 +281,15 @@ class E(Optimizer):
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad, the base's and E's, for a checkpoint to be loaded.
 
-        Only the base can make its own: it takes a step on zero gradients at learning rate 0, as torch's checkpoint
-        loader lets it, which may count as a step. So load the checkpoint next. State that is there already stays as it
-        is, and where E has begun, nothing is done.
+        Torch's own optimizers then stand before their first step. Any other base can only make its state by a step, on
+        zero gradients at learning rate 0, which may count: so load the checkpoint next. State that is there already
+        stays as it is, and where E has begun, nothing is done.
         """
-        if not mentions(EMA, self.state):
+        if mentions(EMA, self.state):
+            return
+        if can_make_state(self.base):
+            make_state(self.base)
+        else:
             with at_rest(self):
                 self.step((lambda: 0.0) if self.reevaluates else None)
 
@@ -319,6 +324,9 @@ class E(Optimizer):
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
             if "alpha" in group or "beta" in group:
                 refuse_misnamed(group, self.defaults)
+        if closure is None and can_make_state(self.base) and is_loaders_step(self):
+            make_state(self.base)
+            return None
         in_one_pass, left = self._split()
         one_pass.check(in_one_pass)
         given = look(in_one_pass, self.state, self._footprint, "E")
