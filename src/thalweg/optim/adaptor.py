@@ -27,7 +27,6 @@ from thalweg.optim.exploration import (
     EMA,
     Groups,
     can_skip,
-    check_left,
     explored,
     make_base_plain,
     make_exploration_plain,
@@ -38,6 +37,7 @@ from thalweg.optim.exploration import (
     skipping,
     with_e,
 )
+from thalweg.optim.fitting import check_left
 from thalweg.optim.hyperparameters import NONFINITE, recheck_exploration
 from thalweg.optim.layers import look
 from thalweg.optim.loaders_step import can_make_state, is_loaders_step, make_state
@@ -64,7 +64,7 @@ class E(Optimizer):
     entries ``explore_alpha`` and ``explore_beta``, to be scheduled and saved like any other; its buffer, the EMA b
     of the gradient, is ``state[p]["explore_ema"]``, in float32 at least, 4 bytes per parameter. The state dict is the
     base's own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E
-    passes the gradient on untouched and allocates nothing.
+    passes the gradient on untouched, also a sparse one, and allocates nothing.
 
     During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged,
     unless ``overwrite_grad``. Most of torch's own optimizers step in parts, so that g' exists for no more than the
@@ -108,7 +108,7 @@ class E(Optimizer):
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
         ValueError: ``alpha`` or ``beta`` out of range, also in a group, or called so there; a misspelt option in a
             group; or an optimizer that has E already, as ALTO does.
-        RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
+        RuntimeError: a sparse gradient where α is not 0, or a non-finite one with ``nonfinite="raise"``.
 
     >>> model = torch.nn.Linear(4, 1)
     >>> optimizer = E(torch.optim.Adagrad(model.parameters(), lr=0.1), alpha=0.5, beta=0.01)
