@@ -206,6 +206,26 @@ def test_shards_of_other_types_columns_or_classes_are_named(own_data):
     assert "it is a pointer of Git LFS: git lfs pull" in refused(load)
 
 
+def test_a_file_that_is_damaged_inside_is_named(own_data):
+    folder = own_data / "a/b"
+    folder.mkdir(parents=True)
+    for i in range(2):
+        pq.write_table(pa.table({"text": [f"{n}" * 9 for n in range(99)]}), folder / f"train-0000{i}-of-00002.parquet")
+    path = folder / "train-00001-of-00002.parquet"
+    data = bytearray(path.read_bytes())
+    data[4:60] = bytes(56)  # the first page's header; the footer is whole
+    path.write_bytes(data)
+    message = refused(lambda: hub.load("a/b", "train", {"text": Text()}))
+    assert message.startswith(f"cannot read {path}, split train (")
+
+
+def test_a_split_that_is_missing_is_not_made_of_another(own_data, tiny_weights):
+    hub_folders.texts(own_data)
+    shutil.copytree(tiny_weights, own_data, dirs_exist_ok=True)
+    (own_data / "nyu-mll/glue/mrpc/validation-00000-of-00001.parquet").rename(own_data / "nyu-mll/glue/mrpc/dev.csv")
+    assert "has no Parquet file of the split validation" in refused(bert.MRPC().splits)
+
+
 @pytest.mark.parametrize(
     ("lines", "what"),
     [

@@ -28,7 +28,7 @@ def put(place, image):
     ("image", "what"),
     [
         ({"bytes": stored(Picture.new("RGB", (32, 32)))["bytes"][:50], "path": None}, "the image cannot be decoded"),
-        ({"bytes": b"<html>", "path": None}, "the image cannot be decoded (UnidentifiedImageError"),
+        ({"bytes": b"<html>", "path": None}, "the image cannot be decoded (of no known format)"),
         (stored(Picture.new("RGB", (32, 30))), "is an image of 32x30 pixels, not 32x32"),
         (stored(Picture.new("I;16", (32, 32))), "is an image of mode I;16: 8 bits a channel are needed"),
         (None, "is null"),

@@ -111,15 +111,16 @@ class Split:
         Raises:
             UserError: it cannot be decoded, or has more bits, which Pillow would clip.
         """
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         try:
             data = stored["bytes"] if isinstance(stored, dict) else stored
             image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data or stored["path"])
             image.load()
         except Exception as error:  # whatever a decoder raises is said of the file
+            said = "of no known format" if isinstance(error, UnidentifiedImageError) else first_line(error)
             where = f" {stored['path']}" if isinstance(stored, dict) and not stored["bytes"] else ""
-            raise self.fault(row, column, f"the image{where} cannot be decoded ({first_line(error)})") from None
+            raise self.fault(row, column, f"the image{where} cannot be decoded ({said})") from None
         if image.mode[0] in "IF":
             raise self.fault(row, column, f"is an image of mode {image.mode}: 8 bits a channel are needed")
         return image
