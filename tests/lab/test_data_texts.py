@@ -182,6 +182,23 @@ def test_yes_is_what_its_name_says_whatever_its_number(own_data, tiny_weights, t
     assert f"is of the classes ham, spam: needed are {', '.join(names)}" in refused(task().splits)
 
 
+def test_names_beside_the_files_are_those_of_the_configuration(own_data, tiny_weights):
+    hub_folders.texts(own_data)
+    shutil.copytree(tiny_weights, own_data, dirs_exist_ok=True)
+    before = [part.targets.tolist() for part in bert.MRPC().splits()]
+    for path in (own_data / "nyu-mll/glue/mrpc").iterdir():
+        data = Dataset.from_parquet(str(path))
+        columns = {**data.to_dict(), "label": [1 - label for label in data["label"]]}
+        Dataset.from_dict(columns, features=Features({**data.features, "label": Value("int64")})).to_parquet(path)
+    names = {"cola": ["unacceptable", "acceptable"], "mrpc": ["equivalent", "not_equivalent"]}
+    infos = {name: {"features": {"label": {"names": two, "_type": "ClassLabel"}}} for name, two in names.items()}
+    card = own_data / "nyu-mll/glue/dataset_infos.json"
+    card.write_text(json.dumps(infos))
+    assert [part.targets.tolist() for part in bert.MRPC().splits()] == before
+    card.write_text("{")
+    assert f"cannot read README.md or dataset_infos.json in {card.parent}" in refused(bert.MRPC().splits)
+
+
 def test_labels_that_are_hidden_are_one_clear_error(own_data, tiny_weights):
     hub_folders.texts(own_data)
     path = own_data / "nyu-mll/glue/mrpc/test-00000-of-00001.parquet"
