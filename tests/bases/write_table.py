@@ -27,7 +27,8 @@ HEAD = """# E around every optimizer
 What E does in front of each optimizer of {versions}, on the CPU in float32.
 Each cell is a test in `tests/bases`.
 
-- **α = 0**: the parameters after 6 steps are those of the base alone, bit for bit, and nothing is allocated.
+- **α = 0**: the parameters after 6 steps are those of the base alone, bit for bit, and nothing is allocated. Sparse
+  gradients too are left to the base there (SGD, Adagrad and SparseAdam take them); where α is not 0, E refuses them.
 - **exact g′**: with α = 2 and β1 = 3/4 they are those of the base alone fed with g′ of the paper's two-buffer
   recursion, bit for bit; a base that evaluates a closure (LBFGS, SAM) sees the loss plus the linear term of that g′.
   ≈, here and under *fused*: up to rounding, as E and the base are one kernel; with `foreach` True or False it is bit

@@ -1,5 +1,9 @@
 """A small comparison, and how it is carried out in this process."""
 
+from dataclasses import replace
+
+from thalweg.lab.engine import Place
+from thalweg.lab.search.cells import Job
 from thalweg.lab.search.plan import Plan
 from thalweg.lab.search.work import Assignment, work
 
@@ -13,3 +17,10 @@ def carry_out(plan, root, storage=None, **options):
     assignment = Assignment(root, cells, storage)
     work(assignment, **options)
     return cells
+
+
+def job_in(folder, seed=0):
+    (cell,), _ = replace(PLAN, optimizers=("adamw",)).cells(folder)
+    spec = cell.spec({"lr": 0.01, "weight_decay": 0.0, "momentum": 0.9, "beta2": 0.99}, seed, test=False)
+    place = Place("trial", 0, 0, 0, {"lr": 0.01})
+    return Job(spec, place, cell.folder(folder) / "study-0" / f"trial-{seed}-{spec.hash}")

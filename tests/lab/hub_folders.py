@@ -1,10 +1,14 @@
 """A folder as ``THALWEG_DATA`` names it, with a few rows of each published data set in its real schema."""
 
+import io
 import string
 
 import numpy as np
+import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as Picture
+
+from thalweg.records.errors import UserError
 
 NER = ["EU", "rejects", "German", "call", "to", "boycott", "British", "lamb", "Peter", "Blackburn", "unaffable"]
 WORDS = ["the", "film", "was", "good", "bad", "not", "a", "quite", "plot", "and", "actors", "never", "ever"]
@@ -19,6 +23,15 @@ def sentence(rng, length=9):
     return " ".join(rng.choice(WORDS, length))
 
 
+def entities(rng, length):
+    """Tags in IOB2 as the published numbers: an entity's first word has an odd one, its others the next even one."""
+    tags = [0]
+    for _ in range(length):
+        more = [tags[-1] + tags[-1] % 2] if tags[-1] else []
+        tags.append(int(rng.choice([0, 1, 3, 5, 7, *more * 5])))
+    return tags[1:]
+
+
 def write(root, where, split, columns, features):
     path = root / where / f"{split}-00000-of-00001.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +42,7 @@ def numbered(count):
     return ClassLabel(names=[f"class {i}" for i in range(count)])
 
 
-def images(root):
+def published_images(root):
     for split, count in (("train", 30), ("test", 8)):
         img = pictures(count, (32, 32), count)
         labels = [i % 10 for i in range(count)]
@@ -50,7 +63,7 @@ def texts(root):
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("validation", 4), ("test", 5)):
         tokens = [[str(word) for word in rng.choice(NER, 3 + i % 5)] for i in range(count)]
-        tags = [[int(rng.integers(0, 9)) for _ in words] for words in tokens]
+        tags = [entities(rng, len(words)) for words in tokens]
         write(root, "lhoestq/conll2003/data", split,
               {"id": [*map(str, range(count))], "tokens": tokens,
                **dict.fromkeys(("pos_tags", "chunk_tags", "ner_tags"), tags)},
@@ -100,7 +113,33 @@ def weights(root):
 
 def folder(root):
     """All of it."""
-    images(root)
+    published_images(root)
     texts(root)
     weights(root)
     return root
+
+
+CIFAR = "uoft-cs/cifar10/plain_text"
+TEN = numbered(10)
+
+
+def images(root, label=TEN, count=6, splits=("train", "test"), edit=lambda columns: None):
+    for split in splits:
+        columns = {"img": pictures(count, (32, 32), count), "label": [i % 5 for i in range(count)]}
+        edit(columns)
+        write(root, CIFAR, split, columns, {"img": Image(), "label": label})
+
+
+def refused(load):
+    """The message of what is refused, in one line."""
+    with pytest.raises(UserError) as error:
+        load()
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def stored(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}

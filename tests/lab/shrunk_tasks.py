@@ -35,7 +35,7 @@ class ImageNetResNet50(imagenet.ImageNetResNet50):
 
 
 class CoNLL2003(bert.CoNLL2003):
-    length = 16
+    length = 72
 
 
 class IMDB(bert.IMDB):

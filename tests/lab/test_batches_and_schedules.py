@@ -21,6 +21,18 @@ from thalweg.lab.engine.augment import augmentation
 from thalweg.records.errors import UserError
 
 
+def test_seeds_share_no_order_not_even_of_another_epoch():
+    """A comparison takes neighbouring seeds, which are to be independent of each other."""
+    firsts = [0, 1000, 2**32 - 4]
+    orders = {
+        (seed, epoch): tuple(data.batch_of(seed, epoch * 4, 64, 16))
+        for first in firsts
+        for seed in range(first, first + 4)
+        for epoch in range(4)
+    }
+    assert len(set(orders.values())) == len(orders) == 48
+
+
 def test_each_epoch_sees_every_example_once_in_an_order_of_its_own():
     epochs = [[i for k in range(4) for i in data.batch_of(3, 4 * e + k, 64, 16)] for e in range(3)]
     assert all(sorted(epoch) == list(range(64)) for epoch in epochs)

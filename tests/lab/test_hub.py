@@ -16,9 +16,10 @@ from torch import nn
 import thalweg
 from thalweg import records
 from thalweg.lab import hub, tasks
+from thalweg.lab.columns import Picture
 from thalweg.lab.engine import RunSpec, train
 from thalweg.lab.engine.augment import augmentation
-from thalweg.lab.tasks import bert, fashion_mnist, imagenet
+from thalweg.lab.tasks import fashion_mnist, imagenet
 from thalweg.lab.tasks.base import fingerprint
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
@@ -45,6 +46,7 @@ def cache(tmp_path_factory):
 @pytest.fixture
 def here(published, cache, monkeypatch):
     monkeypatch.setenv(hub.VARIABLE, str(published))
+    monkeypatch.setenv(hub.ROWS, "any")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
     return published
 
@@ -224,53 +226,7 @@ def test_weights_that_are_nowhere_are_one_error_that_says_what_to_fetch(monkeypa
 def test_without_the_library_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"uoft-cs/cifar10 needs the datasets library: pip install 'thalweg\[hub\]'"):
-        hub.load("uoft-cs/cifar10", "train", ("img",))
-
-
-@pytest.mark.parametrize(
-    ("name", "split", "columns", "message"),
-    [
-        ("uoft-cs/cifar10", "valid", ("img",), "has no Parquet file of the split valid"),
-        ("uoft-cs/cifar10", "train", ("img", "fine_label"), "needs the column fine_label: it has img, label"),
-    ],
-)
-def test_a_folder_that_has_something_else_is_not_passed_over(name, split, columns, message, here):
-    with pytest.raises(UserError, match=message):
-        hub.load(name, split, columns)
-
-
-def test_a_split_is_a_word_of_a_files_name_or_its_folder(tmp_path):
-    names = ("a/train-00000-of-00002.parquet", "b/train/0000.parquet", "a/test.parquet", "retrain-0.parquet",
-             "webtext.train.jsonl", "train.txt")  # fmt: skip
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).touch()
-    assert [str(p.relative_to(tmp_path)) for p in hub.files_of(tmp_path, "train")] == [names[0], names[1], names[4]]
-    assert hub.files_of(tmp_path, "train", "a") == [tmp_path / names[0]]
-    assert len(hub.files_of(tmp_path, "train", "c")) == 3
-
-
-def test_files_of_two_kinds_are_not_mixed(tmp_path, monkeypatch):
-    monkeypatch.setenv(hub.VARIABLE, str(tmp_path))
-    for suffix in ("parquet", "jsonl"):
-        (tmp_path / f"a/b/train.{suffix}").parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"a/b/train.{suffix}").touch()
-    with pytest.raises(UserError, match=r"in \.jsonl and \.parquet: leave one kind"):
-        hub.load("a/b", "train", ("text",))
-
-
-def test_texts_as_json_lines_are_read(tmp_path, monkeypatch, cache):
-    monkeypatch.setenv(hub.VARIABLE, str(tmp_path))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
-    (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "a/b/webtext.train.jsonl").write_text('{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
-    assert list(hub.load("a/b", "train", ("text",))["text"]) == ["one", "two"]
-
-
-def test_labels_that_are_hidden_are_one_clear_error(monkeypatch):
-    monkeypatch.setattr(hub, "load", lambda *_: {"label": [-1, -1]})
-    with pytest.raises(UserError, match="nyu-mll/glue, mrpc, split test, has no labels"):
-        bert.MRPC()._load("test")
+        hub.load("uoft-cs/cifar10", "train", {"img": Picture()})
 
 
 # what is measured

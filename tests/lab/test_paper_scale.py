@@ -29,6 +29,7 @@ def results(root):
 @pytest.mark.slow
 def test_every_recipe_takes_two_steps_at_paper_scale_and_sharded_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv(hub.VARIABLE, str(hub_folders.folder(tmp_path / "published")))
+    monkeypatch.setenv(hub.ROWS, "any")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

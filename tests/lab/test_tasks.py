@@ -273,7 +273,10 @@ def idx_files(folder, count):
     rng = np.random.default_rng(0)
     for part in ("train", "t10k"):
         for kind, header, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
-            data = bytes(header) + rng.integers(0, 10, count * size, dtype=np.uint8).tobytes()
+            lengths = (count, 28, 28) if size == 784 else (count,)
+            data = np.array([0x800 + len(lengths), *lengths], ">i4").tobytes()
+            assert len(data) == header
+            data += rng.integers(0, 10, count * size, dtype=np.uint8).tobytes()
             (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
 
 
@@ -282,6 +285,9 @@ def test_fashion_mnist_is_read_from_the_folder_that_is_named(tmp_path, monkeypat
     with pytest.raises(UserError, match=r"has no train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz"):
         fashion_mnist._load("train")
     idx_files(tmp_path, 6)
+    with pytest.raises(UserError, match=r"train-images.*, split train, has 6 rows of 60,000: .*THALWEG_DATA_ROWS=any"):
+        fashion_mnist._load("train")
+    monkeypatch.setenv("THALWEG_DATA_ROWS", "any")
     images, labels = fashion_mnist._load("train")
     assert (images.shape, labels.shape) == ((6, 1, 28, 28), (6,))
     assert (images.min().item(), images.max().item()) == pytest.approx((-1.0, 9 / 127.5 - 1.0))

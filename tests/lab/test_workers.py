@@ -9,15 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import optuna
 import pytest
-from comparisons import PLAN, carry_out
+import sqlalchemy
+import sqlalchemy.orm
+from comparisons import PLAN, carry_out, job_in
 
 from thalweg import records
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import Place, train
+from thalweg.lab.engine import train
 from thalweg.lab.search import claims, comparison, storage, timing
-from thalweg.lab.search.cells import Job, Reader
+from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.claims import FileClaims, beating
 from thalweg.lab.search.timing import time_tables
 from thalweg.lab.search.work import Assignment, open_claims
@@ -25,24 +26,6 @@ from thalweg.records import reading
 from thalweg.records.errors import TaskFault, UserError
 
 # claims
-
-
-def job_in(folder, seed=0):
-    (cell,), _ = replace(PLAN, optimizers=("adamw",)).cells(folder)
-    spec = cell.spec({"lr": 0.01, "weight_decay": 0.0, "momentum": 0.9, "beta2": 0.99}, seed, test=False)
-    place = Place("trial", 0, 0, 0, {"lr": 0.01})
-    return Job(spec, place, cell.folder(folder) / "study-0" / f"trial-{seed}-{spec.hash}")
-
-
-@pytest.fixture(params=["file", "journal", "sqlite"])
-def open_two(request, tmp_path):
-    """Two workers' views of one place to claim in, and the folders of each."""
-    if request.param == "file":
-        roots, url = [tmp_path / "shared"] * 2, None
-    else:
-        roots = [tmp_path / "one", tmp_path / "two"]
-        url = f"journal:{tmp_path}/journal" if request.param == "journal" else f"sqlite:///{tmp_path}/db"
-    return [(open_claims(Assignment(root, [], url)), job_in(root)) for root in roots]
 
 
 def test_one_run_has_one_worker(open_two):
@@ -106,12 +89,14 @@ def test_a_dead_holder_of_this_machine_is_outbid_at_once(open_two, tmp_path):
     (_, job), (second, same) = open_two
     url = getattr(second, "url", None)
     script = (
-        "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; from test_search import *;"
-        "root = Path(sys.argv[1]); claims = open_claims(Assignment(root, [], sys.argv[2] or None));"
+        "import os, sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; from comparisons import *;"
+        "from thalweg.lab.search.work import Assignment, open_claims; root = Path(sys.argv[1]);"
+        "claims = open_claims(Assignment(root, [], sys.argv[2] or None));"
         "assert claims.take(job_in(root)) is not None; os._exit(9)"
     )
     root = job.folder.parents[6]
-    subprocess.run([sys.executable, "-c", script, str(root), url or "", str(Path(__file__).parent)], check=False)
+    command = [sys.executable, "-c", script, str(root), url or "", str(Path(__file__).parent)]
+    assert subprocess.run(command, check=False).returncode == 9
     assert second.take(same) is not None
 
 
@@ -121,8 +106,9 @@ def test_a_process_number_used_again_is_not_the_same_process():
     assert claims.known_dead({**me, "started": me["started"] - 1000.0})
     assert not claims.known_dead({**me, "host": "elsewhere", "pid": 2**22 + 1})
     assert claims.known_dead({**me, "pid": 2**22 + 1})
-    for odd in ({}, {"host": claims.here()}, {**me, "pid": "x"}, {**me, "started": "x"}, {**me, "pid": -3}):
-        claims.known_dead(odd)
+    unknown = {}, {"host": claims.here()}, {**me, "pid": "x"}
+    assert [claims.known_dead(odd) for odd in unknown] == [False] * 3
+    assert [claims.known_dead(odd) for odd in ({**me, "started": "x"}, {**me, "pid": -3})] == [True] * 2
 
 
 def test_many_draw_one_ticket(tmp_path):
@@ -192,17 +178,46 @@ def test_a_storage_that_is_not_there_is_one_clear_error(tmp_path):
 
 @pytest.mark.parametrize("times", [0, 1, 3])
 def test_workers_that_make_the_tables_of_a_database_at_once_all_open_it(times, tmp_path, monkeypatch):
-    real, left = optuna.storages.RDBStorage, ["relation already exists", "duplicate key value violates", "exists"]
+    real, left = storage.RDBStorage, ["relation already exists", "duplicate key value violates", "exists"]
 
     def racing(url):
         if len(left) > 3 - times:
             raise RuntimeError(f"table studies already exists: {left.pop()}")
         return real(url)
 
-    monkeypatch.setattr(optuna.storages, "RDBStorage", racing)
+    monkeypatch.setattr(storage, "RDBStorage", racing)
     monkeypatch.setattr(storage, "PAUSE", 0.0)
-    assert isinstance(storage.open_storage(f"sqlite:///{tmp_path}/studies.db"), real)
+    assert storage.open_storage(f"sqlite:///{tmp_path}/studies.db").get_all_studies() == []
     assert len(left) == 3 - times
+
+
+def test_a_beat_reads_the_tickets_of_runs_under_way_and_no_finished_one_again(tmp_path):
+    """Finished ones carry the records of their runs: hundreds of megabytes in a long comparison."""
+    first, second = (open_claims(Assignment(tmp_path / name, [], f"sqlite:///{tmp_path}/db")) for name in "ab")
+    jobs = [job_in(tmp_path / "a", seed) for seed in range(9)]
+    for job in jobs[:8]:
+        claim = first.take(job)
+        claim.release(train(job.spec, job.folder, job.place))
+    held = second.take(job_in(tmp_path / "b", 8))
+    assert held.beat()
+    loaded = []
+
+    def count(instance, context):
+        if type(instance).__name__ == "TrialModel":
+            loaded.append(instance.trial_id)
+
+    sqlalchemy.event.listen(sqlalchemy.orm.Mapper, "load", count)
+    try:
+        assert held.beat()
+        assert len(set(loaded)) == 1  # its own
+        assert second.take(job_in(tmp_path / "b", 3)) is None
+        assert Reader()(job_in(tmp_path / "b", 3)) is not None
+        assert len(set(loaded)) == 1
+        assert first.take(jobs[8]) is None  # what others did meanwhile is seen
+        held.release(None)
+        assert first.take(jobs[8]) is not None
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.orm.Mapper, "load", count)
 
 
 # workers

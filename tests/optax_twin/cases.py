@@ -154,6 +154,16 @@ CASES: tuple[Case, ...] = (
         {"trust_mask": lambda params: [p.ndim > 1 for p in params]},
     ),
     alto(
+        'trust_ratio="decayed"',
+        {"trust_ratio": "decayed", "groups": [{} if decayed else {"weight_decay": 0.0} for decayed in DECAYED]},
+        {"mask": DECAYED, "trust_mask": DECAYED},
+    ),
+    Case(
+        "ALTO maximize",
+        lambda params: thalweg.ALTO(params, lr=0.01, maximize=True),
+        lambda: optax.chain(optax.scale(-1.0), tj.alto(0.01)),
+    ),
+    alto(
         "norm_axes",
         {"groups": [{"norm_dims": axes} if axes else {} for axes in AXES]},
         {"norm_axes": AXES},

@@ -142,3 +142,58 @@ def test_the_defaults_of_e_are_torchs():
     here = inspect.signature(tj.scale_by_exploration).parameters
     there = inspect.signature(thalweg.E).parameters
     assert all(here[name].default == there[name].default for name in ("alpha", "beta"))
+
+
+def in_both(gradient_rows, in_torch, in_optax):
+    """One parameter after a step for each gradient, by torch and by optax."""
+    p = Parameter(torch.tensor([3.0, -4.0]))
+    optimizer = in_torch([p])
+    for g in gradient_rows:
+        p.grad = torch.tensor(g)
+        optimizer.step()
+    ours, state = run(in_optax, jnp.array([3.0, -4.0]), [jnp.array(g) for g in gradient_rows])
+    return p.detach().numpy(), np.asarray(ours), state
+
+
+NAN = [float("nan"), 1.0]
+FINE = [[1.0, 2.0], [0.5, -1.0]]
+
+
+def test_apply_if_finite_gives_up_where_skip_does_not():
+    """Of six bad steps in a row, 5 allowed, the sixth is applied."""
+    skipping = functools.partial(thalweg.ALTO, lr=0.1)
+    for bad, limit, poisoned in ((5, 5, False), (6, 5, True), (6, 2**31 - 1, False), (20, 2**31 - 1, False)):
+        rows = [FINE[0], *[NAN] * bad, FINE[1]]
+        theirs, ours, state = in_both(rows, skipping, optax.apply_if_finite(tj.alto(0.1), limit))
+        assert np.isfinite(theirs).all()
+        assert np.isnan(ours).any() == poisoned
+        assert int(state.total_notfinite) == bad
+        if not poisoned:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_apply_if_finite_at_its_largest_count_never_gives_up():
+    guarded = optax.apply_if_finite(tj.lamb(0.1), 2**31 - 1)
+    params = jnp.array([3.0, -4.0])
+    state = guarded.init(params)._replace(notfinite_count=jnp.array(2**31 - 1, jnp.int32))
+    for _ in range(2):
+        updates, state = guarded.update(jnp.array(NAN), state, params)
+        assert not updates.any()
+    assert int(state.notfinite_count) == 2**31 - 1
+
+
+def test_apply_if_finite_looks_at_no_squares():
+    rows = [FINE[0], [1e30, 1.0], FINE[1]]
+    theirs, ours, state = in_both(rows, functools.partial(thalweg.Lamb, lr=0.1), optax.apply_if_finite(tj.lamb(0.1), 5))
+    assert int(state.total_notfinite) == 0
+    assert np.isnan(ours).any()
+    without, _, _ = in_both([rows[0], rows[2]], functools.partial(thalweg.Lamb, lr=0.1), tj.lamb(0.1))
+    np.testing.assert_array_equal(theirs, without)
+
+
+def test_the_global_norm_is_clipped_as_optax_does_but_for_what_torch_adds_to_it():
+    clipped = optax.chain(optax.clip_by_global_norm(0.5), tj.alto(0.1, eps=0.1))
+    theirs, ours, _ = in_both(FINE, lambda ps: thalweg.ALTO(ps, lr=0.1, eps=0.1, max_grad_norm=0.5), clipped)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-6)
+    unclipped, *_ = in_both(FINE, lambda ps: thalweg.ALTO(ps, lr=0.1, eps=0.1), clipped)
+    assert not np.allclose(unclipped, theirs, rtol=1e-3)

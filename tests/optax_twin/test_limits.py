@@ -70,7 +70,8 @@ def test_lamb_is_optaxs_lamb_and_has_its_state(weight_decay, float64):
 
 def test_lamb_without_its_trust_ratio_is_adamw(float64):
     params, grads = tree(0, jnp.float64), gradients(50, jnp.float64)
-    ours = tj.lamb(0.01, 0.9, 0.99, eps=1e-8, weight_decay=0.1, trust_mask=False)
+    nothing = {"dense": False, "scale": False}
+    ours = tj.lamb(0.01, 0.9, 0.99, eps=1e-8, weight_decay=0.1, trust_mask=nothing)
     assert_near(
         run(ours, params, grads)[0], run(optax.adamw(0.01, 0.9, 0.99, weight_decay=0.1), params, grads)[0], 1e-12
     )

@@ -19,10 +19,11 @@ import jax
 import optax
 
 from thalweg.arguments import is_number
-from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_mask, check_nonnegative
+from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_nonnegative, plain
 from thalweg.jax.dtypes import widen
 from thalweg.jax.exploration import scale_by_exploration
 from thalweg.jax.moments import scale_by_adam
+from thalweg.jax.trees import function_of, no_schedules
 from thalweg.jax.trust_ratio import NO_PARAMS, scale_by_trust_ratio
 from thalweg.theory.warning import Filter, warn_if_narrow
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     Mask: TypeAlias = Any | Callable[[optax.Params], Any] | None
 
 
+@no_schedules
 def alto(
     learning_rate: optax.ScalarOrSchedule,
     b1: ArrayLike = 0.9,
@@ -70,7 +72,8 @@ def alto(
         trust_eps: ε2 ≥ 0 of the trust ratio.
         weight_decay: λ ≥ 0, a number or a schedule.
         mask: which parameters decay: a tree of booleans that is a prefix of the parameters, or a function from
-            parameters to one. None: all.
+            parameters to one. None: all. Functions must be named in ``static_args`` of
+            :func:`optax.inject_hyperparams`, or it calls them as schedules, which is an error here.
         trust_mask: likewise, which parameters the trust ratio adapts. The others take AdamW's step.
         norm_axes: axes over which the norms of the trust ratio are taken, for arrays that stack layers
             (:func:`thalweg.jax.scale_by_trust_ratio`).
@@ -83,7 +86,8 @@ def alto(
         A :class:`optax.GradientTransformationExtraArgs`, whose ``update`` needs ``params``.
 
     Raises:
-        ValueError: an argument outside its range, named with its value; ``update`` without ``params``.
+        ValueError: an argument outside its range, named with its value; one boolean for a whole tree as a mask, or a
+            tree that does not fit the parameters; ``update`` without ``params``.
 
     >>> import jax.numpy as jnp
     >>> params = {"w": jnp.array([3.0, 4.0])}
@@ -113,6 +117,7 @@ def alto(
     )
 
 
+@no_schedules
 def lamb(
     learning_rate: optax.ScalarOrSchedule,
     b1: ArrayLike = 0.9,
@@ -151,7 +156,8 @@ def lamb(
         A :class:`optax.GradientTransformationExtraArgs`, whose ``update`` needs ``params``.
 
     Raises:
-        ValueError: an argument outside its range, named with its value; ``update`` without ``params``.
+        ValueError: an argument outside its range, named with its value; one boolean for a whole tree as a mask, or a
+            tree that does not fit the parameters; ``update`` without ``params``.
 
     >>> import jax.numpy as jnp
     >>> params = jnp.zeros(2)
@@ -189,15 +195,14 @@ def _lamb(
     check_nonnegative("trust_eps", trust_eps)
     check_nonnegative("weight_decay", weight_decay, schedule=True)
     check_clip("trust_clip", trust_clip)
-    check_mask("mask", mask)
-    check_mask("trust_mask", trust_mask)
+    decayed, adapted = function_of(mask, "mask"), function_of(trust_mask, "trust_mask")
     trust_ratio = scale_by_trust_ratio(trust_eps, trust_clip, norm_axes)
     return _wide_inside(
         optax.chain(
             *direction,
-            optax.add_decayed_weights(weight_decay, mask),
-            trust_ratio if trust_mask is None else optax.masked(trust_ratio, trust_mask),
-            optax.scale_by_learning_rate(learning_rate),
+            optax.add_decayed_weights(plain(weight_decay), decayed),
+            trust_ratio if adapted is None else optax.masked(trust_ratio, adapted),
+            optax.scale_by_learning_rate(plain(learning_rate)),
         )
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -35,6 +34,11 @@ def _numbers(value: Any) -> np.ndarray | None:
     array = isinstance(value, jax.Array | np.ndarray)
     real = array and any(jax.numpy.issubdtype(value.dtype, kind) for kind in (np.integer, np.floating))
     return np.asarray(value, np.float64) if real else None
+
+
+def plain(value: Any) -> Any:
+    """A scalar of NumPy as Python's, in the arithmetic of which its dtype would take part; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_nonnegative(argument: str, value: object, *, schedule: bool = False) -> None:
@@ -98,7 +102,8 @@ def check_clip(argument: str, clip: object) -> tuple[float, float] | None:
     pair = isinstance(clip, tuple) and len(clip) == 2 and all(map(is_number, clip))
     if not pair or not 0.0 <= clip[0] <= clip[1]:  # type: ignore[index]
         reject(argument, clip, "None or (lo, hi) with 0 <= lo <= hi")
-    return clip  # type: ignore[return-value]
+    lo, hi = map(plain, clip)  # type: ignore[call-overload]
+    return lo, hi
 
 
 def as_tuple(value: object) -> Any:
@@ -106,29 +111,3 @@ def as_tuple(value: object) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 1:
         return tuple(value.tolist())
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple) else value
-
-
-def check_mask(argument: str, mask: object) -> None:
-    """Raise ``ValueError`` unless mask is None, a function, or a tree of what says yes or no."""
-    if not callable(mask) and not all(
-        isinstance(leaf, bool | int | np.bool_ | np.ndarray | jax.Array) for leaf in jax.tree.leaves(mask)
-    ):
-        reject(argument, mask, "None, a tree of True and False, or a function from parameters to one")
-
-
-def check_axes(argument: str, axes: object) -> None:
-    """Raise ``ValueError`` unless axes is a function, or a tree of None and tuples of different axes."""
-    for leaf in jax.tree.leaves(axes, is_leaf=is_axes):
-        if not is_axes(leaf) and not callable(axes):
-            reject(argument, axes, "None or a tuple of different axes, for each parameter")
-
-
-def is_axes(x: object) -> bool:
-    """Whether x is None or a tuple of different axes, or a list of them as config files have it."""
-    # By exact type: optax's MaskedNode is an empty named tuple. And an empty list is a tree without leaves.
-    axes = as_tuple(x)
-    listed = type(axes) is tuple and (type(x) is tuple or len(axes) > 0)
-    if x is None or not listed:
-        return x is None
-    integers = all(isinstance(axis, Integral) and not isinstance(axis, bool) for axis in axes)
-    return integers and len({*axes}) == len(axes)

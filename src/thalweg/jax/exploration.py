@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from thalweg.arguments import is_number
-from thalweg.jax.checks import check_exploration
+from thalweg.jax.checks import check_exploration, plain
 from thalweg.jax.dtypes import accumulator_like, check_accumulator, is_none, lerp
+from thalweg.jax.trees import no_schedules
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike, DTypeLike
@@ -28,6 +29,7 @@ class ScaleByExplorationState(NamedTuple):
     ema: optax.Updates
 
 
+@no_schedules
 def scale_by_exploration(
     alpha: optax.ScalarOrSchedule = -5.0,
     beta: ArrayLike = 0.99,
@@ -63,6 +65,7 @@ def scale_by_exploration(
     """
     check_exploration(alpha, beta, names=("alpha", "beta"))
     check_accumulator(accumulator_dtype)
+    alpha, beta = plain(alpha), plain(beta)
     if is_number(alpha) and alpha == 0:
         return optax.identity()
 

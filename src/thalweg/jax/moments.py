@@ -17,13 +17,15 @@ import jax.numpy as jnp
 import optax
 
 from thalweg.arguments import is_number
-from thalweg.jax.checks import check_beta, check_eps, check_nonnegative
+from thalweg.jax.checks import check_beta, check_eps, check_nonnegative, plain
 from thalweg.jax.dtypes import accumulator_like, by_parts, check_accumulator, is_none, lerp, wide_dtype
+from thalweg.jax.trees import no_schedules
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike, DTypeLike
 
 
+@no_schedules
 def scale_by_adam(
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.99,
@@ -63,6 +65,7 @@ def scale_by_adam(
     check_eps("eps", eps)
     check_nonnegative("eps_root", eps_root)
     check_accumulator(accumulator_dtype)
+    b1, b2, eps, eps_root = map(plain, (b1, b2, eps, eps_root))
 
     def init_fn(params: optax.Params) -> optax.ScaleByAdamState:
         mu = jax.tree.map(lambda p: accumulator_like(p, accumulator_dtype), params)

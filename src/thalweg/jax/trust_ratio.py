@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from thalweg.arguments import reject
-from thalweg.jax.checks import as_tuple, check_axes, check_clip, check_nonnegative, is_axes
+from thalweg.jax.checks import as_tuple, check_clip, check_nonnegative, plain
 from thalweg.jax.dtypes import is_none, wide_dtype
+from thalweg.jax.trees import axes_of, is_axes, no_schedules
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -25,6 +26,7 @@ NormAxes: TypeAlias = Any
 NO_PARAMS = "params must be given to update: the trust ratio and weight decay depend on them, got None"
 
 
+@no_schedules
 def scale_by_trust_ratio(
     eps: ArrayLike = 0.0,
     clip: tuple[float, float] | None = None,
@@ -47,7 +49,8 @@ def scale_by_trust_ratio(
         A :class:`optax.GradientTransformation` without state, whose ``update`` needs ``params``.
 
     Raises:
-        ValueError: an argument outside its range; ``update`` without ``params``.
+        ValueError: an argument outside its range; axes that do not fit the parameters, or none for all of them;
+            ``update`` without ``params``.
 
     >>> tx = scale_by_trust_ratio()
     >>> tx.update(jnp.array([3.0, 4.0]), tx.init(None), jnp.array([0.0, 2.0]))[0]  # of norm 2
@@ -58,7 +61,8 @@ def scale_by_trust_ratio(
     """
     check_nonnegative("eps", eps)
     clip = check_clip("clip", clip)
-    check_axes("norm_axes", norm_axes)
+    find_axes = axes_of(norm_axes, "norm_axes")
+    eps = plain(eps)
 
     def scale(axes: tuple[int, ...] | None, r: Any, theta: Any) -> Any:
         if r is None:
@@ -84,9 +88,7 @@ def scale_by_trust_ratio(
         def scale_subtree(axes: Any, r: optax.Updates, theta: optax.Params) -> optax.Updates:
             return jax.tree.map(lambda r, theta: scale(as_tuple(axes), r, theta), r, theta, is_leaf=is_none)
 
-        tree = norm_axes(params) if callable(norm_axes) else norm_axes
-        check_axes("norm_axes", tree)
-        return jax.tree.map(scale_subtree, tree, updates, params, is_leaf=is_axes), state
+        return jax.tree.map(scale_subtree, find_axes(params), updates, params, is_leaf=is_axes), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update_fn)
 

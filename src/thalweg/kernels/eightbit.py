@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
@@ -28,6 +29,7 @@ from thalweg.sharding import local, sharded_like
 from thalweg.torch_private import below_subclasses, local_tensor, outside_graphs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
     from thalweg.kernels import Layer
@@ -54,10 +56,25 @@ def torchao() -> ModuleType:
     if "dtype" not in inspect.signature(subclass_8bit.OptimState8bit.zeros).parameters:
         _refuse("the one installed is older than 0.17")
     _complete(subclass_8bit.OptimState8bit)
-    with below_subclasses():  # it keeps its fractions, which are to be real also if the first are fake
+    with (
+        below_subclasses(),
+        _usual_defaults(),
+    ):  # it keeps its fractions, which are to be real also if the first are fake
         for signed in (False, True):
             subclass_8bit.OptimState8bit.zeros((BLOCK,), signed)
     return cast("ModuleType", subclass_8bit)
+
+
+@contextmanager
+def _usual_defaults() -> Iterator[None]:
+    """Inside, new tensors are float32 ones on the CPU, as torchao takes for granted, whatever the user has set."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _refuse(why: ImportError | str) -> NoReturn:
@@ -102,11 +119,12 @@ def check(of: str, x: Any, *, signed: bool) -> None:
     """Raise ``ValueError`` unless the parts of 8-bit state belong together, and are those that ``of`` is stored in."""
     parts = (x.codes, x.scale, x.qmap)
     fits = x.codes.shape == x.shape and x.block_size == BLOCK and x.scale.shape == (x.numel() // BLOCK,)
+    fits &= [part.dtype for part in parts] == [torch.uint8, torch.float32, torch.float32]
     if not (fits and x.signed == signed and x.numel() % BLOCK == 0 and all(t.device == x.device for t in parts)):
         raise ValueError(
             f"{of} must be 8-bit state {'with' if signed else 'without'} a sign, in whole blocks of {BLOCK}, got "
             f"{'a' if x.signed else 'no'} sign, shape {tuple(x.shape)}, codes of shape {tuple(x.codes.shape)} and "
-            f"{x.scale.numel()} scales"
+            f"{x.scale.numel()} scales of {x.scale.dtype}"
         )
 
 
@@ -116,7 +134,8 @@ def zeros(p: Tensor, *, signed: bool) -> Tensor:
     here = local(p)
     if here.numel() < LEAST or here.numel() % BLOCK != 0:
         return torch.zeros_like(p, dtype=torch.float32, memory_format=torch.preserve_format)
-    x = torchao().OptimState8bit.zeros(here.shape, signed, BLOCK, here.device, torch.float32)
+    with _usual_defaults():
+        x = torchao().OptimState8bit.zeros(here.shape, signed, BLOCK, here.device, torch.float32)
     x.codes.fill_(x.qmap.abs().argmin())  # the code of 0, as if written
     return sharded_like(x, p)
 
@@ -163,8 +182,9 @@ def tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     That is the last whose fraction is not above any float with this half, from -32768 on; for some of these floats the
     next one is not, either.
     """
-    qmap: Tensor = torchao().OptimState8bit.zeros((BLOCK,), signed).qmap
-    halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
+    with _usual_defaults():
+        qmap: Tensor = torchao().OptimState8bit.zeros((BLOCK,), signed).qmap
+        halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
     least = torch.where(halves < 0, halves | 0xFFFF, halves).view(torch.float32)
     below = torch.bucketize(least, qmap, right=True, out_int32=True).sub_(1).clamp_(0, 254)
     per_step = qmap.diff().reciprocal().mul_((1 << 16) + 2 * MARGIN)

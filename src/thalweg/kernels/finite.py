@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 def all_finite(gradients: Iterable[Tensor], *, fused: bool = False) -> Tensor:
     """Whether no gradient has an infinity, a NaN or an entry whose square would overflow, about 5e18 in float32.
 
-    Sharded gradients are judged whole, so that all ranks agree. If ``fused``, those on the CPU are judged by a kernel
-    in C++ where it can walk them.
+    Sharded gradients are judged whole, so that all ranks agree; sparse ones by the sums of their entries. If ``fused``,
+    those on the CPU are judged by a kernel in C++ where it can walk them.
 
     Returns:
         A 0-d boolean tensor on the device of the first gradient.
     """
-    gradients = list(gradients)
+    gradients = [g.coalesce().values() if g.layout is torch.sparse_coo else g for g in gradients]
     if fused and (within := cpp.all_within(gradients, _limit)) is not None:
-        return torch.tensor(within)
+        return torch.tensor(within, device="cpu")
     device = gradients[0].device if gradients else None
     shards = [local(g) for g in gradients]
     verdicts = [

@@ -75,7 +75,7 @@ def global_norm(gradients: Iterable[Tensor], *, may_read: bool = False) -> Tenso
     """
     groups = alike(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g for g in gradients)
     if not groups:
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float32, device="cpu")
     if may_read and all(device.type == "cpu" and mesh is None for device, _, mesh in groups):
         total: Tensor = torch.linalg.vector_norm(torch.cat([fast_norms(some) for some in groups.values()]))
         low, high = exact_range(torch.float32)

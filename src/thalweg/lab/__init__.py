@@ -8,6 +8,9 @@ Rooms, each importing only from those above it::
     reading.py       makes it from the files; trains nothing, imports no task
     statistics.py    intervals, paired tests, corrections
     report/          the HTML page and the tables beside it
+    layout.py, columns.py    which files are a split, and what its columns must hold
+    originals.py     published archives converted into what the tasks read
+    split.py         a split that was read, and where each of its values stands
     hub.py           published data and weights: a local folder, or the hub
     models/          residual networks and VGG
     tasks/           what is trained, one file each, or the user's own class

@@ -4,90 +4,204 @@
 
     hf download --repo-type dataset uoft-cs/cifar10 --local-dir $THALWEG_DATA/uoft-cs/cifar10
 
-What lies there is taken; else the hub is asked, which keeps what it fetched in its own cache.
+What lies there is taken; else the hub is asked, which keeps what it fetched in its own cache. Data in the form of their
+first publication are converted by :mod:`thalweg.lab.originals`.
+
+All that is read is checked: the number of files that their names count, the published number of rows, and each value.
+With ``THALWEG_DATA_ROWS=any`` a folder that was cut down on purpose may have any number of rows.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from thalweg.lab import layout, originals
+from thalweg.lab.columns import Column, Picture, kind_of
+from thalweg.lab.originals import VARIABLE
+from thalweg.lab.split import ROWS, Split, class_names, fetch, first_line, folder_of, lines
 from thalweg.records.errors import UserError
 
-VARIABLE = "THALWEG_DATA"
-FORMATS = {".parquet": "parquet", ".jsonl": "json"}
+__all__ = ["ROWS", "VARIABLE", "Split", "folder_of", "load", "pretrained", "same_classes"]
 
 
-def folder_of(name: str) -> Path | None:
-    """The folder of one's own that holds what has this name on the hub, or None."""
-    root = os.environ.get(VARIABLE)
-    found = Path(root, name).expanduser() if root else None
-    return found if found is not None and found.is_dir() else None
-
-
-def files_of(folder: Path, split: str, config: str | None = None) -> list[Path]:
-    """The files of a split: it is a word of their names (``train-00000-of-00002.parquet``) or their folder's name.
-
-    Where the folder has one of the configuration's name, only what lies in there counts.
-    """
-    if config is not None and (folder / config).is_dir():
-        folder = folder / config
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix in FORMATS and path.is_file()]
-    return [path for path in found if split in re.split(r"[-._]", path.stem) or path.parent.name == split]
-
-
-def load(name: str, split: str, columns: Sequence[str], config: str | None = None) -> Any:
-    """A split of a published data set, as a ``datasets.Dataset`` with at least these columns.
+def load(
+    name: str, split: str, columns: Mapping[str, Column], config: str | None = None, published: tuple[int, ...] = ()
+) -> Split:
+    """A split of a published data set, with at least these columns, each value checked.
 
     Args:
         name: ``owner/name`` on the hub.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        columns: what it must have; others are dropped.
+        columns: what it must have, and what that must hold; others are dropped.
         config: which part of the data set, where it has several.
+        published: how many rows it has, in each of its published forms; () where that is not known.
 
     Raises:
-        UserError: it is not to be had, or is something else.
+        UserError: it is not to be had, not whole, or something else, in one line that names the file and the row.
     """
     try:
         import datasets
     except ImportError:
         raise UserError(f"{name} needs the datasets library: pip install 'thalweg[hub]'") from None
     folder = folder_of(name)
-    try:
+    with _Quiet(datasets):
         if folder is not None:
-            data = _from_folder(datasets, folder, split, config)
+            found = _from_folder(datasets, name, folder, split, columns, config)
         else:
-            data = datasets.load_dataset(name, config, split=split)
-    except UserError:
-        raise
-    except Exception as error:  # of the network, the hub, a gate, a file: all are the user's to mend
-        raise UserError(f"{_wanted(name)} ({_first_line(error)})") from None
-    if lacking := [column for column in columns if column not in data.column_names]:
-        raise UserError(
-            f"{folder or name}, split {split}, needs the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}: it has "
-            f"{', '.join(data.column_names)}"
-        )
-    return data.select_columns(list(columns))
+            try:
+                data = datasets.load_dataset(name, config, split=split)
+            except Exception as error:  # of the network, the hub, a gate: all are the user's to mend
+                raise UserError(f"{_wanted(name)} ({first_line(error)})") from None
+            found = Split(data, name, split, name, config=config)
+    _need(columns, found.data.column_names, str(found.files[0]) if found.files else found.place, split)
+    found.expect(len(found), published)
+    found = _checked(found, columns)
+    for column, kind in columns.items():
+        if isinstance(kind, Picture):
+            found = _with(found, found.data.cast_column(column, datasets.Image()))
+    return found
 
 
-def _from_folder(datasets: Any, folder: Path, split: str, config: str | None) -> Any:
-    files = files_of(folder, split, config)
+def same_classes(column: str, *splits: Split) -> None:
+    """Raise :class:`UserError` where splits name the classes of a column in different orders."""
+    named = [(one, found) for one in splits if (found := one.classes(column))]
+    for (a, first), (b, second) in pairwise(named):
+        if first != second:
+            raise UserError(
+                f"{a.place}, column {column}: the splits {a.split} and {b.split} name other classes, or in "
+                "another order: take both from one copy"
+            )
+
+
+def _from_folder(
+    datasets: Any, name: str, folder: Path, split: str, columns: Mapping[str, Column], config: str | None
+) -> Split:
+    files = layout.files_of(folder, split, config)
     if not files:
-        raise UserError(f"{folder} has no Parquet file of the split {split} ({split}-00000-of-00001.parquet)")
-    kinds = {path.suffix for path in files}
-    if len(kinds) > 1:
-        raise UserError(f"{folder} has files of the split {split} in {' and '.join(sorted(kinds))}: leave one kind")
-    return datasets.load_dataset(FORMATS[kinds.pop()], data_files=[str(path) for path in files], split="train")
+        if any(isinstance(kind, Picture) for kind in columns.values()) and (
+            pictures := layout.picture_folder(folder, split)
+        ):
+            return _picture_folder(datasets, name, folder, split, pictures)
+        raise UserError(_nothing(name, folder, split))
+    layout.check_whole(files, folder, split)
+    if files[0].suffix == ".parquet":
+        _check_parquet(datasets, files, split, columns)
+    reader = layout.FORMATS[files[0].suffix]
+    try:
+        data = datasets.load_dataset(reader, data_files=[str(path) for path in files], split="train")
+    except Exception as error:
+        raise _culprit(datasets, files, split, error) from None
+    return Split(data, name, split, str(folder), tuple(files), config)
 
 
-def images(data: Any, column: str) -> Any:
-    """The data set with this column decoded as images, also where its files do not say that they are."""
-    import datasets
+def _picture_folder(datasets: Any, name: str, folder: Path, split: str, pictures: Path) -> Split:
+    """Classes are the names of the folders, sorted: for ImageNet's WordNet numbers that is the published order."""
+    data = datasets.load_dataset("imagefolder", data_dir=str(pictures), split="train", drop_labels=False)
+    return Split(data, name, split, str(pictures))
 
-    return data.cast_column(column, datasets.Image())
+
+def _nothing(name: str, folder: Path, split: str) -> str:
+    if (original := originals.recognised(folder)) is not None:
+        return f"{folder} holds {original.title}: convert them with {originals.command(original.name, folder)}"
+    others = [path.name for path in sorted(folder.rglob("*")) if path.is_file() and path.name.startswith(split)]
+    has = f"; it has {', '.join(others[:3])}" if others else ""
+    return (
+        f"{folder} has no Parquet file of the split {split} ({split}-00000-of-00001.parquet){has}: {fetch(name)}; "
+        f"other forms: docs/data.md"
+    )
+
+
+def _check_parquet(datasets: Any, files: list[Path], split: str, columns: Mapping[str, Column]) -> None:
+    """Raise where a file is none, lacks a column, or has other types or classes than the first."""
+    import pyarrow.parquet
+
+    first: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for path in files:
+        try:
+            schema = pyarrow.parquet.read_schema(path)
+            stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+            features = datasets.Features.from_dict(stored) if stored else {}
+        except Exception as error:
+            raise _unreadable(path, split, error) from None
+        _need(columns, schema.names, str(path), split)
+        for column in columns:
+            here = kind_of(schema.field(column).type), class_names(features.get(column))
+            before = first.setdefault(column, here)
+            if here != before:
+                what = f"{here[0]}, not {before[0]}" if here[0] != before[0] else "of other classes or another order"
+                raise UserError(f"{path}, split {split}, column {column}: is {what} as in {files[0].name}")
+
+
+def _checked(found: Split, columns: Mapping[str, Column]) -> Split:
+    """With these columns alone, every value of them as it should be.
+
+    Raises:
+        UserError: one is not; the first.
+    """
+    found = _with(found, found.data.select_columns(list(columns)))
+    for column, kind in columns.items():
+        if kind.right(found.data.data.column(column), found.data.features[column]):
+            continue
+        for row, value in enumerate(found.values(column)):
+            if (what := kind.problem(value)) is not None:
+                raise found.fault(row, column, what)
+    return found
+
+
+def _with(found: Split, data: Any) -> Split:
+    return Split(data, found.name, found.split, found.place, found.files, found.config)
+
+
+def _need(columns: Mapping[str, Column], has: Any, place: str, split: str) -> None:
+    if lacking := [column for column in columns if column not in has]:
+        raise UserError(
+            f"{place}, split {split}, needs the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}: it has "
+            f"{', '.join(has)}"
+        )
+
+
+def _culprit(datasets: Any, files: list[Path], split: str, error: Exception) -> UserError:
+    """The error that names the file, and of JSON lines the row, that could not be read."""
+    for path in files:
+        if path.suffix == ".jsonl":
+            for row, line in enumerate(lines(path)):
+                try:
+                    what = None if isinstance(json.loads(line), dict) else "is not an object"
+                except ValueError as found:
+                    what = f"is not JSON ({first_line(found)})"
+                if what is not None:
+                    return UserError(f"{path}, split {split}, row {row}: {what}")
+    for path in files:
+        try:
+            datasets.load_dataset(layout.FORMATS[path.suffix], data_files=[str(path)], split="train")
+        except Exception as found:
+            return _unreadable(path, split, found.__cause__ or found)
+    return _unreadable(files[0], split, error.__cause__ or error)
+
+
+def _unreadable(path: Path, split: str, error: BaseException) -> UserError:
+    with path.open("rb") as file:
+        pointer = file.read(20).startswith(b"version https://git")
+    mend = "it is a pointer of Git LFS: git lfs pull" if pointer else "fetch it again"
+    return UserError(f"cannot read {path}, split {split} ({first_line(error)}): {mend}")
+
+
+class _Quiet:
+    """What is wrong with a file is said once, by us."""
+
+    def __init__(self, datasets: Any) -> None:
+        self.logging = datasets.logging
+
+    def __enter__(self) -> None:
+        self.before = self.logging.get_verbosity()
+        self.logging.set_verbosity(self.logging.CRITICAL)
+
+    def __exit__(self, *_: object) -> None:
+        self.logging.set_verbosity(self.before)
 
 
 def pretrained(kind: Any, name: str, **options: Any) -> Any:
@@ -100,17 +214,9 @@ def pretrained(kind: Any, name: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(folder or name, **options)
     except Exception as error:
-        raise UserError(f"{_wanted(name, weights=True)} ({_first_line(error)})") from None
+        raise UserError(f"{_wanted(name, weights=True)} ({first_line(error)})") from None
 
 
 def _wanted(name: str, *, weights: bool = False) -> str:
-    root = os.environ.get(VARIABLE, "DIR")
-    kind = "" if weights else "--repo-type dataset "
-    named = "" if VARIABLE in os.environ else f", with {VARIABLE}=DIR"
     what = "the weights and tokenizer" if weights else "the data"
-    return f"cannot get {what} {name}: hf download {kind}{name} --local-dir {root}/{name}{named}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:300]
+    return f"cannot get {what} {name}: {fetch(name, weights=weights)}"

@@ -27,7 +27,6 @@ from thalweg.optim.exploration import (
     EMA,
     Groups,
     can_skip,
-    check_left,
     explored,
     make_base_plain,
     make_exploration_plain,
@@ -38,8 +37,10 @@ from thalweg.optim.exploration import (
     skipping,
     with_e,
 )
+from thalweg.optim.fitting import check_left
 from thalweg.optim.hyperparameters import NONFINITE, recheck_exploration
 from thalweg.optim.layers import look
+from thalweg.optim.loaders_step import can_make_state, is_loaders_step, make_state
 from thalweg.optim.objective import ShiftedObjective
 from thalweg.optim.plain import as_scalar, make_plain_as
 from thalweg.optim.state import at_rest, mentions, refuse_without, restored_on_error
@@ -63,7 +64,7 @@ class E(Optimizer):
     entries ``explore_alpha`` and ``explore_beta``, to be scheduled and saved like any other; its buffer, the EMA b
     of the gradient, is ``state[p]["explore_ema"]``, in float32 at least, 4 bytes per parameter. The state dict is the
     base's own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E
-    passes the gradient on untouched and allocates nothing.
+    passes the gradient on untouched, also a sparse one, and allocates nothing.
 
     During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged,
     unless ``overwrite_grad``. Most of torch's own optimizers step in parts, so that g' exists for no more than the
@@ -107,7 +108,7 @@ class E(Optimizer):
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
         ValueError: ``alpha`` or ``beta`` out of range, also in a group, or called so there; a misspelt option in a
             group; or an optimizer that has E already, as ALTO does.
-        RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
+        RuntimeError: a sparse gradient where α is not 0, or a non-finite one with ``nonfinite="raise"``.
 
     >>> model = torch.nn.Linear(4, 1)
     >>> optimizer = E(torch.optim.Adagrad(model.parameters(), lr=0.1), alpha=0.5, beta=0.01)
@@ -280,11 +281,15 @@ class E(Optimizer):
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad, the base's and E's, for a checkpoint to be loaded.
 
-        Only the base can make its own: it takes a step on zero gradients at learning rate 0, as torch's checkpoint
-        loader lets it, which may count as a step. So load the checkpoint next. State that is there already stays as it
-        is, and where E has begun, nothing is done.
+        Torch's own optimizers then stand before their first step. Any other base can only make its state by a step, on
+        zero gradients at learning rate 0, which may count: so load the checkpoint next. State that is there already
+        stays as it is, and where E has begun, nothing is done.
         """
-        if not mentions(EMA, self.state):
+        if mentions(EMA, self.state):
+            return
+        if can_make_state(self.base):
+            make_state(self.base)
+        else:
             with at_rest(self):
                 self.step((lambda: 0.0) if self.reevaluates else None)
 
@@ -319,6 +324,9 @@ class E(Optimizer):
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
             if "alpha" in group or "beta" in group:
                 refuse_misnamed(group, self.defaults)
+        if closure is None and can_make_state(self.base) and is_loaders_step(self):
+            make_state(self.base)
+            return None
         in_one_pass, left = self._split()
         one_pass.check(in_one_pass)
         given = look(in_one_pass, self.state, self._footprint, "E")

@@ -98,6 +98,9 @@ def _check_torchs(base: Any, group: dict[str, Any], p: Tensor, state: Any) -> No
                 reject(f"{name} {of}", x, "a finite number")
             if isinstance(x, Tensor) and (x.ndim > 0 or not x.is_floating_point()):
                 state[name] = x.reshape(()).to(x.dtype if x.is_floating_point() else torch.float32)
+        elif isinstance(x, Tensor) and x.layout is torch.sparse_coo and group.get(ALPHA, 0.0) == 0.0:  # SGD's momentum
+            if x.shape != p.shape:
+                reject(f"{name} {of}", tuple(x.shape), f"of shape {tuple(p.shape)}")
         elif name in BUFFERS and (x is not None or name in expected):  # SGD may have no momentum yet
             check_buffer(name, x, p)
         elif name in expected and not (isinstance(x, Tensor) and x.shape == expected[name].shape):

@@ -27,16 +27,8 @@ from torch.optim import (
 
 from thalweg import equations as eq
 from thalweg.arguments import check_exploration, reject
-from thalweg.kernels import compute_dtype, foreach_lerp, has_numbers
-from thalweg.kernels.checks import (
-    LOW,
-    PLAIN,
-    check_buffer,
-    check_gradient,
-    check_memory,
-    check_storage,
-    holds_its_values,
-)
+from thalweg.kernels import compute_dtype, foreach_lerp
+from thalweg.kernels.checks import holds_its_values
 from thalweg.kernels.pieces import flat, piece_size
 from thalweg.optim.hyperparameters import check_keys
 from thalweg.optim.plain import as_scalar, make_options_plain
@@ -130,58 +122,6 @@ def explored(
         _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, proceed)
     for p, b in begun:
         base.state[p][EMA] = b
-
-
-def check_left(base: Optimizer, groups: Groups, *, judged: bool) -> None:
-    """Raise unless gradients and b fit the parameters that the base steps itself, before it does.
-
-    So must what torch's optimizers keep: a fused kernel does not look, and others have counted by the time they do.
-
-    Args:
-        base: the optimizer.
-        groups: what it steps.
-        judged: whether somebody asks if the gradients are finite.
-
-    Raises:
-        RuntimeError: a sparse gradient.
-        ValueError, TypeError: what :mod:`thalweg.kernels.checks` says of a tensor that does not fit, or a gradient to
-            be judged whose class alone knows its values.
-    """
-    if torch.compiler.is_compiling():
-        return
-    buffers = BUFFERS if type(base) in BY_PARAMETER else {EMA}
-    for group in groups:
-        for p in group["params"]:
-            if (g := p.grad) is None:
-                continue
-            if not _is_ordinary(g, p):
-                check_gradient(p, g, "E")
-                if holds_its_values(type(here := local(p))):
-                    check_storage(f"a parameter of shape {tuple(p.shape)}", here)
-            if judged and has_numbers(g) and not holds_its_values(cls := type(local(g))):
-                reject("nonfinite", "skip or raise", f"'propagate' for gradients of class {cls.__name__}")
-            for name, x in base.state.get(p, {}).items():
-                if name in buffers and (x is not None or name == EMA) and not _is_ordinary(x, p):
-                    check_buffer(name, x, p)
-                    if holds_its_values(type(here := local(x))):
-                        check_memory(f"{name} of a parameter of shape {tuple(p.shape)}", here)
-
-
-def _is_ordinary(x: Any, p: Tensor) -> bool:
-    """Whether ``x`` goes with ``p`` without further questions, as nearly all gradients and buffers do."""
-    return (
-        type(x) in PLAIN
-        and type(p) in PLAIN
-        and not (p.is_nested or x.is_nested)
-        and x.layout is torch.strided
-        and x.shape == p.shape
-        and (x.dtype is p.dtype or (x.dtype is torch.float32 and not p.is_complex()))
-        and x.get_device() == p.get_device()
-        and x.is_contiguous()
-        and not x.is_inference()
-        and x.data_ptr() >= LOW
-        and p.data_ptr() >= LOW
-    )
 
 
 def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:

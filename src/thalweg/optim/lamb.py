@@ -30,6 +30,7 @@ from thalweg.kernels.plan import choose, describe
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.optim import layers, skipped
 from thalweg.optim.hyperparameters import DECAYED, check_count, check_keys, check_lamb, check_loaded
+from thalweg.optim.loaders_step import is_loaders_step
 from thalweg.optim.plain import restore_flags
 from thalweg.optim.state import check_state, check_state_dict, load_keeping_dtype, renewed, restored_on_error
 from thalweg.torch_private import refuse_if_capturing
@@ -192,9 +193,9 @@ class Lamb(Optimizer):
         skipped.start(self, SKIPPED)
         self._scratch, self._footprint = Scratch(), Footprint()
         for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
-            for name, value in {**self.defaults, ROUNDING: 0}.items():
-                if name != "differentiable":  # which torch adds to the defaults, and a new optimizer's groups lack
-                    group.setdefault(name, value)
+            for name in self.defaults.keys() - {"differentiable"}:  # torch's, and none of a new optimizer's groups
+                group.setdefault(name, self.defaults[name])
+            group.setdefault(ROUNDING, 0)
 
     def __getstate__(self) -> dict[str, Any]:
         skipped.note(self, SKIPPED)
@@ -222,7 +223,7 @@ class Lamb(Optimizer):
         own = [{name: group[name] for name in self.defaults if name in group} for group in self.param_groups]
         given = [self._renewed(group) for group in state_dict["param_groups"]]
         groups = [{**mine, **theirs} for mine, theirs in zip(own, given)] + given[len(own) :]  # noqa: B905 (torch counts)
-        buffers = BUFFERS if self._is_base_of_e else self._buffers
+        buffers = BUFFERS if self._is_base_of_e() else self._buffers
         with restored_on_error(self):
             load_keeping_dtype(self, super().load_state_dict, {**state_dict, "param_groups": groups}, BUFFERS)
             for group in self.param_groups:
@@ -295,6 +296,9 @@ class Lamb(Optimizer):
 
         for group in self.param_groups:  # a schedule may have written anything
             self._check(group, may_wait=False)
+        if closure is None and not self._is_base_of_e() and is_loaders_step(self):
+            self.init_state()
+            return None
         for group in self.param_groups:
             for p in group["params"][:1]:
                 if not is_abstract(p):
@@ -330,13 +334,11 @@ class Lamb(Optimizer):
         rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
         return layers.plan(group, given, states, self._hyper(group), proceed, rounds=rounds)
 
-    @property
     def _is_base_of_e(self) -> bool:
-        """Whether E is around this optimizer, and keeps its own buffer in the state."""
         return "explore_alpha" in self.defaults
 
     def _own_state(self) -> dict[Tensor, Any]:
-        return layers.without_b(self.state) if self._is_base_of_e else self.state
+        return layers.without_b(self.state) if self._is_base_of_e() else self.state
 
     def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
         scale = None
@@ -381,9 +383,7 @@ class Lamb(Optimizer):
         finite = all_finite(gradients, fused=fused)
         if "raise" in policies and has_numbers(gradients[0]) and not finite:
             refuse_nonfinite(gradients)
-        if "skip" not in policies:
-            return None
-        return finite
+        return finite if "skip" in policies else None
 
     def _on_device(self, group: dict[str, Any], finite: Tensor) -> bool:
         """Whether the group's steps are skipped on the device, without the host ever knowing."""

@@ -54,7 +54,8 @@ def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:
 
 def as_step(step: Any, p: Tensor, group: dict[str, Any]) -> Tensor:
     """A saved count of steps, a number in old checkpoints, in the form in which it is counted on."""
-    return torch.as_tensor(step, dtype=torch.float32).reshape(()).to(step_device(p, group), copy=True)
+    count = step.reshape(()) if isinstance(step, Tensor) else torch.tensor(float(step), device="cpu")
+    return count.to(step_device(p, group), torch.float32, copy=True)
 
 
 def without_b(states: Mapping[Tensor, dict[str, Any]]) -> dict[Tensor, dict[str, Any]]:

@@ -190,7 +190,7 @@ def _fractions() -> tuple[bytes, object]:
 @functools.cache
 def _bits(limit: float, dtype: torch.dtype) -> int:
     """The largest number of a dtype that is at most ``limit``, as the integer that has its bits."""
-    number = torch.tensor(min(limit, torch.finfo(dtype).max), dtype=dtype)
+    number = torch.tensor(min(limit, torch.finfo(dtype).max), dtype=dtype, device="cpu")
     if number.item() > limit:  # rounded up
         number = torch.nextafter(number, torch.zeros_like(number))
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -64,7 +64,7 @@ def tables(rows: tuple[Row, ...], sizes: tuple[int, ...], chunk: int, device: to
     _resident[key] = content, found
     length = len(found.lines) + len(found.work)
     if (spare := (*parameters, length)) not in _spare:
-        _spare[spare] = _pinned(torch.empty(length, dtype=torch.int64))
+        _spare[spare] = _pinned(torch.empty(length, dtype=torch.int64, device="cpu"))
     for kept in (_resident, _spare):
         if len(kept) > _MAX_RESIDENT:
             kept.popitem(last=False)
@@ -77,16 +77,18 @@ def _pinned(like: Tensor) -> Tensor:
 
 def _lay_out(rows: tuple[Row, ...], sizes: tuple[int, ...], chunk: int) -> tuple[Tensor, int]:
     """Both tables as one tensor, and where the second begins."""
-    table = torch.tensor(rows, dtype=torch.int64)
+    table = torch.tensor(rows, dtype=torch.int64, device="cpu")
     slices = table[:, -1]
     table = table.repeat_interleave(slices, 0)
     elements = table[:, -2] // table[:, -1]
-    position = (torch.arange(len(table)) - (slices.cumsum(0) - slices).repeat_interleave(slices)) * elements
-    addresses = table[:, :ADDRESSES] + position[:, None] * torch.tensor(sizes)
+    position = (
+        torch.arange(len(table), device="cpu") - (slices.cumsum(0) - slices).repeat_interleave(slices)
+    ) * elements
+    addresses = table[:, :ADDRESSES] + position[:, None] * torch.tensor(sizes, device="cpu")
     chunks = (elements + chunk - 1) // chunk
     columns = torch.stack((position, elements, chunks.cumsum(0) - chunks), 1)
     lines = torch.cat((addresses, table[:, ADDRESSES:-2], columns), 1)
-    work = torch.arange(len(table)).repeat_interleave(chunks)
+    work = torch.arange(len(table), device="cpu").repeat_interleave(chunks)
     return torch.cat((lines.flatten(), work)), lines.numel()
 
 

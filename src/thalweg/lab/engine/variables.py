@@ -22,6 +22,7 @@ SWITCHES = {
     "ACCELERATE_USE_SAGEMAKER": "torchrun or accelerate launch starts several processes",
 }
 """What Accelerate would do in another way than the lab does, where it is true; and the lab's own way."""
+LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 ARITHMETIC = {
     "NVIDIA_TF32_OVERRIDE": (),
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": ("0",),
@@ -61,6 +62,9 @@ def check(precision: str) -> None:
         refuse(
             "ACCELERATE_USE_CPU", f"a run is on the {kind} device unless it is hidden, as by CUDA_VISIBLE_DEVICES=''"
         )
+    for name in LAUNCHERS:  # of which Accelerate makes one run of several processes, on a CPU alone
+        if kind == "cpu" and "WORLD_SIZE" not in os.environ and value(name) not in ("", "1"):
+            refuse(name, "torchrun or accelerate launch starts several processes of one run")
     if value("ACCELERATE_TORCH_DEVICE").partition(":")[0] not in ("", kind):
         refuse("ACCELERATE_TORCH_DEVICE", f"a run is on the {kind} device that is here")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -54,15 +55,18 @@ def open_storage(url: str) -> BaseStorage:
 
 
 def _database(url: str) -> BaseStorage:
-    """A database's storage. Of workers that start at once only one can make its tables: the others look again."""
+    """A database's storage. Of workers that start at once only one can make its tables: the others look again.
+
+    With the cache that a study of Optuna's puts before it, so that a finished trial, with its records, is read once.
+    """
     for _ in range(TRIES):
         try:
-            return optuna.storages.RDBStorage(url)
+            return get_storage(RDBStorage(url))
         except Exception as error:
             if not any(word in str(error).lower() for word in ("already exists", "duplicate key")):
                 raise
             time.sleep(PAUSE)
-    return optuna.storages.RDBStorage(url)
+    return get_storage(RDBStorage(url))
 
 
 class StorageClaims:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
+from thalweg.lab.columns import Label, Sequences, Text
+from thalweg.lab.originals import ENTITIES, iob2
 from thalweg.lab.tasks.base import Budget, Rows, Splits, Task, held_out
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.records.errors import UserError
@@ -68,7 +70,8 @@ class BERT(Task):
 class CoNLL2003(BERT, Tagging):
     """Names of persons, organisations, places and others in news, by BERT-base (cased); F1 of whole names.
 
-    A word's label is that of its first token; its other tokens count for nothing.
+    A word's label is that of its first token; its other tokens count for nothing. What is longer than 128 tokens is
+    read in parts (:func:`windows`), so that all entities are trained on and counted.
     """
 
     name = "conll2003-bert"
@@ -82,27 +85,88 @@ class CoNLL2003(BERT, Tagging):
     download = "lhoestq/conll2003 (2 MB) and google-bert/bert-base-cased (436 MB)"
     published_examples = 14_041
     weights, kind, classes, length = "google-bert/bert-base-cased", "BertForTokenClassification", 9, 128
-    labels = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
+    labels = ENTITIES
+    published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (14_041,), "validation": (3250,), "test": (3453,)}
 
     def splits(self) -> Splits:
-        """14,041, 3,250 and 3,453 sentences, as published."""
+        """14,041, 3,250 and 3,453 sentences, as published, and a row more for each part of a sentence that is cut."""
         return Splits(*(self._load(split) for split in ("train", "validation", "test")))
 
     def _load(self, split: str) -> Rows:
-        data = hub.load("lhoestq/conll2003", split, ("tokens", "ner_tags"))
-        words = [[*sentence] for sentence in data["tokens"]]
-        found = self.tokenizer()(
-            words, is_split_into_words=True, padding="max_length", truncation=True, max_length=self.length,
-            return_tensors="pt",
+        columns = {"tokens": Sequences(), "ner_tags": Sequences(tags=True)}
+        data = hub.load("lhoestq/conll2003", split, columns)
+        tokenizer = self.tokenizer()
+        sentences = tagged_sentences(data, self.labels)
+        data.expect(len(sentences), self.published[split])
+        parts = [part for words, tags in sentences for part in windows(tokenizer, words, tags, self.length)]
+        found = tokenizer(
+            [words for words, _ in parts], is_split_into_words=True, padding="max_length", truncation=True,
+            max_length=self.length, return_tensors="pt",
         )  # fmt: skip
         targets = torch.full_like(found["input_ids"], -100)
-        for i, tags in enumerate(data["ner_tags"]):
+        for i, (_, tags) in enumerate(parts):
             before = None
             for k, word in enumerate(found.word_ids(i)):
                 if word is not None and word != before:
-                    targets[i, k] = tags[word]
+                    targets[i, k] = self.labels.index(tags[word])
                 before = word
         return Rows({name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids")}, targets)
+
+
+def tagged_sentences(data: hub.Split, labels: tuple[str, ...]) -> list[tuple[list[str], list[str]]]:
+    """Words and tags, by name and in IOB2, of every sentence; empty ones and marks of documents are left out.
+
+    Numbers are what the files say that they are; where nothing says it, the places of ``labels``, and then each entity
+    must begin with B, or the order is another.
+    """
+    names = data.classes("ner_tags")
+    found = []
+    for row, (words, given) in enumerate(zip(data.data["tokens"], data.data["ner_tags"], strict=True)):
+        if len(words) != len(given):
+            raise data.fault(row, "ner_tags", f"has {len(given)} tags of {len(words)} words")
+        if words in ([], ["-DOCSTART-"]):
+            continue
+        known = names or labels
+        if bad := [tag for tag in given if isinstance(tag, int) and not 0 <= tag < len(known)]:
+            raise data.fault(row, "ner_tags", f"has the tag {bad[0]}, not a whole number from 0 to {len(known) - 1}")
+        tags = [known[tag] if isinstance(tag, int) else tag for tag in given]
+        right = iob2(tags)
+        if unknown := [tag for tag in right if tag not in labels]:
+            raise data.fault(row, "ner_tags", f"has the tag {unknown[0]!r}, not one of {', '.join(labels)}")
+        if right != tags and not names and any(isinstance(tag, int) for tag in given):
+            what = (
+                f"has an entity that begins with I if the numbers stand for {', '.join(labels)}, and nothing says what "
+                "they stand for: name them in a ClassLabel, or in dataset_infos.json or README.md beside the files"
+            )
+            raise data.fault(row, "ner_tags", what)
+        found.append((list(words), right))
+    return found
+
+
+def windows(tokenizer: Any, words: list[str], tags: list[str], length: int) -> list[tuple[list[str], list[str]]]:
+    """A sentence as parts that each fit into ``length`` tokens, so that no entity is lost; one, if it fits.
+
+    Parts are cut between words, before an entity rather than in it. A word of which the tokenizer leaves nothing
+    becomes the token for unknown words, or its tag would be lost.
+    """
+    pieces = [0] * len(words)
+    for word in tokenizer(words, is_split_into_words=True, add_special_tokens=False).word_ids():
+        pieces[word] += 1
+    words = [word if count else tokenizer.unk_token for word, count in zip(words, pieces, strict=True)]
+    sizes = [min(max(count, 1), length - 2) for count in pieces]  # of a longer word the first tokens are kept
+    found, first = [], 0
+    while first < len(words):
+        last, size = first, 0
+        while last < len(words) and size + sizes[last] <= length - 2:
+            size += sizes[last]
+            last += 1
+        cut = last
+        while last < len(words) and cut > first and tags[cut].startswith("I-"):
+            cut -= 1
+        last = cut if cut > first else last
+        found.append((words[first:last], tags[first:last]))
+        first = last
+    return found
 
 
 class IMDB(BERT, YesOrNo):
@@ -123,23 +187,31 @@ class IMDB(BERT, YesOrNo):
     download = "stanfordnlp/imdb (84 MB) and google-bert/bert-base-uncased (440 MB)"
     published_examples = 22_300
     weights, kind, classes, length = "google-bert/bert-base-uncased", "BertForSequenceClassification", 2, 512
+    label: ClassVar[Label] = Label(2, ("neg", "pos"))
 
     def splits(self) -> Splits:
         """The training set less a random tenth, which is to validate, and the 25,000 reviews of the test set."""
-        data, test = (hub.load("stanfordnlp/imdb", split, ("text", "label")) for split in ("train", "test"))
-        seen, kept = set(test["text"]), []
-        for i, text in enumerate(data["text"]):
+        columns = {"text": Text(), "label": self.label}
+        whole, test = (hub.load("stanfordnlp/imdb", split, columns, published=(25_000,)) for split in ("train", "test"))
+        seen, kept = set(test.values("text")), []
+        for i, text in enumerate(whole.values("text")):
             if text not in seen:
                 seen.add(text)
                 kept.append(i)
-        data = data.select(kept)
-        train, validation = held_out(len(data), max(1, len(data) // 10))
+        if len(kept) < 2:
+            raise UserError(
+                f"{whole.place} has {len(kept)} reviews to train on that are not in the test set: needed are 2"
+            )
+        train, validation = held_out(len(kept), max(1, len(kept) // 10))
+        rows = torch.tensor(kept)
         return Splits(
-            *(self._rows(part) for part in (data.select(train.tolist()), data.select(validation.tolist()), test))
-        )
+            self._rows(whole, rows[train]), self._rows(whole, rows[validation]),
+            self._rows(test, torch.arange(len(test))),
+        )  # fmt: skip
 
-    def _rows(self, data: Any) -> Rows:
-        return Rows(self.encoded(data["text"]), torch.tensor(data["label"]))
+    def _rows(self, data: hub.Split, rows: Tensor) -> Rows:
+        labels = torch.from_numpy(data.labels("label", self.label))
+        return Rows(self.encoded(data.data.select(rows.tolist())["text"]), labels[rows])
 
 
 class MRPC(BERT, YesOrNo):
@@ -151,14 +223,15 @@ class MRPC(BERT, YesOrNo):
     download = "nyu-mll/glue, mrpc (1 MB) and google-bert/bert-base-uncased (440 MB)"
     published_examples = 3668
     weights, kind, classes, length = "google-bert/bert-base-uncased", "BertForSequenceClassification", 2, 128
+    label: ClassVar[Label] = Label(2, ("not_equivalent", "equivalent"))
+    published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (3668,), "validation": (408,), "test": (1725,)}
 
     def splits(self) -> Splits:
         """3,668, 408 and 1,725 pairs, as published."""
         return Splits(*(self._load(split) for split in ("train", "validation", "test")))
 
     def _load(self, split: str) -> Rows:
-        data = hub.load("nyu-mll/glue", split, ("sentence1", "sentence2", "label"), "mrpc")
-        labels = torch.tensor(data["label"])
-        if labels.min() < 0:
-            raise UserError(f"nyu-mll/glue, mrpc, split {split}, has no labels: fetch a copy that has")
-        return Rows(self.encoded(data["sentence1"], data["sentence2"]), labels)
+        columns = {"sentence1": Text(), "sentence2": Text(), "label": self.label}
+        data = hub.load("nyu-mll/glue", split, columns, "mrpc", self.published[split])
+        labels = torch.from_numpy(data.labels("label", self.label))
+        return Rows(self.encoded(data.data["sentence1"], data.data["sentence2"]), labels)

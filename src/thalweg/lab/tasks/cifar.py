@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
+from thalweg.lab.columns import Label, Picture
 from thalweg.lab.models import resnet18_cifar, resnet20, vgg16
 from thalweg.lab.tasks.base import Budget, Rows, Splits, held_out
 from thalweg.lab.tasks.classification import Classification
@@ -24,25 +24,33 @@ class CIFAR(Classification):
     data: ClassVar[str]
     labels: ClassVar[str]
     classes: ClassVar[int]
+    published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (50_000,), "test": (10_000,)}
     mean: ClassVar[tuple[float, float, float]]
     deviation: ClassVar[tuple[float, float, float]]
 
     def splits(self) -> Splits:
         """45,000 images to train on, a random 5,000 of the training set to validate, as He et al., 10,000 to test."""
-        images, labels = self._load("train")
+        whole, test = (
+            hub.load(
+                self.data, split, {"img": Picture(), self.labels: Label(self.classes)}, published=self.published[split]
+            )
+            for split in ("train", "test")
+        )
+        hub.same_classes(self.labels, whole, test)
+        images, labels = self._read(whole)
         train, validation = held_out(len(labels), max(1, len(labels) // 10))
         return Splits(
-            Rows(images[train], labels[train]), Rows(images[validation], labels[validation]), Rows(*self._load("test"))
+            Rows(images[train], labels[train]), Rows(images[validation], labels[validation]), Rows(*self._read(test))
         )
 
     def example(self) -> tuple[Tensor, Tensor]:
         """Two images."""
         return torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long)
 
-    def _load(self, split: str) -> tuple[Tensor, Tensor]:
-        data = hub.images(hub.load(self.data, split, ("img", self.labels)), "img")
-        pixels = np.stack([np.asarray(image.convert("RGB")) for image in data["img"]])
-        return scaled(torch.from_numpy(pixels), self.mean, self.deviation), torch.tensor(data[self.labels])
+    def _read(self, split: hub.Split) -> tuple[Tensor, Tensor]:
+        pixels = torch.from_numpy(split.pictures("img", "RGB", (32, 32)))
+        labels = torch.from_numpy(split.labels(self.labels, Label(self.classes)))
+        return scaled(pixels, self.mean, self.deviation), labels
 
 
 def scaled(pixels: Tensor, mean: Any, deviation: Any) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
+from thalweg.lab.columns import Label, Picture
 from thalweg.lab.models import VGG
+from thalweg.lab.split import check_rows
 from thalweg.lab.tasks.base import Budget, Rows, Splits
 from thalweg.lab.tasks.classification import Classification
 from thalweg.lab.tasks.digits import MatrixConv
@@ -21,6 +25,7 @@ from thalweg.records.errors import UserError
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
 VARIABLE = "THALWEG_FASHION_MNIST"
 HUB = "zalando-datasets/fashion_mnist"
+PUBLISHED = {"train": (60_000,), "test": (10_000,)}
 
 
 class FashionMNIST(Classification):
@@ -42,7 +47,8 @@ class FashionMNIST(Classification):
     def splits(self) -> Splits:
         """55,000 images to train on, the last 5,000 of the published training set to validate, 10,000 to test."""
         images, labels = _load("train")
-        return Splits(Rows(images[:55000], labels[:55000]), Rows(images[55000:], labels[55000:]), Rows(*_load("t10k")))
+        kept = max(1, len(labels) // 12)  # 5,000 of 60,000
+        return Splits(Rows(images[:-kept], labels[:-kept]), Rows(images[-kept:], labels[-kept:]), Rows(*_load("t10k")))
 
     def model(self) -> nn.Module:
         """784-128-64-10 with ReLU."""
@@ -82,33 +88,66 @@ class FashionMNISTVGG(FashionMNIST):
 
 def _load(part: str) -> tuple[Tensor, Tensor]:
     """Images (n, 1, 28, 28), scaled to [-1, 1], and labels."""
-    folder = Path(os.environ.get(VARIABLE, FOLDER))
-    paths = [folder / f"{part}-{kind}.gz" for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    if all(path.is_file() for path in paths):
-        images, labels = (_idx(path, header) for path, header in zip(paths, (16, 8), strict=True))
-    elif VARIABLE in os.environ:
+    named = os.environ.get(VARIABLE)
+    split = "train" if part == "train" else "test"
+    folders = [Path(named).expanduser()] if named else [one for one in (hub.folder_of(HUB), FOLDER) if one is not None]
+    paths = [found for folder in folders if (found := _paths(folder, part)) is not None]
+    if paths:
+        images, labels = _read(*paths[0], split)
+    elif named:
         raise UserError(
-            f"{VARIABLE}={folder} has no {paths[0].name} and {paths[1].name}: name the folder that has them"
+            f"{VARIABLE}={named} has no {part}-images-idx3-ubyte.gz and {part}-labels-idx1-ubyte.gz: name the folder "
+            "that has them"
         )
     else:
-        images, labels = _from_hub("train" if part == "train" else "test")
+        images, labels = _from_hub(split)
     return torch.from_numpy(images.reshape(-1, 1, 28, 28)).float() / 127.5 - 1.0, torch.from_numpy(labels).long()
 
 
-def _idx(path: Path, header: int) -> Any:
+def _paths(folder: Path, part: str) -> tuple[Path, Path] | None:
+    """Images and labels, packed or not; None unless both are there."""
+    found = []
+    for kind in ("images-idx3", "labels-idx1"):
+        name = f"{part}-{kind}-ubyte"
+        found += [path for path in (folder / f"{name}.gz", folder / name) if path.is_file()][:1]
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def _read(images: Path, labels: Path, split: str) -> tuple[Any, Any]:
+    pixels, classes = _idx(images, 3), _idx(labels, 1)
+    if pixels.shape[1:] != (28, 28):
+        raise UserError(f"{images} has images of {'x'.join(map(str, pixels.shape[1:]))} pixels, not 28x28")
+    if len(pixels) != len(classes):
+        raise UserError(f"{images} has {len(pixels)} images, {labels} {len(classes)} labels")
+    if (beyond := np.flatnonzero(classes > 9)).size:
+        raise UserError(f"{labels}, split {split}, row {beyond[0]}: {classes[beyond[0]]} is not a class from 0 to 9")
+    check_rows(len(pixels), PUBLISHED[split], f"{images}, split {split}", "download it again")
+    return pixels, classes
+
+
+def _idx(path: Path, axes: int) -> Any:
+    """The array of bytes in an IDX file: 0, 0, 8, the number of axes, their lengths as big-endian int32, the bytes."""
     try:
-        with gzip.open(path) as file:
-            return np.frombuffer(file.read(), np.uint8, offset=header).copy()
-    except (OSError, EOFError, ValueError) as error:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        header = np.frombuffer(data[: 4 * (1 + axes)].ljust(4 * (1 + axes)), ">i4")
+        shape = tuple(int(length) for length in header[1:])
+        if header[0] != 0x800 + axes or len(data) != 4 * (1 + axes) + math.prod(shape):
+            raise ValueError(f"not an IDX file of {axes} axes, or not all of it")
+        return np.frombuffer(data, np.uint8, offset=4 * (1 + axes)).reshape(shape).copy()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"cannot read {path} ({error}): download it again") from None
 
 
 def _from_hub(split: str) -> tuple[Any, Any]:
+    label = Label(10)
     try:
-        data = hub.images(hub.load(HUB, split, ("image", "label")), "image")
+        found = hub.load(HUB, split, {"image": Picture(), "label": label}, published=PUBLISHED[split])
     except UserError as error:
+        if hub.folder_of(HUB) is not None:
+            raise
         raise UserError(
             f"fashion-mnist needs its data: apt install dataset-fashion-mnist, or name their folder with "
             f"{VARIABLE}=...; else {error}"
         ) from None
-    return np.stack([np.asarray(image, np.uint8) for image in data["image"]]), np.asarray(data["label"])
+    return found.pictures("image", "L", (28, 28)), found.labels("label", label)

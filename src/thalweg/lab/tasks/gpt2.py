@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
 from thalweg.lab import hub
+from thalweg.lab.columns import Text
 from thalweg.lab.tasks.base import Budget, Splits, Task, held_out
 from thalweg.lab.tasks.classification import logits
 from thalweg.lab.tasks.mixture import Mixture
@@ -45,6 +46,7 @@ class LanguageModel(Task):
 
     metric = Metric("test loss", "min", unit="nats/token", low=0.0)
     data: ClassVar[str]
+    published: ClassVar[tuple[int, ...]] = (2_340_000, 250_000)  # of all models, or of one set such as webtext
     weights: ClassVar[str]
     length: ClassVar[int]
 
@@ -56,7 +58,7 @@ class LanguageModel(Task):
 
     def splits(self) -> Splits:
         """98, 1 and 1 % of the texts of the published training set."""
-        data = hub.load(self.data, "train", ("text",))
+        data = hub.load(self.data, "train", {"text": Text()}, published=self.published).data
         begins: set[str] = set()
         kept = []
         for i, text in enumerate(data["text"]):

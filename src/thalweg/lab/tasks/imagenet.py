@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.lab import hub
+from thalweg.lab.columns import Label, Picture
 from thalweg.lab.models import resnet34, resnet50
 from thalweg.lab.tasks.base import Budget, Splits, held_out
 from thalweg.lab.tasks.cifar import scaled
@@ -19,26 +21,31 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """The images of a data set of the ``datasets`` library, each decoded and cut when it is asked for.
+    """Some images of a published split, each decoded and cut when it is asked for.
 
     Args:
-        data: with the columns ``image`` and ``label``.
+        split: with the columns ``image`` and ``label``.
+        rows: which of them.
         side: of the square that is cut from the middle.
     """
 
-    def __init__(self, data: Any, side: int) -> None:
-        self.data, self.side = data, side
+    def __init__(self, split: hub.Split, rows: Tensor, side: int) -> None:
+        self.split, self.rows, self.side = split, rows, side
+        self.stored = split.values("image")
+        self.labels = split.labels("label", Label(1000))
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        row = self.data[int(index)]
-        return scaled(torch.from_numpy(cropped(row["image"], self.side)), MEAN, DEVIATION), row["label"]
+        row = int(self.rows[index])
+        image = self.split.decoded(row, "image", self.stored[row])
+        return scaled(torch.from_numpy(cropped(image, self.side)), MEAN, DEVIATION), int(self.labels[row])
 
     @property
-    def _fingerprint(self) -> str:
-        return f"{self.data._fingerprint} {self.side}"  # what the task's fingerprint asks for
+    def _fingerprint(self) -> str:  # what the task's fingerprint asks for
+        rows = hashlib.sha256(self.rows.numpy().tobytes()).hexdigest()
+        return f"{self.split.data._fingerprint} {rows} {self.side}"
 
 
 def cropped(image: Any, side: int) -> np.ndarray[Any, Any]:
@@ -65,18 +72,20 @@ class ImageNet(Classification):
     download = "ILSVRC/imagenet-1k (gated: accept its terms, then hf auth login; 167 GB)"
     published_examples = 1_271_167
     kept: ClassVar[int] = 10_000
+    published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (1_281_167,), "validation": (50_000,)}
 
     def splits(self) -> Splits:
         """1,271,167 images to train on, 10,000 to validate, 50,000 to test."""
-        data, test = (
-            hub.images(hub.load("ILSVRC/imagenet-1k", split, ("image", "label")), "image")
+        columns = {"image": Picture(), "label": Label(1000)}
+        whole, test = (
+            hub.load("ILSVRC/imagenet-1k", split, columns, published=self.published[split])
             for split in ("train", "validation")
         )
-        train, validation = held_out(len(data), min(self.kept, len(data) // 4))
+        hub.same_classes("label", whole, test)
+        train, validation = held_out(len(whole), min(self.kept, len(whole) // 4))
         return Splits(
-            Pictures(data.select(train.tolist()), 256), Pictures(data.select(validation.tolist()), 224),
-            Pictures(test, 224),
-        )  # fmt: skip
+            Pictures(whole, train, 256), Pictures(whole, validation, 224), Pictures(test, torch.arange(len(test)), 224)
+        )
 
     def example(self) -> tuple[Tensor, Tensor]:
         """Two images as augmentation cuts them."""

@@ -1,0 +1,301 @@
+"""Data of one's own that are not what was published: one line that names file, split, row and column."""
+
+import shutil
+
+import datasets
+import hub_folders
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from hub_folders import CIFAR, images, refused, stored
+from PIL import Image as Picture
+from shrunk_tasks import SHRUNK
+
+from thalweg.lab import hub, layout, tasks
+from thalweg.lab.columns import Label, Sequences, Text
+from thalweg.lab.columns import Picture as Pictures
+from thalweg.lab.tasks import bert, cifar, fashion_mnist, gpt2, imagenet
+from thalweg.records.errors import UserError
+
+# which files
+
+
+def test_a_shard_that_is_missing_is_named(own_data):
+    images(own_data)
+    folder = own_data / CIFAR
+    shutil.move(folder / "train-00000-of-00001.parquet", folder / "train-00000-of-00002.parquet")
+    message = refused(cifar.CIFAR10ResNet20().splits)
+    assert "split train, lacks train-00001-of-00002.parquet: it has 1 of 2 files" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train-00001-of-00003"], r"lacks train-00000-of-00003.parquet, train-00002-of-00003.parquet: it has 1 of 3"),
+        (["train-00000-of-00002", "train-00002-of-00002"], r"train-00001-of-00002|beyond the 2 files"),
+        (["train-00000-of-00001-0a1b2c", "train-00000-of-00001-ff01"], r"two files number 0 of the split train"),
+        (["train-00000-of-00001", "train/0000"], r"the split train 2 times \(.*keep one"),
+        (["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"], r"the split train 2 times"),
+        (["a/train-00000-of-00001", "b/train-00000-of-00001"], r"the split train 2 times"),
+        (["webtext.train", "xl-1542M.train"], r"the split train 2 times"),
+        (["train/0000", "train/0002"], r"lacks 0001.parquet"),
+        (["train/0001"], r"lacks 0000.parquet"),
+        (["train-1", "train-3"], r"lacks train-2.parquet"),
+    ],
+)  # fmt: skip
+def test_files_that_are_not_the_split_once_and_whole(own_data, names, message):
+    paths = [own_data / f"{name}.parquet" for name in names]
+    with pytest.raises(UserError, match=message):
+        layout.check_whole(sorted(paths), own_data, "train")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train-00000-of-00002-a20af9e372ba5451", "train-00001-of-00002-b16feb26a5ecb9f3"],
+        ["train-1-of-2", "train-2-of-2"],
+        ["train/0000", "train/0001"],
+        ["train-1", "train-2"],
+        ["webtext.train"],
+        ["parquet-train-2023"],
+    ],
+)
+def test_files_that_are(own_data, names):
+    layout.check_whole(sorted(own_data / f"{name}.parquet" for name in names), own_data, "train")
+
+
+def test_a_split_is_a_word_of_a_files_name_or_its_folder(own_data):
+    names = ["a/train-00000-of-00002.parquet", "b/train/0000.parquet", "a/test.parquet", "retrain-0.parquet",
+             "webtext.train.jsonl", "train.txt", "a/valid.parquet", ".cache/train.parquet"]  # fmt: skip
+    for name in names:
+        (own_data / name).parent.mkdir(exist_ok=True, parents=True)
+        (own_data / name).touch()
+
+    def found(*args):
+        return [path.relative_to(own_data).as_posix() for path in layout.files_of(own_data, *args)]
+
+    assert found("train") == [names[0], names[1], names[4]]
+    assert found("train", "a") == [names[0]]
+    assert found("train", "c") == [names[4]]  # a and b are other configurations
+    assert found("validation") == [names[6]]
+
+
+def test_another_configuration_is_not_taken_for_the_one_that_is_not_there(own_data):
+    """GLUE's RTE has the columns of MRPC."""
+    hub_folders.texts(own_data)
+    (own_data / "nyu-mll/glue/mrpc").rename(own_data / "nyu-mll/glue/rte")
+    assert "has no Parquet file of the split train" in refused(bert.MRPC().splits)
+
+
+def test_the_number_of_rows_is_the_published_one_unless_it_is_meant(own_data, monkeypatch, tiny_weights):
+    monkeypatch.delenv(hub.ROWS)
+    hub_folders.published_images(own_data)
+    hub_folders.texts(own_data)
+    shutil.copytree(tiny_weights, own_data, dirs_exist_ok=True)
+    counts = {"cifar10-resnet20": "30 rows of 50,000", "cifar100-vgg16": "30 rows of 50,000",
+              "imagenet-resnet50": "16 rows of 1,281,167", "conll2003-bert": "12 rows of 14,041",
+              "imdb-bert": "22 rows of 25,000", "mrpc-bert": "12 rows of 3,668",
+              "gpt2-345m": "14 rows of 2,340,000 or 250,000"}  # fmt: skip
+    for name, count in counts.items():
+        message = refused(tasks.find(SHRUNK[name]).splits)
+        assert f"split train, has {count}: hf download" in message
+        assert message.endswith("or set THALWEG_DATA_ROWS=any if that is meant")
+    monkeypatch.setenv(hub.ROWS, "some")
+    assert "THALWEG_DATA_ROWS must be 'any' or unset, got 'some'" in refused(tasks.find("imdb-bert").splits)
+
+
+@pytest.mark.parametrize(("split", "published"), [("train", 30), ("test", 8)])
+def test_every_split_is_counted(own_data, monkeypatch, split, published):
+    monkeypatch.delenv(hub.ROWS)
+    hub_folders.published_images(own_data)
+    task = cifar.CIFAR10ResNet20()
+    monkeypatch.setattr(cifar.CIFAR, "published", {"train": (30,), "test": (8,)})
+    assert [len(part) for part in task.splits()] == [27, 3, 8]
+    monkeypatch.setattr(cifar.CIFAR, "published", {"train": (30,), "test": (8,), split: (published + 1,)})
+    assert f"split {split}, has {published} rows of {published + 1}" in refused(task.splits)
+
+
+def test_the_published_numbers_of_rows():
+    assert cifar.CIFAR.published == {"train": (50_000,), "test": (10_000,)}
+    assert imagenet.ImageNet.published == {"train": (1_281_167,), "validation": (50_000,)}
+    assert bert.CoNLL2003.published == {"train": (14_041,), "validation": (3250,), "test": (3453,)}
+    assert bert.MRPC.published == {"train": (3668,), "validation": (408,), "test": (1725,)}
+    assert fashion_mnist.PUBLISHED == {"train": (60_000,), "test": (10_000,)}
+    assert gpt2.GPT2.published == (2_340_000, 250_000)
+    for name in ("cifar10-resnet20", "imagenet-resnet50"):
+        task = tasks.TASKS[name]
+        kept = task.kept if name.startswith("imagenet") else 5000
+        assert task.published_examples == task.published["train"][0] - kept
+
+
+# what they hold
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "what"),
+    [
+        (Value("string"), ["0", "1", "cat", "3", "4", "0"], "row 0, column label: is '0', not a whole number"),
+        (Value("int64"), [0, 1, None, 3, 4, 0], "row 2, column label: is null"),
+        (Value("float64"), [0.0, 1.0, 2.0, 3.0, 4.0, 0.0], "row 0, column label: is 0.0, not a whole number"),
+        (Value("bool"), [True] * 6, "row 0, column label: is True, not a whole number"),
+        (Value("int32"), [0, 1, 2, 10, 4, 0], "row 3, column label: is 10, not a whole number from 0 to 9"),
+        (Value("uint8"), [0, 1, 2, 255, 4, 0], "row 3, column label: is 255"),
+        (Value("int64"), [-1] * 6, "row 0, column label: is -1, which stands for a label that is not published"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_none_are_named(own_data, kind, labels, what):
+    images(own_data, splits=("test",))
+    images(own_data, kind, splits=("train",), edit=lambda columns: columns.update(label=labels))
+    path = own_data / CIFAR / "train-00000-of-00001.parquet"
+    assert f"{path}, split train, {what}" in refused(cifar.CIFAR10ResNet20().splits)
+
+
+def test_a_row_is_counted_in_its_own_file(own_data):
+    for i, labels in enumerate(([0, 1], [2, 3], [4, 11])):
+        path = own_data / f"a/b/train-0000{i}-of-00003.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"label": labels}), path)
+    message = refused(lambda: hub.load("a/b", "train", {"label": Label(10)}))
+    assert f"{path}, split train, row 1, column label: is 11" in message
+
+
+def test_shards_may_differ_in_what_changes_no_value(own_data):
+    """Widths of numbers and texts, names of elements, a path that no image has."""
+    folder = own_data / "a/b"
+    folder.mkdir(parents=True)
+    picture = stored(Picture.new("RGB", (2, 2)))["bytes"]
+    for i, (number, text, item, path) in enumerate(
+        (("int64", "string", "item", "string"), ("uint8", "large_string", "element", "null"))
+    ):
+        types = {name: getattr(pa, name)() for name in (number, text, path)}
+        image = pa.struct({"bytes": pa.binary(), "path": types[path]})
+        words = pa.list_(pa.field(item, types[text]))
+        table = pa.table({
+            "label": pa.array([i], types[number]), "text": pa.array([f"t{i}"], types[text]),
+            "tokens": pa.array([["a", "b"]], words), "img": pa.array([{"bytes": picture, "path": None}], image),
+        })  # fmt: skip
+        pq.write_table(table, folder / f"train-0000{i}-of-00002.parquet")
+    columns = {"label": Label(2), "text": Text(), "tokens": Sequences(), "img": Pictures()}
+    found = hub.load("a/b", "train", columns)
+    assert (list(found.values("label")), list(found.values("text"))) == ([0, 1], ["t0", "t1"])
+    assert found.pictures("img", "RGB", (2, 2)).shape == (2, 2, 2, 3)
+
+
+def test_shards_of_other_types_columns_or_classes_are_named(own_data):
+    folder = own_data / "a/b"
+    folder.mkdir(parents=True)
+    first, second = (folder / f"train-0000{i}-of-00002.parquet" for i in range(2))
+
+    def write(path, values, feature, column="label"):
+        Dataset.from_dict({column: values}, features=Features({column: feature})).to_parquet(path)
+
+    def load():
+        return hub.load("a/b", "train", {"label": Label(2)})
+
+    write(first, [0, 1], ClassLabel(names=["neg", "pos"]))
+    write(second, ["0", "1"], Value("string"))
+    assert f"{second}, split train, column label: is string, not a whole number as in {first.name}" in refused(load)
+    write(second, [0, 1], ClassLabel(names=["pos", "neg"]))
+    assert "is of other classes or another order as in" in refused(load)
+    write(second, [0, 1], Value("int64"), "target")
+    assert f"{second}, split train, needs the column label: it has target" in refused(load)
+    second.write_bytes(first.read_bytes()[:-50])
+    assert f"cannot read {second}, split train" in refused(load)
+    second.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "it is a pointer of Git LFS: git lfs pull" in refused(load)
+
+
+def test_a_file_that_is_damaged_inside_is_named(own_data):
+    folder = own_data / "a/b"
+    folder.mkdir(parents=True)
+    for i in range(2):
+        pq.write_table(pa.table({"text": [f"{n}" * 9 for n in range(99)]}), folder / f"train-0000{i}-of-00002.parquet")
+    path = folder / "train-00001-of-00002.parquet"
+    data = bytearray(path.read_bytes())
+    data[4:60] = bytes(56)  # the first page's header; the footer is whole
+    path.write_bytes(data)
+    message = refused(lambda: hub.load("a/b", "train", {"text": Text()}))
+    assert message.startswith(f"cannot read {path}, split train (")
+
+
+def test_a_split_that_is_missing_is_not_made_of_another(own_data, tiny_weights):
+    hub_folders.texts(own_data)
+    shutil.copytree(tiny_weights, own_data, dirs_exist_ok=True)
+    (own_data / "nyu-mll/glue/mrpc/validation-00000-of-00001.parquet").rename(own_data / "nyu-mll/glue/mrpc/dev.csv")
+    assert "has no Parquet file of the split validation" in refused(bert.MRPC().splits)
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (['{"text": "a"}', '{"text": "b'], "row 1: is not JSON (JSONDecodeError"),
+        (['{"text": "a"}', "", '{"text": "b"}', "3"], "row 2: is not an object"),
+        (['{"text": "a"}', "", '{"text": null}'], "row 1, column text: is null"),
+        (['{"text": "a"}', '{"words": "b"}'], "row 1, column text: is null"),
+        (['{"text": "a"}', '{"text": 3}'], "row 1, column text: is 3, not a text"),
+        (['{"text": "2020-01-01"}', '{"text": "2020-01-02"}'], "row 0, column text: is datetime.datetime(2020"),
+        (['{"content": "a"}'], "needs the column text: it has content"),
+    ],
+)
+def test_json_lines_that_are_none_are_named(own_data, lines, what):
+    path = own_data / "spacerini/gpt2-outputs/webtext.train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines) + "\n")
+    assert f"{path}, split train, {what}" in refused(gpt2.GPT2().splits)
+
+
+def test_texts_as_json_lines_and_as_arrow_files_are_read(own_data):
+    (own_data / "a/b").mkdir(parents=True)
+    (own_data / "a/b/webtext.train.jsonl").write_text('\ufeff{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
+    assert list(hub.load("a/b", "train", {"text": Text()}).values("text")) == ["one", "two"]
+    datasets.DatasetDict(
+        {split: Dataset.from_dict({"text": ["one", None]}) for split in ("train", "test")}
+    ).save_to_disk(own_data / "c/d")
+    message = refused(lambda: hub.load("c/d", "train", {"text": Text()}))
+    assert f"{own_data}/c/d/train/data-00000-of-00001.arrow, split train, row 1, column text: is null" in message
+
+
+def test_files_of_two_kinds_are_not_mixed(own_data):
+    for suffix in ("parquet", "jsonl"):
+        (own_data / f"a/b/train.{suffix}").parent.mkdir(parents=True, exist_ok=True)
+        (own_data / f"a/b/train.{suffix}").touch()
+    assert "the split train 2 times (train.jsonl, train.parquet)" in refused(
+        lambda: hub.load("a/b", "train", {"text": Text()})
+    )
+
+
+def test_a_folder_that_has_something_else_is_not_passed_over(own_data):
+    images(own_data)
+    assert "has no Parquet file of the split valid" in refused(
+        lambda: hub.load("uoft-cs/cifar10", "valid", {"img": Text()})
+    )
+    assert "needs the column fine_label: it has img, label" in refused(
+        lambda: hub.load("uoft-cs/cifar10", "train", {"img": Text(), "fine_label": Label(2)})
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "what"),
+    [("a", "row 0, column a: is 'x', not a sequence"), ("b", "row 1, column b: has None at place 1, not a word"),
+     ("c", "row 0, column c: has 1.5 at place 0, not a word"), ("d", "row 1, column d: is null")],
+)  # fmt: skip
+def test_sequences_that_are_none_are_named(own_data, column, what):
+    (own_data / "a/b").mkdir(parents=True)
+    rows = {"a": ["x", "y"], "b": [["x"], ["x", None]], "c": [[1.5], [2.0]], "d": [["x"], None]}
+    Dataset.from_dict(rows).to_parquet(own_data / "a/b/train.parquet")
+    assert what in refused(lambda: hub.load("a/b", "train", {column: Sequences()}))
+
+
+def test_what_is_wrong_with_data_is_one_line_on_the_command_line(own_data, capsys):
+    from thalweg.commands import main as cli
+
+    images(own_data, Value("string"), edit=lambda columns: columns.update(label=["cat"] * 6))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "cifar10-resnet20", "--steps", "1", "--batch-size", "2", "--out", str(own_data / "out")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert [line for line in said.splitlines() if "error" in line][-1].endswith(
+        "train-00000-of-00001.parquet, split train, row 0, column label: is 'cat', not a whole number from 0 to 9"
+    )
+    assert "Traceback" not in said

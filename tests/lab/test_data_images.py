@@ -1,0 +1,136 @@
+"""Images of one's own: each mode and size, what cannot be decoded, and the form of their first publication."""
+
+import gzip
+import shutil
+
+import hub_folders
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Image
+from hub_folders import CIFAR, images, refused, stored
+from PIL import Image as Picture
+
+from thalweg.lab import hub
+from thalweg.lab.columns import Picture as Pictures
+from thalweg.lab.engine.data import loader
+from thalweg.lab.tasks import cifar, fashion_mnist, imagenet
+from thalweg.records.errors import UserError
+
+# images
+
+
+def put(place, image):
+    return lambda columns: columns["img"].__setitem__(place, image)
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        ({"bytes": stored(Picture.new("RGB", (32, 32)))["bytes"][:50], "path": None}, "the image cannot be decoded"),
+        ({"bytes": b"<html>", "path": None}, "the image cannot be decoded (of no known format)"),
+        (stored(Picture.new("RGB", (32, 30))), "is an image of 32x30 pixels, not 32x32"),
+        (stored(Picture.new("I;16", (32, 32))), "is an image of mode I;16: 8 bits a channel are needed"),
+        (None, "is null"),
+    ],
+)
+def test_images_that_are_none_are_named(own_data, image, what):
+    images(own_data, edit=put(4, image))
+    path = own_data / CIFAR / "train-00000-of-00001.parquet"
+    message = refused(cifar.CIFAR10ResNet20().splits)
+    assert f"{path}, split train, row 4, column img: {what}" in message
+
+
+def test_images_of_any_mode_are_their_colours(own_data, monkeypatch):
+    """A palette's numbers are no brightness, nor is a third channel another image."""
+    monkeypatch.setattr(fashion_mnist, "FOLDER", own_data)
+    monkeypatch.delenv(fashion_mnist.VARIABLE, raising=False)
+    colour, grey = Picture.new("RGB", (32, 32), (10, 200, 90)), Picture.new("L", (32, 32), 77)
+    modes = [grey, grey.convert("RGB"), grey.convert("RGBA"), grey.convert("P"), grey.quantize(4)]
+    small = [image.resize((28, 28), Picture.Resampling.NEAREST) for image in modes]
+    hub_folders.write(own_data, "zalando-datasets/fashion_mnist", "test", {"image": small, "label": [*range(5)]},
+                      {"image": Image(), "label": ClassLabel(num_classes=10)})  # fmt: skip
+    pixels, labels = fashion_mnist._load("t10k")
+    assert labels.tolist() == [*range(5)]
+    torch.testing.assert_close(pixels, torch.full((5, 1, 28, 28), 77 / 127.5 - 1.0))
+    modes = [grey, colour, colour.convert("RGBA"), colour.quantize(4)]
+    images(own_data, edit=lambda columns: columns["img"].__setitem__(slice(0, 4), modes))
+    found = hub.load("uoft-cs/cifar10", "test", {"img": Pictures()}).pictures("img", "RGB", (32, 32))
+    assert found[:4, 5, 9].tolist() == [[77] * 3, *[[10, 200, 90]] * 3]
+
+
+def test_photographs_that_are_read_while_training_are_named_by_workers_too(own_data):
+    hub_folders.published_images(own_data)
+    broken = [*hub_folders.pictures(3, (90, 120), 0), {"bytes": b"no image", "path": None}]
+    hub_folders.write(own_data, "ILSVRC/imagenet-1k/data", "validation", {"image": broken, "label": [*range(4)]},
+                      {"image": Image(), "label": hub_folders.numbered(1000)})  # fmt: skip
+    test = imagenet.ImageNetResNet50().splits().test
+    assert test[2][1] == 2
+    expected = "data/validation-00000-of-00001.parquet, split validation, row 3, column image: the image cannot be"
+    for workers in (0, 1):
+        assert expected in refused(lambda: [*loader(test, iter([[2, 3]]), workers)])  # noqa: B023
+
+
+def test_imagenet_is_read_as_its_archives_are_unpacked(own_data):
+    for split, count in (("train", 5), ("val", 2)):
+        for kind in ("n01440764", "n01443537"):
+            folder = own_data / "ILSVRC/imagenet-1k" / split / kind
+            folder.mkdir(parents=True)
+            for i, image in enumerate(hub_folders.pictures(count, (60, 60), 0)):
+                image.save(folder / f"{kind}_{i}.JPEG")
+    train, validation, test = imagenet.ImageNetResNet34().splits()
+    assert (len(train), len(validation)) == (8, 2)
+    assert [test[i][1] for i in range(4)] == [0, 0, 1, 1]
+    (own_data / "ILSVRC/imagenet-1k/val/n01443537/n01443537_1.JPEG").write_bytes(b"no image")
+    test = imagenet.ImageNetResNet34().splits().test
+    assert "val/n01443537/n01443537_1.JPEG cannot be decoded" in refused(lambda: test[3])
+    shutil.rmtree(own_data / "ILSVRC/imagenet-1k/val")
+    (own_data / "ILSVRC/imagenet-1k/val").mkdir()
+    hub_folders.pictures(1, (60, 60), 0)[0].save(own_data / "ILSVRC/imagenet-1k/val/ILSVRC2012_val_00000001.JPEG")
+    assert "such as ILSVRC2012_val_00000001.JPEG, but no folder for each class" in refused(
+        imagenet.ImageNetResNet34().splits
+    )
+
+
+def test_splits_that_count_their_classes_otherwise_are_not_mixed(own_data):
+    names = [f"class {i}" for i in range(10)]
+    images(own_data, ClassLabel(names=names), splits=("train",))
+    images(own_data, ClassLabel(names=names[::-1]), splits=("test",))
+    assert "column label: the splits train and test name other classes" in refused(cifar.CIFAR10ResNet20().splits)
+
+
+def idx(values):
+    values = np.asarray(values, np.uint8)
+    return np.array([0x800 + values.ndim, *values.shape], ">i4").tobytes() + values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "what"),
+    [
+        (idx(np.zeros((3, 28, 28)))[:-1], idx([1, 2, 3]), r"cannot read .*images.*not an IDX file of 3 axes, or"),
+        (idx([1, 2, 3]), idx([1, 2, 3]), r"cannot read .*images.*not an IDX file of 3 axes"),
+        (idx(np.zeros((3, 28, 28))), idx([1, 2]), r"has 3 images, .* 2 labels"),
+        (idx(np.zeros((3, 28, 28))), idx([1, 10, 3]), r"labels.*, split train, row 1: 10 is not a class from 0 to 9"),
+        (idx(np.zeros((3, 14, 56))), idx([1, 2, 3]), r"has images of 14x56 pixels, not 28x28"),
+    ],
+)  # fmt: skip
+def test_idx_files_that_are_none_are_named(own_data, monkeypatch, images, labels, what):
+    monkeypatch.setenv(fashion_mnist.VARIABLE, str(own_data))
+    for kind, data in (("images-idx3", images), ("labels-idx1", labels)):
+        (own_data / f"train-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
+    with pytest.raises(UserError, match=what):
+        fashion_mnist._load("train")
+
+
+def test_idx_files_are_read_unpacked_and_in_the_hubs_folder(own_data, monkeypatch):
+    monkeypatch.delenv(fashion_mnist.VARIABLE, raising=False)
+    folder = own_data / fashion_mnist.HUB
+    folder.mkdir(parents=True)
+    pixels = np.arange(24 * 784).reshape(24, 28, 28) % 256
+    for part in ("train", "t10k"):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(pixels))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx([i % 10 for i in range(24)]))
+    train, validation, test = fashion_mnist.FashionMNIST().splits()
+    assert [len(part) for part in (train, validation, test)] == [22, 2, 24]
+    assert validation.targets.tolist() == [2, 3]
+    np.testing.assert_allclose(train.inputs[5, 0], pixels[5] / 127.5 - 1.0, atol=1e-6)
