@@ -11,7 +11,7 @@ from thalweg.records.importing import importable_from_here
 if TYPE_CHECKING:
     from types import ModuleType
 
-FORMER = "thalweg.studies.measurements.", "thalweg.bench."
+FORMER = ("thalweg.experiments.", "thalweg.bench.")
 """Where measurements were when the committed results were recorded."""
 
 
