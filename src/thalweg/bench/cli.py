@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from thalweg.lab.options import names, whole
+from thalweg.arguments import did_you_mean
+from thalweg.lab.options import folder, names, whole
 
 Shapes = Annotated[
     str,
@@ -31,7 +32,7 @@ Threads = Annotated[
     int | None,
     typer.Option(parser=whole(1), metavar="N", help="Threads of torch (default: its own choice).", show_default=False),
 ]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")]
+Out = Annotated[Path, typer.Option(parser=folder, metavar="DIR", help="Folder of the results.")]
 Machine = Annotated[
     str | None, typer.Option(metavar="NAME", help="What the names of the files begin with.", show_default=False)
 ]
@@ -99,7 +100,9 @@ def _run(
 ) -> None:
     for option, value, allowed in (("--device", device, ("cpu", "cuda")), ("--dtype", dtype, ("float32", "bfloat16"))):
         if value not in allowed:
-            raise typer.BadParameter(f"must be {' or '.join(allowed)}, got {value!r}", param_hint=option)
+            raise typer.BadParameter(
+                f"must be {' or '.join(allowed)}, got {value!r}{did_you_mean(value, allowed)}", param_hint=option
+            )
     if machine is not None and not re.fullmatch(r"[\w.-]+", machine):
         raise typer.BadParameter(
             f"must be letters, digits, '.', '_' and '-', got {machine!r}", param_hint="--machine"

@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from thalweg.lab.options import at_least, names, whole
+from thalweg.lab.options import assignments, at_least, folder, names, real, share, whole
 
 MOST = 10_000  # trials, seeds, studies
 MOST_JOBS = 256
 Tasks = Annotated[list[str], typer.Argument(metavar="TASK...", help="Names (see `thalweg tasks`), or module:Class.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the records.", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option(parser=folder, metavar="DIR", help="Folder of the records.", show_default=False)
+]
 
 
 def _config(context: typer.Context, path: Path | None) -> Path | None:
     """Take defaults of this command's options from a YAML file."""
     if path is None:
         return None
-    import yaml
+    from thalweg.lab.option_file import read
 
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise typer.BadParameter(f"cannot read {path} ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(found, dict):
-        raise typer.BadParameter(f"{path}: not options with values")
-    params = {name: param for param in context.command.params for name in (param.name, *map(_plain, param.opts))}
-    given = {_plain(str(key)): value for key, value in found.items()}
-    if unknown := sorted(set(given) - set(params)):
-        raise typer.BadParameter(f"{path}: unknown options {', '.join(unknown)}")
-    ours = {params[key].name: _as_typed(value, params[key]) for key, value in given.items()}
-    context.default_map = {**(context.default_map or {}), **ours}
+    context.default_map = {**(context.default_map or {}), **read(path, context.command.params)}
     return path
-
-
-def _plain(option: str) -> str:
-    return option.lstrip("-").replace("-", "_")
-
-
-def _as_typed(value: Any, param: Any) -> Any:
-    """A value of a YAML file as it would be typed: lists with commas, mappings as NAME=VALUE."""
-    if isinstance(value, dict):
-        value = [f"{name}={item}" for name, item in value.items()]
-    several = getattr(param, "multiple", False) or param.nargs != 1
-    if isinstance(value, list):
-        return list(map(str, value)) if several else ",".join(map(str, value))
-    return [str(value)] if several and value is not None else value
 
 
 Config = Annotated[
@@ -55,9 +32,21 @@ Config = Annotated[
     typer.Option(metavar="FILE", is_eager=True, callback=_config, help="YAML file with any of these options."),
 ]
 Schedule = Annotated[str, typer.Option(help="cosine, linear, polynomial, step or constant, after a linear warm-up.")]
-Warmup = Annotated[float, typer.Option(help="Share of the steps over which the learning rate rises.")]
-Clip = Annotated[float | None, typer.Option(help="Largest global norm of the gradient.", show_default=False)]
-Smoothing = Annotated[float, typer.Option(help="Label smoothing, of tasks whose loss knows it.")]
+Warmup = Annotated[
+    float,
+    typer.Option(parser=share("a share of the steps"), help="Share of the steps over which the learning rate rises."),
+]
+Clip = Annotated[
+    float | None,
+    typer.Option(
+        parser=real("a number greater than 0", lambda value: value > 0.0),
+        help="Largest global norm of the gradient.",
+        show_default=False,
+    ),
+]
+Smoothing = Annotated[
+    float, typer.Option(parser=share("a number"), help="Label smoothing, of tasks whose loss knows it.")
+]
 Augment = Annotated[
     str | None, typer.Option(help="flip, crop or flip-crop: of batches of images, by kornia.", show_default=False)
 ]
@@ -214,7 +203,7 @@ def train(
         task=task,
         optimizer=optimizer,
         batch_size=batch_size,
-        given=_settings(settings or []),
+        given=assignments(settings or [], "--set"),
         steps=steps,
         fields={
             "seed": seed,
@@ -317,16 +306,3 @@ def _size(text: str) -> int:
         return whole(1, 2**31)(text)
     except typer.BadParameter as error:
         raise typer.BadParameter(error.message, param_hint="--batch-size") from None
-
-
-def _settings(pairs: list[str]) -> dict[str, float]:
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        try:
-            found[name.strip()] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or not name.strip():
-            raise typer.BadParameter(f"must be NAME=NUMBER, got {pair!r}", param_hint="--set")
-    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from thalweg.arguments import did_you_mean
 from thalweg.lab import contenders, records, tasks, terminal
 from thalweg.lab.engine import SHARDINGS, How, Place, RunSpec, leave
 from thalweg.lab.engine import train as run_one
@@ -50,7 +51,9 @@ def compare(
     """``thalweg compare``: tune, train, time, report."""
     terminal.interruptible()
     if budget not in (*BUDGETS, "both"):
-        raise UserError(f"--budget must be short, long or both, got {budget!r}")
+        raise UserError(
+            f"--budget must be short, long or both, got {budget!r}{did_you_mean(budget, (*BUDGETS, 'both'))}"
+        )
     root = out or Path("runs") / "-".join(map(slug, dict.fromkeys(tasks)))
     plan = Plan(
         tasks=tasks,
@@ -165,7 +168,8 @@ def train(
     """``thalweg train``: one run, on one process or many."""
     terminal.interruptible()
     if sharding not in SHARDINGS:
-        raise UserError(f"--sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}")
+        near = did_you_mean(sharding, SHARDINGS)
+        raise UserError(f"--sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}{near}")
     own = tasks.find(task)
     size = batch_size or own.budgets[0].batch_size
     budget = tasks.budget_at(own.budgets, size, "short")
@@ -267,7 +271,8 @@ def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
 def _known(given: dict[str, float], chosen: contenders.Contender) -> dict[str, float]:
     known = contenders.defaults(chosen, 1)
     if unknown := sorted(set(given) - set(known)):
-        raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}")
+        near = "".join(did_you_mean(name, known) for name in unknown)
+        raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}{near}")
     return given
 
 
@@ -280,7 +285,8 @@ def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:
         if name == "none":
             continue
         if name not in ("tensorboard", "wandb", "mlflow"):
-            raise UserError(f"--track must be of tensorboard, wandb, mlflow or none, got {name!r}")
+            near = did_you_mean(name, ("tensorboard", "wandb", "mlflow", "none"))
+            raise UserError(f"--track must be of tensorboard, wandb, mlflow or none, got {name!r}{near}")
         if find_spec(name) is not None:
             found.append(name)
         elif name != "tensorboard":

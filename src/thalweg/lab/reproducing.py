@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thalweg.arguments import did_you_mean
 from thalweg.lab import terminal
 from thalweg.lab.engine import leave
 from thalweg.lab.errors import UserError
@@ -44,7 +45,8 @@ def reproduce(
     terminal.interruptible()
     console = terminal.console()
     if scale not in recipes.SCALES:
-        raise UserError(f"--scale must be {' or '.join(recipes.SCALES)}, got {scale!r}")
+        near = did_you_mean(scale, recipes.SCALES)
+        raise UserError(f"--scale must be {' or '.join(recipes.SCALES)}, got {scale!r}{near}")
     if asked == ("list",):
         for name in recipes.names():
             found = recipes.find(name)

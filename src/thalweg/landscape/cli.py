@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from thalweg.lab.options import at_least, names, whole
+from thalweg.lab.options import assignments, at_least, folder, names, share, whole
 
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pictures and the record.")]
+Out = Annotated[Path, typer.Option(parser=folder, metavar="DIR", help="Folder of the pictures and the record.")]
 Seed = Annotated[int, typer.Option(parser=whole(0, 2**32 - 1), metavar="N", help="Of everything that is drawn.")]
 
 
@@ -36,7 +36,7 @@ def valleys(
     ] = None,
     bases: Annotated[str, typer.Option(metavar="A,B,...", help="Of sgd, adam and lamb.")] = "sgd,adam,lamb",
     alphas: Annotated[str, typer.Option(metavar="A,B,...", help="α of E; 0 is the base alone.")] = "-5,0,5",
-    beta: Annotated[float, typer.Option(help="β1 of E.")] = 0.9,
+    beta: Annotated[float, typer.Option(parser=share("a number"), help="β1 of E.")] = 0.9,
     steps: Annotated[int, typer.Option(parser=whole(1, 10**6), metavar="N", help="Of each walk.")] = 300,
     walkers: Annotated[
         int, typer.Option(parser=whole(2, 10**5), metavar="N", help="Starts, each with own noise.")
@@ -86,10 +86,9 @@ def flatness(
     On all 1,197 training images: eigenvalues, trace and density of the Hessian, by layer, filter-normalised, and as the
     optimizer sees it; batch sharpness and gradient noise; the loss in the worst direction and on average.
     """
-    from thalweg.lab.cli import _settings
     from thalweg.landscape import command
 
     command.flatness(
-        optimizer=optimizer, given=_settings(settings or []), batch_size=batch_size, steps=steps, schedule=schedule,
-        eigenvalues=eigenvalues, seed=seed, out=out,
+        optimizer=optimizer, given=assignments(settings or [], "--set"), batch_size=batch_size, steps=steps,
+        schedule=schedule, eigenvalues=eigenvalues, seed=seed, out=out,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.arguments import did_you_mean
 from thalweg.lab import contenders, tasks, terminal
 from thalweg.lab.engine import data, schedules
 from thalweg.lab.errors import UserError
@@ -150,7 +151,8 @@ def flatness(
     chosen = contenders.contender(optimizer)
     settings = contenders.defaults(chosen, batch_size)
     if unknown := sorted(set(given) - set(settings)):
-        raise UserError(f"--set: {optimizer} has no {', '.join(unknown)}; it has {', '.join(settings)}")
+        near = "".join(did_you_mean(name, settings) for name in unknown)
+        raise UserError(f"--set: {optimizer} has no {', '.join(unknown)}; it has {', '.join(settings)}{near}")
     settings |= given
     started = time.perf_counter()
     task, splits = tasks.load("digits")

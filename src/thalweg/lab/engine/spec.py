@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from thalweg.arguments import did_you_mean
 from thalweg.lab import records, tasks
 from thalweg.lab.engine.augment import AUGMENTATIONS
 from thalweg.lab.engine.schedules import LR_RULES, SCHEDULES
@@ -48,22 +51,26 @@ class RunSpec:
     data: str = ""
 
     def __post_init__(self) -> None:
-        def check(ok: bool, name: str, wanted: str) -> None:
+        def check(ok: bool, name: str, wanted: str, near: str = "") -> None:
             if not ok:
-                raise UserError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+                raise UserError(f"{name} must be {wanted}, got {getattr(self, name)!r}{near}")
+
+        def choose(name: str, known: Collection[str]) -> None:
+            value, none = getattr(self, name), "None or " if name == "augment" else ""
+            near = did_you_mean(str(value), known)
+            check(value in known or (value is None and none != ""), name, f"{none}one of {', '.join(known)}", near)
 
         check(1 <= self.batch_size <= 2**31, "batch_size", f"an integer from 1 to {2**31}")
         check(1 <= self.steps <= 10**9, "steps", f"an integer from 1 to {10**9}")
         check(0 <= self.seed < 2**32, "seed", f"an integer from 0 to {2**32 - 1}")
-        check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
+        choose("schedule", SCHEDULES)
         check(0.0 <= self.warmup < 1.0, "warmup", "a share of the steps in [0, 1)")
-        check(self.lr_rule in LR_RULES, "lr_rule", f"one of {', '.join(LR_RULES)}")
+        choose("lr_rule", LR_RULES)
         check(self.lr_base >= 1, "lr_base", "an integer of at least 1")
-        check(self.clip is None or self.clip > 0.0, "clip", "None or greater than 0")
+        check(self.clip is None or 0.0 < self.clip < math.inf, "clip", "None or a number greater than 0")
         check(0.0 <= self.label_smoothing < 1.0, "label_smoothing", "in [0, 1)")
-        known = ", ".join(AUGMENTATIONS)
-        check(self.augment is None or self.augment in AUGMENTATIONS, "augment", f"None or one of {known}")
-        check(self.precision in ("no", "bf16", "fp16"), "precision", "one of no, bf16, fp16")
+        choose("augment", AUGMENTATIONS)
+        choose("precision", ("no", "bf16", "fp16"))
         check(1 <= self.evaluations <= 10_000, "evaluations", "an integer from 1 to 10000")
 
     def as_dict(self) -> dict[str, Any]:
