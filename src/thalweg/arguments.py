@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from fractions import Fraction
 from numbers import Real
 from typing import NoReturn
@@ -12,6 +14,21 @@ from typing import NoReturn
 def reject(argument: str, value: object, allowed: str) -> NoReturn:
     """Raise the one kind of ``ValueError`` this package raises for a bad argument."""
     raise ValueError(f"{argument} must be {allowed}, got {value!r}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names, as a question to put behind an error; empty where none is near.
+
+    >>> did_you_mean("AdamW2", ["sgd", "adamw"]), did_you_mean("lion", ["sgd", "adamw"])
+    ("; did you mean 'adamw'?", '')
+    """
+    plain = {_plain(one): one for one in known}
+    near = get_close_matches(_plain(name), plain, n=1)
+    return f"; did you mean {plain[near[0]]!r}?" if near else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-").lstrip("-")
 
 
 def is_number(value: object) -> bool:

@@ -167,7 +167,7 @@ def test_threads_are_given_back(tmp_path):
         (["memory", "--threads", "0"], "Invalid value for '--threads': must be an integer of at least 1, got '0'"),
         (
             ["step", "--device", "tpu"],
-            "Invalid value for --device: must be cpu or cuda, got 'tpu'; see `",
+            "Invalid value for --device: must be cpu or cuda, got 'tpu'; did you mean 'cpu'? see `",
         ),
         (["step", "--dtype", "float16"], "Invalid value for --dtype: must be float32 or bfloat16, got 'float16'"),
         (

@@ -59,7 +59,20 @@ MODELS = {
     "T5": (
         {"d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2, "vocab_size": 11},
         """encoder.block.0.layer.{0,1}.layer_norm.weight decoder.block.0.layer.{0,1,2}.layer_norm.weight
+        {encoder,decoder}.block.0.layer.0.SelfAttention.relative_attention_bias.weight
         {encoder,decoder}.final_layer_norm.weight""",
+    ),
+    "Swin": (
+        {"image_size": 8, "patch_size": 2, "embed_dim": 4, "depths": [1], "num_heads": [2], "window_size": 2},
+        """embeddings.patch_embeddings.projection.bias embeddings.norm.{weight,bias}
+        encoder.layers.0.blocks.0.attention.relative_position_bias.relative_position_bias_table
+        encoder.layers.0.blocks.0.attention.{q_proj,k_proj,v_proj,o_proj}.bias
+        encoder.layers.0.blocks.0.mlp.{fc1,fc2}.bias
+        encoder.layers.0.blocks.0.{layernorm_before,layernorm_after}.{weight,bias} layernorm.{weight,bias}""",
+    ),
+    "Mamba": (
+        {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 4, "vocab_size": 11, "time_step_rank": 2},
+        "layers.0.norm.weight layers.0.mixer.{A_log,D,conv1d.bias,dt_proj.bias} norm_f.weight",
     ),
     "Wav2Vec2": (
         {
@@ -143,6 +156,26 @@ def test_the_groups_of_a_model(name):
         if members
     }
     check_coverage(model, ALTO(groups, lr=0.1))
+
+
+def test_marks_of_a_model_that_is_trained_as_mamba_is():
+    """Its training code marks the logarithms and D, and biases that start at a time step."""
+    config = transformers.MambaConfig(hidden_size=8, num_hidden_layers=1, state_size=4, vocab_size=11, time_step_rank=2)
+    model = transformers.MambaModel(config)
+    model.layers[0].mixer.dt_proj.weight._optim = {"lr": 1e-3}
+    model.layers[0].mixer.x_proj.weight._no_weight_decay = True
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = [
+        ({**group, "params": None}, {names[id(p)] for p in group["params"]}) for group in param_groups(model, 0.1)
+    ]
+    own_lr, plain = groups[1], groups[0]
+    assert own_lr == (
+        {"params": None, "weight_decay": 0.1, "trust_ratio": True, "lr": 1e-3},
+        {"layers.0.mixer.dt_proj.weight"},
+    )
+    assert "layers.0.mixer.in_proj.weight" in plain[1]
+    assert {"layers.0.mixer.A_log", "layers.0.mixer.D", "layers.0.mixer.x_proj.weight"} <= groups[2][1]
+    assert groups[2][0] == {"params": None, "weight_decay": 0.0, "trust_ratio": False}
 
 
 def test_the_experts_of_dbrx_are_rows_of_one_matrix_and_warned_of():

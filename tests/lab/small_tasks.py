@@ -1,5 +1,7 @@
 """Tasks that train in milliseconds, right ones and wrong ones; named on command lines as ``small_tasks:Line``."""
 
+import time
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -28,6 +30,14 @@ class Line(Task):
 
     def score(self, output, target):
         return (output - target).square().flatten(1).mean(1)
+
+
+class Slow(Line):
+    """The same, a twentieth of a second a step: there is time to interrupt it."""
+
+    def loss(self, output, target):
+        time.sleep(0.05)
+        return super().loss(output, target)
 
 
 class Named(Line):

@@ -1,3 +1,4 @@
+import importlib
 import io
 import os
 import subprocess
@@ -74,13 +75,22 @@ WRONG = [
     (["compare", "sine", "--batch-size", "0"], "--batch-size: must be an integer from 1 to 2147483648, got"),
     (["compare", "sine", "--batch-size", "x"], "--batch-size: must be an integer from 1 to 2147483648, got"),
     (["compare", "sine", "--budget", "huge"], "--budget must be short, long or both, got 'huge'"),
-    (["compare", "sine", "--warmup", "nan"], "warmup must be a share of the steps in [0, 1), got nan"),
+    (["compare", "sine", "--warmup", "nan"], "'--warmup': must be a share of the steps in [0, 1), got 'nan'"),
+    (["compare", "sine", "--label-smoothing", "x"], "'--label-smoothing': must be a number in [0, 1), got 'x'"),
+    (["compare", "sine", "--clip", "inf"], "'--clip': must be a number greater than 0, got 'inf'"),
+    (["compare", "sine", "--out", ""], "'--out': must be the name of a folder, got ''"),
     (["compare", "sine", "--schedule", "zig"], "schedule must be one of cosine"),
     (["compare", "digits", "--batch-size", "99999"], "nothing to compare: digits at batch size 99999 is left out"),
     (["compare"], "Missing argument 'TASK...'"),
     (["compare", "sine", "--nope"], "No such option: --nope"),
     (["compare", "sine", "--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
     (["train", "sine", "--set", "lr=x"], "--set: must be NAME=NUMBER, got 'lr=x'"),
+    (["train", "sine", "--set", "lr=true"], "--set: must be NAME=NUMBER, got 'lr=true'"),
+    (["train", "sine", "--set", "lr="], "--set: must be NAME=NUMBER, got 'lr='"),
+    (["train", "sine", "--set", "lr=nan"], "--set: lr must be a finite number, got 'nan'"),
+    (["train", "sine", "--set", "lr=1", "alpha=-1e999"], "--set: alpha must be a finite number, got '-1e999'"),
+    (["train", "sine", "--set", "lr=1", "lr=2"], "--set: must give lr once, got 1 and 2"),
+    (["theory", "--alpha", "x"], "argument --alpha: must be a number, got 'x'; see `thalweg theory --help`"),
     (["train", "sine", "--set", "alfa=1"], "--set: alto has no alfa; it has lr, weight_decay"),
     (["train", "sine", "--sharding", "zero"], "--sharding must be one of ddp, fsdp2, fsdp2+ep, got 'zero'"),
     (["train", "sine", "--track", "paper"], "--track must be of tensorboard, wandb, mlflow or none, got 'paper'"),
@@ -100,8 +110,47 @@ def test_bad_input_is_one_line_that_says_what_to_do(arguments, message, capsys, 
     assert [path.name for path in tmp_path.iterdir() if path.name != "x"] == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["compar", "sine"], "compare"),
+        (["bench", "stp"], "step"),
+        (["compare", "sine", "--trails", "3"], "--trials"),
+        (["train", "sine", "--no-resum"], "--no-resume"),
+        (["theory", "--alfa", "3"], "--alpha"),
+        (["compare", "Digit"], "digits"),
+        (["compare", "small_tasks:Lines"], "Line"),
+        (["compare", "sine", "--optimizers", "e_adam_w"], "e-adamw"),
+        (["compare", "sine", "--optimizers", "alto:alpa=3"], "alpha"),
+        (["compare", "sine", "--optimizers", "torch.optim.AdamWW"], "AdamW"),
+        (["compare", "sine", "--budget", "shrot"], "short"),
+        (["compare", "sine", "--schedule", "cosin"], "cosine"),
+        (["compare", "sine", "--precision", "bf61"], "bf16"),
+        (["compare", "sine", "--augment", "flp"], "flip"),
+        (["train", "sine", "--lr-rule", "liner"], "linear"),
+        (["train", "sine", "--sharding", "fsdp"], "fsdp2"),
+        (["train", "sine", "--track", "tensor-board"], "tensorboard"),
+        (["train", "sine", "--set", "weightdecay=0"], "weight_decay"),
+        (["reproduce", "flatnes"], "flatness"),
+        (["reproduce", "flatness", "--scale", "papr"], "paper"),
+        (["bench", "step", "--shapes", "resnet5"], "resnet50"),
+        (["bench", "step", "--optimizers", "adam-fused"], "adamw-fused"),
+        (["bench", "memory", "--dtype", "float"], "float32"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_unknown_name_suggests_the_nearest(arguments, nearest, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert f"; did you mean '{nearest}'?" in error_of(arguments, capsys)
+
+
+def test_where_nothing_is_near_nothing_is_suggested(capsys):
+    assert "did you mean" not in error_of(["compare", "sine", "--optimizers", "zzz"], capsys)
+    assert "did you mean" not in error_of(["compare", "sine", "--xyz"], capsys)
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["compare", "--help"], ["bench"], ["train", "-h"]])
-def test_help_is_to_be_had(arguments, capsys):
+def test_every_level_has_help(arguments, capsys):
     cli.main(arguments)
     assert "Usage: thalweg" in capsys.readouterr().out
 
@@ -109,6 +158,34 @@ def test_help_is_to_be_had(arguments, capsys):
 def test_the_version(capsys):
     cli.main(["--version"])
     assert capsys.readouterr().out == f"thalweg {thalweg.__version__}\n"
+
+
+def test_the_list_of_commands_is_what_the_rooms_register():
+    import typer
+
+    app = typer.Typer()
+    for room in cli.ROOMS:
+        importlib.import_module(room).register(app)
+    found = typer.main.get_command(app).commands
+    about = {name: " ".join((one.help or "").split("\n\n")[0].split()) for name, one in found.items()}
+    assert about == {name: says for name, says in cli.COMMANDS.items() if name != "theory"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--version"], f"thalweg {thalweg.__version__}\n"),
+        (["--help"], "compare     Tuned comparison of optimizers on tasks"),
+        ([], "pip install 'thalweg[lab]'"),
+        (["theory", "--help"], "usage: thalweg theory"),
+    ],
+)
+def test_help_and_version_need_torch_alone(arguments, says):
+    missing = f"import sys; sys.modules.update(dict.fromkeys({[*cli.LAB, 'pandas', 'pyarrow']!r}))"
+    script = f"{missing}; from thalweg.commands.main import main; main({arguments!r})"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    assert says in found.stdout
+    assert all(len(line) <= 80 for line in found.stdout.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -251,15 +328,42 @@ def test_options_may_stand_in_a_file(tmp_path, capsys):
     [
         ("trails: 7", "unknown options trails"),
         ("- trials", "not options with values"),
-        ("trials: 2.5", "must be an integer from 1 to 10000, got 2.5"),
-        ("trials: true", "must be an integer from 1 to 10000, got True"),
+        ("trails: 7", "; did you mean 'trials'?"),
+        ("config: c.yaml", "unknown options config"),
+        ("trials: 7\ntrials: 8", "trials is given twice"),
+        ("batch-size: 16\nbatch_size: 32", "batch_size is given twice"),
+        ("set: {lr: 1, lr: 2}", "lr is given twice"),
+        ("trials: 2.5", "must be an integer from 1 to 10000, got '2.5'"),
+        ("trials: true", "must be an integer from 1 to 10000, got 'true'"),
+        ("trials: 1:30", "must be an integer from 1 to 10000, got '1:30'"),  # 90 of YAML 1.1
+        ("trials: 2026-01-01", "must be an integer from 1 to 10000, got '2026-01-01'"),
+        ("warmup: .nan", "must be a share of the steps in [0, 1), got '.nan'"),
+        ("precision: off", "precision must be one of no, bf16, fp16, got 'off'"),
+        ("timing: maybe", "timing must be true or false, got 'maybe'"),
+        ("batch-size: [16, null]", "batch-size must be a value, a list or NAME: VALUE, got None"),
         ("trials: [1, 2]", "must be an integer from 1 to 10000, got '1,2'"),
-        ("trials: {a: &a [*a]}", "must be an integer"),
+        ("trials: {a: &a [*a]}", "trials must be a value, a list or NAME: VALUE, got [[...]]"),
     ],
 )
 def test_what_no_option_can_be_is_one_line(text, message, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(text)
     assert message in error_of(["compare", "sine", "--dry-run", "--config", str(tmp_path / "c.yaml")], capsys)
+
+
+def test_a_value_in_a_file_is_what_it_is_on_the_command_line(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(
+        "task: small_tasks:Line\nprecision: no\nwarmup: 1e-1\nclip: null\nset: {lr: 1e-3, beta2: .9}\n"
+        f"steps: 0_2\ntrack: none\nresume: yes\nout: {tmp_path / 'run'}\n"
+    )
+    cli.main(["train", "small_tasks:Line", "--config", str(tmp_path / "c.yaml")])
+    spec = records.read_json(tmp_path / "run" / "spec.json")
+    assert (spec["precision"], spec["warmup"], spec["clip"], spec["steps"]) == ("no", 0.1, None, 2)
+    assert (spec["settings"]["lr"], spec["settings"]["beta2"]) == (0.001, 0.9)
+    (tmp_path / "c.yaml").write_text("")
+    cli.main([*SMALL, "--out", str(tmp_path / "none"), "--config", str(tmp_path / "c.yaml"), "--dry-run"])
+    (tmp_path / "c.yaml").write_text("dry-run: on\n")
+    cli.main([*SMALL, "--out", str(tmp_path / "none"), "--config", str(tmp_path / "c.yaml")])
+    assert capsys.readouterr().out.count("in all about") == 2
 
 
 @pytest.mark.parametrize("text", ["set: {lr: 0.25, alpha: -0.5}", "set: [lr=0.25, alpha=-0.5]", "settings: lr=.25"])

@@ -1,7 +1,11 @@
 """The commands on a terminal: bars that are drawn, Ctrl-C, Ctrl-Z and ``fg``, a window that is resized."""
 
-import pytest
-from pseudo_terminal import THALWEG, Terminal
+import json
+import time
+
+from pseudo_terminal import CTRL_C, CTRL_Z, THALWEG, Terminal
+
+from thalweg.records import reading
 
 LEAST = """
 from rich.progress import Progress
@@ -14,7 +18,7 @@ with Progress(console=own):
 print("after")
 """
 PLAN = ["--batch-size", "16", "--optimizers", "sgd,adamw", "--trials", "2", "--studies", "1", "--seeds", "2"]
-COMPARE = [*THALWEG, "compare", "small_tasks:Line", *PLAN, "--jobs", "1"]
+SLOW = [*THALWEG, "compare", "small_tasks:Slow", *PLAN, "--steps", "30", "--no-timing"]
 
 
 def test_what_is_printed_beside_a_bar_comes_out_once():
@@ -26,9 +30,9 @@ def test_what_is_printed_beside_a_bar_comes_out_once():
     assert terminal.cursor
 
 
-@pytest.mark.parametrize("columns", [80, 200])
-def test_compare_on_a_terminal_ends_in_its_tables(columns, tmp_path):
-    with Terminal([*COMPARE, "--steps", "200", "--out", str(tmp_path)], columns) as terminal:
+def test_compare_ends_in_its_tables(tmp_path):
+    arguments = ["small_tasks:Line", *PLAN, "--steps", "200", "--jobs", "1", "--out", str(tmp_path)]
+    with Terminal([*THALWEG, "compare", *arguments]) as terminal:
         assert terminal.finish() == 0
     assert terminal.cursor
     said = " ".join(terminal.said.split())
@@ -36,6 +40,57 @@ def test_compare_on_a_terminal_ends_in_its_tables(columns, tmp_path):
     assert "timing steps, all optimizers in turn" in said
     assert "100% 0:" in said  # the bar
     assert "mean (95 % interval) steps seconds reached failed" in said
-    assert ("best setting" in said) == (columns == 200)
+    assert "best setting" not in said  # no room for it
     assert "…" not in said
     assert terminal.shown[-1].endswith("report.html")
+
+
+def test_ctrl_c_once_ends_compare_with_complete_records_and_the_same_command_continues(tmp_path):
+    with Terminal([*SLOW, "--out", str(tmp_path)], 200) as terminal:
+        terminal.wait(lambda: len(list(tmp_path.glob("runs/**/result.json"))) >= 2)
+        terminal.type(CTRL_C)
+        before = time.monotonic()
+        assert terminal.finish(30) == 130
+        assert time.monotonic() - before < 10
+    assert terminal.cursor
+    assert terminal.shown[-1] == "interrupted; what is complete is stored: the same command continues there"
+    assert "Traceback" not in terminal.said
+    for path in tmp_path.glob("runs/**/*.json"):
+        json.loads(path.read_text())
+    assert list(tmp_path.glob("runs/**/checkpoint.pt"))  # of what was under way
+    assert not reading.read(tmp_path).problems
+    complete = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
+    with Terminal([*SLOW, "--jobs", "1", "--out", str(tmp_path)], 200) as terminal:
+        assert terminal.finish() == 0
+    assert terminal.cursor
+    assert "best setting" in terminal.said
+    assert "…" not in terminal.said
+    assert {path: path.stat().st_mtime_ns for path in complete} == complete
+
+
+def test_ctrl_z_gives_the_shell_its_cursor_and_fg_goes_on_in_a_window_of_another_size(tmp_path):
+    few = [*SLOW, "--optimizers", "sgd", "--trials", "1", "--seeds", "1", "--jobs", "1", "--out", str(tmp_path)]
+
+    def done():
+        return {path: path.stat().st_size for path in tmp_path.glob("runs/**/*")}
+
+    with Terminal(["bash", "--noprofile", "--norc", "-i"]) as terminal:
+        terminal.type(" ".join([*few, "; echo status $?\n"]))
+        terminal.wait("small_tasks:Slow 16 sgd: study 0")
+        assert not terminal.cursor
+        terminal.type(CTRL_Z)
+        terminal.wait("Stopped")
+        assert terminal.cursor
+        before = done()
+        time.sleep(3.0)  # longer than a run takes
+        assert done() == before
+        terminal.type("clear; fg\n")
+        terminal.wait("small_tasks:Slow 16 sgd: seed")
+        assert not terminal.cursor
+        terminal.resize(66)
+        terminal.wait("report:")
+        terminal.wait(lambda: terminal.cursor)
+        terminal.type("exit\n")
+        assert terminal.finish(10) == 0
+    last = terminal.said.rindex("small_tasks:Slow, batch size 16")
+    assert "…" not in terminal.said[last:]

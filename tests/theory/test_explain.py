@@ -76,7 +76,7 @@ def test_the_command_prints_it(capsys):
         (["--lr", "0"], "lr must be a number in (0, inf), got 0.0"),
         (["--lr", "1", "--sharpness", "-2"], "sharpness must be a number in (0, inf), got -2.0"),
         (["--sharpness", "2"], "sharpness must be given together with lr, got 2.0"),
-        (["--alpha", "much"], "argument --alpha: invalid float value: 'much'; see `thalweg theory --help`"),
+        (["--alpha", "much"], "argument --alpha: must be a number, got 'much'; see `thalweg theory --help`"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):

@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 import thalweg
+from thalweg.arguments import did_you_mean
 from thalweg.bench.shapes import Model
 from thalweg.records.errors import UserError
 
@@ -176,7 +177,8 @@ def contender(name: str, argument: str = "--optimizers") -> Contender:
         UserError: no such name.
     """
     if name not in CONTENDERS:
-        raise UserError(f"argument {argument}: unknown optimizer {name!r}: choose from {', '.join(CONTENDERS)}")
+        near = did_you_mean(name, CONTENDERS)
+        raise UserError(f"argument {argument}: unknown optimizer {name!r}: choose from {', '.join(CONTENDERS)}{near}")
     return CONTENDERS[name]
 
 

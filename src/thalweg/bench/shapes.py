@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
+from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
 
 Shape: TypeAlias = tuple[int, ...]
@@ -111,5 +112,7 @@ def model(name: str) -> Model:
     if name == TINY.name:
         return TINY
     if name not in MODELS:
-        raise UserError(f"argument --shapes: unknown model {name!r}: choose from {', '.join(MODELS)}")
+        raise UserError(
+            f"argument --shapes: unknown model {name!r}: choose from {', '.join(MODELS)}{did_you_mean(name, MODELS)}"
+        )
     return MODELS[name]

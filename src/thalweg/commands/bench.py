@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from cyclopts import Parameter
 
 from thalweg.commands import terminal
-from thalweg.commands.options import names, whole
+from thalweg.commands.options import folder, names, whole
 from thalweg.records.errors import UserError
 from thalweg.records.files import write_json
 
@@ -47,7 +47,7 @@ class Bench:
     threads: Annotated[int | None, whole(1)] = None
     """Threads of torch (default: its own choice)."""
 
-    out: Path = Path("runs/bench")
+    out: Annotated[Path, folder] = Path("runs/bench")
     """Folder of the results."""
 
     machine: str | None = None

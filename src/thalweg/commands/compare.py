@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from thalweg.commands import terminal
-from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, names, whole, wholes
+from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, folder, names, switch, whole, wholes
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, Regimen
 
@@ -51,7 +51,7 @@ class Compare(Regimen):
     """Optuna's storage in which workers on many machines share the runs: a database's URL, grpc://host:port or a
     journal file. A shared --out needs none."""
 
-    timing: bool = True
+    timing: Annotated[bool, switch] = True
     """Time steps afterwards, all optimizers in turn."""
 
     dry_run: Annotated[bool, flag] = False
@@ -60,7 +60,7 @@ class Compare(Regimen):
     config: Path | None = None
     """YAML file with any of these options."""
 
-    out: Path | None = None
+    out: Annotated[Path | None, folder] = None
     """Folder of the records (default: runs/TASK)."""
 
 
@@ -82,6 +82,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
 
     from thalweg.commands.progress import Progress
     from thalweg.commands.report import conclude
+    from thalweg.lab import contenders
     from thalweg.lab.search import comparison
     from thalweg.lab.search.cells import slug
     from thalweg.lab.search.plan import BUDGETS, Plan
@@ -91,7 +92,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     plan = Plan(
         tasks=tasks,
         batch_sizes=options.batch_size or None,
-        optimizers=options.optimizers,
+        optimizers=options.optimizers or contenders.DEFAULTS,
         trials=options.trials,
         studies=options.studies,
         seeds=options.seeds,

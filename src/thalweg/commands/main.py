@@ -1,7 +1,7 @@
 """The command line: ``thalweg compare``, ``train``, ``reproduce``, ``report``, ``bench``, ``theory``...
 
-What is heavy is imported when a command runs. ``theory`` needs no more than the optimizers do, and is read before
-Cyclopts is imported.
+What is heavy is imported when a command runs. ``theory``, ``--help`` and ``--version`` need no more than the optimizers
+do, and go their own way, without Cyclopts.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import os
 import signal
 import sys
 from io import TextIOWrapper
+from textwrap import fill
 from typing import Any, NoReturn
 
+import thalweg
+from thalweg.arguments import did_you_mean
 from thalweg.commands import theory
 from thalweg.commands.terminal import typed
 
@@ -19,6 +22,18 @@ LAB = (
     "accelerate", "cyclopts", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich", "scipy",
     "sklearn", "transformers", "yaml",
 )  # fmt: skip
+COMMANDS = {
+    "compare": "Tuned comparison of optimizers on tasks; ends in a report.",
+    "train": "One run, also under torchrun and accelerate launch; the same command goes on where it stopped.",
+    "reproduce": "The slides' experiments: run one, some or all, and write a page with the printed numbers beside.",
+    "report": "Write the report again, from stored runs.",
+    "tasks": "What can be trained, a line each.",
+    "optimizers": "What can be compared, a line each.",
+    "bench": "Step time and memory of optimizers, side by side with peers.",
+    "theory": theory.HELP,
+}
+"""The commands, to be listed where Cyclopts is not installed."""
+ABOUT = "Train, compare optimizers fairly, and look at the result."
 GOES_ON = ("compare", "train")
 
 
@@ -39,6 +54,14 @@ def main(arguments: list[str] | None = None) -> None:
         except (ValueError, OSError) as error:
             fail(str(error))
         return
+    if arguments[:1] == ["--version"]:
+        print(f"thalweg {thalweg.__version__}")
+        return
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        _refuse(f"No such command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}", "thalweg")
     typed(arguments)
     before = signal.signal(signal.SIGINT, _at_once)
     try:
@@ -58,6 +81,31 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(code)
 
 
+def _help() -> str:
+    commands = "\n".join(fill(says, 80, initial_indent=f"  {name:12}", subsequent_indent=" " * 14)
+                         for name, says in COMMANDS.items())  # fmt: skip
+    return f"""\
+Usage: thalweg [OPTIONS] COMMAND [ARGS]...
+
+  {ABOUT}
+
+Options:
+  --version             Say the version.
+  --install-completion  Install completion for the current shell.
+  -h, --help            Show this, or after a command its options, and exit.
+
+Commands:
+{commands}
+
+All but theory need the lab: pip install 'thalweg[lab]'"""
+
+
+def _refuse(says: str, where: str) -> NoReturn:
+    """Of a command line that cannot be read: what is wrong, and where to look."""
+    says = says.rstrip(".")
+    fail(f"{says}{'' if says.endswith('?') else ';'} see `{where} --help`")
+
+
 def _at_once(*_: object) -> None:
     os.write(2, b"\ninterrupted\n")
     os._exit(130)
@@ -66,12 +114,12 @@ def _at_once(*_: object) -> None:
 def _run(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
-    from thalweg.commands.options import configured
+    from thalweg.commands.option_file import given
     from thalweg.records.errors import TaskFault, UserError
 
     app = _app()
     try:
-        app.config = configured(arguments)
+        app.config = given(arguments)
         returned: Any = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:
         fail(str(error))
@@ -85,21 +133,21 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:  # a full disk, a folder where a file should be
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except CycloptsError as error:
-        says, where = str(error).rstrip("."), " ".join(["thalweg", *(error.command_chain or ())])
-        fail(f"{says}{' See' if says.endswith('?') else '; see'} `{where} --help`")
+        source = getattr(getattr(error, "token", None), "source", "cli")
+        says = str(error) if source == "cli" else f"--config: {source}: {error}"
+        _refuse(says, " ".join(["thalweg", *(error.command_chain or ())]))
     return returned if isinstance(returned, int) else 0
 
 
 def _app() -> Any:
     from cyclopts import App
 
-    import thalweg
     from thalweg.commands import bench, compare, listing, report, reproduce, train
 
     shared: dict[str, Any] = {"help_format": "markdown", "help_flags": ["--help", "-h"]}
-    app = App(name="thalweg", help="Train, compare optimizers fairly, and look at the result.",
+    app = App(name="thalweg", help=ABOUT,
               version=f"thalweg {thalweg.__version__}", **shared)  # fmt: skip
-    group = App(name="bench", help="Step time and memory of optimizers, side by side with peers.", **shared)
+    group = App(name="bench", help=COMMANDS["bench"], **shared)
     app.command(group)
     for command in (
         compare.compare,

@@ -1,37 +1,29 @@
-"""How options are read: values, lists, a configuration file; errors say what may be given, and what was.
+"""How options are read: numbers, names, folders; errors say what may be given, and what was.
 
-Each command is a function of one dataclass, a field an option with its documentation, default and check, read by
-Cyclopts from the command line or from a YAML file.
+Each command is a function of one dataclass, a field an option with its documentation, default and check. Cyclopts reads
+them, from the command line and from a file (:mod:`thalweg.commands.option_file`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cyclopts import Parameter, Token
-from cyclopts.config import Dict
 
 from thalweg.records.errors import UserError
 
 MOST = 10_000  # trials, seeds, studies, evaluations
 MOST_JOBS = 256
 LARGEST = 2**31  # of a batch
-ABSENT = ("", "~", "null", "Null", "NULL")
-"""What YAML writes for a value that is not given."""
-flag = Parameter(negative=(), show_default=False)
-"""An option without a value and without its opposite."""
+YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def whole(low: int, high: int | None = None) -> Parameter:
     """An integer from ``low`` to ``high``, or without end."""
-
-    def read(_: Any, tokens: Sequence[Token]) -> int:
-        return _integer(tokens[0].value, low, high)
-
-    return Parameter(converter=read, n_tokens=1, allow_leading_hyphen=True)
+    return _value(lambda text: _integer(text, low, high))
 
 
 def wholes(option: str, low: int, high: int) -> Parameter:
@@ -61,8 +53,7 @@ def _integer(text: str, low: int, high: int | None) -> int:
 def at_least(low: float) -> Parameter:
     """A finite number from ``low``."""
 
-    def read(_: Any, tokens: Sequence[Token]) -> float:
-        text = tokens[0].value
+    def number(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
@@ -71,7 +62,11 @@ def at_least(low: float) -> Parameter:
             raise ValueError(f"must be a number of at least {low:g}, got {text!r}")
         return value
 
-    return Parameter(converter=read, n_tokens=1, allow_leading_hyphen=True)
+    return _value(number)
+
+
+def _value(of: Callable[[str], Any]) -> Parameter:
+    return Parameter(converter=lambda _, tokens: of(tokens[0].value), n_tokens=1, allow_leading_hyphen=True)
 
 
 def names(option: str) -> Parameter:
@@ -87,55 +82,45 @@ def names(option: str) -> Parameter:
     return Parameter(converter=read, negative=(), n_tokens=1, show_default=lambda value: ",".join(value) or None)
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise ValueError("must be the name of a folder, got ''")
+    return Path(text)
+
+
+def _switched(_: Any, tokens: Sequence[Token]) -> bool:
+    """Of a file; on the command line the option's name says all."""
+    text = tokens[0].value
+    if text.lower() not in (*YES, *NO):
+        raise ValueError(f"must be true or false, got {text!r}")
+    return (text.lower() in YES) != (tokens[0].keyword or "").startswith("[no-")
+
+
+folder = _value(_folder)
+switch = Parameter(converter=_switched)
+flag = Parameter(converter=_switched, negative=(), show_default=False)
+"""A switch that is off unless it is given."""
 several = Parameter(consume_multiple=True, negative=(), show_default=False)
 
 
-def settings(pairs: Sequence[str], option: str = "--set") -> dict[str, float]:
-    """The numbers of ``NAME=NUMBER`` pairs.
+def assignments(pairs: Iterable[str], option: str) -> dict[str, float]:
+    """Texts NAME=NUMBER, as a dictionary.
 
     Raises:
-        UserError: a pair that is none, or a number that is not finite.
+        UserError: a text that is none, a number that is not finite, a name that is given twice.
     """
     found: dict[str, float] = {}
     for pair in pairs:
-        name, equals, text = pair.partition("=")
+        name, _, text = (part.strip() for part in pair.partition("="))
         try:
             value = float(text)
         except ValueError:
-            value = math.nan
-        if not (name.strip() and equals and math.isfinite(value)):
+            name = ""
+        if not name:
             raise UserError(f"{option} must be NAME=NUMBER, got {pair!r}")
-        found[name.strip()] = value
+        if not math.isfinite(value):
+            raise UserError(f"{option}: {name} must be a finite number, got {text!r}")
+        if name in found:
+            raise UserError(f"{option} must give {name} once, got {found[name]:g} and {text}")
+        found[name] = value
     return found
-
-
-def configured(arguments: list[str]) -> list[Any]:
-    """What the files after ``--config`` in a command line say, as Cyclopts takes it.
-
-    Raises:
-        UserError: a file that cannot be read, or does not hold options with values.
-    """
-    found = []
-    for at, text in enumerate(arguments):
-        option, equals, path = text.partition("=")
-        if option == "--config" and (equals or at + 1 < len(arguments)):
-            found.append(Dict(_read(Path(path or arguments[at + 1])), source=path or arguments[at + 1],
-                              use_commands_as_keys=False))  # fmt: skip
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        found = yaml.load(path.read_text("utf-8"), Loader=yaml.BaseLoader)  # texts, as they would be typed
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"--config: cannot read {path} ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"--config: {path} must hold options with values")
-    return {key.lstrip("-"): _typed(value) for key, value in found.items() if value not in ABSENT}
-
-
-def _typed(value: Any) -> Any:
-    """A value as it would be typed: of a mapping, NAME=VALUE each."""
-    return [f"{name}={item}" for name, item in value.items()] if isinstance(value, dict) else value

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from rich import progress
+from rich.table import Column
+from rich.text import Text
 
 from thalweg.commands.terminal import suspendable
 from thalweg.lab import tasks
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 LOOK = 2.0  # seconds between two looks at what is complete
 
 
+class _Doing(progress.ProgressColumn):
+    """What is done now, cut where there is no room: the numbers are not."""
+
+    def render(self, task: progress.Task) -> Text:
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
 class Progress:
     """A bar that names what runs, with a line for each cell that is complete."""
 
@@ -29,12 +38,12 @@ class Progress:
         self.parts: dict[Path, float] = {}
         self.looked = self.tenth = 0.0
         self.bar = progress.Progress(
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(bar_width=20),
-            progress.TaskProgressColumn(),
-            progress.TimeElapsedColumn(),
+            _Doing(),
+            progress.BarColumn(bar_width=20 if console.width >= 100 else 10),
+            progress.TaskProgressColumn(table_column=Column(no_wrap=True)),
+            progress.TimeElapsedColumn(table_column=Column(no_wrap=True)),
             progress.TextColumn("left:"),
-            progress.TimeRemainingColumn(),
+            progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console,
             speed_estimate_period=600.0,
         )
@@ -54,7 +63,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Name what is done now."""
         self.bar.update(self.task, description=text)
-        if not self.console.is_terminal:
+        if not self.console.is_interactive:
             self.console.print(text)
 
     def hear(self, what: str, value: Any) -> None:
@@ -114,6 +123,6 @@ class Progress:
         total = max(self.total, done * 1.0001 if self.open else done)
         self.bar.update(self.task, completed=done, total=total)
         tenth = int(10.0 * done / total)
-        if not self.console.is_terminal and tenth > self.tenth:
+        if not self.console.is_interactive and tenth > self.tenth:
             self.tenth = tenth
             self.console.print(f"{10 * tenth} %")

@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from thalweg.commands import terminal
-from thalweg.commands.options import MOST_JOBS, at_least, flag, whole
+from thalweg.commands.options import MOST_JOBS, at_least, flag, folder, whole
+from thalweg.commands.progress import Progress
+from thalweg.lab.engine import leave
+from thalweg.lab.search import comparison
 from thalweg.records.errors import UserError
 from thalweg.studies import recipe as kept
+from thalweg.studies.forecast import forecast
+from thalweg.studies.page import write_page
+from thalweg.studies.run import reproduce as run
 
 TFLOPS = 100.0
 """What one device of a cluster sustains in bfloat16 on a large network: a third of an A100's peak."""
@@ -52,7 +58,7 @@ class Reproduce:
     config: Path | None = None
     """YAML file with any of these options."""
 
-    out: Path | None = None
+    out: Annotated[Path | None, folder] = None
     """Folder of the records and the page (default: runs/reproduce-SCALE)."""
 
 
@@ -77,11 +83,7 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
             console.print(f"{name:22} {found.title} ({', '.join(found.scales)})", soft_wrap=True)
         console.print("Your own: FILE.toml, described in docs/recipes.md.", soft_wrap=True)
         return
-    from thalweg.lab.engine import leave
-    from thalweg.lab.search import comparison
-    from thalweg.studies.page import write_page
     from thalweg.studies.resolved import resolved
-    from thalweg.studies.run import reproduce as run
 
     everything, scale = recipes == ("all",), options.scale
     wanted = [resolved(kept.find(name)) for name in (kept.names() if everything else dict.fromkeys(recipes))]
@@ -130,7 +132,6 @@ def _watched(cells: list[Cell], root: Path, console: Any, first: bool) -> Iterat
     if not first:
         yield lambda what, value: None
         return
-    from thalweg.commands.progress import Progress
 
     with Progress(console, cells, root) as progress:
         yield progress.hear
@@ -144,7 +145,6 @@ def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float |
         took = f"about {terminal.duration(60.0 * scale.minutes)}" if scale.minutes else "an unknown time"
         console.print(f"  a measurement, {scale.measure}: {took} on two cores; download: nothing", soft_wrap=True)
         return 60.0 * scale.minutes
-    from thalweg.studies.forecast import forecast
 
     total = 0.0
     for table in scale.comparisons:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import math
 from textwrap import fill
+from typing import NoReturn
 
-from thalweg.arguments import check_bool, check_positive, reject
+from thalweg.arguments import check_bool, check_positive, did_you_mean, reject
 from thalweg.theory.regularization import implicit_regularization
 from thalweg.theory.stability import Crossings, check_filter, crossings, damping, gain, swing_period
 from thalweg.theory.warning import enough_alpha, is_narrow
@@ -17,9 +18,16 @@ from thalweg.theory.warning import enough_alpha, is_narrow
 HELP = "What α, β1, momentum and learning rate imply."
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise ValueError(f"{message}; see `{self.prog} --help`")
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}{'' if message.endswith('?') else ';'} see `{self.prog} --help`")
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -35,7 +43,13 @@ def main(arguments: list[str]) -> None:
     Raises:
         ValueError: what is typed is wrong.
     """
-    print(explain(**vars(_parser().parse_args(arguments))))
+    parser = _parser()
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        near = did_you_mean(unknown[0], known) if unknown[0].startswith("-") else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+    print(explain(**vars(given)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,13 +60,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_Defaults,
         allow_abbrev=False,
     )
-    parser.add_argument("--alpha", type=float, default=-5.0, help="α of E")
-    parser.add_argument("--beta", type=float, default=0.99, help="β1 of E")
-    parser.add_argument("--momentum", type=float, default=0.9, help="β2: of Adam and ALTO betas[0]; 0 if there is none")
+    parser.add_argument("--alpha", type=_number, default=-5.0, help="α of E")
+    parser.add_argument("--beta", type=_number, default=0.99, help="β1 of E")
+    parser.add_argument(
+        "--momentum", type=_number, default=0.9, help="β2: of Adam and ALTO betas[0]; 0 if there is none"
+    )
     parser.add_argument("--nesterov", action="store_true", help="the momentum is Nesterov's, as NAdam's")
-    parser.add_argument("--lr", type=float, metavar="LR", help="learning rate")
+    parser.add_argument("--lr", type=_number, metavar="LR", help="learning rate")
     parser.add_argument("--summed", action="store_true", help="the momentum is a sum, as of torch's SGD and RMSprop")
-    parser.add_argument("--sharpness", type=float, metavar="λ", help="largest curvature measured; needs --lr")
+    parser.add_argument("--sharpness", type=_number, metavar="λ", help="largest curvature measured; needs --lr")
     return parser
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from thalweg import records
+from thalweg.arguments import did_you_mean
 from thalweg.commands import terminal
-from thalweg.commands.options import LARGEST, MOST_JOBS, at_least, names, settings, several, whole
+from thalweg.commands.options import LARGEST, MOST_JOBS, assignments, at_least, folder, names, several, switch, whole
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, SHARDINGS, Regimen
 
@@ -52,7 +53,7 @@ class Train(Regimen):
     checkpoint_seconds: Annotated[float, at_least(0.0)] = 30.0
     """Between two checkpoints."""
 
-    resume: bool = True
+    resume: Annotated[bool, switch] = True
     """Go on from the checkpoint in the folder."""
 
     track: Annotated[tuple[str, ...], names("--track")] = ("tensorboard",)
@@ -64,7 +65,7 @@ class Train(Regimen):
     config: Path | None = None
     """YAML file with any of these options."""
 
-    out: Path | None = None
+    out: Annotated[Path | None, folder] = None
     """Folder of the records (default: runs/train/TASK/OPTIMIZER-HASH)."""
 
 
@@ -78,8 +79,9 @@ def train(task: str, /, *, options: Train | None = None) -> None:
     options = options or Train()
     terminal.interruptible()
     if options.sharding not in SHARDINGS:
-        raise UserError(f"--sharding must be one of {', '.join(SHARDINGS)}, got {options.sharding!r}")
-    given = settings(options.settings)
+        near = did_you_mean(options.sharding, SHARDINGS)
+        raise UserError(f"--sharding must be one of {', '.join(SHARDINGS)}, got {options.sharding!r}{near}")
+    given = assignments(options.settings, "--set")
     from thalweg.lab import contenders, tasks
     from thalweg.lab.engine import How, RunSpec, leave
     from thalweg.lab.engine import train as run_one
@@ -192,7 +194,8 @@ def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
 def _known(given: dict[str, float], chosen: contenders.Contender) -> dict[str, float]:
     known = contenders.defaults(chosen, 1)
     if unknown := sorted(set(given) - set(known)):
-        raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}")
+        near = "".join(did_you_mean(name, known) for name in unknown)
+        raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}{near}")
     return given
 
 
@@ -203,7 +206,8 @@ def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:
         if name == "none":
             continue
         if name not in ("tensorboard", "wandb", "mlflow"):
-            raise UserError(f"--track must be of tensorboard, wandb, mlflow or none, got {name!r}")
+            near = did_you_mean(name, ("tensorboard", "wandb", "mlflow", "none"))
+            raise UserError(f"--track must be of tensorboard, wandb, mlflow or none, got {name!r}{near}")
         if find_spec(name) is not None:
             found.append(name)
         elif name != "tensorboard":

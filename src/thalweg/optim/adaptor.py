@@ -18,7 +18,7 @@ from thalweg.arguments import check_beta, check_bool, check_choice, check_explor
 from thalweg.kernels import has_numbers
 from thalweg.kernels.finite import all_finite, refuse_nonfinite
 from thalweg.kernels.overwriting import Footprint, overwritable
-from thalweg.optim import one_pass, skipped, stable_range
+from thalweg.optim import flat_shards, one_pass, skipped, stable_range
 from thalweg.optim.base_state import load
 from thalweg.optim.class_form import class_form
 from thalweg.optim.exploration import (
@@ -107,7 +107,8 @@ class E(Optimizer):
     Raises:
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`.
         ValueError: ``alpha`` or ``beta`` out of range, also in a group, or called so there; a misspelt option in a
-            group; or an optimizer that has E already, as ALTO does.
+            group; an optimizer that has E already, as ALTO does; or pieces of flat buffers, as FSDP1 makes them, for a
+            base or a ``nonfinite`` that looks beyond an entry.
         RuntimeError: a sparse gradient where α is not 0, or a non-finite one with ``nonfinite="raise"``.
 
     >>> model = torch.nn.Linear(4, 1)
@@ -141,6 +142,7 @@ class E(Optimizer):
         defaults = {**optimizer.defaults, ALPHA: alpha, BETA: beta}
         make_base_plain(optimizer, defaults)
         checked = [with_e(optimizer, group, defaults) for group in optimizer.param_groups]
+        flat_shards.check_base(self, optimizer, checked, nonfinite)
         optimizer.defaults.update(defaults)
         for group, new in zip(optimizer.param_groups, checked, strict=True):
             group.clear()
@@ -277,6 +279,7 @@ class E(Optimizer):
         counted = max((group[SKIPPED] for group in self.param_groups), default=0)
         with restored_on_error(self):
             self.base.add_param_group({SKIPPED: counted, **with_e(self.base, param_group, self.defaults)})
+            flat_shards.check_base(self, self.base, self.param_groups[-1:], self.nonfinite)
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad, the base's and E's, for a checkpoint to be loaded.
@@ -324,6 +327,7 @@ class E(Optimizer):
             recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
             if "alpha" in group or "beta" in group:
                 refuse_misnamed(group, self.defaults)
+        flat_shards.check_first_step(self)
         if closure is None and can_make_state(self.base) and is_loaders_step(self):
             make_state(self.base)
             return None

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
 from thalweg.arguments import check_nonnegative, reject
+from thalweg.optim.marks import declared, is_named_as_vectors, is_spared, options_of
 
 Pattern: TypeAlias = "str | type[nn.Module]"
 
@@ -65,9 +66,23 @@ def param_groups(
     groups have ``norm_dims``. They are told by three or more axes of which the first counts experts, in a class named
     ``...Experts`` or beside an attribute such as ``num_experts``; parameters of two axes beside them are their biases.
 
-    Names of parameters play no part, except in ``patterns``: that is where to name other stacks of layers, and biases
-    of several axes in home-made modules. A tied parameter appears once; a frozen one keeps its place, so that it may
-    be thawed later.
+    What the model says of its parameters is obeyed (:mod:`thalweg.optim.marks`):
+
+    - neither decayed nor adapted are those with ``p._no_weight_decay = True`` (Mamba's convention), and those that the
+      model, or a module in it, names in ``no_weight_decay()``, as timm's models do, or has parts of in
+      ``no_weight_decay_keywords()``, as Swin's. Names are relative to the module. One that matches no parameter is no
+      error, as timm's models name what only some of their variants have;
+    - ``p._optim = {"lr": 1e-3, "weight_decay": 0.0}`` (S4's convention) are options of that parameter. A weight decay
+      of 0 there takes the trust ratio off as well.
+
+    ``patterns`` go before ``_optim``, that before the marks without decay, and these before modules and shapes. Marks
+    belong to the parameter object: ``copy.deepcopy`` and ``fully_shard`` make new ones that lack them, declarations of
+    the model stay.
+
+    Else names of parameters play no part, but for two kinds of matrices that are vectors to everyone and that few mark:
+    ``A_log`` of state space models, and tables of biases by relative position, as Swin and T5 have. Name other stacks
+    of layers, and biases of several axes in home-made modules, in ``patterns``. A tied parameter appears once; a frozen
+    one keeps its place, so that it may be thawed later.
 
     Args:
         model: the model to train.
@@ -81,9 +96,9 @@ def param_groups(
         ``patterns``; matrices first.
 
     Raises:
-        ValueError: ``weight_decay`` is negative, a pattern is no string and no type of module or is not the first to
-            match any parameter, ``stacked`` is not a number of axes that every matching parameter has, or the model
-            has no parameters, or lazy ones that have no shape yet.
+        ValueError: ``weight_decay`` is negative, a mark or declaration has another form than above, a pattern is no
+            string and no type of module or is not the first to match any parameter, ``stacked`` is not a number of axes
+            that every matching parameter has, or the model has no parameters, or lazy ones that have no shape yet.
 
     Warns:
         UserWarning: experts are stacked along an axis of their weights (DBRX), so that they share one norm.
@@ -94,13 +109,16 @@ def param_groups(
     >>> groups = param_groups(model, 0.1, patterns={nn.Embedding: {"weight_decay": 0.0}})
     >>> [(len(g["params"]), g["weight_decay"], g["trust_ratio"]) for g in groups]
     [(1, 0.0, True), (1, 0.1, True), (3, 0.0, False)]
+    >>> model[1].weight._no_weight_decay = True
+    >>> [(len(g["params"]), g["weight_decay"], g["trust_ratio"]) for g in param_groups(model, 0.1)]
+    [(1, 0.1, True), (4, 0.0, False)]
     >>> model.scanned = nn.Parameter(model[1].weight.new_ones(8, 4, 2))
     >>> param_groups(model, 0.1, patterns={"scanned": {"stacked": 1}})[0]["norm_dims"]
     (-2, -1)
     """
     check_nonnegative("weight_decay", weight_decay)
     patterns = _checked(patterns)
-    places = _places(model)
+    places, spared = _places(model), declared(model)
     first: set[Pattern] = set()  # patterns that have won a parameter
     matched: set[Pattern] = set()
     one_norm = []
@@ -112,7 +130,8 @@ def param_groups(
         matching = [pattern for pattern in patterns if any(place.matches(pattern) for place in here)]
         first.update(matching[:1])
         matched.update(matching)
-        options = dict(patterns[matching[0]]) if matching else {}
+        said, pattern = options_of(name, p), patterns[matching[0]] if matching else {}
+        options = {**said, **pattern}
         if (stacked := options.pop("stacked", None)) is None:
             stacked = int(any(place.is_stack_of_experts(p) for place in here))
             if (
@@ -122,10 +141,12 @@ def param_groups(
                 one_norm.append(name)
         elif not isinstance(stacked, int) or isinstance(stacked, bool) or not 0 <= stacked < p.ndim:
             allowed = f"an integer in [0, {p.ndim}) for {name} of {p.ndim} axes"
-            reject(f"stacked of {_label(matching[0])!r}", stacked, allowed)
+            reject(f"stacked of {_label(matching[0]) if matching else name!r}", stacked, allowed)
         if stacked:
             options.setdefault("norm_dims", tuple(range(stacked - p.ndim, 0)))
-        adapted = not _is_vector(p, here, stacked)
+        spares = said.get("weight_decay") == 0 and "weight_decay" not in pattern
+        spares = spares or is_spared(p, (place.name for place in here), spared)
+        adapted = not spares and not _is_vector(p, here, stacked)
         options = {"weight_decay": weight_decay if adapted else 0.0, "trust_ratio": adapted, **options}
         for group in groups:
             if {key: value for key, value in group.items() if key != "params"} == options:
@@ -236,7 +257,7 @@ def _counts_of_experts(module: nn.Module) -> set[int]:
 
 
 def _is_vector(p: nn.Parameter, places: list[_Place], stacked: int) -> bool:
-    if any(place.is_normalisation() for place in places):
+    if any(place.is_normalisation() or is_named_as_vectors(place.name) for place in places):
         return True
     if any(place.is_weight() for place in places):
         return p.ndim - stacked < 2

@@ -23,6 +23,7 @@ from thalweg.arguments import (
 from thalweg.kernels import eightbit, has_numbers, is_abstract
 from thalweg.kernels.eightbit import EIGHT_BITS
 from thalweg.kernels.rounding import NARROW, is_narrow, stored_as
+from thalweg.optim.flat_shards import check_group
 from thalweg.optim.plain import make_plain
 
 NONFINITE = ("skip", "raise", "propagate")
@@ -134,6 +135,8 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
     if group["stochastic_rounding"] and _is_capturable(group):
         reject("stochastic_rounding", True, "False with capturable=True, as its seed is counted on the host")
     _check_norm_dims(group)
+    if may_wait:
+        check_group(group)
 
 
 def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:

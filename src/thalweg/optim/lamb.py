@@ -21,14 +21,13 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg.kernels import Hyper, Scales, compute_dtype, cpp, has_numbers, is_abstract
-from thalweg.kernels.checks import check_parameter
 from thalweg.kernels.finite import all_finite, refuse_nonfinite
 from thalweg.kernels.norms import global_norm
 from thalweg.kernels.overwriting import Footprint
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.plan import choose, describe
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
-from thalweg.optim import layers, skipped
+from thalweg.optim import flat_shards, layers, skipped
 from thalweg.optim.hyperparameters import DECAYED, check_count, check_keys, check_lamb, check_loaded
 from thalweg.optim.loaders_step import is_loaders_step
 from thalweg.optim.plain import restore_flags
@@ -102,7 +101,7 @@ class Lamb(Optimizer):
             called. Ten in a row are warned of, once, where they are not counted in a graph or stepping in backward.
 
     Raises:
-        ValueError: an argument outside its range, named with its value.
+        ValueError: an argument outside its range, named with its value, or pieces of flat buffers, as FSDP1 makes them.
         ImportError: 8-bit state without torchao, ``pip install 'thalweg[lowbit]'``.
         RuntimeError: a sparse gradient, or a non-finite one with ``nonfinite="raise"``.
 
@@ -182,6 +181,7 @@ class Lamb(Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
+        flat_shards.note(self, group["params"])
 
     def __repr__(self) -> str:
         """The groups, and how each is stepped."""
@@ -262,11 +262,7 @@ class Lamb(Optimizer):
             for p in group["params"]:
                 if names[-1] not in self.state.get(p, ()) and (p.requires_grad or p.grad is not None) and p not in but:
                     lacking.append((p, group, names))
-        if not torch.compiler.is_compiling():
-            for p, *_ in lacking:
-                check_parameter(p, type(self).__name__)
-        for p, group, names in lacking:
-            layers.init_state(p, group, self.state[p], names)
+        layers.add_state(self, lacking)
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
         """(α, β1) of a group."""

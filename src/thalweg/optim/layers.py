@@ -12,9 +12,10 @@ from torch import Tensor
 from thalweg.kernels import Hyper, Layer, compute_dtype, eightbit, is_abstract
 from thalweg.kernels.addresses import look as addresses_of
 from thalweg.kernels.addresses import slices
-from thalweg.kernels.checks import BUFFERS, check_state, refuse_step
+from thalweg.kernels.checks import BUFFERS, check_parameter, check_state, refuse_step
 from thalweg.kernels.plan import assign
 from thalweg.kernels.rounding import EXP_AVG_SQ, stored_as
+from thalweg.optim.flat_shards import check_new
 from thalweg.sharding import is_sharded, local
 
 if TYPE_CHECKING:
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
 
 Given: TypeAlias = "tuple[int, Tensor, Tensor, tuple[int, ...] | None]"
 """A parameter's number in its group, itself, its gradient, and the addresses of both and its state (None: not yet)."""
+
+
+def add_state(optimizer: Any, lacking: list[tuple[Tensor, dict[str, Any], tuple[str, ...]]]) -> None:
+    """Allocate the state that parameters, each with its group and the names of its buffers, lack; all or none.
+
+    Raises:
+        ValueError, TypeError: a parameter that the optimizer cannot step.
+    """
+    if not torch.compiler.is_compiling():
+        for p, group, _ in lacking:
+            check_parameter(p, type(optimizer).__name__)
+            check_new(optimizer, p, group)
+    for p, group, names in lacking:
+        init_state(p, group, optimizer.state[p], names)
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:

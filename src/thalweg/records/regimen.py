@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
+from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
 
 SCHEDULES = ("cosine", "linear", "polynomial", "step", "constant")
@@ -53,22 +56,28 @@ class Regimen:
     """Validations over the run."""
 
     def __post_init__(self) -> None:
-        check(self, self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
+        choose(self, "schedule", SCHEDULES)
         check(self, 0.0 <= self.warmup < 1.0, "warmup", "a share of the steps in [0, 1)")
-        check(self, self.lr_rule in LR_RULES, "lr_rule", f"one of {', '.join(LR_RULES)}")
+        choose(self, "lr_rule", LR_RULES)
         check(self, self.lr_base >= 1, "lr_base", "an integer of at least 1")
-        check(self, self.clip is None or self.clip > 0.0, "clip", "None or greater than 0")
+        check(self, self.clip is None or 0.0 < self.clip < math.inf, "clip", "None or a number greater than 0")
         check(self, 0.0 <= self.label_smoothing < 1.0, "label_smoothing", "in [0, 1)")
-        known = ", ".join(AUGMENTATIONS)
-        check(self, self.augment is None or self.augment in AUGMENTATIONS, "augment", f"None or one of {known}")
-        check(self, self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
+        if self.augment is not None:
+            choose(self, "augment", AUGMENTATIONS, "None or ")
+        choose(self, "precision", PRECISIONS)
         check(self, 1 <= self.evaluations <= 10_000, "evaluations", "an integer from 1 to 10000")
 
 
 REGIMEN = tuple(one.name for one in fields(Regimen))
 
 
-def check(of: Any, ok: bool, name: str, wanted: str) -> None:
+def check(of: Any, ok: bool, name: str, wanted: str, near: str = "") -> None:
     """Raise :class:`~thalweg.records.errors.UserError`, naming the field and its value, unless ``ok``."""
     if not ok:
-        raise UserError(f"{name} must be {wanted}, got {getattr(of, name)!r}")
+        raise UserError(f"{name} must be {wanted}, got {getattr(of, name)!r}{near}")
+
+
+def choose(of: Any, name: str, known: Collection[str], otherwise: str = "") -> None:
+    """Raise :class:`~thalweg.records.errors.UserError`, with the nearest name, unless the field is one of ``known``."""
+    value = getattr(of, name)
+    check(of, value in known, name, f"{otherwise}one of {', '.join(known)}", did_you_mean(str(value), known))

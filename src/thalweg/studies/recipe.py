@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, SHARDINGS
 from thalweg.studies.paper import Number
@@ -19,7 +20,7 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
 _RECIPES = files("thalweg.studies") / "recipes"
 SCALES = ("lab", "paper")
@@ -131,7 +132,10 @@ def find(name: str) -> Recipe:
     elif name in names():
         text, stem = text_of(name), name
     else:
-        raise UserError(f"unknown recipe {name!r}: choose from {', '.join(names())}, or name a file FILE.toml")
+        raise UserError(
+            f"unknown recipe {name!r}: choose from {', '.join(names())}, or name a file FILE.toml"
+            f"{did_you_mean(name, ('list', 'all', *names()))}"
+        )
     return read_text(stem, text)
 
 
@@ -188,7 +192,8 @@ def _comparison(where: str, values: dict[str, Any]) -> Comparison:
         raise ValueError(f"{where} needs epochs or steps, and not both")
     sharding = _of(values, "sharding", str, "ddp")
     if sharding not in SHARDINGS:
-        raise ValueError(f"{where}: sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}")
+        near = did_you_mean(sharding, SHARDINGS)
+        raise ValueError(f"{where}: sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}{near}")
     return Comparison(
         task=_of(values, "task", str),
         batch_size=_count(values, "batch_size"),
@@ -211,7 +216,8 @@ def _claim(values: object) -> Claim:
     _known("[[claims]]", values, [one.name for one in dataclasses.fields(Claim)])
     measure = _of(values, "measure", str, "test")
     if measure not in MEASURES:
-        raise ValueError(f"[[claims]]: measure must be one of {', '.join(MEASURES)}, got {measure!r}")
+        near = did_you_mean(measure, MEASURES)
+        raise ValueError(f"[[claims]]: measure must be one of {', '.join(MEASURES)}, got {measure!r}{near}")
     sizes = _of(values, "batch_sizes", list, [1, 2**31])
     if len(sizes) != 2 or not all(isinstance(one, int) for one in sizes):
         raise ValueError(f"[[claims]]: batch_sizes must be [least, most], got {sizes!r:.60}")
@@ -230,9 +236,10 @@ def _selection(values: object) -> dict[str, str]:
     return {key: str(value) for key, value in values.items()}
 
 
-def _known(where: str, values: dict[str, Any], allowed: Iterable[str]) -> None:
+def _known(where: str, values: dict[str, Any], allowed: Collection[str]) -> None:
     if unknown := sorted(set(values) - set(allowed)):
-        raise ValueError(f"{where} has no {', '.join(unknown)}; it may have {', '.join(sorted(allowed))}")
+        near = "".join(did_you_mean(key, allowed) for key in unknown)
+        raise ValueError(f"{where} has no {', '.join(unknown)}; it may have {', '.join(sorted(allowed))}{near}")
 
 
 _NOTHING = object()

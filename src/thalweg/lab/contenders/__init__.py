@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 import thalweg
+from thalweg.arguments import did_you_mean
 from thalweg.lab.contenders.builtin import CONTENDERS, DEFAULTS, Contender
 from thalweg.lab.contenders.dotted import by_dotted_name
 from thalweg.lab.contenders.pinned import base_of, pinned
@@ -34,6 +35,7 @@ def contender(name: str) -> Contender:
     if not (dot and module and attribute):
         raise UserError(
             f"unknown optimizer {name!r}: choose from {', '.join(CONTENDERS)}, or give the dotted name of a class"
+            f"{did_you_mean(name, CONTENDERS)}"
         )
     return by_dotted_name(name)
 

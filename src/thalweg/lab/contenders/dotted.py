@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import thalweg
+from thalweg.arguments import did_you_mean
 from thalweg.lab.contenders.builtin import CONTENDERS, Contender, groups
 from thalweg.lab.contenders.space import COUPLED, DECOUPLED, Settings, Space, space
 from thalweg.records.errors import UserError
@@ -44,13 +45,15 @@ def by_dotted_name(name: str) -> Contender:
     """
     module, _, attribute = name.rpartition(".")
     importable_from_here()
+    there = None
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        there = importlib.import_module(module)
+        found = getattr(there, attribute)
     except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise UserError(
             f"cannot import optimizer {name!r} ({' '.join(what.split())[:200]}): check the name, and that it is "
-            "installed"
+            f"installed{did_you_mean(attribute, vars(there) if there else ())}"
         ) from None
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise UserError(f"optimizer {name!r} is not a subclass of torch.optim.Optimizer: name a class that is")

@@ -10,6 +10,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
 from thalweg.records.results import Axis
 
@@ -42,8 +43,10 @@ def pinned(name: str, base: Contender) -> Contender:
     for key, values in given:
         axis = _axis_of(key, known)
         if axis not in known:
-            has = ", ".join(sorted({_setting_of(one) for one in known} | set(fixed)))
-            raise UserError(f"optimizer {name!r}: {base.name} has no {key} to give; it has {has}")
+            has = sorted({_setting_of(one) for one in known} | set(fixed))
+            raise UserError(
+                f"optimizer {name!r}: {base.name} has no {key} to give; it has {', '.join(has)}{did_you_mean(key, has)}"
+            )
         if len(values) == 1:
             fixed[key] = values[0]
             del known[axis]

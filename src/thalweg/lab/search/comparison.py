@@ -77,7 +77,8 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
     def start() -> None:
         ours, theirs = context.Pipe(duplex=False)
         child = context.Process(target=process, args=(assignment, timing, theirs), daemon=True)
-        child.start()
+        with _deaf():
+            child.start()
         theirs.close()
         workers.append(_Worker(child, ours))
 
@@ -169,6 +170,19 @@ def _stop(workers: list[_Worker]) -> None:
             if worker.process.is_alive():
                 worker.process.kill()
             worker.process.join()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C is for the parent: a process that starts within never hears it, not amid its imports either."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which a new process inherits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from numbers import Real
 
+from thalweg.arguments import did_you_mean
 from thalweg.lab.tasks.base import (
     Batch,
     Budget,
@@ -65,10 +66,14 @@ def find(name: str) -> Task:
         return TASKS[name]()
     module, colon, attribute = name.partition(":")
     if not (colon and all(module.split(".")) and attribute):
-        raise UserError(f"unknown task {name!r}: choose from {', '.join(TASKS)}, or name your own as module:Class")
+        raise UserError(
+            f"unknown task {name!r}: choose from {', '.join(TASKS)}, or name your own as module:Class"
+            f"{did_you_mean(name, TASKS)}"
+        )
     importable_from_here()
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        there = importlib.import_module(module)
+        found = getattr(there, attribute, None)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module == missing or module.startswith(f"{missing}."):
@@ -79,7 +84,7 @@ def find(name: str) -> Task:
     except (Exception, SystemExit) as error:
         raise TaskFault(name, "its module") from error
     if not (inspect.isclass(found) and issubclass(found, Task)):
-        what = "is not there" if found is None else f"is {found!r:.60}"
+        what = f"is not there{did_you_mean(attribute, vars(there))}" if found is None else f"is {found!r:.60}"
         raise UserError(f"task {name!r} {what}: name a subclass of thalweg.lab.tasks.Task")
     try:
         task = found()
