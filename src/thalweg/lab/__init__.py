@@ -62,11 +62,11 @@ another batch size, other code or other data never meets it. ::
 ``claim-N``
     Who is at it, while someone is (:mod:`thalweg.lab.search.claims`).
 
-``cell.json`` holds ``task``, ``title``, ``metric``, ``batch_size``, ``steps``, ``budget`` ("short", "long" or
-"custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name, low, high, log of each axis), ``trials`` (a
-study), ``studies``, ``seeds``, ``code``, ``data``, ``left_out`` (None, or why the optimizer does not apply) and
-``command``. Asked again for more, it grows; it never shrinks, and a command that names fewer optimizers leaves the
-others' alone.
+``cell.json`` holds ``task``, ``title``, ``metric`` (its ``resolution`` that of the test set), ``batch_size``,
+``steps``, ``budget`` ("short", "long" or "custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name,
+low, high, log of each axis), ``trials`` (a study), ``studies``, ``seeds``, ``code``, ``data``, ``left_out`` (None, or
+why the optimizer does not apply) and ``command``. Asked again for more, it grows; it never shrinks, and a command that
+names fewer optimizers leaves the others' alone.
 
 A study is ``trials`` points of a scrambled quasi-random sequence, a pure function of task, batch size, steps, optimizer
 and the study's number. Where its best learning rate lies at an edge of the range, the study goes on in a *round* beyond

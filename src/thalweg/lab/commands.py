@@ -22,6 +22,7 @@ from thalweg.lab.report import write_report
 from thalweg.lab.search import comparison
 from thalweg.lab.search.cells import Cell, Job, slug
 from thalweg.lab.search.claims import FileClaims, beating
+from thalweg.lab.search.forecast import expected
 from thalweg.lab.search.plan import BUDGETS, Plan
 from thalweg.lab.search.work import Assignment
 from thalweg.lab.summary import summarise
@@ -72,7 +73,7 @@ def compare(
     for note in notes:
         console.print(f"note: {note}")
     if dry_run:
-        _say_what_would_run(cells, processes, root, console)
+        _say_what_would_run(cells, processes, root, console, timing=timing)
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -100,19 +101,24 @@ def compare(
     _conclude(root, terminal.command(), console)
 
 
-def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: Any) -> None:
-    total = 0.0
+def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: Any, *, timing: bool) -> None:
     for cell in cells:
         if cell.left_out is not None:
             console.print(f"{_where(cell)}: left out, {cell.left_out}")
             continue
-        seconds = cell.cost() / 1e6
-        total += seconds
         console.print(
             f"{_where(cell)}: {cell.studies} x {cell.trials} trials and {cell.seeds} seeds of {cell.steps} steps, "
-            f"about {terminal.duration(seconds)}"
+            f"about {terminal.duration(cell.cost() / 1e6)} on one core"
         )
-    console.print(f"in all about {terminal.duration(total / processes)}, {processes} runs at a time, in {root}")
+    found = expected(cells, processes, timing=timing)
+    parts = {"training": found.training, "evaluations, models and records": found.beside, "timing steps": found.timing}
+    said = ", ".join(f"{what} {terminal.duration(seconds)}" for what, seconds in parts.items() if seconds)
+    more = f", at most {terminal.duration(found.beyond)} more beyond edges of ranges" if found.beyond else ""
+    console.print(
+        f"in all about {terminal.duration(found.total)} ({said}) and {terminal.duration(found.starting)} to start "
+        f"processes{more}; {processes} runs at a time, in {root}",
+        soft_wrap=True,
+    )
 
 
 def _where(cell: Cell) -> str:

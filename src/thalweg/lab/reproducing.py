@@ -19,6 +19,7 @@ from thalweg.lab.recipes.forecast import forecast
 from thalweg.lab.recipes.page import write_page
 from thalweg.lab.recipes.run import reproduce as run
 from thalweg.lab.search import comparison
+from thalweg.lab.search.forecast import START
 
 TFLOPS = 100.0
 """What one device of a cluster sustains in bfloat16 on a large network: a third of an A100's peak."""
@@ -112,7 +113,7 @@ def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float |
     total = 0.0
     for table in scale.comparisons:
         found = forecast(table, devices)
-        seconds = found.seconds(tflops)
+        seconds = found.whole(tflops)
         total += seconds or 0.0
         size = f"{found.parameters / 1e6:,.2f} M parameters, {found.bytes / 2**30:,.2f} GiB a device"
         steps = "steps as its data are many" if found.steps is None else f"{found.steps:,} steps"
@@ -125,7 +126,7 @@ def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float |
             f"download: {found.download or 'nothing'}",
             soft_wrap=True,
         )
-    return total
+    return total + 2.0 * START  # of workers, and of the one that times steps
 
 
 def _where(devices: int, tflops: float | None) -> str:

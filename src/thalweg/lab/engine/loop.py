@@ -110,7 +110,7 @@ class Training:
             Failed: the run diverged, the optimizer refused, memory ran out.
             TaskFault: the task's code raised.
         """
-        spec, every, saved = self.spec, max(1, self.spec.steps // self.spec.evaluations), time.monotonic()
+        spec, saved = self.spec, time.monotonic()
         batches = self.batches()
         self.since = self._clock()
         while self.step < spec.steps:
@@ -118,7 +118,7 @@ class Training:
             if self.watched and self.watched[-1]["step"] == self.step:
                 with self._aside():
                     heard(self, "watch")
-            if self.step % every == 0 or self.step == spec.steps:
+            if spec.evaluated(self.step):
                 with self._aside():
                     self._evaluate()
                     heard(self, "evaluation")

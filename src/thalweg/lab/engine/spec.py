@@ -73,6 +73,18 @@ class RunSpec:
         choose("precision", ("no", "bf16", "fp16"))
         check(1 <= self.evaluations <= 10_000, "evaluations", "an integer from 1 to 10000")
 
+    def evaluated(self, step: int) -> bool:
+        """Whether there is an evaluation after this step: ``evaluations`` of them, evenly, the last at the end.
+
+        Of fewer steps than that, each has one.
+
+        >>> spec = RunSpec("digits", 64, 39, "sgd", {}, evaluations=20)
+        >>> sum(spec.evaluated(step) for step in range(1, 40)), spec.evaluated(39)
+        (20, True)
+        """
+        count = min(self.evaluations, self.steps)
+        return step * count // self.steps > (step - 1) * count // self.steps
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the version of the format and the hash."""
         return {"format": records.FORMAT, "hash": self.hash, **asdict(self)}
