@@ -140,10 +140,10 @@ def test_the_target_is_timed_at_its_first_passing_which_may_be_equality(line, fi
     assert 0 < result["seconds_to_target"] <= result["seconds"]
 
 
-def test_the_steps_after_the_last_round_number_take_time_too(tmp_path):
-    train(replace(LINE, steps=7, evaluations=2), tmp_path)
+def test_steps_that_do_not_divide_are_evaluated_as_often_as_asked_and_all_take_time(tmp_path):
+    train(replace(LINE, steps=7, evaluations=3), tmp_path)
     steps, seconds = zip(*((line.step, line.seconds) for line in read_run(tmp_path).history), strict=True)
-    assert steps == (3, 6, 7)
+    assert steps == (3, 5, 7)
     assert seconds[0] < seconds[1] < seconds[2]
 
 
