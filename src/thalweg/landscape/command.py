@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg import files
 from thalweg.arguments import did_you_mean
 from thalweg.lab import contenders, tasks, terminal
 from thalweg.lab.engine import data, schedules
@@ -283,7 +284,7 @@ def _said(one: Any) -> str:
 def _write(path: Path, record: dict[str, Any]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        files.write_bytes(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     return path

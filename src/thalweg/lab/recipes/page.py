@@ -113,7 +113,9 @@ def write_page(root: Path) -> Path | None:
         records.write_bytes(root / "README.md", markdown(page, root).encode())
         records.write_bytes(root / "report.html", html(page).encode())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot write {root / 'report.html'} ({getattr(error, 'strerror', None) or error})") from None
+        if isinstance(error, OSError):
+            raise records.unwritable(error, root / "report.html") from None
+        raise UserError(f"cannot read {root / 'preface.md'} ({error})") from None
     return root / "report.html"
 
 

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from thalweg import files
 from thalweg.lab.recipes.page import Picture, short_names
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def draw(summary: Summary, folder: Path) -> tuple[Picture, ...]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    with files.written(path) as beside:
+        figure.savefig(beside, format="svg", metadata={"Date": None})
 
 
 def _styles(names: list[str]) -> dict[str, dict[str, Any]]:
