@@ -24,8 +24,8 @@ from thalweg.theory import cli as theory
 
 ROOMS = ("thalweg.lab.cli", "thalweg.bench.cli", "thalweg.landscape.cli")  # each with register(app)
 LAB = (
-    "accelerate", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich", "scipy",
-    "sklearn", "transformers", "typer", "yaml",
+    "accelerate", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich", "safetensors",
+    "scipy", "sklearn", "transformers", "typer", "yaml",
 )  # fmt: skip
 COMMANDS = {
     "compare": "Tuned comparison of optimizers on tasks; ends in a report.",

@@ -3,6 +3,7 @@
 Rooms, each importing only from those above it::
 
     errors.py        UserError: one line that says what is wrong and what to do
+    signals.py       SIGTERM and its like: noted while a run trains, which then saves
     records.py       what a run leaves on disk: atomic writes, defensive reads
     results.py       the read-only view of a folder that statistics and report use
     reading.py       makes it from the files; trains nothing, imports no task
@@ -40,7 +41,8 @@ another batch size, other code or other data never meets it. ::
 ``spec.json``
     All that decides the run (:class:`~thalweg.lab.engine.spec.RunSpec`): ``format``, ``hash``, ``task``,
     ``batch_size``, ``steps``, ``optimizer``, ``settings``, ``seed``, ``test``, ``schedule``, ``warmup``, ``clip``,
-    ``label_smoothing``, ``augment``, ``precision``, ``evaluations``, ``code`` and ``data`` (hashes of source and data).
+    ``label_smoothing``, ``augment``, ``precision``, ``evaluations``, ``code`` and ``data`` (hashes of source and data),
+    and ``init`` (hash of the weights) where it starts from a file.
 ``environment.json``
     Where it ran: interpreter, packages, processor, accelerators, host, number of processes and of threads, and the
     variables of the environment that libraries of numerics read (``variables``).
@@ -52,7 +54,8 @@ another batch size, other code or other data never meets it. ::
     (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not to be had, and
     ``overhead_seconds``.
 ``checkpoint.pt``
-    While it runs, of a long run: everything to go on from. Deleted at its end.
+    While it runs, of a long run: everything to go on from. Deleted at its end. One that cannot be read, or is another
+    run's, is kept as ``checkpoint.pt.damaged`` or ``checkpoint.pt.other``.
 ``result.json``
     Written last; a run without it is not complete and is run again, from its checkpoint. ``status`` ("finished" or
     "failed"), ``failure`` (None, or "diverged", "non-finite metric", "refused", "out of memory" or "crashed"),

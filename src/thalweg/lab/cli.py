@@ -193,6 +193,16 @@ def train(
             show_default=False,
         ),
     ] = None,
+    save_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep the weights at the end, as safetensors; overwrites.", show_default=False
+        ),
+    ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Start from these weights, as --save-model keeps them.", show_default=False),
+    ] = None,
     config: Config = None,
     out: Out = None,
 ) -> None:
@@ -224,6 +234,8 @@ def train(
         resume=resume,
         track=names(track, "--track"),
         instruments=instruments,
+        save_model=save_model,
+        init_from=init_from,
         out=out,
     )
 

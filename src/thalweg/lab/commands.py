@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from thalweg.arguments import did_you_mean
 from thalweg.lab import contenders, records, tasks, terminal
-from thalweg.lab.engine import SHARDINGS, How, Place, RunSpec, leave
+from thalweg.lab.engine import SHARDINGS, How, Place, RunSpec, agreement, leave, variables, weights
 from thalweg.lab.engine import train as run_one
 from thalweg.lab.engine.run import stored
 from thalweg.lab.errors import UserError
@@ -25,13 +28,17 @@ from thalweg.lab.search.claims import FileClaims, beating
 from thalweg.lab.search.forecast import expected
 from thalweg.lab.search.plan import BUDGETS, Plan
 from thalweg.lab.search.work import Assignment
+from thalweg.lab.signals import handled
 from thalweg.lab.summary import summarise
 from thalweg.lab.tables import grid
 
 if TYPE_CHECKING:
+    import threading
+
     from thalweg.lab.engine import Training
 
 
+@handled()
 def compare(
     *,
     tasks: tuple[str, ...],
@@ -80,7 +87,7 @@ def compare(
         for cell in cells:
             cell.record(root, terminal.command())
     except OSError as error:
-        raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
+        raise records.unwritable(error, root) from None
     threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))  # OMP_NUM_THREADS holds
     assignment = Assignment(root, cells, storage, threads)
     if storage is not None:
@@ -144,7 +151,7 @@ def _conclude(root: Path, command: str, console: Any) -> None:
     try:
         path = write_report(summary, root / "report.html")
     except OSError as error:
-        raise UserError(f"cannot write {root / 'report.html'} ({error.strerror or error})") from None
+        raise records.unwritable(error, root / "report.html") from None
     for table in summary.tables:
         console.print(grid(table, summary, console))
     for problem in found.problems[:10]:
@@ -154,6 +161,7 @@ def _conclude(root: Path, command: str, console: Any) -> None:
     console.print(f"report: {path.resolve()}", soft_wrap=True)
 
 
+@handled()
 def train(
     *,
     task: str,
@@ -169,6 +177,8 @@ def train(
     resume: bool,
     track: tuple[str, ...],
     instruments: int | None,
+    save_model: Path | None,
+    init_from: Path | None,
     out: Path | None,
 ) -> None:
     """``thalweg train``: one run, on one process or many."""
@@ -189,6 +199,7 @@ def train(
         optimizer=optimizer,
         settings=contenders.defaults(chosen, size) | _known(given, chosen),
         test=True,
+        init="" if init_from is None else weights.hash_of(init_from),
         **fields,
     ).stamped()
     folder = out or Path("runs") / "train" / slug(task) / f"{slug(optimizer)}-{spec.hash}"
@@ -198,11 +209,7 @@ def train(
         if instruments > spec.steps:
             raise UserError(f"--instruments must be an integer from 1 to {spec.steps} (the steps), got {instruments}")
         panel = Panel(instruments, lambda line: console.print(line, soft_wrap=True))
-    how = How(micro_batch, sharding, workers, checkpoint_seconds, _trackers(track), panel)
-    if rank == 0:
-        _make_room(folder, spec, resume)
-    elif not resume:
-        raise UserError("--no-resume does not go with several processes: remove the folder, or choose another")
+    how = How(micro_batch, sharding, workers, checkpoint_seconds, _trackers(track), panel, save_model, init_from)
 
     def heard(training: Training, event: str) -> None:
         if event == "evaluation" and rank == 0:
@@ -212,47 +219,94 @@ def train(
                 f"{line['seconds']:.1f} s"
             )
 
+    variables.check(spec.precision)
+    with ExitStack() as stack:
+        with agreement.on_all():
+            _check_room_for(save_model, init_from)
+            if rank == 0:
+                _make_room(folder, spec, resume)
+                claimed = stack.enter_context(_claimed(spec, folder, how, resume))
+            elif not resume:
+                raise UserError("--no-resume does not go with several processes: remove the folder, or choose another")
+
+        def also_ours(training: Training, event: str) -> None:
+            if rank == 0:
+                claimed.check()
+            heard(training, event)
+
+        result = run_one(spec, folder, how=how, heard=also_ours, say=lambda line: console.print(line, soft_wrap=True))
+        if rank == 0:
+            claimed.result = result
     if rank == 0:
-        result = _claimed(spec, folder, how, heard, resume)
         if panel is not None:
             console.print(overhead(folder, result), soft_wrap=True)
         said = ", ".join(f"{key} {result[key]:.6g}" for key in ("validation", "test") if result.get(key) is not None)
         console.print(f"{result['status']}: {said or result['reason']}")
         console.print(f"records: {folder.resolve()}", soft_wrap=True)
-    else:
-        result = run_one(spec, folder, how=how, heard=heard)
+        if save_model is not None:
+            kept = result["status"] == "finished"
+            console.print(f"model: {save_model.resolve() if kept else 'none, as the run failed'}", soft_wrap=True)
     leave()
     if result["status"] == "failed":
         raise SystemExit(1)
 
 
-def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any, resume: bool) -> dict[str, Any]:
+class _Held:
+    """A run's folder while we train in it: ``check`` raises where it is not ours any more."""
+
+    def __init__(self, folder: Path, lost: threading.Event | None) -> None:
+        self.folder, self.lost = folder, lost
+        self.result: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        if self.lost is not None and self.lost.is_set():
+            raise UserError(f"another process trains in {self.folder} now: choose another folder with --out")
+
+
+@contextmanager
+def _claimed(spec: RunSpec, folder: Path, how: How, resume: bool) -> Iterator[_Held]:
+    """The folder to ourselves, unless the run is complete there."""
     if (found := stored(folder, spec)) is not None:
         if isinstance(how.watch, Panel) and not measured(folder, how.watch.every, spec.steps, found):
-            raise UserError(
-                f"{folder} holds this run, trained without --instruments {how.watch.every}: --no-resume trains it "
-                "again, --out puts it elsewhere"
-            )
-        return found
+            raise _without(folder, f"--instruments {how.watch.every}")
+        if how.save_model is not None and found["status"] == "finished" and weights.run_of(how.save_model) != spec.hash:
+            raise _without(folder, f"--save-model {how.save_model}")
+        yield _Held(folder, None)
+        return
     claim = FileClaims().take(Job(spec, Place(), folder))
     if claim is None:
         raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
     if not resume:
         for name in ("checkpoint.pt", MEASUREMENTS):
             (folder / name).unlink(missing_ok=True)
-    result = None
     with beating(claim) as lost:
-
-        def also_ours(training: Training, event: str) -> None:
-            if lost.is_set():
-                raise UserError(f"another process trains in {folder} now: choose another folder with --out")
-            heard(training, event)
-
+        held = _Held(folder, lost)
         try:
-            result = run_one(spec, folder, how=how, heard=also_ours)
+            yield held
         finally:
-            claim.release(result)
-    return result
+            claim.release(held.result)
+
+
+def _without(folder: Path, option: str) -> UserError:
+    return UserError(
+        f"{folder} holds this run, trained without {option}: --no-resume trains it again, --out puts it elsewhere"
+    )
+
+
+def _check_room_for(save_model: Path | None, init_from: Path | None) -> None:
+    """Raise now where ``--save-model`` could not be written after hours of training."""
+    if save_model is None:
+        return
+    if save_model.is_dir():
+        raise UserError(f"--save-model must be a file, got the folder {save_model}")
+    if init_from is not None and save_model.exists() and save_model.samefile(init_from):
+        raise UserError(f"--save-model must not be the file of --init-from, got {save_model}")
+    try:
+        save_model.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=save_model.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--save-model: cannot write to {save_model.parent} ({error.strerror or error})") from None
 
 
 def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
@@ -271,7 +325,7 @@ def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
         if not resume:  # the rest goes when nobody else can be at it
             (folder / "result.json").unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from None
+        raise records.unwritable(error, folder) from None
 
 
 def _known(given: dict[str, float], chosen: contenders.Contender) -> dict[str, float]:

@@ -20,6 +20,7 @@ from thalweg.lab.recipes.page import write_page
 from thalweg.lab.recipes.run import reproduce as run
 from thalweg.lab.search import comparison
 from thalweg.lab.search.forecast import START
+from thalweg.lab.signals import handled
 
 TFLOPS = 100.0
 """What one device of a cluster sustains in bfloat16 on a large network: a third of an A100's peak."""
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from thalweg.lab.search.cells import Cell
 
 
+@handled()
 def reproduce(
     asked: tuple[str, ...],
     *,

@@ -25,7 +25,8 @@ class RunSpec:
     contender's ``build`` gets. ``test`` asks for the test metric at the end, which tuning never sees. ``lr_rule``
     scales the learning rate from ``lr_base`` examples a batch to ``batch_size``. ``code`` and ``data`` are the hashes
     of what trains and of what it trains on: see :func:`~thalweg.lab.engine.source.code_hash` and
-    :func:`~thalweg.lab.tasks.data_hash`.
+    :func:`~thalweg.lab.tasks.data_hash`. ``init`` is the hash of the weights that it starts from, "" where the task's
+    ``model()`` and ``seed`` decide them.
 
     Raises:
         UserError: a value that no run can have.
@@ -49,6 +50,7 @@ class RunSpec:
     evaluations: int = 20
     code: str = ""
     data: str = ""
+    init: str = ""
 
     def __post_init__(self) -> None:
         def check(ok: bool, name: str, wanted: str, near: str = "") -> None:
@@ -87,12 +89,16 @@ class RunSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the version of the format and the hash."""
-        return {"format": records.FORMAT, "hash": self.hash, **asdict(self)}
+        return {"format": records.FORMAT, "hash": self.hash, **self._values()}
+
+    def _values(self) -> dict[str, Any]:
+        """All fields; ``init`` only where it says something, as runs of before it have none."""
+        return {key: value for key, value in asdict(self).items() if key != "init" or value}
 
     @property
     def hash(self) -> str:
         """12 hexadecimal digits of SHA-256 over everything."""
-        text = json.dumps({"format": records.FORMAT, **asdict(self)}, sort_keys=True)
+        text = json.dumps({"format": records.FORMAT, **self._values()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def stamped(self) -> RunSpec:
@@ -108,6 +114,6 @@ class RunSpec:
         """
         known = {one.name for one in fields(cls)}
         own = {key: value for key, value in values.items() if key not in ("format", "hash", "place")}
-        if values.get("format") != records.FORMAT or set(own) != known:
+        if values.get("format") != records.FORMAT or set(own) | {"init"} != known:
             raise ValueError(f"not a spec of format {records.FORMAT}")
         return cls(**own)
