@@ -3,6 +3,7 @@ import json
 import math
 import time
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import small_tasks
@@ -15,6 +16,7 @@ from thalweg.lab.engine import (
     RunSpec,
     Training,
     data,
+    loop,
     train,
 )
 from thalweg.lab.engine.failures import Failed, diverged
@@ -58,6 +60,31 @@ def test_a_run_leaves_its_spec_environment_metrics_and_result(finished):
     assert run.history[-1].validation == result["validation"] == run.validation
     assert run.history[0].lr == pytest.approx(0.005)
     assert (result["status"], result["failure"], run.finished) == ("finished", None, True)
+
+
+def test_the_loss_of_a_line_is_the_mean_of_the_steps_since_the_last(finished, tmp_path):
+    train(replace(LINE, evaluations=3), tmp_path)
+    steps = [line.loss for line in read_run(finished[0]).history]
+    assert [line.loss for line in read_run(tmp_path).history] == pytest.approx(
+        [sum(steps[k : k + 4]) / 4 for k in (0, 4, 8)], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_every_example_of_a_split_is_scored_once_on_however_many_processes(ranks, tmp_path, monkeypatch):
+    """Those that have none score one all the same, as all ranks of a sharded model must; it does not count."""
+    training = Training(LINE, tmp_path, How())
+    rows = training.data.validation
+    training.data = training.data._replace(validation=tasks.Rows(*rows.__getitems__([4, 2, 9])))
+    whole = training.scores("validation")
+    monkeypatch.setattr(loop, "gather_object", lambda mine: mine)
+    found = []
+    for rank in range(ranks):
+        training.accelerator = SimpleNamespace(
+            process_index=rank, num_processes=ranks, device=torch.device("cpu"), unwrap_model=lambda model: model
+        )
+        found.append(training.scores("validation"))
+    assert torch.equal(torch.cat(found), whole)
 
 
 def test_a_complete_run_is_not_run_again(finished):
