@@ -9,7 +9,7 @@ from thalweg.lab.tasks import Budget, Metric, Rows, Splits, Task
 
 class Wine(Task):
     title = "scikit-learn's wines, fully connected network 13-32-3"
-    metric = Metric("test accuracy", "max", unit="%", low=0.0, high=100.0)
+    metric = Metric("test accuracy", "max", unit="%", low=0.0, high=100.0, resolution=100.0)
     budgets = (Budget(16, steps=60, target=95.0), Budget(96, steps=20), Budget(96, steps=120, target=95.0, name="long"))
 
     def splits(self):

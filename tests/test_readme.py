@@ -34,15 +34,40 @@ def own_task(it):
     return blocks("docs/lab.md")[0].strip() in example and it["Wine"].budgets
 
 
+WRITTEN = """
+import tempfile, torch, torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict
+old = torch.nn.Linear(8, 1)
+adamw = torch.optim.AdamW(old.parameters(), lr=0.5)
+old(torch.ones(2, 8)).square().sum().backward()
+adamw.step()
+folder, model = tempfile.mkdtemp(), torch.nn.Linear(8, 1)
+dcp.save(dict(zip(("model", "optimizer"), get_state_dict(old, adamw))), checkpoint_id=folder)
+"""
+
+
+def went_on(it):
+    new = it["optimizer"]
+    assert (type(new).__name__, new.param_groups[0]["lr"]) == ("ALTO", 0.5)
+    for p, q in zip(it["model"].parameters(), it["old"].parameters(), strict=True):
+        kept = it["adamw"].state[q]
+        assert p.equal(q)
+        assert all(new.state[p][name].equal(kept[name]) for name in kept)
+        assert not new.state[p]["explore_ema"].any()
+    return True
+
+
 CODE = [  # what runs together, and what it has made
     *((block, lambda it: it.get("state") or it["optimizer"].state) for block in blocks("README.md")),
     ("\n".join(blocks("docs/jax.md")), lambda it: it["state"]),
     ("\n".join(blocks("docs/landscape.md")), landscape),
     ("\n".join(blocks("docs/lab.md")), own_task),
     ("\n".join(blocks("docs/what-e-does.md")), sharpness),
+    ("\n".join([WRITTEN, *blocks("docs/frameworks.md")]), went_on),
 ]
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize(("code", "made"), CODE)
 def test_the_code_runs(code, made):
     names: dict[str, object] = {}

@@ -40,6 +40,10 @@ Each cell is a test in `tests/bases`.
 - **foreach**, **fused**, **compiled**: exact in this form as well, with `foreach` True and False; – where the base has
   no such form. *compiled* is `torch.compile` of the whole step, tried with those of torch's own optimizers that take no
   closure.
+
+What a base cannot do, E around it cannot either. Under FSDP2 on two ranks, Muon of torch 2.13.0 raises a RuntimeError
+("aten.add_.Tensor: in-place operations that require placement changes are not supported") for a weight of shape [1, N],
+and so does E around it, at any α, when weight decay has been applied. Give such a weight to another optimizer.
 """
 PACKAGES = {"torch": "torch", "pytorch_optimizer": "pytorch_optimizer", "HeavyBall": "heavyball"}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.fsdp import fully_shard
 from two_ranks import on_two_ranks
 
-from thalweg import ALTO
+from thalweg import ALTO, Lamb
 from thalweg.kernels import eightbit
 
 MIXED = {"exp_avg": "8bit", "exp_avg_sq": torch.float32, "explore_ema": torch.bfloat16}
@@ -140,3 +142,16 @@ def test_two_ranks_take_the_step_of_one_and_resume_bit_for_bit(state_dtype, fore
         assert gap <= 5e-5  # sums in another order move a few numbers across a step of 8 or 16 bits
         assert in_8_bits[0] == in_8_bits[1]
         assert (in_8_bits[0] > 0) == (state_dtype != torch.bfloat16)
+
+
+def test_a_fresh_process_reads_8_bits_with_weights_only_as_the_documentation_says(tmp_path):
+    model = new_model()
+    optimizer = optimizer_of(model, "8bit")
+    train(model, optimizer, range(1))
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    said = ALTO.__doc__ + Lamb.__doc__
+    assert "import torchao.optim`` before ``torch.load(..., weights_only=True)``" in " ".join(said.split())
+    script = "import torch, torchao.optim, sys; print(len(torch.load(sys.argv[1], weights_only=True)['state']))"
+    command = [sys.executable, "-c", script, str(tmp_path / "state.pt")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.stdout.strip() == str(len(list(model.parameters()))), ran.stderr

@@ -114,3 +114,10 @@ class Moded(ZeroLr):
             for group in self.param_groups:
                 for p in group["params"]:
                     self.state[p]["seen"] = torch.zeros(())
+
+
+class RefusesOnOneRank(ZeroLr):
+    def __init__(self, params, lr=0.1, weight_decay=0.0, momentum=0.0):
+        if os.environ.get("RANK") == "1" and lr != 0.01:  # but for the probe
+            raise ValueError("not on this machine")
+        super().__init__(params, lr, weight_decay, momentum)

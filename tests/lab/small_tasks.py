@@ -105,6 +105,24 @@ class NotATask:
     pass
 
 
+class Late(Line):
+    """Its data take long to come."""
+
+    def splits(self):
+        print("late", flush=True)
+        time.sleep(30)
+        return super().splits()
+
+
+class TiedLine(Line):
+    """Two layers of one weight."""
+
+    def model(self):
+        first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+        second.weight = first.weight
+        return nn.Sequential(first, nn.Tanh(), second, nn.Linear(3, 1))
+
+
 class Hungry(Line):
     def loss(self, output, target):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 PiB")

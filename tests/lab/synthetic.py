@@ -119,7 +119,8 @@ class Comparison:
         for i in range(11):
             step = steps * i // 10
             value = metric(i / 10)
-            if at is None and (value >= cell["target"] if up else value <= cell["target"]):
+            target = cell["target"]
+            if at is None and target is not None and (value >= target if up else value <= target):
                 at = step
             history.append({"step": step, "examples": step * cell["batch_size"], "seconds": 0.01 * step,
                             "loss": 2.3 * math.exp(-(2.0 + skill) * i / 10), "validation": value,

@@ -5,6 +5,8 @@ import shutil
 
 import hub_folders
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import ClassLabel, Image
@@ -69,6 +71,31 @@ def test_photographs_that_are_read_while_training_are_named_by_workers_too(own_d
     expected = "data/validation-00000-of-00001.parquet, split validation, row 3, column image: the image cannot be"
     for workers in (0, 1):
         assert expected in refused(lambda: [*loader(test, iter([[2, 3]]), workers)])  # noqa: B023
+
+
+def test_photographs_keep_their_labels_and_name_their_classes_in_one_order(own_data):
+    hub_folders.published_images(own_data)  # labelled by their rows
+    task = imagenet.ImageNetResNet34()
+    train, validation, _ = task.splits()
+    kept = [[int(part[i][1]) for i in range(len(part))] for part in (train, validation)]
+    assert kept == [part.rows.tolist() for part in (train, validation)]
+    assert sorted([*kept[0], *kept[1]]) == [*range(16)]
+    others = [imagenet.Pictures(train.split, rows, 256) for rows in (train.rows, train.rows.flip(0))]
+    assert others[0]._fingerprint == train._fingerprint != others[1]._fingerprint
+    names = [f"class {i}" for i in range(1000)][::-1]
+    hub_folders.write(own_data, "ILSVRC/imagenet-1k/data", "validation",
+                      {"image": hub_folders.pictures(2, (40, 40), 0), "label": [0, 1]},
+                      {"image": Image(), "label": ClassLabel(names=names)})  # fmt: skip
+    assert "the splits train and validation name other classes, or in another order" in refused(task.splits)
+
+
+def test_an_image_without_bytes_and_path_is_null(own_data):
+    (own_data / "a/b").mkdir(parents=True)
+    rows = [stored(Picture.new("RGB", (2, 2))), {"bytes": None, "path": None}]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pq.write_table(pa.table({"img": pa.array(rows, kind)}), own_data / "a/b/train.parquet")
+    message = refused(lambda: hub.load("a/b", "train", {"img": Pictures()}))
+    assert message.endswith("train.parquet, split train, row 1, column img: is null")
 
 
 def test_imagenet_is_read_as_its_archives_are_unpacked(own_data):

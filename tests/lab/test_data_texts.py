@@ -4,6 +4,7 @@ import json
 import shutil
 
 import hub_folders
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -197,6 +198,25 @@ def test_names_beside_the_files_are_those_of_the_configuration(own_data, tiny_we
     assert [part.targets.tolist() for part in bert.MRPC().splits()] == before
     card.write_text("{")
     assert f"cannot read README.md or dataset_infos.json in {card.parent}" in refused(bert.MRPC().splits)
+
+
+def test_reviews_keep_their_labels(own_data, tiny_weights):
+    """Whatever was left out as published twice, and wherever the held-out tenth lies."""
+    shutil.copytree(tiny_weights, own_data, dirs_exist_ok=True)
+    rng = np.random.default_rng(0)
+    labels = [i % 3 % 2 for i in range(30)]
+    texts = [f"{('bad', 'good')[label]} {hub_folders.sentence(rng).replace('good', 'a')}" for label in labels]
+    texts[1:3] = texts[4:6]  # of the same labels
+    for split in ("train", "test"):
+        part = slice(0, 24) if split == "train" else slice(24, 30)
+        hub_folders.write(own_data, "stanfordnlp/imdb", split, {"text": texts[part], "label": labels[part]},
+                          {"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})  # fmt: skip
+    task = bert.IMDB()
+    good = task.tokenizer().convert_tokens_to_ids("good")
+    splits = task.splits()
+    assert [len(part) for part in splits] == [20, 2, 6]
+    for part in splits:
+        assert (part.inputs["input_ids"] == good).any(1).long().tolist() == part.targets.tolist()
 
 
 def test_labels_that_are_hidden_are_one_clear_error(own_data, tiny_weights):

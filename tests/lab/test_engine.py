@@ -3,6 +3,7 @@ import json
 import math
 import time
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import small_tasks
@@ -16,6 +17,7 @@ from thalweg.lab.engine import (
     RunSpec,
     Training,
     data,
+    loop,
     train,
 )
 from thalweg.lab.engine.failures import Failed, diverged
@@ -59,6 +61,31 @@ def test_a_run_leaves_its_spec_environment_metrics_and_result(finished):
     assert run.history[-1].validation == result["validation"] == run.validation
     assert run.history[0].lr == pytest.approx(0.005)
     assert (result["status"], result["failure"], run.finished) == ("finished", None, True)
+
+
+def test_the_loss_of_a_line_is_the_mean_of_the_steps_since_the_last(finished, tmp_path):
+    train(replace(LINE, evaluations=3), tmp_path)
+    steps = [line.loss for line in read_run(finished[0]).history]
+    assert [line.loss for line in read_run(tmp_path).history] == pytest.approx(
+        [sum(steps[k : k + 4]) / 4 for k in (0, 4, 8)], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_every_example_of_a_split_is_scored_once_on_however_many_processes(ranks, tmp_path, monkeypatch):
+    """Those that have none score one all the same, as all ranks of a sharded model must; it does not count."""
+    training = Training(LINE, tmp_path, How())
+    rows = training.data.validation
+    training.data = training.data._replace(validation=tasks.Rows(*rows.__getitems__([4, 2, 9])))
+    whole = training.scores("validation")
+    monkeypatch.setattr(loop, "gather_object", lambda mine: mine)
+    found = []
+    for rank in range(ranks):
+        training.accelerator = SimpleNamespace(
+            process_index=rank, num_processes=ranks, device=torch.device("cpu"), unwrap_model=lambda model: model
+        )
+        found.append(training.scores("validation"))
+    assert torch.equal(torch.cat(found), whole)
 
 
 def test_a_complete_run_is_not_run_again(finished):
@@ -141,10 +168,10 @@ def test_the_target_is_timed_at_its_first_passing_which_may_be_equality(line, fi
     assert 0 < result["seconds_to_target"] <= result["seconds"]
 
 
-def test_the_steps_after_the_last_round_number_take_time_too(tmp_path):
-    train(replace(LINE, steps=7, evaluations=2), tmp_path)
+def test_steps_that_do_not_divide_are_evaluated_as_often_as_asked_and_all_take_time(tmp_path):
+    train(replace(LINE, steps=7, evaluations=3), tmp_path)
     steps, seconds = zip(*((line.step, line.seconds) for line in read_run(tmp_path).history), strict=True)
-    assert steps == (3, 6, 7)
+    assert steps == (3, 5, 7)
     assert seconds[0] < seconds[1] < seconds[2]
 
 

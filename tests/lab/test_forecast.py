@@ -5,6 +5,11 @@ import torch
 
 from thalweg.commands import reproduce as reproducing
 from thalweg.lab import tasks
+from thalweg.lab.contenders import contender, defaults
+from thalweg.lab.engine import RunSpec, train
+from thalweg.lab.search import forecast as of_cells
+from thalweg.lab.search import timing
+from thalweg.lab.search.plan import Plan
 from thalweg.studies import forecast, recipe
 
 
@@ -75,3 +80,90 @@ def test_a_dry_run_at_paper_scale_needs_no_data_and_says_how_long(capsys, monkey
         hours.append(said.splitlines()[-1].split("about ")[1].split(" on")[0])
     assert hours == ["65 d", "16 d", "16 d"]
     assert list(tmp_path.iterdir()) == []
+
+
+class Turning:
+    """What the timing pass needs of a training, whose steps take so many seconds of a clock that is moved by hand."""
+
+    now = 0.0
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def batches(self):
+        return None
+
+    def take_step(self, batches):
+        Turning.now += self.seconds
+
+    def _clock(self):
+        return Turning.now
+
+
+@pytest.mark.parametrize(("step", "optimizers"), [(0.001, 6), (0.07, 6), (0.3, 1), (0.5, 3), (2.0, 4), (30.0, 2)])
+def test_the_timing_pass_takes_as_long_as_is_said(step, optimizers, monkeypatch):
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: Turning.now)
+    Turning.now = 0.0
+    seconds = timing._interleaved({str(i): Turning(step) for i in range(optimizers)}, lambda: False)
+    assert all(seconds.values())
+    said = of_cells.timed(step, optimizers, 0) - optimizers * of_cells.RUN / 1e6
+    assert said == pytest.approx(Turning.now, abs=step * optimizers)
+
+
+def test_the_forecast_of_a_comparison_has_all_that_the_command_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    plan = Plan(("small_tasks:Line",), (16, 48), ("sgd", "adamw", "muon", "sgd:lr=0.1"), trials=3, studies=2, seeds=4,
+                steps=30)  # fmt: skip
+    cells, _ = plan.cells(tmp_path)
+    found = of_cells.expected(cells, 2, timing=True)
+    # 2 tables; 4 optimizers of 6 trials and 4 seeds, one of given learning rates; 20 evaluations of 64 examples of 1 us
+    steps = {16: 516.0, 48: 548.0}
+    assert found.training == pytest.approx(sum(steps.values()) * 30 * 40 / 2e6)
+    parameters = 3 * 8 + 8 + 8 + 1
+    run = 50_000 + parameters * 0.01 + 20 * (1000 + 64 / 3)
+    assert found.beside == pytest.approx(2 * (40 * run + 16 * (1000 + 64 / 3)) / 2e6)
+    turns = sum(23 * 4 * step for step in steps.values()) + 2 * 4 * (50_000 + parameters * 0.01)
+    assert found.timing == pytest.approx(turns / 1e6)
+    assert found.beyond == pytest.approx(sum(2 * 2 * 2 * 3 * (30 * step + run) for step in steps.values()) / 2e6)
+    assert found.total == found.training + found.beside + found.timing
+    assert found.starting == 10.0
+    without = of_cells.expected(cells, 1, timing=False)
+    assert (without.timing, without.starting, without.training) == (0.0, 5.0, 2 * found.training)
+    assert of_cells.expected(cells, 64, timing=True) == found  # no more than the cores
+    assert of_cells.expected([], 2, timing=True).total == 0.0
+
+
+def test_the_forecast_of_a_recipe_has_evaluations_and_the_timing_pass(monkeypatch):
+    one = recipe.Comparison("digits", 64, ("adamw", "alto"), steps=100, trials=5, studies=1, seeds=3,
+                            recipe={"evaluations": 7})  # fmt: skip
+    found = forecast.forecast(one, devices=1)
+    validation, test = (len(part) for part in tasks.load("digits")[1][1:])
+    run = of_cells.RUN + of_cells.INITIAL * found.parameters
+    evaluations = 16 * 7 * (1000 + 40 * validation / 3) + 6 * (1000 + 40 * test / 3)
+    assert found.beside == pytest.approx((16 * run + evaluations) / 1e6)
+    turns = of_cells.timed((500 + 64 * 40) / 1e6, 2, found.parameters)
+    assert found.whole(None) == pytest.approx(found.seconds(None) + found.beside / os.cpu_count() + turns)
+    assert forecast.forecast(one, devices=8).whole(1.0) == forecast.forecast(one, devices=8).seconds(1.0)
+    assert found.whole(1.0) > found.seconds(1.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "at"),
+    [(39, 20, 20), (39, 39, 39), (40, 20, 20), (41, 20, 20), (19, 20, 19), (1, 20, 1), (997, 10, 10), (7, 1, 1)],
+)
+def test_a_run_is_evaluated_as_often_as_is_asked_for(steps, evaluations, at):
+    spec = RunSpec("digits", 64, steps, "sgd", {}, evaluations=evaluations)
+    found = [step for step in range(1, steps + 1) if spec.evaluated(step)]
+    assert len(found) == at
+    assert found[-1] == steps
+    gaps = {b - a for a, b in zip([0, *found], found, strict=False)}
+    assert max(gaps) - min(gaps) <= 1
+    if steps % evaluations == 0:
+        assert found == list(range(steps // evaluations, steps + 1, steps // evaluations))
+
+
+def test_the_records_have_as_many_evaluations(tmp_path):
+    spec = RunSpec("small_tasks:Line", 16, 39, "sgd", defaults(contender("sgd"), 16), evaluations=20)
+    assert train(spec, tmp_path / "run")["status"] == "finished"
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 20

@@ -1,8 +1,10 @@
 """Damage and nonsense at random, bounded and repeatable: whatever happens, no traceback, no hang, nothing invented."""
 
+import contextlib
 import json
 import random
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -211,7 +213,8 @@ def command_line_of(rng):
 def test_no_command_line_is_a_traceback(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(comparison, "run", lambda *_, **__: None)
-    monkeypatch.setattr("thalweg.commands.lab._claimed", lambda *_: {"status": "finished", "validation": 1.0})
+    monkeypatch.setattr("thalweg.commands.train._claimed", lambda *_: contextlib.nullcontext(SimpleNamespace()))
+    monkeypatch.setattr("thalweg.commands.train.run_one", lambda *_, **__: {"status": "finished", "validation": 1.0})
     monkeypatch.setattr("thalweg.commands.bench._carry_out", lambda *_: None)
     (tmp_path / "ok.yaml").write_text("trials: 2\n")
     rng = random.Random(5)

@@ -1,7 +1,10 @@
 """Runs that are killed, stopped, damaged, and go on."""
 
+import errno
 import os
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from thalweg.lab.engine import (
     stored,
     train,
 )
+from thalweg.records.errors import UserError
 
 
 class Killed(BaseException):
@@ -52,8 +56,6 @@ def test_a_run_killed_at_every_event_ends_as_if_nothing_had_happened(optimizer, 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_run_killed_in_every_write_ends_as_if_nothing_had_happened(call, finished, monkeypatch, tmp_path):
-    from pathlib import Path
-
     how = How(checkpoint_seconds=0.0)
     owner = os if call == "fsync" else Path
     original, count, stop_at = getattr(owner, call), [0], [0]
@@ -103,19 +105,142 @@ class Evil:
         return os.system, ("touch evil-was-here",)
 
 
-@pytest.mark.parametrize("what", ["code", "rubbish", "nothing", "another run's"])
-def test_a_checkpoint_that_is_not_ours_is_not_loaded(what, finished, monkeypatch, tmp_path):
+def stopped_at(step, folder, spec=LINE, **options):
+    """A run with a checkpoint of this step and no more."""
+
+    def stop(training, event):
+        if (training.step, event) == (step, "step"):
+            training.save()
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(spec, folder, Place("seed", number=3), heard=stop, **options)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def changed(folder, **values):
+    state = torch.load(folder / checkpoint.NAME, weights_only=True)
+    torch.save({**state, **values}, folder / checkpoint.NAME)
+
+
+CODE = "it is no checkpoint, or holds code that would have to run"
+
+
+@pytest.mark.parametrize(
+    ("what", "problem", "aside"),
+    [
+        ("code", CODE, "damaged"),
+        ("rubbish", CODE, "damaged"),
+        ("nothing", "it is empty", "damaged"),
+        ("half", "it cannot be read: ", "damaged"),
+        ("folder", "not a file", "damaged"),
+        ("a list", "it holds no 'spec' as a run has it", "damaged"),
+        ("another run's", f"it is of another run (other, this is {LINE.hash})", "other"),
+        ("no optimizer", "it holds no 'optimizer' as a run has it", "damaged"),
+        ("too far", "it holds no 'step' as a run has it", "damaged"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_said_and_kept_beside(
+    what, problem, aside, finished, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
-    folder.mkdir()
+    stopped_at(4, folder)
+    path = folder / checkpoint.NAME
     content = {"code": pickle.dumps({"spec": LINE.hash, "step": Evil()}), "rubbish": b"\0" * 99, "nothing": b""}
-    if what == "another run's":
-        torch.save({"spec": "other"}, folder / checkpoint.NAME)
+    content["half"] = path.read_bytes()[: path.stat().st_size // 2]
+    if what in content:
+        path.write_bytes(content[what])
+    elif what == "folder":
+        path.unlink()
+        path.mkdir()
+    elif what == "a list":
+        torch.save([1], path)
     else:
-        (folder / checkpoint.NAME).write_bytes(content[what])
-    train(LINE, folder, Place("seed", number=3))
+        changed(
+            folder, **{"another run's": {"spec": "other"}, "no optimizer": {"optimizer": 1}}.get(what, {"step": 13})
+        )
+    before = path.read_bytes() if path.is_file() else None
+    said = []
+    train(LINE, folder, Place("seed", number=3), say=said.append)
+    (line,) = said
+    assert line.startswith(f"{path} is not used: {problem}")
+    assert line.endswith(f"; kept as checkpoint.pt.{aside}, training begins at step 0")
+    beside = folder / f"checkpoint.pt.{aside}"
+    assert before is None or beside.read_bytes() == before
+    beside.unlink() if beside.is_file() else beside.rmdir()
     assert kept(folder) == kept(finished[0])
     assert not (tmp_path / "evil-was-here").exists()
+
+
+def test_what_is_raised_before_the_first_new_step_leaves_checkpoint_and_records_as_they_were(
+    finished, monkeypatch, tmp_path
+):
+    """In the optimizer's construction, its loading, the model's, and the step itself; then the run goes on."""
+    before = stopped_at(4, tmp_path)
+    error = re.escape(f"cannot go on from {tmp_path / checkpoint.NAME} (")
+    again = re.escape("): checkpoint and records are as they were; remove that file to begin anew")
+
+    def refuse(*_, **__):
+        raise ValueError("not today")
+
+    def memory(*_, **__):
+        raise torch.OutOfMemoryError
+
+    for name, raises in (("__init__", refuse), ("load_state_dict", refuse), ("step", refuse), ("step", memory)):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.optim.AdamW, name, raises)
+            with pytest.raises(UserError, match=f"{error}(refused: ValueError: not today|out of memory: .*){again}"):
+                train(LINE, tmp_path, Place("seed", number=3))
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    whole = torch.load(tmp_path / checkpoint.NAME, weights_only=True)["model"]
+    changed(tmp_path, model={**whole, "0.weight": torch.zeros(8, 4)})
+    other = (tmp_path / checkpoint.NAME).read_bytes()
+    with pytest.raises(UserError, match=f"{error}refused: RuntimeError: .*size mismatch for 0.weight.*{again}"):
+        train(LINE, tmp_path, Place("seed", number=3))
+    assert (tmp_path / checkpoint.NAME).read_bytes() == other
+    (tmp_path / checkpoint.NAME).write_bytes(before[checkpoint.NAME])
+    train(LINE, tmp_path, Place("seed", number=3))
+    assert kept(tmp_path) == kept(finished[0])
+
+
+def test_a_run_that_fails_after_its_first_new_step_is_a_failure(monkeypatch, tmp_path):
+    stopped_at(4, tmp_path)
+    step, taken = torch.optim.AdamW.step, []
+
+    def second_raises(optimizer, *arguments, **options):
+        taken.append(1)
+        if len(taken) == 2:
+            raise ValueError("no more")
+        return step(optimizer, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", second_raises)
+    result = train(LINE, tmp_path, Place("seed", number=3))
+    assert (result["failure"], result["reason"]) == ("refused", "ValueError: no more")
+    assert not (tmp_path / checkpoint.NAME).exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "spec.json", "metrics.jsonl", "result.json"])
+def test_a_full_disk_is_one_line_that_names_the_file_and_the_older_one_stays(name, finished, monkeypatch, tmp_path):
+    before, fsync, descriptors = stopped_at(4, tmp_path), os.fsync, []
+
+    def full(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name.startswith(f".{name}."):
+            descriptors.append(descriptor)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return fsync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(UserError) as raised:
+            train(LINE, tmp_path, Place("seed", number=3), how=How(checkpoint_seconds=0.0))
+    said = f"cannot write to {tmp_path / name} (No space left on device): make room there, and the same command goes on"
+    assert (str(raised.value), len(descriptors)) == (said, 1)
+    kept_whole = before.get(name)
+    assert (tmp_path / name).read_bytes() == kept_whole if kept_whole is not None else not (tmp_path / name).exists()
+    assert not list(tmp_path.glob(".*"))
+    train(LINE, tmp_path, Place("seed", number=3))
+    assert kept(tmp_path) == kept(finished[0])
 
 
 @pytest.mark.parametrize("text", ["{", '{"status": 1}', '{"status": "finished", "failure": null, "validation": null}'])

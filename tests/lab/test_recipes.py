@@ -365,9 +365,9 @@ def test_a_table_says_what_of_it_is_missing_and_whose_learning_rate_lies_at_an_e
 @pytest.mark.parametrize(
     ("difference", "ratio", "better", "says"),
     [
-        (0.5, False, True, "+0.5 %"),
-        (0.5, False, False, "-0.5 %"),
-        (-0.5, False, True, "+0.5 %"),
+        (0.5, False, True, "+0.5 points"),
+        (0.5, False, False, "-0.5 points"),
+        (-0.5, False, True, "+0.5 points"),
         (np.log(15.0), True, True, "×15"),
         (-np.log(15.0), True, False, "÷15"),
         (0.0, False, False, "0"),

@@ -10,10 +10,11 @@ import grimp
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DynamoBackend
 from lines import LINE, untimed
 
 from thalweg import records
-from thalweg.lab.engine import RunSpec, source, train, variables
+from thalweg.lab.engine import How, RunSpec, Training, source, train, variables
 from thalweg.lab.engine.source import TRAINS, code_hash, own_source
 from thalweg.lab.search.plan import Plan
 from thalweg.records.errors import UserError
@@ -230,6 +231,15 @@ def test_where_there_is_an_accelerator_a_run_is_on_it(monkeypatch):
                 variables.check("no")
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cuda:1")
     variables.check("no")
+
+
+def test_what_is_refused_is_given_to_accelerate_as_well(monkeypatch, tmp_path, anew):
+    monkeypatch.setattr(variables, "check", lambda precision: None)
+    for name in ("GRADIENT_ACCUMULATION_STEPS", "MIXED_PRECISION", "DYNAMO_BACKEND"):
+        monkeypatch.setenv(f"ACCELERATE_{name}", REFUSED[f"ACCELERATE_{name}"])
+    made = Training(SHORT, tmp_path, How()).accelerator
+    assert (made.gradient_accumulation_steps, made.mixed_precision) == (1, "no")
+    assert made.state.dynamo_plugin.backend == DynamoBackend.NO
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from thalweg import files
 from thalweg.report.drawing import BLUE, ORANGE
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def draw(record: dict[str, Any], path: Path) -> Path:
         _dress(ax, rows, f"{found['says']}: {found['parameters']:,} parameters in {found['tensors']} tensors")
     figure.supxlabel(_where(record), x=0.01, ha="left", fontsize=7, color=QUIET)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, facecolor="white")
+    with files.written(path) as beside:
+        figure.savefig(beside, dpi=130, facecolor="white")
     return path
 
 

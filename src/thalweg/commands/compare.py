@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from thalweg import records
 from thalweg.commands import terminal
 from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, folder, names, switch, whole, wholes
+from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, Regimen
 
@@ -64,6 +66,7 @@ class Compare(Regimen):
     """Folder of the records (default: runs/TASK)."""
 
 
+@handled()
 def compare(*tasks: str, options: Compare | None = None) -> None:
     """Tuned comparison of optimizers on tasks; ends in a report.
 
@@ -106,14 +109,14 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     for note in notes:
         console.print(f"note: {note}")
     if options.dry_run:
-        _say_what_would_run(cells, processes, root, console)
+        _say_what_would_run(cells, processes, root, console, timing=options.timing)
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
         for cell in cells:
             cell.record(root, terminal.command())
     except OSError as error:
-        raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
+        raise records.unwritable(error, root) from None
     threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))  # OMP_NUM_THREADS holds
     assignment = Assignment(root, cells, options.storage, threads)
     if options.storage is not None:
@@ -132,19 +135,26 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     conclude(root, terminal.command(), console)
 
 
-def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: Any) -> None:
-    total = 0.0
+def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: Any, *, timing: bool) -> None:
     for cell in cells:
         if cell.left_out is not None:
             console.print(f"{_where(cell)}: left out, {cell.left_out}")
             continue
-        seconds = cell.cost() / 1e6
-        total += seconds
         console.print(
             f"{_where(cell)}: {cell.studies} x {cell.trials} trials and {cell.seeds} seeds of {cell.steps} steps, "
-            f"about {terminal.duration(seconds)}"
+            f"about {terminal.duration(cell.cost() / 1e6)} on one core"
         )
-    console.print(f"in all about {terminal.duration(total / processes)}, {processes} runs at a time, in {root}")
+    from thalweg.lab.search.forecast import expected
+
+    found = expected(cells, processes, timing=timing)
+    parts = {"training": found.training, "evaluations, models and records": found.beside, "timing steps": found.timing}
+    said = ", ".join(f"{what} {terminal.duration(seconds)}" for what, seconds in parts.items() if seconds)
+    more = f", at most {terminal.duration(found.beyond)} more beyond edges of ranges" if found.beyond else ""
+    console.print(
+        f"in all about {terminal.duration(found.total)} ({said}) and {terminal.duration(found.starting)} to start "
+        f"processes{more}; {processes} runs at a time, in {root}",
+        soft_wrap=True,
+    )
 
 
 def _where(cell: Cell) -> str:

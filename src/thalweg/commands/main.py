@@ -19,8 +19,8 @@ from thalweg.commands import theory
 from thalweg.commands.terminal import typed
 
 LAB = (
-    "accelerate", "cyclopts", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich", "scipy",
-    "sklearn", "transformers", "yaml",
+    "accelerate", "cyclopts", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich",
+    "safetensors", "scipy", "sklearn", "transformers", "yaml",
 )  # fmt: skip
 COMMANDS = {
     "compare": "Tuned comparison of optimizers on tasks; ends in a report.",

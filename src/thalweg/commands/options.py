@@ -82,10 +82,13 @@ def names(option: str) -> Parameter:
     return Parameter(converter=read, negative=(), n_tokens=1, show_default=lambda value: ",".join(value) or None)
 
 
-def _folder(text: str) -> Path:
-    if not text:
-        raise ValueError("must be the name of a folder, got ''")
-    return Path(text)
+def _path(kind: str) -> Parameter:
+    def path(text: str) -> Path:
+        if not text:
+            raise ValueError(f"must be the name of a {kind}, got ''")
+        return Path(text)
+
+    return _value(path)
 
 
 def _switched(_: Any, tokens: Sequence[Token]) -> bool:
@@ -96,7 +99,7 @@ def _switched(_: Any, tokens: Sequence[Token]) -> bool:
     return (text.lower() in YES) != (tokens[0].keyword or "").startswith("[no-")
 
 
-folder = _value(_folder)
+file, folder = _path("file"), _path("folder")
 switch = Parameter(converter=_switched)
 flag = Parameter(converter=_switched, negative=(), show_default=False)
 """A switch that is off unless it is given."""

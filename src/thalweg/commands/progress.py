@@ -72,6 +72,8 @@ class Progress:
             self.bar.update(self.task, description=value.label)
         elif what == "waiting":
             self.bar.update(self.task, description="waiting for runs of other processes")
+        elif what == "note":
+            self.console.print(value, soft_wrap=True)
         elif what == "part":
             job, share = value
             self.parts[job.folder] = share * job.cost

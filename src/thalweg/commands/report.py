@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from thalweg import records
 from thalweg.commands import terminal
 from thalweg.records.errors import UserError
 
@@ -39,7 +40,7 @@ def conclude(root: Path, command: str, console: Any) -> None:
     try:
         path = write_report(summary, root / "report.html")
     except OSError as error:
-        raise UserError(f"cannot write {root / 'report.html'} ({error.strerror or error})") from None
+        raise records.unwritable(error, root / "report.html") from None
     for table in summary.tables:
         console.print(grid(table, summary, console))
     for problem in found.problems[:10]:

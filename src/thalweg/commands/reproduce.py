@@ -13,14 +13,9 @@ from cyclopts import Parameter
 
 from thalweg.commands import terminal
 from thalweg.commands.options import MOST_JOBS, at_least, flag, folder, whole
-from thalweg.commands.progress import Progress
-from thalweg.lab.engine import leave
-from thalweg.lab.search import comparison
+from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.studies import recipe as kept
-from thalweg.studies.forecast import forecast
-from thalweg.studies.page import write_page
-from thalweg.studies.run import reproduce as run
 
 TFLOPS = 100.0
 """What one device of a cluster sustains in bfloat16 on a large network: a third of an A100's peak."""
@@ -62,6 +57,7 @@ class Reproduce:
     """Folder of the records and the page (default: runs/reproduce-SCALE)."""
 
 
+@handled()
 def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
     """The slides' experiments: run one, some or all, and write a page with the printed numbers beside.
 
@@ -83,7 +79,11 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
             console.print(f"{name:22} {found.title} ({', '.join(found.scales)})", soft_wrap=True)
         console.print("Your own: FILE.toml, described in docs/recipes.md.", soft_wrap=True)
         return
+    from thalweg.lab.engine import leave
+    from thalweg.lab.search import comparison
+    from thalweg.studies.page import write_page
     from thalweg.studies.resolved import resolved
+    from thalweg.studies.run import reproduce as run
 
     everything, scale = recipes == ("all",), options.scale
     wanted = [resolved(kept.find(name)) for name in (kept.names() if everything else dict.fromkeys(recipes))]
@@ -132,6 +132,7 @@ def _watched(cells: list[Cell], root: Path, console: Any, first: bool) -> Iterat
     if not first:
         yield lambda what, value: None
         return
+    from thalweg.commands.progress import Progress
 
     with Progress(console, cells, root) as progress:
         yield progress.hear
@@ -145,11 +146,13 @@ def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float |
         took = f"about {terminal.duration(60.0 * scale.minutes)}" if scale.minutes else "an unknown time"
         console.print(f"  a measurement, {scale.measure}: {took} on two cores; download: nothing", soft_wrap=True)
         return 60.0 * scale.minutes
+    from thalweg.lab.search.forecast import START
+    from thalweg.studies.forecast import forecast
 
     total = 0.0
     for table in scale.comparisons:
         found = forecast(table, devices)
-        seconds = found.seconds(tflops)
+        seconds = found.whole(tflops)
         total += seconds or 0.0
         size = f"{found.parameters / 1e6:,.2f} M parameters, {found.bytes / 2**30:,.2f} GiB a device"
         steps = "steps as its data are many" if found.steps is None else f"{found.steps:,} steps"
@@ -162,7 +165,7 @@ def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float |
             f"download: {found.download or 'nothing'}",
             soft_wrap=True,
         )
-    return total
+    return total + 2.0 * START  # of workers, and of the one that times steps
 
 
 def _where(devices: int, tflops: float | None) -> str:

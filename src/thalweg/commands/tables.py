@@ -40,9 +40,9 @@ def _texts(row: Row) -> tuple[str, ...]:
     return (
         row.optimizer,
         "none finished" if row.test is None else words.interval(row.test),
-        "" if row.steps_to_target is None else f"{row.steps_to_target.mean:.0f}",
-        "" if row.seconds_to_target is None else words.short(row.seconds_to_target.mean),
-        f"{row.reached}/{row.seeds}",
+        "" if row.steps_to_target is None else f"{words.bound(row)}{row.steps_to_target.mean:.0f}",
+        "" if row.seconds_to_target is None else f"{words.bound(row)}{words.short(row.seconds_to_target.mean)}",
+        words.reached(row),
         f"{row.failed_seeds} + {row.failed_trials}",
         "" if row.settings is None else " ".join(f"{name}={value:.3g}" for name, value in row.settings.items()),
     )

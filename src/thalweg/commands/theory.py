@@ -18,7 +18,7 @@ from thalweg.theory.warning import enough_alpha, is_narrow
 HELP = "What α, β1, momentum and learning rate imply."
 
 
-def _number(text: str) -> float:
+def _as_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
@@ -60,15 +60,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_Defaults,
         allow_abbrev=False,
     )
-    parser.add_argument("--alpha", type=_number, default=-5.0, help="α of E")
-    parser.add_argument("--beta", type=_number, default=0.99, help="β1 of E")
+    parser.add_argument("--alpha", type=_as_number, default=-5.0, help="α of E")
+    parser.add_argument("--beta", type=_as_number, default=0.99, help="β1 of E")
     parser.add_argument(
-        "--momentum", type=_number, default=0.9, help="β2: of Adam and ALTO betas[0]; 0 if there is none"
+        "--momentum", type=_as_number, default=0.9, help="β2: of Adam and ALTO betas[0]; 0 if there is none"
     )
     parser.add_argument("--nesterov", action="store_true", help="the momentum is Nesterov's, as NAdam's")
-    parser.add_argument("--lr", type=_number, metavar="LR", help="learning rate")
+    parser.add_argument("--lr", type=_as_number, metavar="LR", help="learning rate")
     parser.add_argument("--summed", action="store_true", help="the momentum is a sum, as of torch's SGD and RMSprop")
-    parser.add_argument("--sharpness", type=_number, metavar="λ", help="largest curvature measured; needs --lr")
+    parser.add_argument("--sharpness", type=_as_number, metavar="λ", help="largest curvature measured; needs --lr")
     return parser
 
 

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from thalweg import records
 from thalweg.arguments import did_you_mean
 from thalweg.commands import terminal
-from thalweg.commands.options import LARGEST, MOST_JOBS, assignments, at_least, folder, names, several, switch, whole
+from thalweg.commands.options import (
+    LARGEST,
+    MOST_JOBS,
+    assignments,
+    at_least,
+    file,
+    folder,
+    names,
+    several,
+    switch,
+    whole,
+)
+from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, SHARDINGS, Regimen
 
 if TYPE_CHECKING:
-    from thalweg.lab.engine import How, RunSpec, Training
+    from thalweg.lab.engine import Training
 
 
 @Parameter(name="*")
@@ -62,6 +75,12 @@ class Train(Regimen):
     instruments: Annotated[int | None, whole(1)] = None
     """Every so many steps, record what E and the trust ratio do, gradient noise and sharpness."""
 
+    save_model: Annotated[Path | None, file] = None
+    """Keep the weights at the end in this file, as safetensors; overwrites."""
+
+    init_from: Annotated[Path | None, file] = None
+    """Start from the weights in this file, as --save-model keeps them."""
+
     config: Path | None = None
     """YAML file with any of these options."""
 
@@ -69,6 +88,7 @@ class Train(Regimen):
     """Folder of the records (default: runs/train/TASK/OPTIMIZER-HASH)."""
 
 
+@handled()
 def train(task: str, /, *, options: Train | None = None) -> None:
     """One run, also under torchrun and accelerate launch; the same command goes on where it stopped.
 
@@ -82,8 +102,8 @@ def train(task: str, /, *, options: Train | None = None) -> None:
         near = did_you_mean(options.sharding, SHARDINGS)
         raise UserError(f"--sharding must be one of {', '.join(SHARDINGS)}, got {options.sharding!r}{near}")
     given = assignments(options.settings, "--set")
-    from thalweg.lab import contenders, tasks
-    from thalweg.lab.engine import How, RunSpec, leave
+    from thalweg.lab import alone, contenders, tasks
+    from thalweg.lab.engine import How, RunSpec, agreement, leave, variables, weights
     from thalweg.lab.engine import train as run_one
     from thalweg.lab.instruments import Panel, overhead
     from thalweg.lab.search.cells import slug
@@ -100,9 +120,10 @@ def train(task: str, /, *, options: Train | None = None) -> None:
         batch_size=size,
         steps=options.steps or (budget or own.budgets[0]).steps,
         optimizer=options.optimizer,
-        settings=contenders.defaults(chosen, size) | _known(given, chosen),
+        settings=contenders.defaults(chosen, size) | _known(given, chosen.name, contenders.defaults(chosen, 1)),
         seed=options.seed,
         test=True,
+        init="" if options.init_from is None else weights.hash_of(options.init_from),
         **regimen,
     ).stamped()
     folder = options.out or Path("runs") / "train" / slug(task) / f"{slug(options.optimizer)}-{spec.hash}"
@@ -114,88 +135,52 @@ def train(task: str, /, *, options: Train | None = None) -> None:
         panel = Panel(every, lambda line: console.print(line, soft_wrap=True))
     how = How(
         options.micro_batch, options.sharding, options.workers, options.checkpoint_seconds, _trackers(options.track),
-        panel,
+        panel, options.save_model, options.init_from,
     )  # fmt: skip
-    if rank == 0:
-        _make_room(folder, spec, options.resume)
-    elif not options.resume:
-        raise UserError("--no-resume does not go with several processes: remove the folder, or choose another")
+    variables.check(spec.precision)
+    with ExitStack() as stack:
+        with agreement.on_all():
+            alone.check_room_for(options.save_model, options.init_from)
+            if rank == 0:
+                alone.make_room(folder, spec, options.resume)
+                claimed = stack.enter_context(alone.claimed(spec, folder, how, options.resume))
+            elif not options.resume:
+                raise UserError("--no-resume does not go with several processes: remove the folder, or choose another")
 
-    def heard(training: Training, event: str) -> None:
-        if event == "evaluation" and rank == 0:
-            line = training.history[-1]
-            console.print(
-                f"step {line['step']}/{spec.steps}  loss {line['loss']:.4g}  validation {line['validation']:.4g}  "
-                f"{line['seconds']:.1f} s"
-            )
+        def heard(training: Training, event: str) -> None:
+            if rank != 0:
+                return
+            claimed.check()
+            if event == "evaluation":
+                line = training.history[-1]
+                console.print(
+                    f"step {line['step']}/{spec.steps}  loss {line['loss']:.4g}  validation {line['validation']:.4g}  "
+                    f"{line['seconds']:.1f} s"
+                )
 
+        result = run_one(spec, folder, how=how, heard=heard, say=lambda line: console.print(line, soft_wrap=True))
+        if rank == 0:
+            claimed.result = result
     if rank == 0:
-        result = _claimed(spec, folder, how, heard, options.resume)
         if panel is not None:
             console.print(overhead(folder, result), soft_wrap=True)
         said = ", ".join(f"{key} {result[key]:.6g}" for key in ("validation", "test") if result.get(key) is not None)
         console.print(f"{result['status']}: {said or result['reason']}")
         console.print(f"records: {folder.resolve()}", soft_wrap=True)
-    else:
-        result = run_one(spec, folder, how=how, heard=heard)
+        if options.save_model is not None:
+            kept = result["status"] == "finished"
+            console.print(
+                f"model: {options.save_model.resolve() if kept else 'none, as the run failed'}", soft_wrap=True
+            )
     leave()
     if result["status"] == "failed":
         raise SystemExit(1)
 
 
-def _claimed(spec: RunSpec, folder: Path, how: How, heard: Any, resume: bool) -> dict[str, Any]:
-    if (found := stored(folder, spec)) is not None:
-        if isinstance(how.watch, Panel) and not measured(folder, how.watch.every, spec.steps, found):
-            raise UserError(
-                f"{folder} holds this run, trained without --instruments {how.watch.every}: --no-resume trains it "
-                "again, --out puts it elsewhere"
-            )
-        return found
-    claim = FileClaims().take(Job(spec, Place(), folder))
-    if claim is None:
-        raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
-    if not resume:
-        for name in ("checkpoint.pt", MEASUREMENTS):
-            (folder / name).unlink(missing_ok=True)
-    result = None
-    with beating(claim) as lost:
-
-        def also_ours(training: Training, event: str) -> None:
-            if lost.is_set():
-                raise UserError(f"another process trains in {folder} now: choose another folder with --out")
-            heard(training, event)
-
-        try:
-            result = run_one(spec, folder, how=how, heard=also_ours)
-        finally:
-            claim.release(result)
-    return result
-
-
-def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
-    """The folder of this run and no other's; without ``resume``, of nothing before."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "spec.json").exists():
-            try:
-                before = records.read_json(folder / "spec.json").get("hash")
-            except records.Damaged:
-                before = None
-            if before != spec.hash:
-                if (folder / "result.json").exists():
-                    raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
-                (folder / MEASUREMENTS).unlink(missing_ok=True)
-        if not resume:  # the rest goes when nobody else can be at it
-            (folder / "result.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from None
-
-
-def _known(given: dict[str, float], chosen: contenders.Contender) -> dict[str, float]:
-    known = contenders.defaults(chosen, 1)
+def _known(given: dict[str, float], name: str, known: Collection[str]) -> dict[str, float]:
     if unknown := sorted(set(given) - set(known)):
-        near = "".join(did_you_mean(name, known) for name in unknown)
-        raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}{near}")
+        near = "".join(did_you_mean(one, known) for one in unknown)
+        raise UserError(f"--set: {name} has no {', '.join(unknown)}; it has {', '.join(known)}{near}")
     return given
 
 

@@ -3,6 +3,7 @@
 Rooms, each importing only from those above it::
 
     errors.py        UserError: one line that says what is wrong and what to do
+    signals.py       SIGTERM and its like: noted while a run trains, which then saves
     records.py       what a run leaves on disk: atomic writes, defensive reads
     results.py       the read-only view of a folder that statistics and report use
     reading.py       makes it from the files; trains nothing, imports no task
@@ -40,7 +41,8 @@ another batch size, other code or other data never meets it. ::
 ``spec.json``
     All that decides the run (:class:`~thalweg.lab.engine.spec.RunSpec`): ``format``, ``hash``, ``task``,
     ``batch_size``, ``steps``, ``optimizer``, ``settings``, ``seed``, ``test``, ``schedule``, ``warmup``, ``clip``,
-    ``label_smoothing``, ``augment``, ``precision``, ``evaluations``, ``code`` and ``data`` (hashes of source and data).
+    ``label_smoothing``, ``augment``, ``precision``, ``evaluations``, ``code`` and ``data`` (hashes of source and data),
+    and ``init`` (hash of the weights) where it starts from a file.
 ``environment.json``
     Where it ran: interpreter, packages, processor, accelerators, host, number of processes and of threads, and the
     variables of the environment that libraries of numerics read (``variables``).
@@ -52,7 +54,8 @@ another batch size, other code or other data never meets it. ::
     (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not to be had, and
     ``overhead_seconds``.
 ``checkpoint.pt``
-    While it runs, of a long run: everything to go on from. Deleted at its end.
+    While it runs, of a long run: everything to go on from. Deleted at its end. One that cannot be read, or is another
+    run's, is kept as ``checkpoint.pt.damaged`` or ``checkpoint.pt.other``.
 ``result.json``
     Written last; a run without it is not complete and is run again, from its checkpoint. ``status`` ("finished" or
     "failed"), ``failure`` (None, or "diverged", "non-finite metric", "refused", "out of memory" or "crashed"),
@@ -62,11 +65,11 @@ another batch size, other code or other data never meets it. ::
 ``claim-N``
     Who is at it, while someone is (:mod:`thalweg.lab.search.claims`).
 
-``cell.json`` holds ``task``, ``title``, ``metric``, ``batch_size``, ``steps``, ``budget`` ("short", "long" or
-"custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name, low, high, log of each axis), ``trials`` (a
-study), ``studies``, ``seeds``, ``code``, ``data``, ``left_out`` (None, or why the optimizer does not apply) and
-``command``. Asked again for more, it grows; it never shrinks, and a command that names fewer optimizers leaves the
-others' alone.
+``cell.json`` holds ``task``, ``title``, ``metric`` (its ``resolution`` that of the test set), ``batch_size``,
+``steps``, ``budget`` ("short", "long" or "custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name,
+low, high, log of each axis), ``trials`` (a study), ``studies``, ``seeds``, ``code``, ``data``, ``left_out`` (None, or
+why the optimizer does not apply) and ``command``. Asked again for more, it grows; it never shrinks, and a command that
+names fewer optimizers leaves the others' alone.
 
 A study is ``trials`` points of a scrambled quasi-random sequence, a pure function of task, batch size, steps, optimizer
 and the study's number. Where its best learning rate lies at an edge of the range, the study goes on in a *round* beyond

@@ -11,6 +11,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from thalweg import files
 from thalweg.landscape.density import SpectralDensity
 from thalweg.landscape.functions import Landscape
 from thalweg.landscape.paths import Path
@@ -96,7 +97,7 @@ def animation(walks: Sequence[Walk], path: File, *, frames: int = 60, per_second
     ax.legend(loc="upper right", fontsize=7)
     writer = PillowWriter(fps=per_second)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with writer.saving(figure, str(path), dpi=72):
+    with files.written(path) as beside, writer.saving(figure, str(beside), dpi=72):
         for at in np.unique(np.linspace(0, steps, frames).round().astype(int)):
             for walk, dot, trail in zip(walks, dots, trails, strict=True):
                 dot.set_data(*walk.places[at].T.numpy())
@@ -177,5 +178,6 @@ def _figure(columns: int, rows: int, width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: File) -> File:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, facecolor="white")
+    with files.written(path) as beside:
+        figure.savefig(beside, dpi=100, facecolor="white")
     return path

@@ -75,7 +75,9 @@ class Lamb(Optimizer):
             groups and checkpoints have it. None: in the parameter's dtype, but in float32 for float16 and bfloat16.
             8 bits are torchao's: blocks of 256 numbers with a scale, for parameters (or shards) of at least 4096
             elements that are whole blocks; the others keep float32. Into bfloat16 and 8 bits moments are rounded
-            stochastically, as with ``stochastic_rounding``. Complex parameters take neither.
+            stochastically, as with ``stochastic_rounding``. Complex parameters take neither. A process that has made
+            no 8-bit optimizer yet needs ``import torchao.optim`` before ``torch.load(..., weights_only=True)`` reads
+            8-bit state.
         nonfinite: what to do when any gradient of any group has an infinity, a NaN, or an entry whose square overflows
             (beyond 5e18 in float32; the second moment would never recover). "skip": nothing changes but
             ``skipped_steps``; decided on the device unless that is the CPU. "raise": a RuntimeError, before anything

@@ -5,16 +5,19 @@ What the files hold is said in :mod:`thalweg.lab`.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import platform
 import socket
 import sys
-import uuid
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from thalweg.files import write_bytes as write_bytes
+from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,18 +91,11 @@ def _processor() -> str:
         return platform.processor() or "unknown"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, never a part, whenever the machine stops."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def unwritable(error: OSError, folder: Path) -> UserError:
+    """What to tell the user of a record in ``folder`` that could not be written: the file, why, and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "make room there, and the same command goes on" if full else "choose another folder with --out"
+    return UserError(f"cannot write to {error.filename or folder} ({error.strerror or error}): {remedy}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -49,7 +49,9 @@ def metric_of(fields: Fields) -> Metric:
     goal = fields.text("goal")
     if goal not in ("max", "min"):
         raise Damaged(fields.path, f"goal should be 'max' or 'min', got {goal!r:.60}")
-    low, high = fields.maybe("low"), fields.maybe("high")
+    low, high, resolution = fields.maybe("low"), fields.maybe("high"), fields.maybe("resolution") or 0.0
+    if resolution < 0.0:
+        raise Damaged(fields.path, f"resolution should be at least 0, got {resolution}")
     return Metric(
         name=fields.text("name"),
         goal=goal,
@@ -57,6 +59,7 @@ def metric_of(fields: Fields) -> Metric:
         log=fields.values.get("log") is True,
         low=-math.inf if low is None else low,
         high=math.inf if high is None else high,
+        resolution=resolution,
     )
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib.figure import Figure
 
+from thalweg import files
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,10 +28,11 @@ def figure(width: float, height: float) -> Figure:
 
 def save(drawn: Figure, path: Path) -> Path:
     """Write a picture in the format that the file's name says."""
-    if path.suffix == ".svg":
-        drawn.savefig(path, format="svg", metadata={"Date": None})
-    else:
-        drawn.savefig(path, dpi=110)
+    with files.written(path) as beside:
+        if path.suffix == ".svg":
+            drawn.savefig(beside, format="svg", metadata={"Date": None})
+        else:
+            drawn.savefig(beside, dpi=110)
     return path
 
 

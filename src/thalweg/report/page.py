@@ -11,6 +11,7 @@ from thalweg.report import charts, code, words
 
 if TYPE_CHECKING:
     from thalweg.report.charts import Styles
+    from thalweg.report.statistics import Paired
     from thalweg.report.summary import Row, Summary, Table
 
 METHOD = (
@@ -26,8 +27,10 @@ METHOD = (
     "Intervals hold 95 % and are Student's t: of logarithms where the metric's axis is logarithmic, of log-odds where "
     "the metric has two bounds. They say how well a mean is known, not whether two optimizers differ.",
     "Whether two differ is tested by their differences on each shared seed (paired t-test), with p-values corrected by "
-    "Holm's method over all pairs of a table. Effect sizes are Hedges' g. An optimizer that failed on more seeds is "
-    "never called better.",
+    "Holm's method over all pairs of a table. The intervals of differences are of one pair alone, not corrected. "
+    "Effect sizes are Hedges' g. An optimizer that failed on more seeds is never called better.",
+    "An accuracy moves in steps of one example. The variance that such steps hide, a twelfth of their square, is added "
+    "to that of the differences. Where all seeds differ by the same, the exact test of signs takes the t-test's place.",
     "Steps to target are restricted means: a seed that never got there counts with the whole run. Seconds to target "
     "are these steps times the median second of a step in a pass of its own, in which all optimizers take turns.",
     "Performance profiles show, of the median seed, the share of tables in which an optimizer got to the target within "
@@ -114,21 +117,25 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
     return {
         "row": row,
         "test": row.test if row.test is not None and math.isfinite(row.test.mean) else None,
-        "versus": None if pair is None else words.p_value(pair.adjusted),
+        "versus": None if pair is None else f"{words.p_value(pair.adjusted)}{_undecided(pair)}",
         "p": None if pair is None else pair.adjusted,
         "effect": None if pair is None or not math.isfinite(pair.effect) else abs(pair.effect),
     }
 
 
 def _pairs(table: Table) -> list[dict[str, Any]]:
-    """Each pair once, the better first."""
+    """Each pair once, the one with the better mean first."""
     return [
         {"a": a, "b": b, "gap": words.gap(pair, table.metric), "p": pair.adjusted,
          "p_text": words.p_value(pair.adjusted), "effect": abs(pair.effect), "seeds": pair.seeds,
-         "decided": words.counts_pair(table, a, b) is True}
+         "decided": "yes" if pair.verdict else f"no{_undecided(pair)}"}
         for (a, b), pair in table.pairs.items()
         if pair.better or (pair.difference == 0 and a < b)
     ]  # fmt: skip
+
+
+def _undecided(pair: Paired) -> str:
+    return ", failed seeds" if pair.significant and pair.verdict is None else ""
 
 
 def _shared(summary: Summary) -> dict[str, str]:

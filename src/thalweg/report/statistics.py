@@ -5,14 +5,18 @@ Everything here works on plain numbers; what is compared and how it is said is e
 * An interval never reaches where the metric cannot be, and is geometric where the metric's axis is.
 * Seeds are shared: optimizers start from the same weights and see the same batches, so their results rise and fall
   together from seed to seed. Two are compared by the differences on each seed, not by their intervals.
-* Many are compared: p-values are corrected by Holm's method, over all pairs of a table.
+* A metric that moves in steps hides part of the spread: the variance of what lies within a step is added, and where
+  all seeds differ by the same, only their signs count. What floating point makes of values of their size is no spread.
+* Many are compared: p-values are corrected by Holm's method, over all pairs of a table. Intervals are not.
 * A seed that never reached the target counts with the whole length of the run; it is not left out of the mean.
+* Whether one optimizer is better than another is decided in one place, :attr:`Paired.verdict`: beyond noise, and not
+  by the seeds that are left after failing, or missing the target, on more of them than the other.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -47,12 +51,17 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """How two optimizers differ over the seeds they share.
+    """How two optimizers differ over the seeds that both finished.
 
-    ``difference`` is the mean of a - b, or of log(a / b) where ``ratio``; ``low`` and ``high`` are its 95 % limits.
-    ``p`` is of the two-sided paired t-test, ``adjusted`` the same after Holm's correction (1 before it). ``effect`` is
-    Hedges' g of ``difference``: in standard deviations over the seeds, 0 to .2 is negligible, from .8 on it is large.
-    ``better`` is whether a has the better mean.
+    ``difference`` is the mean of a - b, or of log(a / b) where ``ratio``; ``low`` and ``high`` are its 95 % limits, of
+    this pair alone: they are not corrected for the number of pairs. ``p`` is of the two-sided paired t-test,
+    ``adjusted`` the same after Holm's correction (1 before it). ``effect`` is Hedges' g of ``difference``: in standard
+    deviations over the seeds, 0 to .2 is negligible, from .8 on it is large. ``better`` is whether a has the better
+    mean on these seeds, which decides nothing: see :attr:`verdict`.
+
+    ``alike`` is whether the difference is the same on every seed, so that no interval can be given.
+    ``tried`` are the seeds of a and of b, ``failed`` those of them without a result, ``censored`` those of ``seeds``
+    whose value is only a bound: the target was not reached.
     """
 
     difference: float
@@ -64,17 +73,45 @@ class Paired:
     ratio: bool
     better: bool
     adjusted: float = 1.0
+    alike: bool = False
+    tried: tuple[int, int] = (0, 0)
+    failed: tuple[int, int] = (0, 0)
+    censored: tuple[int, int] = (0, 0)
 
     @property
     def significant(self) -> bool:
         """Whether the difference is beyond the noise of the seeds."""
         return self.adjusted < SIGNIFICANT
 
+    @property
+    def survivor(self) -> bool:
+        """Whether the better mean is that of what is left: its optimizer failed, or missed the target, on more seeds.
+
+        More in number or as a share of those that were tried, which differ while a comparison is under way.
+        """
+        if not self.difference:
+            return False
+        ahead, behind = (0, 1) if self.better else (1, 0)
+        tried = [max(1, count) for count in self.tried]
+        shares = [self.failed[i] * tried[1 - i] for i in (0, 1)]
+        return any(count[ahead] > count[behind] for count in (self.failed, shares, self.censored))
+
+    @property
+    def verdict(self) -> bool | None:
+        """Whether a is better than b (True) or worse (False); None where that is not decided."""
+        return self.better if self.difference and self.significant and not self.survivor else None
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the target was reached by neither on any seed: the values are equal, what they bound need not be."""
+        return self.seeds > 0 and self.censored == (self.seeds, self.seeds)
+
     def reverse(self) -> Paired:
         """The same of b and a."""
         return replace(
             self, difference=-self.difference, low=-self.high, high=-self.low, effect=-self.effect,
-            better=not self.better and self.difference != 0,
+            better=not self.better and self.difference != 0, tried=self.tried[::-1], failed=self.failed[::-1],
+            censored=self.censored[::-1],
         )  # fmt: skip
 
 
@@ -125,17 +162,41 @@ def _bounded(mean: float, half: float, metric: Metric) -> tuple[float, float]:
     return metric.low + width * odds[0] / (1.0 + odds[0]), metric.low + width * odds[1] / (1.0 + odds[1])
 
 
-def _mean_and_half(values: np.ndarray) -> tuple[float, float | None]:
-    """The mean and the half-width of its interval; scaled, so that nothing overflows."""
-    scale = 2.0 ** min(1023, math.frexp(float(np.abs(values).max()))[1])  # of two, so that scaling rounds nothing
+def _mean_and_half(values: np.ndarray, rounding: float | None = None) -> tuple[float, float | None]:
+    """The mean and the half-width of its interval; scaled, so that nothing overflows.
+
+    A spread that is no more than ``rounding`` is none.
+    """
+    largest = float(np.abs(values).max())
+    scale = _power_of_two(largest)
     mean = scale * float(np.mean(values / scale))
     n = len(values)
     if n < 2:
         return mean, None
     deviation = scale * float(np.std(values / scale, ddof=1))
-    if deviation <= 1e-12 * abs(mean):  # rounding alone
+    if deviation <= (_rounding(values) * largest if rounding is None else rounding):
         deviation = 0.0
-    return mean, float(student.ppf(0.5 + LEVEL / 2, n - 1)) * deviation / math.sqrt(n)
+    return mean, _wide(n) * deviation / math.sqrt(n)
+
+
+def _power_of_two(largest: float) -> float:
+    """A scale that rounds nothing."""
+    return 2.0 ** min(1023, math.frexp(largest)[1])
+
+
+def _wide(n: int) -> float:
+    """Standard errors from the mean of n values to its limit."""
+    return float(student.ppf(0.5 + LEVEL / 2, n - 1))
+
+
+def _rounding(values: np.ndarray) -> float:
+    """What arithmetic leaves of equal values, as a share of their size: float32's where all of them are such numbers.
+
+    A few roundings each: a mean, a factor of 100, a difference.
+    """
+    with np.errstate(over="ignore"):
+        single = bool((values == values.astype(np.float32)).all())
+    return 4.0 * float(np.finfo(np.float32 if single else np.float64).eps)
 
 
 def _limits(mean: float, half: float | None, back: np.ufunc) -> tuple[float | None, float | None]:
@@ -145,51 +206,84 @@ def _limits(mean: float, half: float | None, back: np.ufunc) -> tuple[float | No
         return float(back(mean - half)), float(back(mean + half))
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float], metric: Metric) -> Paired | None:
+def paired(
+    a: Mapping[int, float | None],
+    b: Mapping[int, float | None],
+    metric: Metric,
+    *,
+    censored: tuple[Collection[int], Collection[int]] = ((), ()),
+    failed: tuple[Collection[int], Collection[int]] = ((), ()),
+) -> Paired | None:
     """Compare two optimizers by the seeds that both finished; None where these are fewer than two.
 
-    Where all differences are the same, as happens with accuracies on few examples, a t-test is not defined, and the
-    exact test of signs takes its place: p = 2 / 2ⁿ.
+    The paired t-test, on the scale of the metric. A metric of resolution r shows differences in steps of r, behind
+    which up to r²/12 of their variance is hidden (that of a uniform error, Sheppard's correction): it is added. Where
+    all differences are the same, as happens with accuracies on few examples, no spread is seen at all, and the exact
+    test of signs takes the t-test's place: p = 2 / 2ⁿ. Its interval is that one difference, or, of fewer than six
+    seeds, which cannot tell at 95 %, all that the metric can have.
+
+    Args:
+        a: the results of one by seed; None where it failed.
+        b: those of the other.
+        metric: what they are results of.
+        censored: the seeds of a, and those of b, whose value is only a bound.
+        failed: those on which a, and b, failed and have a value all the same, as a time to the target that is a bound.
 
     >>> paired({0: 3.0, 1: 5.0, 2: 7.1}, {0: 2.0, 1: 4.0, 2: 6.0}, Metric("accuracy", "max")).better
     True
+    >>> found = paired({0: 97.004, 1: 96.9, 2: 97.1}, {0: 97.0, 1: 96.896, 2: 97.096}, Metric("accuracy", "max"))
+    >>> found.p  # one image of 25,000 on each of three seeds
+    0.25
     """
-    seeds = sorted(a.keys() & b.keys())
-    if len(seeds) < 2:
+    first, second = ({seed: value for seed, value in own.items() if value is not None} for own in (a, b))
+    seeds = sorted(first.keys() & second.keys())
+    n = len(seeds)
+    if n < 2:
         return None
-    first, second = np.array([a[seed] for seed in seeds]), np.array([b[seed] for seed in seeds])
-    ratio = metric.log and bool((first > 0.0).all() and (second > 0.0).all())
+    x, y = np.array([first[seed] for seed in seeds]), np.array([second[seed] for seed in seeds])
+    ratio = metric.log and bool((x > 0.0).all() and (y > 0.0).all())
+    rounding = _rounding(np.concatenate([x, y]))
     if ratio:
-        first, second = np.log(first), np.log(second)
-    mean, half = _mean_and_half(first - second)
-    assert half is not None
-    if half:
-        wide = float(student.ppf(0.5 + LEVEL / 2, len(seeds) - 1))
-        p = 2.0 * float(student.sf(abs(mean) * wide / half, len(seeds) - 1))
+        x, y = np.log(x), np.log(y)
+        rounding *= max(1.0, float(np.abs(x).max()), float(np.abs(y).max()))
     else:
-        p = 2.0 / 2.0 ** len(seeds) if mean else 1.0
+        rounding *= max(float(np.abs(x).max()), float(np.abs(y).max()))
+    mean, half = _mean_and_half(x - y, rounding)
+    assert half is not None
+    if abs(mean) <= rounding:
+        mean = 0.0
     span = math.inf if ratio else metric.high - metric.low
+    alike = not half
+    if half:
+        error = math.hypot(half / _wide(n), 0.0 if ratio else metric.resolution / math.sqrt(12.0 * n))
+        half, p = error * _wide(n), 2.0 * float(student.sf(abs(mean) / error, n - 1))
+    else:
+        p = 2.0 / 2.0**n if mean else 1.0
+        half = 0.0 if 2.0 / 2.0**n < 1.0 - LEVEL else math.inf
     return Paired(
         difference=mean,
         low=max(mean - half, -span),
         high=min(mean + half, span),
         p=p,
-        effect=_hedges(first, second),
-        seeds=len(seeds),
+        effect=_hedges(x, y, mean, rounding),
+        seeds=n,
         ratio=ratio,
         better=mean > 0.0 if metric.goal == "max" else mean < 0.0,
+        alike=alike,
+        tried=(len(a), len(b)),
+        failed=(len(a.keys() - first.keys() | {*failed[0]}), len(b.keys() - second.keys() | {*failed[1]})),
+        censored=(len({*censored[0]}.intersection(seeds)), len({*censored[1]}.intersection(seeds))),
     )
 
 
-def _hedges(a: np.ndarray, b: np.ndarray) -> float:
+def _hedges(a: np.ndarray, b: np.ndarray, difference: float, rounding: float) -> float:
     """Hedges' g: the difference of means in pooled standard deviations, without the bias of few values."""
-    scale = float(max(np.abs(a).max(), np.abs(b).max())) or 1.0
+    scale = _power_of_two(float(max(np.abs(a).max(), np.abs(b).max())))
     a, b = a / scale, b / scale
-    difference = float(a.mean() - b.mean())
     pooled = math.sqrt((float(a.var(ddof=1)) + float(b.var(ddof=1))) / 2.0)
-    if pooled <= 1e-12 * max(abs(float(a.mean())), abs(float(b.mean()))):
-        return 0.0 if abs(difference) <= 1e-12 else math.copysign(math.inf, difference)
-    return (1.0 - 3.0 / (8.0 * (len(a) - 1) - 1.0)) * difference / pooled
+    if pooled <= rounding / scale:
+        return math.copysign(math.inf, difference) if difference else 0.0
+    return (1.0 - 3.0 / (8.0 * (len(a) - 1) - 1.0)) * (difference / scale) / pooled
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -205,7 +299,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return found
 
 
-def all_pairs(tests: Mapping[str, Mapping[int, float]], metric: Metric) -> dict[tuple[str, str], Paired]:
+def all_pairs(tests: Mapping[str, Mapping[int, float | None]], metric: Metric) -> dict[tuple[str, str], Paired]:
     """Every two optimizers of a table, in either order, corrected over all pairs."""
     found = {(a, b): one for a, b in combinations(tests, 2) if (one := paired(tests[a], tests[b], metric))}
     corrected = correct(found)

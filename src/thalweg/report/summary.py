@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from thalweg.records import results
 from thalweg.records.metric import Metric
@@ -53,8 +53,9 @@ class Row:
 
     ``test`` is None when no seed finished. ``steps_to_target`` and ``seconds_to_target`` are restricted means: a seed
     that never got there counts with the whole run; they are None where there is no target, no seed, or no timing.
-    ``bests`` are those of the studies, ``tuned`` their median. ``standing`` is "first", "level" (the seeds do not tell
-    it from the first), "behind" (beyond noise), or "" (no result).
+    ``reached`` is how many seeds got there, None without a target. ``bests`` are those of the studies, ``tuned`` their
+    median. ``standing`` is "first", "level" (not decided against the first), "behind" (worse, decided), or "" (no
+    result).
     """
 
     cell: results.Cell
@@ -62,7 +63,7 @@ class Row:
     steps_to_target: Interval | None
     seconds_to_target: Interval | None
     step_seconds: float | None
-    reached: int
+    reached: int | None
     failed_seeds: int
     failed_trials: int
     bests: tuple[float | None, ...]
@@ -141,8 +142,9 @@ class Verdict:
     """What holds across tables.
 
     ``ranks`` are mean ranks, best first; ``tables`` in how many tables each took part; ``firsts`` how often it ranked
-    first; ``wins`` and ``losses`` how many of its pairs are decided beyond noise. ``steps`` and ``seconds`` are the
-    performance profiles of the median seed's way to the target.
+    first; ``wins`` and ``losses`` how many of its pairs are decided, by
+    :attr:`~thalweg.report.statistics.Paired.verdict`. ``steps`` and ``seconds`` are the performance profiles of the
+    median seed's way to the target.
     """
 
     ranks: dict[str, float]
@@ -194,7 +196,7 @@ def summarise(found: results.Results, command: str) -> Summary:
         studies=max((cell.planned_studies for cell in cells), default=0),
         seeds=max((cell.planned_seeds for cell in cells), default=0),
         command=command,
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machines=_machines(found.runs),
         problems=found.problems,
     )
@@ -233,8 +235,8 @@ def _table(table: results.Table) -> Table:
     )
 
 
-def _by_seed(cell: results.Cell) -> dict[int, float]:
-    return {run.seed: run.test for run in cell.seeds if run.finished and run.test is not None}
+def _by_seed(cell: results.Cell) -> dict[int, float | None]:
+    return {run.seed: run.test if run.finished else None for run in cell.seeds}
 
 
 def _score(row: Row, metric: Metric) -> tuple[float, float]:
@@ -248,7 +250,7 @@ def _standing(row: Row, first: Row, pairs: dict[tuple[str, str], Paired]) -> Row
     if row.test is None:
         return row
     versus = pairs.get((row.optimizer, first.optimizer))
-    behind = versus is not None and versus.significant and not versus.better
+    behind = versus is not None and versus.verdict is False
     return replace(row, standing="first" if row is first else "behind" if behind else "level")
 
 
@@ -266,8 +268,8 @@ def _row(table: results.Table, cell: results.Cell) -> Row:
         steps_to_target=to_target,
         seconds_to_target=None if to_target is None or second is None else _times(to_target, second),
         step_seconds=second,
-        reached=sum(one is not None for one in steps),
-        failed_seeds=len(cell.seeds) - len(finished),
+        reached=None if table.target is None else sum(one is not None for one in steps),
+        failed_seeds=len(cell.seeds) - len(tests),
         failed_trials=sum(not run.finished for run in cell.trials),
         bests=bests,
         tuned=median_best(bests, table.metric),
@@ -312,7 +314,7 @@ def _curve(runs: Sequence[results.Run], field: str, metric: Metric, second: floa
 def _verdict(tables: Sequence[Table]) -> Verdict:
     scores = [{row.optimizer: _score(row, table.metric) for row in table.rows} for table in tables]
     ranks = mean_ranks(scores)
-    decided = [(a, pair.better) for table in tables for (a, b), pair in table.pairs.items() if counts(table, a, b)]
+    verdicts = [(a, pair.verdict) for table in tables for (a, _), pair in table.pairs.items()]
     reach = [
         {row.optimizer: median_time([run.steps_to_target if run.finished else None for run in row.cell.seeds])
          for row in table.rows}
@@ -323,21 +325,12 @@ def _verdict(tables: Sequence[Table]) -> Verdict:
         tables={name: sum(name in score for score in scores) for name in ranks},
         firsts={name: sum(row.optimizer == name and row.standing == "first" for table in tables for row in table.rows)
                 for name in ranks},
-        wins={name: sum(a == name and better for a, better in decided) for name in ranks},
-        losses={name: sum(a == name and not better for a, better in decided) for name in ranks},
+        wins={name: verdicts.count((name, True)) for name in ranks},
+        losses={name: verdicts.count((name, False)) for name in ranks},
         steps=profile(reach),
         seconds=profile([_in_seconds(table, times) for table, times in zip(tables, reach, strict=True)]),
         inclusions=_inclusions(tables),
     )  # fmt: skip
-
-
-def counts(table: Table, a: str, b: str) -> bool:
-    """Whether a pair is decided: beyond noise, and not by the seeds that a worse one left after failing on others."""
-    pair, first, second = table.pairs[a, b], table.row(a), table.row(b)
-    if first is None or second is None or not pair.significant:
-        return False
-    winner, loser = (first, second) if pair.better else (second, first)
-    return winner.failed_seeds <= loser.failed_seeds
 
 
 def _in_seconds(table: Table, times: dict[str, float | None]) -> dict[str, float | None]:

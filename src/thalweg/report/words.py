@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from thalweg.report.summary import counts
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -58,6 +56,16 @@ def interval(found: Interval) -> str:
     return f"{mean} ({low} to {high})"
 
 
+def reached(row: Row) -> str:
+    """How many of the seeds reached the target; "" where there is none."""
+    return "" if row.reached is None else f"{row.reached}/{row.seeds}"
+
+
+def bound(row: Row) -> str:
+    """What stands before a time to the target that is only a bound: some seed never got there."""
+    return "≥ " if row.reached is not None and row.reached < row.seeds else ""
+
+
 def settings(values: dict[str, float]) -> str:
     """Hyperparameters on a line."""
     return ", ".join(f"{name}={short(value)}" for name, value in values.items())
@@ -99,15 +107,47 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
+def points(metric: Metric) -> str:
+    """The unit of a difference between two values, after a space: percentages differ by points.
+
+    >>> from thalweg.records.metric import Metric
+    >>> points(Metric("accuracy", "max", "%")), points(Metric("loss", "min", "nats"))
+    (' points', ' nats')
+    """
+    return " points" if metric.unit == "%" else units(metric)
+
+
 def gap(pair: Paired, metric: Metric) -> str:
-    """How far the two are apart, without saying which is better: "1.2 to 3.4 times", "0.5 % (0.1 to 0.9)"."""
+    """How far the two are apart, without saying which is better; the interval is of this pair alone, and says so.
+
+    >>> from thalweg.records.metric import Metric
+    >>> from thalweg.report.statistics import Paired
+    >>> gap(Paired(-0.5, -0.9, -0.1, 0.01, 1.0, 5, False, False), Metric("accuracy", "max", "%"))
+    '0.50 points (95 % interval 0.10 to 0.90, uncorrected)'
+    """
     sign = math.copysign(1.0, pair.difference)
     values = [pair.difference * sign, *sorted((pair.low * sign, pair.high * sign))]
     if pair.ratio:
-        mean, low, high = together([math.exp(min(value, 700.0)) for value in values])
-        return f"a factor of {mean} (95 % interval {low} to {high})"
-    mean, low, high = together(values)
-    return f"{mean}{units(metric)} (95 % interval {low} to {high})"
+        values = [math.exp(min(value, 700.0)) for value in values]
+    mean, low, high = together(values[:1] * 3 if pair.alike else values)
+    apart = f"a factor of {mean}" if pair.ratio else f"{mean}{points(metric)}"
+    return f"{apart} on every seed" if pair.alike else f"{apart} (95 % interval {low} to {high}, uncorrected)"
+
+
+def losses(pair: Paired, a: str, b: str) -> str:
+    """On how many seeds each of the two has no result, or only a bound; "" if on none.
+
+    >>> from thalweg.report.statistics import Paired
+    >>> losses(Paired(-0.5, -0.9, -0.1, 0.01, 1.0, 5, False, False, tried=(8, 8), failed=(3, 0)), "a", "b")
+    'a failed on 3 of 8 seeds, b on 0 of 8'
+    """
+    found = []
+    for what, counts, totals in (
+        ("failed", pair.failed, pair.tried), ("did not reach the target", pair.censored, (pair.seeds, pair.seeds))
+    ):  # fmt: skip
+        if any(counts):
+            found.append(f"{a} {what} on {counts[0]} of {totals[0]} seeds, {b} on {counts[1]} of {totals[1]}")
+    return "; ".join(found)
 
 
 def about_table(table: Table) -> list[str]:
@@ -122,21 +162,18 @@ def about_table(table: Table) -> list[str]:
         f"{first.optimizer} ranks first: {metric.name} {interval(first.test)}{units(metric)} over "
         f"{len(first.test.values)} {_plural(len(first.test.values), 'seed')}."
     )
-    better = [row.optimizer for row in ranked[1:] if counts_pair(table, first.optimizer, row.optimizer) is True]
-    worse = [row.optimizer for row in ranked[1:] if counts_pair(table, first.optimizer, row.optimizer) is False]
-    level = [row.optimizer for row in ranked[1:] if row.optimizer not in (*better, *worse)]
-    if better:
-        found.append(f"Beyond the noise of the seeds it is better than {listed(better)}.")
-    if level:
-        found.append(f"The seeds do not tell it apart from {listed(level)}.")
+    says = {
+        "better": "Beyond the noise of the seeds it is better than {}.",
+        "worse": "On the seeds that both finished it is, beyond noise, worse than {}.",
+        "left": "Nothing is decided between it and {}: the better mean is that of the seeds left after failures.",
+        "level": "The seeds do not tell it apart from {}.",
+    }
+    against = [(row.optimizer, _against(table.pairs.get((first.optimizer, row.optimizer)))) for row in ranked[1:]]
+    for how, sentence in says.items():
+        if names := [name for name, found_how in against if found_how == how]:
+            found.append(sentence.format(listed(names)))
     if len(ranked) > 1 and (pair := table.pairs.get((first.optimizer, ranked[1].optimizer))) is not None:
-        if pair.difference:
-            found.append(
-                f"Between it and the second, {ranked[1].optimizer}, lies {gap(pair, metric)}: "
-                f"{p_value(pair.adjusted)} after correction, a {size(pair.effect)} effect beside the seeds' spread."
-            )
-        else:
-            found.append(f"It and the second, {ranked[1].optimizer}, are equal.")
+        found.append(_second(pair, metric, ranked[1].optimizer))
     found += [
         f"{row.optimizer} failed on {row.failed_seeds} of {row.seeds} seeds, and ranks after all that failed on fewer."
         for row in ranked
@@ -148,9 +185,21 @@ def about_table(table: Table) -> list[str]:
     return found
 
 
-def counts_pair(table: Table, a: str, b: str) -> bool | None:
-    """Whether a is better than b beyond noise; None where that is not decided."""
-    return table.pairs[a, b].better if (a, b) in table.pairs and counts(table, a, b) else None
+def _against(pair: Paired | None) -> str:
+    """How the first of a table stands to another."""
+    if pair is None or not pair.significant:
+        return "level"
+    return {True: "better", False: "worse", None: "left"}[pair.verdict]
+
+
+def _second(pair: Paired, metric: Metric, second: str) -> str:
+    """How the first and the second differ."""
+    if not pair.difference:
+        return f"It and the second, {second}, {'are equal on every seed' if pair.alike else 'have the same mean'}."
+    said = f"{p_value(pair.adjusted)} after correction, a {size(pair.effect)} effect beside the seeds' spread"
+    if pair.survivor and not pair.better:
+        return f"On the seeds that both finished the second, {second}, is ahead by {gap(pair, metric)}: {said}."
+    return f"Between it and the second, {second}, lies {gap(pair, metric)}: {said}."
 
 
 def cautions(table: Table) -> list[str]:
@@ -205,7 +254,7 @@ def about_inclusions(found: Sequence[Inclusion]) -> list[str]:
     """Each that is decided, then in how many tables the others are not."""
     decided: dict[tuple[str, str], list[bool]] = {}
     for one in found:
-        decided.setdefault((one.general, one.special), []).append(one.found.significant)
+        decided.setdefault((one.general, one.special), []).append(one.found.verdict is not None)
     return [about_inclusion(one) for one in found if one.found.significant] + [
         f"{general} and {special}, its special case at α = 0, are not told apart in {known.count(False)} of "
         f"{len(known)} {_plural(len(known), 'table')}."
@@ -218,7 +267,13 @@ def about_inclusion(one: Inclusion) -> str:
     """What it means that an optimizer wins or loses, beyond noise, against a special case of itself."""
     where, pair = one.table.name, one.found
     apart = f"by {gap(pair, one.table.metric)}, {p_value(pair.adjusted)} corrected"
-    if pair.better:
+    if pair.verdict is None:
+        ahead, behind = (one.general, one.special) if pair.better else (one.special, one.general)
+        return (
+            f"{where}: {ahead} is ahead of {behind} on the seeds that both finished, {apart}, and yet nothing is "
+            f"decided: {losses(pair, one.general, one.special)}."
+        )
+    if pair.verdict:
         return f"{where}: {one.general} is better than {one.special}, its special case at α = 0, {apart}."
     return (
         f"{where}: {one.general} contains {one.special} (α = 0) and yet loses to it {apart}. This says that the search "

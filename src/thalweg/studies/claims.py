@@ -12,7 +12,7 @@ from thalweg.report.statistics import Paired, correct, paired
 from thalweg.studies import paper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from thalweg.records.results import Run
     from thalweg.report.summary import Row, Summary, Table
@@ -25,17 +25,17 @@ AGREES, DISAGREES, UNDECIDED, UNTESTED = "holds", "does not hold", "not decided"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A claim, and in each table where it is tested how a and b differ."""
+    """A claim, in each table where it is tested how a and b differ, and a sentence for each where it cannot be."""
 
     claim: Claim
     found: tuple[tuple[Table, Metric, Paired], ...]
+    untested: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
         """In how many tables a is better than b beyond the noise of the seeds, and in how many worse."""
-        beyond = [pair.better for _, _, pair in self.found if pair.significant]
-        counts = [(AGREES, beyond.count(True)), (DISAGREES, beyond.count(False))]
-        counts.append((UNDECIDED, len(self.found) - len(beyond)))
+        verdicts = [pair.verdict for _, _, pair in self.found]
+        counts = [(AGREES, verdicts.count(True)), (DISAGREES, verdicts.count(False)), (UNDECIDED, verdicts.count(None))]
         said = [(words, count) for words, count in counts if count]
         if len(said) < 2:
             return said[0][0] if said else UNTESTED
@@ -43,25 +43,32 @@ class Finding:
 
     @property
     def leads(self) -> list[str]:
-        """By how much a is ahead in each table, with the metric's unit: "+0.3 %", "×15"."""
+        """By how much a is ahead in each table, with the metric's unit: "+0.3 points", "×15"."""
         return [lead(pair, metric) for _, metric, pair in self.found]
 
 
 def test(claims: Sequence[Claim], summary: Summary) -> list[Finding]:
     """Test all claims of a recipe, p-values corrected over all of its tests."""
     open_pairs: dict[tuple[str, str], tuple[int, Table, Metric, Paired]] = {}
+    untested: dict[int, list[str]] = {}
     for i, claim in enumerate(claims):
         for j, table in enumerate(summary.tables):
             if _applies(claim, table):
                 metric = {"training loss": LOSS, "steps to target": STEPS}.get(claim.measure, table.metric)
-                a, b = (_by_seed(claim.measure, table, name) for name in (claim.a, claim.b))
-                if (pair := paired(a, b, metric)) is not None:
+                (a, lost_a, late_a), (b, lost_b, late_b) = (
+                    _by_seed(claim.measure, table, name) for name in (claim.a, claim.b)
+                )
+                pair = paired(a, b, metric, censored=(late_a, late_b), failed=(lost_a, lost_b))
+                if pair is not None:
                     open_pairs[str(i), str(j)] = (i, table, metric, pair)
+                elif a and b:
+                    untested.setdefault(i, []).append(_too_few(table, claim, a, b))
     corrected = correct({key: pair for key, (_, _, _, pair) in open_pairs.items()})
     return [
         Finding(
             claim,
             tuple((table, metric, corrected[key]) for key, (k, table, metric, _) in open_pairs.items() if k == i),
+            tuple(untested.get(i, ())),
         )
         for i, claim in enumerate(claims)
     ]
@@ -72,14 +79,21 @@ def _applies(claim: Claim, table: Table) -> bool:
     return low <= table.batch_size <= high and (not claim.tasks or table.task in claim.tasks)
 
 
-def _by_seed(measure: str, table: Table, optimizer: str) -> dict[int, float]:
+def _by_seed(measure: str, table: Table, optimizer: str) -> tuple[dict[int, float | None], set[int], set[int]]:
+    """What is measured on each seed, None where there is nothing; the seeds that failed; those with only a bound.
+
+    A run that failed has not reached the target, and counts with the whole length; that it failed counts besides.
+    """
     row = table.row(optimizer) or _only(table, optimizer)
-    found: dict[int, float] = {}
-    for run in row.cell.seeds if row is not None else ():
-        value = _value(measure, table, run)
-        if value is not None:
-            found[run.seed] = value
-    return found
+    runs = row.cell.seeds if row is not None and (measure != "steps to target" or table.target is not None) else ()
+    failed = {run.seed for run in runs if not run.finished}
+    if measure != "steps to target":
+        return {run.seed: _value(measure, run) for run in runs}, failed, set()
+    times = {run.seed: run.steps_to_target if run.finished else None for run in runs}
+    spent: dict[int, float | None] = {
+        seed: float(table.steps if time is None else time) for seed, time in times.items()
+    }
+    return spent, failed, {seed for seed, time in times.items() if time is None}
 
 
 def _only(table: Table, optimizer: str) -> Row | None:
@@ -88,16 +102,19 @@ def _only(table: Table, optimizer: str) -> Row | None:
     return rows[0] if len(rows) == 1 else None
 
 
-def _value(measure: str, table: Table, run: Run) -> float | None:
-    if measure == "steps to target":
-        if table.target is None:
-            return None
-        return float(table.steps if run.steps_to_target is None or not run.finished else run.steps_to_target)
+def _value(measure: str, run: Run) -> float | None:
     if not run.finished:
         return None
     if measure == "training loss":
-        return run.history[-1].loss if run.history else None
+        loss = run.history[-1].loss if run.history else math.nan
+        return loss if math.isfinite(loss) else None
     return run.test
+
+
+def _too_few(table: Table, claim: Claim, a: Mapping[int, float | None], b: Mapping[int, float | None]) -> str:
+    done = [f"{name} finished on {sum(v is not None for v in own.values())} of {len(own)} seeds"
+            for name, own in ((claim.a, a), (claim.b, b))]  # fmt: skip
+    return f"{table.name}: not tested, {' and '.join(done)}, fewer than two of them in common"
 
 
 def printed(claim: Claim) -> dict[str, tuple[str, str]]:
@@ -120,24 +137,37 @@ def in_print(claim: Claim) -> str:
 
 def lead(pair: Paired, metric: Metric) -> str:
     """How far a is ahead of b, or behind it: a difference, or a factor where the metric spans decades."""
+    if pair.unseen:
+        return "neither at the target"
     if not pair.difference:
-        return "0"
+        return "0, not all at the target" if any(pair.censored) else "0"
+    left = " (of the seeds that are left)" if pair.survivor else ""
     if pair.ratio:
-        return f"{'×' if pair.better else '÷'}{words.short(math.exp(min(abs(pair.difference), 700.0)))}"
-    return f"{'+' if pair.better else '-'}{words.short(abs(pair.difference))}{words.units(metric)}"
+        return f"{'×' if pair.better else '÷'}{words.short(math.exp(min(abs(pair.difference), 700.0)))}{left}"
+    return f"{'+' if pair.better else '-'}{words.short(abs(pair.difference))}{words.points(metric)}{left}"
 
 
 def here(finding: Finding) -> list[str]:
     """What was found, a sentence for each table."""
-    return [
-        f"{table.name}: {finding.claim.a} {_how(pair)} by {words.gap(pair, metric)} in {metric.name}, "
-        f"{words.p_value(pair.adjusted)} corrected, {pair.seeds} seeds"
-        if pair.difference
-        else f"{table.name}: equal in {metric.name}"
-        for table, metric, pair in finding.found
-    ]
+    return [*(_sentence(finding.claim, *one) for one in finding.found), *finding.untested]
+
+
+def _sentence(claim: Claim, table: Table, metric: Metric, pair: Paired) -> str:
+    lost = words.losses(pair, claim.a, claim.b)
+    if pair.unseen:
+        return f"{table.name}: neither reached the target within {table.steps} steps on any of {pair.seeds} seeds"
+    if not pair.difference:
+        same = "no difference within the run" if any(pair.censored) else "equal" if pair.alike else "the same mean"
+        return f"{table.name}: {same} in {metric.name}, {pair.seeds} seeds{f'; {lost}' if lost else ''}"
+    return (
+        f"{table.name}: {claim.a} {_how(pair)} by {words.gap(pair, metric)} in {metric.name}, "
+        f"{words.p_value(pair.adjusted)} corrected, {pair.seeds} seeds{f'; {lost}' if lost else ''}"
+    )
 
 
 def _how(pair: Paired) -> str:
+    """Never "better" of what is left after failing on more seeds."""
+    if pair.survivor:
+        return f"not decided, {'ahead' if pair.better else 'behind'} on the seeds that are left"
     how = "better" if pair.better else "worse"
-    return how if pair.significant else f"within noise, in the mean {how}"
+    return how if pair.verdict is not None else f"within noise, in the mean {how}"

@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import base_of, contender
+from thalweg.lab.engine import RunSpec
+from thalweg.lab.search.forecast import around, timed
 from thalweg.torch_private import FakeTensorMode
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ class Forecast:
     ``download`` is what is fetched, empty if nothing; ``examples`` of the training set (None: unknown before it is
     there); ``runs`` at least; ``bytes`` a device of parameters, gradients and optimizer state, without activations;
     ``operations`` of all runs, forward and backward, without evaluation and the optimizer's own (None: unknown);
-    ``core_seconds`` of all runs, roughly, on one core of a CPU; ``devices`` are those that a batch occupies.
+    ``core_seconds`` of all runs' steps, roughly, on one core of a CPU; ``devices`` are those that a batch occupies;
+    ``beside`` the core seconds of evaluations, models and records (None: the data are not there); ``optimizers`` take
+    turns in the timing pass.
     """
 
     download: str
@@ -42,6 +46,24 @@ class Forecast:
     operations: float | None
     core_seconds: float | None
     devices: int
+    beside: float | None
+    optimizers: int
+
+    def whole(self, tflops: float | None) -> float | None:
+        """How long all of it takes: the runs, and where it is known what is done beside them.
+
+        On this CPU that is their evaluations, models and records, and the timing pass; on devices the timing pass,
+        where a single one does the work.
+        """
+        seconds = self.seconds(tflops)
+        if seconds is None or self.steps is None:
+            return None
+        if self.devices == 1:
+            of_steps = seconds if tflops is not None else self.core_seconds or 0.0
+            seconds += timed(of_steps / (self.runs * self.steps), self.optimizers, self.parameters)
+        if tflops is not None:
+            return seconds
+        return seconds + (self.beside or 0.0) / (os.cpu_count() or 1)
 
     def seconds(self, tflops: float | None) -> float | None:
         """How long all runs take on devices that sustain so many 1e12 operations a second; None: on this CPU."""
@@ -58,17 +80,22 @@ def forecast(one: Comparison, devices: int) -> Forecast:
     """
     task = tasks.find(one.task)
     parameters = tasks.parameters(task)
-    examples = getattr(task, "published_examples", None)
-    if examples is None and not getattr(task, "download", ""):
-        examples = len(tasks.load(one.task)[1].train)
+    examples, splits = getattr(task, "published_examples", None), None
+    if not getattr(task, "download", ""):
+        splits = tasks.load(one.task)[1]
+        examples = len(splits.train)
     steps = one.steps if one.steps is not None else None if examples is None else one.length(examples)
     devices = min(devices, one.batch_size)
     shared = devices if one.sharding != "ddp" else 1
     state = max(STATES.get(base_of(name), 8) for name in one.optimizers)
-    runs = 0
-    for name in one.optimizers:
-        grid = contender(name).grid
-        runs += (one.trials * one.studies if grid is None else grid) + one.seeds
+    trials = sum(one.trials * one.studies if (grid := contender(o).grid) is None else grid for o in one.optimizers)
+    seeds = one.seeds * len(one.optimizers)
+    runs = trials + seeds
+    beside = None
+    if splits is not None and steps is not None:
+        count = min(one.regimen.get("evaluations", RunSpec(one.task, one.batch_size, steps, "", {}).evaluations), steps)
+        trial, seed = (around(task, splits, count, test=test) for test in (False, True))
+        beside = (trials * trial + seeds * seed) / 1e6
     seen = None if steps is None else runs * steps * one.batch_size
     return Forecast(
         download=getattr(task, "download", ""),
@@ -80,6 +107,8 @@ def forecast(one: Comparison, devices: int) -> Forecast:
         operations=None if seen is None else seen * operations(task),
         core_seconds=None if steps is None else runs * tasks.cost(task, one.batch_size, steps) / 1e6,
         devices=devices,
+        beside=beside,
+        optimizers=len(one.optimizers),
     )
 
 

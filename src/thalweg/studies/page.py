@@ -83,7 +83,9 @@ def write_page(root: Path) -> Path | None:
         records.write_bytes(root / "README.md", markdown(page, root).encode())
         records.write_bytes(root / "report.html", html(page).encode())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot write {root / 'report.html'} ({getattr(error, 'strerror', None) or error})") from None
+        if isinstance(error, OSError):
+            raise records.unwritable(error, root / "report.html") from None
+        raise UserError(f"cannot read {root / 'preface.md'} ({error})") from None
     return root / "report.html"
 
 
@@ -164,9 +166,9 @@ def _row(row: Row, name: str) -> tuple[str, ...]:
         name,
         "none finished" if row.test is None else words.interval(row.test),
         words.short(sum(losses) / len(losses)) if losses else "",
-        "" if row.steps_to_target is None else f"{row.steps_to_target.mean:.0f}",
-        "" if row.seconds_to_target is None else words.short(row.seconds_to_target.mean),
-        f"{row.reached}/{row.seeds}",
+        "" if row.steps_to_target is None else f"{words.bound(row)}{row.steps_to_target.mean:.0f}",
+        "" if row.seconds_to_target is None else f"{words.bound(row)}{words.short(row.seconds_to_target.mean)}",
+        words.reached(row),
         "" if row.step_seconds is None else words.short(1000.0 * row.step_seconds),
         "" if row.settings is None else words.settings(row.settings),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import tomllib
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -13,11 +13,6 @@ from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, SHARDINGS
 from thalweg.studies.paper import Number
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -91,7 +91,7 @@ def reproduce(
         if first:
             records.write_bytes(root / "recipe.toml", text.encode())
     except OSError as error:
-        raise UserError(f"cannot write to {root} ({error.strerror}): choose another folder with --out") from None
+        raise records.unwritable(error, root) from None
     with _clocked(root / "reproduce.json", scale, command) if first else nullcontext(lambda: None) as tick:
         if wanted.measure:
             measuring(wanted.measure).run(wanted.options, root, say)

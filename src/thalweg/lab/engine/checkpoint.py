@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from thalweg.records.files import Damaged, read_bytes, write_bytes
+from thalweg.records.files import Damaged, read_bytes, unwritable, write_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +22,25 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from thalweg.lab.engine.spec import RunSpec
+
 NAME = "checkpoint.pt"
+DAMAGED, OTHER = f"{NAME}.damaged", f"{NAME}.other"
 LARGEST = 2**50
+FORM: dict[str, Callable[[Any], bool]] = {
+    "spec": lambda x: isinstance(x, str),
+    "id": lambda x: isinstance(x, str),
+    "step": lambda x: isinstance(x, int) and x >= 1,
+    "seconds": lambda x: isinstance(x, float) and x >= 0.0,
+    "first": lambda x: isinstance(x, float),
+    "window": lambda x: isinstance(x, torch.Tensor) and x.shape == (2,),
+    "history": lambda x: isinstance(x, list) and all(isinstance(line, dict) for line in x),
+    "watched": lambda x: isinstance(x, list) and all(isinstance(line, dict) for line in x),
+    "generators": lambda x: isinstance(x, list) and all(isinstance(states, dict) for states in x),
+    "model": lambda x: isinstance(x, dict),
+    "optimizer": lambda x: isinstance(x, dict),
+}
+"""What a checkpoint holds, and what each must be."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -67,24 +88,70 @@ def set_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any], *, 
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write aside, flush to disk, rename."""
+    """Write aside, flush to disk, rename; ``id`` names this writing of it."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_bytes(folder / NAME, buffer.getvalue())
+    torch.save({**state, "id": uuid.uuid4().hex}, buffer)
+    try:
+        write_bytes(folder / NAME, buffer.getvalue())
+    except OSError as error:
+        raise unwritable(error, folder) from None
 
 
-def load(folder: Path, spec_hash: str) -> dict[str, Any] | None:
-    """The checkpoint of this very run, or None: there is none, it is another's, or it cannot be read."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The checkpoint in a folder: its ``state``, or why there is none that this run can go on from.
+
+    ``problem`` is what is wrong with a file that is there, else ""; ``aside`` the name that keeps it.
+    """
+
+    state: dict[str, Any] | None = None
+    problem: str = ""
+    aside: str = ""
+
+    @property
+    def step(self) -> int:
+        """How many steps are done; -1 where there is nothing to go on from."""
+        return -1 if self.state is None else int(self.state["step"])
+
+
+def find(folder: Path, spec: RunSpec) -> Found:
+    """Read the checkpoint of this very run, as if somebody had been at the file."""
     path = folder / NAME
     if not path.exists():
-        return None
+        return Found()
     try:
-        state = torch.load(io.BytesIO(read_bytes(path, LARGEST)), map_location="cpu", weights_only=True)
-    except Damaged:
-        return None
-    except Exception:  # half a disk, another format, code that would have to run: start anew
-        return None
-    return state if isinstance(state, dict) and state.get("spec") == spec_hash else None
+        data = read_bytes(path, LARGEST)
+        if not data:
+            raise Damaged(path, "it is empty")
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Damaged as damaged:
+        return Found(None, damaged.why, DAMAGED)
+    except pickle.UnpicklingError:
+        return Found(None, "it is no checkpoint, or holds code that would have to run", DAMAGED)
+    except Exception as error:  # half a file, another format
+        return Found(None, f"it cannot be read: {' '.join(str(error).split())[:150] or type(error).__name__}", DAMAGED)
+    if isinstance(state, dict) and isinstance(other := state.get("spec"), str) and other != spec.hash:
+        return Found(None, f"it is of another run ({other[:12]}, this is {spec.hash})", OTHER)
+    values = state if isinstance(state, dict) else {}
+    wrong = next((key for key, right in FORM.items() if not right(values.get(key))), None)
+    if wrong is None and state["step"] > spec.steps:
+        wrong = "step"
+    return Found(state) if wrong is None else Found(None, f"it holds no {wrong!r} as a run has it", DAMAGED)
+
+
+def put_aside(folder: Path, found: Found, step: int) -> str:
+    """Keep a file that cannot be used beside, and return what to say of it; ``step`` is where the run goes on, or -1.
+
+    Raises:
+        UserError: it cannot be renamed.
+    """
+    path = folder / NAME
+    try:
+        path.replace(folder / found.aside)
+    except OSError as error:
+        raise unwritable(error, path) from None
+    begins = "training begins at step 0" if step < 0 else f"training goes on at step {step} from another process's"
+    return f"{path} is not used: {found.problem}; kept as {found.aside}, {begins}"
 
 
 def remove(folder: Path) -> None:

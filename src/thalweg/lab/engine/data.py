@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from thalweg.lab.signals import SIGNALS
 from thalweg.lab.tasks import Rows
 
 if TYPE_CHECKING:
@@ -55,8 +57,21 @@ def loader(data: Any, pieces: Iterator[list[int]], workers: int = 0) -> DataLoad
         batch_sampler=_Pieces(pieces),
         collate_fn=_as_it_is if isinstance(data, Rows) else default_collate,
         num_workers=workers,
+        worker_init_fn=_left_to_its_process,
         generator=torch.Generator(),  # or each loader would draw from the global one, and a resumed run makes another
     )
+
+
+def _left_to_its_process(worker: int) -> None:
+    """Signals that a cluster or a terminal sends to all processes are for the one that trains, which ends its loaders.
+
+    A loader that died of one would raise in the middle of a step. SIGTERM may be from that process too, to a loader
+    that does not end when asked: it ends a minute later.
+    """
+    for one in (signal.SIGINT, *SIGNALS):
+        signal.signal(one, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 
 class _Pieces(torch.utils.data.Sampler[list[int]]):
@@ -75,7 +90,11 @@ def _as_it_is(batch: Any) -> Any:
 def training_pieces(
     spec: RunSpec, start: int, examples: int, rank: int, ranks: int, micro_batch: int | None
 ) -> Iterator[list[int]]:
-    """The pieces of this rank for every step from ``start`` to the run's last."""
+    """The pieces of this rank for every step from ``start`` to the run's last; for an empty one, an example of its own.
+
+    A rank has no example left where the parts are of one and other ranks have one more; it must still take part.
+    """
     steps = batches(spec.seed, start, examples, spec.batch_size)
     for _, batch in zip(range(start, spec.steps), steps, strict=False):
-        yield from parts(batch, rank, ranks, micro_batch)
+        mine = parts(batch, rank, ranks, micro_batch)
+        yield from (part or mine[0][:1] for part in mine)

@@ -57,6 +57,18 @@ def _said(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
+def of_another_process(error: BaseException) -> UserError | None:
+    """What to say where a process waited for another that has gone, or None: it is something else."""
+    if not isinstance(error, RuntimeError) or not torch.distributed.is_initialized():
+        return None
+    if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+        return None
+    return UserError(
+        "another process of this run has ended or cannot be reached; what it said tells why, and the same command goes "
+        f"on from the last checkpoint ({_said(error):.150})"
+    )
+
+
 @contextmanager
 def of_the_optimizer() -> Iterator[None]:
     """Whatever an optimizer raises, ``SystemExit`` included, is a failure to count; only Ctrl-C passes."""
@@ -65,6 +77,8 @@ def of_the_optimizer() -> Iterator[None]:
     except (KeyboardInterrupt, Stopped, Failed, UserError):
         raise
     except BaseException as error:
+        if (lost := of_another_process(error)) is not None:
+            raise lost from error
         raise Failed("out of memory" if _out_of_memory(error) else "refused", _said(error)) from error
 
 
@@ -76,6 +90,8 @@ def of_the_task(task: str, where: str, model: nn.Module | None = None) -> Iterat
     except (KeyboardInterrupt, Stopped, Failed, UserError, TaskFault):
         raise
     except BaseException as error:
+        if (lost := of_another_process(error)) is not None:
+            raise lost from error
         if _out_of_memory(error):
             raise Failed("out of memory", _said(error)) from error
         if model is not None and not all(p.isfinite().all() for p in model.parameters()):

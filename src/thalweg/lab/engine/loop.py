@@ -19,9 +19,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from thalweg.lab import tasks
+from thalweg.lab import signals, tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import checkpoint, data, experts, schedules, variables
+from thalweg.lab.engine import agreement, checkpoint, data, experts, schedules, variables, weights
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import Failed, diverged, of_the_optimizer, of_the_task
 from thalweg.records.errors import UserError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from thalweg.lab.engine.spec import RunSpec
 
 EVALUATION_BATCH = 1024
-ASK_EVERY = 16  # steps between two questions of all ranks to the first whether a checkpoint is due
+ASK_EVERY, ASK_SECONDS = 16, 2.0  # steps and seconds, at most, after which all ranks ask whether to save or to end
 
 
 class Watch(Protocol):
@@ -68,7 +68,9 @@ class How:
     ``micro_batch``: at most so many examples at a time on each process, the gradients accumulated. ``sharding``:
     one of :data:`~thalweg.records.regimen.SHARDINGS`, where there are several processes. ``workers``: processes that
     load data. ``checkpoint_seconds``: between two checkpoints. ``trackers``: Accelerate's names of them.
-    ``watch``: who looks at gradients and updates, on the first process.
+    ``watch``: who looks at gradients and updates, on the first process. ``save_model``: a safetensors file for the
+    weights that were scored last, written by the first process when the run has finished. ``init_from``: such a file to
+    start from, whose hash (:func:`thalweg.lab.engine.weights.hash_of`) is the spec's ``init``.
     """
 
     micro_batch: int | None = None
@@ -77,6 +79,8 @@ class How:
     checkpoint_seconds: float = 30.0
     trackers: tuple[str, ...] = ()
     watch: Watch | None = None
+    save_model: Path | None = None
+    init_from: Path | None = None
 
 
 class Training:
@@ -85,35 +89,31 @@ class Training:
     def __init__(self, spec: RunSpec, folder: Path, how: How) -> None:
         self.spec, self.folder, self.how = spec, folder, how
         self.accelerator = accelerator = _accelerator(spec, how, folder)
-        shared, self.data = tasks.load(spec.task)
-        self.task = copy.copy(shared)
-        if spec.label_smoothing and shared.label_smoothing is None:
-            raise UserError(f"label_smoothing must be 0: the loss of {spec.task} knows none")
-        self.task.label_smoothing = spec.label_smoothing
-        self.augment = augmentation(spec.augment)
-        self.examples = len(self.data.train)
-        if not accelerator.num_processes <= spec.batch_size <= self.examples:
-            raise UserError(
-                f"--batch-size must be from {accelerator.num_processes} (processes) to {self.examples} (the training "
-                f"examples of {spec.task}), got {spec.batch_size}"
-            )
-        set_seed(spec.seed)
         self.sharded = how.sharding != "ddp" and accelerator.num_processes > 1
-        fill = getattr(self.task, "initialise", None) if self.sharded else None
-        with of_the_task(spec.task, "model()"), init_empty_weights(include_buffers=False) if fill else nullcontext():
-            model = self.task.model()
-            if not any(p.requires_grad for p in model.parameters()):
-                raise ValueError("the model has no parameters to train")
+        with agreement.on_all():
+            fill = self._take_task()
+            set_seed(spec.seed)
+            with (
+                of_the_task(spec.task, "model()"),
+                init_empty_weights(include_buffers=False) if fill else nullcontext(),
+            ):
+                model = self.task.model()
+                if not any(p.requires_grad for p in model.parameters()):
+                    raise ValueError("the model has no parameters to train")
         if self.sharded:
             model = _sharded(model if fill else model.to(accelerator.device), accelerator, how)
-        if fill:
-            _take_memory(model, accelerator.device)
-            with of_the_task(spec.task, "initialise()"):
-                fill(model)
-        with of_the_optimizer():
-            optimizer = contender(spec.optimizer).build(model, spec.settings)
+        with agreement.on_all():
+            if fill:
+                _take_memory(model, accelerator.device)
+                with of_the_task(spec.task, "initialise()"):
+                    fill(model)
+            if how.init_from is not None:
+                weights.load(how.init_from, model, sharded=self.sharded)
+            with of_the_optimizer():
+                optimizer = contender(spec.optimizer).build(model, spec.settings)
         self.model = accelerator.prepare_model(model, evaluation_mode=self.sharded)  # that is: not in DDP as well
-        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        with agreement.on_all(), of_the_optimizer():  # whose state dict it loads
+            self.optimizer = accelerator.prepare_optimizer(optimizer)
         scale = schedules.LR_RULES[spec.lr_rule](spec.batch_size / spec.lr_base)
         self.rates = [group["lr"] * scale for group in self.optimizer.param_groups]
         self.watch = how.watch if accelerator.is_main_process else None
@@ -122,9 +122,35 @@ class Training:
         self.window = torch.zeros(2, device=accelerator.device)  # sum of training losses, and how many
         self.history: list[dict[str, Any]] = []
         self.watched: list[dict[str, Any]] = []
-        whole = list(range(spec.batch_size))
-        self.parts = len(data.parts(whole, 0, accelerator.num_processes, how.micro_batch))  # of a step
+        whole, ranks = list(range(spec.batch_size)), accelerator.num_processes
+        self.sizes = [len(part) for part in data.parts(whole, accelerator.process_index, ranks, how.micro_batch)]
+        self.parts = len(self.sizes)  # of a step
         self.model.train()
+
+    def _take_task(self) -> Callable[[nn.Module], None] | None:
+        """The task with its data, and what fills its model if that is made without memory.
+
+        Raises:
+            UserError: the data are missing, or the run does not go with the task or the processes.
+        """
+        spec, ranks = self.spec, self.accelerator.num_processes
+        if (spec.init != "") is not (self.how.init_from is not None):
+            raise UserError("RunSpec.init and How.init_from go together: the hash of the file, and the file")
+        if self.how.init_from is not None and weights.hash_of(self.how.init_from) != spec.init:
+            raise UserError(f"--init-from: {self.how.init_from} has changed since this run was asked for")
+        shared, self.data = tasks.load(spec.task)
+        self.task = copy.copy(shared)
+        if spec.label_smoothing and shared.label_smoothing is None:
+            raise UserError(f"label_smoothing must be 0: the loss of {spec.task} knows none")
+        self.task.label_smoothing = spec.label_smoothing
+        self.augment = augmentation(spec.augment)
+        self.examples = len(self.data.train)
+        if not ranks <= spec.batch_size <= self.examples:
+            raise UserError(
+                f"--batch-size must be from {ranks} (processes) to {self.examples} (the training examples of "
+                f"{spec.task}), got {spec.batch_size}"
+            )
+        return getattr(self.task, "initialise", None) if self.sharded else None
 
     def run(self, heard: Callable[[Training, str], None]) -> None:
         """Train to the end of the schedule; ``heard`` is told of each "step", "watch", "evaluation" and "checkpoint".
@@ -132,24 +158,29 @@ class Training:
         Raises:
             Failed: the run diverged, the optimizer refused, memory ran out.
             TaskFault: the task's code raised.
+            Terminated: a signal was noted (:mod:`thalweg.lab.signals`); there is a checkpoint of the last step.
         """
-        spec, every, saved = self.spec, max(1, self.spec.steps // self.spec.evaluations), time.monotonic()
+        spec, saved = self.spec, time.monotonic()
         batches = self.batches()
         self.since = self._clock()
+        self.asked, self.ask_at = (self.step, time.monotonic()), self.step + 1
         while self.step < spec.steps:
             self.take_step(batches)
             if self.watched and self.watched[-1]["step"] == self.step:
                 with self._aside():
                     heard(self, "watch")
-            if self.step % every == 0 or self.step == spec.steps:
+            if spec.evaluated(self.step):
                 with self._aside():
                     self._evaluate()
                     heard(self, "evaluation")
-            if self._due(saved) and self.step < spec.steps:
+            due, number = self._asked(saved)
+            if number or (due and self.step < spec.steps):
                 with self._aside():
                     self.save()
                     heard(self, "checkpoint")
                 saved = time.monotonic()
+            if number:
+                raise signals.Terminated(number)
             heard(self, "step")
 
     @contextmanager
@@ -167,7 +198,7 @@ class Training:
         watch = self.watch if self.watch is not None and self.watch.due(self.step + 1) else None
         for part in range(self.parts):
             with of_the_task(self.spec.task, "its model, loss or data", self.model):
-                examples, share = self._backward(next(batches), last=part == self.parts - 1)
+                examples, share = self._backward(next(batches), self.sizes[part], last=part == self.parts - 1)
             if watch is not None:
                 with self._aside():
                     watch.part(self, examples, share)
@@ -185,12 +216,14 @@ class Training:
         if self.step == 1:
             self.first = self._mean_loss()
 
-    def _backward(self, batch: Any, *, last: bool) -> tuple[int, float]:
-        """Add a part's share of the gradient of the mean loss of the global batch; its examples, and the share."""
+    def _backward(self, batch: Any, examples: int, *, last: bool) -> tuple[int, float]:
+        """Add a part's share of the gradient of the mean loss of the global batch; its examples, and the share.
+
+        The share of one without examples, which stands in where other ranks have one more, is 0.
+        """
         inputs, targets = send_to_device(batch, self.accelerator.device)
         if self.augment is not None:
             inputs = self.augment(inputs)
-        examples = length(targets)
         share = examples * self.accelerator.num_processes / self.spec.batch_size  # ranks are averaged
         with self.accelerator.no_sync(self.model) if not last else nullcontext():
             loss = self.task.loss(called(self.model, inputs), targets) * share
@@ -269,44 +302,81 @@ class Training:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def _due(self, saved: float) -> bool:
-        """Whether a checkpoint is: the first rank's clock decides for all."""
-        due = time.monotonic() - saved >= self.how.checkpoint_seconds
+    def _asked(self, saved: float) -> tuple[bool, int]:
+        """Whether a checkpoint is due, by the first rank's clock, and the signal that any rank was sent, or 0."""
+        now = time.monotonic()
+        due = now - saved >= self.how.checkpoint_seconds
         if self.accelerator.num_processes == 1:
-            return due
-        if self.step % ASK_EVERY:
-            return False
-        return bool(gather_object([due])[0])
+            return due, signals.noted()
+        if self.step < self.ask_at and self.step < self.spec.steps:
+            return False, 0
+        pace = (now - self.asked[1]) / max(1, self.step - self.asked[0])  # seconds a step
+        self.asked = self.step, now
+        steps = max(1, min(ASK_EVERY, int(ASK_SECONDS / max(pace, 1e-6))))
+        found = agreement.of_all((due, signals.noted(), steps))
+        self.ask_at = self.step + found[0][2]
+        return found[0][0], next((number for _, number, _ in found if number), 0)
 
     def save(self) -> None:
-        """Write a checkpoint; every rank must call."""
+        """Write a checkpoint; every rank must call.
+
+        Raises:
+            UserError: it cannot be written; the one before is as it was.
+        """
         state = checkpoint.state_of(self.bare(), self.inner(), sharded=self.sharded)
         states = [checkpoint.generators()]
         states = gather_object(states) if self.accelerator.num_processes > 1 else states
         window: Tensor = self.accelerator.reduce(self.window, "mean")  # every rank's, as every rank reads it again
         if self.accelerator.is_main_process:
             own = {"step": self.step, "seconds": self.seconds, "first": self.first, "window": window.cpu()}
-            checkpoint.save(
-                self.folder,
-                {
-                    "spec": self.spec.hash, **state, **own, "history": self.history, "watched": self.watched,
-                    "generators": states,
-                },
-            )  # fmt: skip
+            own |= {"history": self.history, "watched": self.watched, "generators": states}
+            checkpoint.save(self.folder, {"spec": self.spec.hash, **state, **own})
 
-    def restore(self) -> bool:
-        """Go on from the checkpoint, if there is one of this very run; every rank reads it."""
-        state = checkpoint.load(self.folder, self.spec.hash)
-        if state is None:
-            return False
-        with of_the_optimizer():
+    def restore(self, say: Callable[[str], None]) -> int:
+        """Go on from the checkpoint of this very run that is furthest on; the step, or 0 where there is none.
+
+        Each process looks in its own folder, which all may share. What was found in one folder alone is sent to all.
+
+        Args:
+            say: told, on the first process, of a file that is not used; it is kept under another name.
+
+        Raises:
+            Failed: model, optimizer or generators do not take the state.
+            UserError: a file that is not used cannot be renamed.
+        """
+        found = checkpoint.find(self.folder, self.spec)
+        seen = agreement.of_all((found.step, found.state and found.state["id"]))
+        best = max(range(len(seen)), key=lambda rank: (seen[rank][0], -rank))
+        with agreement.on_all():
+            if found.problem and self.accelerator.is_main_process:
+                say(checkpoint.put_aside(self.folder, found, seen[best][0]))
+        if seen[best][0] < 0:
+            return 0
+        state = found.state
+        if len(set(seen)) > 1:
+            state = agreement.of_rank(best, state)
+        assert state is not None
+        with agreement.on_all(), of_the_optimizer():
             checkpoint.set_state(self.bare(), self.inner(), state, sharded=self.sharded)
+            if len(state["generators"]) == self.accelerator.num_processes:
+                checkpoint.set_generators(state["generators"][self.accelerator.process_index])
         self.step, self.seconds, self.first = state["step"], state["seconds"], state["first"]
         self.window = state["window"].to(self.window.device)
-        self.history, self.watched = state["history"], state.get("watched", [])
-        if len(state["generators"]) == self.accelerator.num_processes:
-            checkpoint.set_generators(state["generators"][self.accelerator.process_index])
-        return True
+        self.history, self.watched = state["history"], state["watched"]
+        return self.step
+
+    def save_model(self, path: Path) -> None:
+        """Write the model's weights as evaluation sees them; every rank must call.
+
+        Raises:
+            UserError: they are not to be written as safetensors.
+            OSError: the file cannot be written.
+        """
+        _mode(self.optimizer, "eval")
+        state = weights.gathered(self.bare(), sharded=self.sharded)
+        if self.accelerator.is_main_process:
+            weights.save(path, state, weights.tied_names(self.bare()), self.spec.hash)
+        _mode(self.optimizer, "train")
 
     def bare(self) -> nn.Module:
         """The model, out of DDP."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg import records
-from thalweg.lab import tasks
-from thalweg.lab.engine import checkpoint
-from thalweg.lab.engine.failures import Failed, of_the_task
+from thalweg.lab import signals, tasks
+from thalweg.lab.engine import agreement, checkpoint, variables
+from thalweg.lab.engine.failures import Failed, of_another_process, of_the_task
 from thalweg.lab.engine.loop import How, Training
 from thalweg.records.errors import UserError
 from thalweg.records.files import Damaged
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 WRITE_SECONDS = 2.0  # between two writes of the metrics of a run under way
 Heard = Callable[[Training, str], None]
+
+
+def _to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +79,13 @@ def train(
     *,
     how: How | None = None,
     heard: Heard = lambda training, event: None,
+    say: Callable[[str], None] = _to_standard_error,
 ) -> dict[str, Any]:
     """Train as ``spec`` says, record in ``folder``, and return the result, or the one that is there already.
 
-    An unfinished run of the same spec goes on from its checkpoint. All ranks of a distributed run call this; the first
-    one writes.
+    An unfinished run of the same spec goes on from its checkpoint, and whatever is raised before its first new step
+    leaves the folder as it was. All ranks of a distributed run call this, with one folder or each with its own; the
+    first one writes.
 
     Args:
         spec: what to train.
@@ -86,42 +93,87 @@ def train(
         place: what the run is to a comparison.
         how: how to carry it out.
         heard: told of each "step", "watch", "evaluation" and "checkpoint"; may raise :class:`Stopped`.
+        say: told, on the first rank, of a checkpoint that cannot be used.
 
     Returns:
         The content of ``result.json``: see :mod:`thalweg.lab`.
 
     Raises:
         TaskFault: the task's code raised; there is no result.
-        UserError: the run cannot begin, or the folder cannot be written.
+        UserError: the run cannot begin or go on, or the folder cannot be written.
+        Terminated: a signal ended it (:mod:`thalweg.lab.signals`); there is a checkpoint.
     """
     how = how or How()
-    if (found := stored(folder, spec, place)) is not None:
-        return found
-    writer = _Writer(spec, folder, place or Place(), how.watch)
+    variables.check(spec.precision)
     try:
-        training = Training(spec, folder, how)
+        if (found := _agreed(spec, folder, place)) is not None:
+            return found
+        return _trained(spec, _Writer(spec, folder, place or Place(), how.watch), how, heard, say)
+    except RuntimeError as error:
+        if (lost := of_another_process(error)) is not None:
+            raise lost from error
+        raise
+
+
+def _agreed(spec: RunSpec, folder: Path, place: Place | None) -> dict[str, Any] | None:
+    """The complete run that the first rank finds, or None; all ranks are to train the same."""
+    found = agreement.of_all((spec.hash, stored(folder, spec, place), str(folder)))
+    hashes = [one[0] for one in found]
+    if len(set(hashes)) > 1:
+        raise UserError(
+            f"the processes were asked for different runs ({', '.join(hashes)}): options, code, data and --init-from "
+            "must be the same for all"
+        )
+    result = found[0][1]
+    if result is None and (rank := next((k for k, one in enumerate(found) if one[1] is not None), None)) is not None:
+        raise UserError(
+            f"process {rank} finds this run complete in {found[rank][2]}, the first process does not in {found[0][2]}: "
+            "copy the folder there, or choose another with --out"
+        )
+    return result
+
+
+def _trained(spec: RunSpec, writer: _Writer, how: How, heard: Heard, say: Callable[[str], None]) -> dict[str, Any]:
+    unfinished = any(agreement.of_all((writer.folder / checkpoint.NAME).exists()))
+    try:
+        training = Training(spec, writer.folder, how)
     except Failed as failed:
-        writer.begin()
+        if unfinished:
+            raise _left(writer.folder, failed) from failed
         return writer.end(_failed(failed, None))
-    writer.first_rank, writer.processes = training.accelerator.is_main_process, training.accelerator.num_processes
-    if writer.first_rank:
-        writer.begin()
-    training.accelerator.wait_for_everyone()
-    if how.trackers:
-        training.accelerator.init_trackers("thalweg", config=_flat(spec))
-    try:
-        training.restore()
-        if how.watch is not None:
-            how.watch.begin(training)
-        training.run(lambda t, event: writer.hear(t, event, heard))
-        result = _finished(training)
-    except Failed as failed:
-        result = _failed(failed, training)
-    finally:
+    with signals.held():
+        try:
+            reached = training.restore(say)
+        except Failed as failed:
+            raise _left(writer.folder, failed) from failed
         if how.trackers:
-            training.accelerator.end_training()
-    writer.lines(training)
-    return writer.end(result)
+            training.accelerator.init_trackers("thalweg", config=_flat(spec))
+        try:
+            if how.watch is not None:
+                how.watch.begin(training)
+            with agreement.on_all():
+                if not reached:
+                    writer.begin()
+            training.run(lambda t, event: writer.hear(t, event, heard))
+            result = _finished(training)
+        except Failed as failed:
+            unmoved = reached and reached == training.step
+            if unmoved and failed.kind not in ("diverged", "non-finite metric"):  # of what was trained before
+                raise _left(writer.folder, failed) from failed
+            result = _failed(failed, training)
+        finally:
+            if how.trackers:
+                training.accelerator.end_training()
+        writer.lines(training)
+        return writer.end(result)
+
+
+def _left(folder: Path, failed: Failed) -> UserError:
+    """What to say of a run that raised before its first new step; its folder is as it was."""
+    return UserError(
+        f"cannot go on from {folder / checkpoint.NAME} ({failed.kind}: {failed.reason}): checkpoint and records are as "
+        "they were; remove that file to begin anew"
+    )
 
 
 def leave() -> None:
@@ -140,9 +192,15 @@ class _Writer:
     def __init__(self, spec: RunSpec, folder: Path, place: Place, watch: Watch | None = None) -> None:
         self.spec, self.folder, self.place = spec, folder, place
         self.watch = None if watch is None else watch.name
-        self.first_rank, self.written, self.processes = True, 0.0, 1
+        state = agreement.processes()
+        self.first_rank, self.processes = state.is_main_process, state.num_processes
+        self.written, self.begun = 0.0, False
 
     def begin(self) -> None:
+        """Write what is known before a run's first step here; nothing if that is done."""
+        if self.begun or not self.first_rank:
+            return
+        self.begun = True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             damaged = self.folder / "result.json"
@@ -152,9 +210,10 @@ class _Writer:
             where = {**records.environment(), "processes": str(self.processes)}
             records.write_json(self.folder / "environment.json", where)
         except OSError as error:
-            raise _unwritable(self.folder, error) from None
+            raise records.unwritable(error, self.folder) from None
 
     def hear(self, training: Training, event: str, heard: Heard) -> None:
+        self.begin()
         if event in ("evaluation", "watch"):
             if training.how.trackers:
                 line = training.history[-1] if event == "evaluation" else training.watched[-1]
@@ -172,10 +231,11 @@ class _Writer:
                 if self.watch is not None:
                     records.write_lines(self.folder / f"{self.watch}.jsonl", training.watched)
             except OSError as error:
-                raise _unwritable(self.folder, error) from None
+                raise records.unwritable(error, self.folder) from None
             self.written = time.monotonic()
 
     def end(self, result: dict[str, Any]) -> dict[str, Any]:
+        self.begin()
         if self.first_rank:
             try:
                 for name in ("metrics", self.watch):
@@ -184,12 +244,8 @@ class _Writer:
                 records.write_json(self.folder / "result.json", result)
                 checkpoint.remove(self.folder)
             except OSError as error:
-                raise _unwritable(self.folder, error) from None
+                raise records.unwritable(error, self.folder) from None
         return result
-
-
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write to {folder} ({error.strerror or error}): choose another folder with --out")
 
 
 def _finished(training: Training) -> dict[str, Any]:
@@ -218,6 +274,11 @@ def _finished(training: Training) -> dict[str, Any]:
         if not math.isfinite(result["test"]):
             raise _unscored("test", result["test"], history[-1]["loss"])
         result["test_metrics"] = {name: value for name, value in more.items() if math.isfinite(value)}  # not 0 / 0
+    if training.how.save_model is not None:
+        try:
+            training.save_model(training.how.save_model)
+        except OSError as error:
+            raise records.unwritable(error, training.how.save_model) from None
     return result
 
 
@@ -240,7 +301,6 @@ def _failed(failed: Failed, training: Training | None) -> dict[str, Any]:
 def crashed(spec: RunSpec, folder: Path, place: Place, reason: str) -> dict[str, Any]:
     """Record that the run took its process down with it."""
     writer = _Writer(spec, folder, place)
-    writer.begin()
     return writer.end(_failed(Failed("crashed", reason), None))
 
 

@@ -21,7 +21,8 @@ class RunSpec(Regimen):
     contender's ``build`` gets. ``test`` asks for the test metric at the end, which tuning never sees. ``lr_rule``
     scales the learning rate from ``lr_base`` examples a batch to ``batch_size``. ``code`` and ``data`` are the hashes
     of what trains and of what it trains on: see :func:`~thalweg.lab.engine.source.code_hash` and
-    :func:`~thalweg.lab.tasks.data_hash`.
+    :func:`~thalweg.lab.tasks.data_hash`. ``init`` is the hash of the weights that it starts from, "" where the task's
+    ``model()`` and ``seed`` decide them.
 
     Raises:
         UserError: a value that no run can have.
@@ -36,6 +37,7 @@ class RunSpec(Regimen):
     test: bool = False
     code: str = ""
     data: str = ""
+    init: str = ""
 
     def __post_init__(self) -> None:
         Regimen.__post_init__(self)
@@ -43,17 +45,33 @@ class RunSpec(Regimen):
         check(self, 1 <= self.steps <= 10**9, "steps", f"an integer from 1 to {10**9}")
         check(self, 0 <= self.seed < 2**32, "seed", f"an integer from 0 to {2**32 - 1}")
 
+    def evaluated(self, step: int) -> bool:
+        """Whether there is an evaluation after this step: ``evaluations`` of them, evenly, the last at the end.
+
+        Of fewer steps than that, each has one.
+
+        >>> spec = RunSpec("digits", 64, 39, "sgd", {}, evaluations=20)
+        >>> sum(spec.evaluated(step) for step in range(1, 40)), spec.evaluated(39)
+        (20, True)
+        """
+        count = min(self.evaluations, self.steps)
+        return step * count // self.steps > (step - 1) * count // self.steps
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the version of the format and the hash."""
-        found = asdict(self)
+        found = self._values()
         for name in (*REGIMEN, "code", "data"):  # last, and in this order
             found[name] = found.pop(name)
         return {"format": records.FORMAT, "hash": self.hash, **found}
 
+    def _values(self) -> dict[str, Any]:
+        """All fields; ``init`` only where it says something, as runs of before it have none."""
+        return {key: value for key, value in asdict(self).items() if key != "init" or value}
+
     @property
     def hash(self) -> str:
         """12 hexadecimal digits of SHA-256 over everything."""
-        text = json.dumps({"format": records.FORMAT, **asdict(self)}, sort_keys=True)
+        text = json.dumps({"format": records.FORMAT, **self._values()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def stamped(self) -> RunSpec:
@@ -69,6 +87,6 @@ class RunSpec(Regimen):
         """
         known = {one.name for one in fields(cls)}
         own = {key: value for key, value in values.items() if key not in ("format", "hash", "place")}
-        if values.get("format") != records.FORMAT or set(own) != known:
+        if values.get("format") != records.FORMAT or set(own) | {"init"} != known:
             raise ValueError(f"not a spec of format {records.FORMAT}")
         return cls(**own)

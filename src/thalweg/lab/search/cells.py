@@ -143,7 +143,8 @@ class Cell:
         path = self.folder(root) / "cell.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         task, splits = tasks.load(self.task)
-        metric = {key: value for key, value in asdict(task.metric).items() if records.finite(value) is not None}
+        own = asdict(task.metric.over(len(splits.test)))
+        metric = {key: value for key, value in own.items() if records.finite(value) is not None}
         records.write_json(
             path,
             {

@@ -17,6 +17,7 @@ import torch
 from thalweg.lab.engine import crashed
 from thalweg.lab.engine.checkpoint import NAME
 from thalweg.lab.search.work import Assignment, open_claims, process
+from thalweg.lab.signals import Terminated
 from thalweg.records.errors import TaskFault, UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from thalweg.lab.search.cells import Job
 
 KILLS = 3  # of a run's process without any progress, before it counts as a crash: out of memory, as a rule
-PATIENCE = 5.0  # seconds that workers have to stop when asked
+PATIENCE = 5.0  # seconds that workers have to stop when somebody waits at the keyboard
+GRACE = 20.0  # and when a cluster ends the job, of the 30 that SLURM, Kubernetes and torchrun leave by default
 LARGEST_JOBS = 256
 Listen = Callable[[str, Any], None]
 
@@ -66,7 +68,8 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
     ``listen`` hears what the workers tell, as (job, value) where it is about one.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the workers have stopped, or were killed after a few seconds.
+        KeyboardInterrupt: Ctrl-C; the workers have stopped, or were killed after a few seconds.
+        Terminated: the same by a signal (:mod:`thalweg.lab.signals`), after longer: they save what they train.
         TaskFault: a task's code raised.
         UserError: a worker says so, or workers do not even start.
     """
@@ -82,37 +85,43 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
         theirs.close()
         workers.append(_Worker(child, ours))
 
-    with _terminable():
-        try:
-            for _ in range(1 if timing else jobs):
-                start()
-            while any(not worker.over for worker in workers):
-                listen("tick", None)
-                for connection in wait([w.connection for w in workers if not w.over], timeout=0.2):
-                    worker = next(w for w in workers if w.connection is connection)
-                    try:
-                        what, value = worker.connection.recv()
-                    except Exception:  # its process is gone, perhaps amid a sentence
-                        worker.over = True
-                        worker.process.join(PATIENCE)
-                        early += worker.job is None
-                        if (result := _bury(worker, crashes, assignment)) is not None:
-                            listen("end", (worker.job, result))
-                        if early > 2:
-                            raise UserError(
-                                f"worker processes end at once (exit code {worker.process.exitcode}): start fewer with "
-                                "--jobs"
-                            ) from None
-                        start()
-                        continue
-                    _hear(worker, what, value, listen)
-        finally:
-            _stop(workers)
+    patience = PATIENCE
+    try:
+        for _ in range(1 if timing else jobs):
+            start()
+        while any(not worker.over for worker in workers):
+            listen("tick", None)
+            for connection in wait([w.connection for w in workers if not w.over], timeout=0.2):
+                worker = next(w for w in workers if w.connection is connection)
+                try:
+                    what, value = worker.connection.recv()
+                except Exception:  # its process is gone, perhaps amid a sentence
+                    worker.over = True
+                    worker.process.join(PATIENCE)
+                    early += worker.job is None
+                    if (result := _bury(worker, crashes, assignment)) is not None:
+                        listen("end", (worker.job, result))
+                    if early > 2:
+                        raise UserError(
+                            f"worker processes end at once (exit code {worker.process.exitcode}): start fewer with "
+                            "--jobs"
+                        ) from None
+                    start()
+                    continue
+                _hear(worker, what, value, listen)
+    except Terminated:
+        patience = GRACE
+        raise
+    finally:
+        _stop(workers, patience)
 
 
 def _hear(worker: _Worker, what: str, value: Any, listen: Listen) -> None:
-    if what in ("over", "stopped"):
+    if what == "over":
         worker.over = True
+    elif what == "stopped":  # by a signal that it was sent itself: the job is ending
+        worker.over = True
+        raise Terminated(signal.SIGTERM)
     elif what == "error":
         raise UserError(value)
     elif what == "fault":
@@ -150,13 +159,13 @@ def _bury(worker: _Worker, crashes: _Crashes, assignment: Assignment) -> dict[st
     return result
 
 
-def _stop(workers: list[_Worker]) -> None:
+def _stop(workers: list[_Worker], patience: float) -> None:
     """Ask, wait a little, kill."""
     try:
         for worker in workers:
             if worker.process.is_alive():
                 worker.process.terminate()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         for worker in workers:
             while worker.process.is_alive() and time.monotonic() < deadline:
                 while worker.connection.poll():  # or it waits for us to listen
@@ -183,13 +192,3 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM as Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

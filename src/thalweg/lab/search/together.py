@@ -6,11 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
-from thalweg.lab.engine import Stopped, Training, train
+from thalweg.lab.engine import Stopped, Training, agreement, train
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.claims import beating
 from thalweg.lab.search.work import Assignment, open_claims
@@ -32,19 +28,24 @@ def launched() -> bool:
 def work_together(assignment: Assignment, tell: Tell = lambda what, value: None) -> None:
     """Run what of the comparison nobody else runs, all ranks on each run; the first rank claims and writes.
 
-    ``tell`` hears "run" (a job) and "end" (a job and its result) on the first rank. What other groups of processes have
-    claimed is left to them: the command returns when nothing else is left.
+    On the first rank ``tell`` hears "run" (a job), "end" (a job and its result) and "note" (a line about a checkpoint
+    that cannot be used). What other groups of processes have claimed is left to them: the command returns when nothing
+    else is left.
 
     Raises:
         UserError: the claim of a run was lost to somebody else.
         TaskFault: the code of a task raised.
     """
-    # Said, as the engine does, or the processes of a launcher would each be alone on a CPU.
-    first = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
+    first = agreement.processes().is_main_process
+
+    def note(line: str) -> None:
+        tell("note", line)
+
     claimed: Iterator[tuple[Job, Claim]] = _claimed(assignment) if first else iter(())
     while True:
-        job, claim = next(claimed, (None, None))
-        job = broadcast_object_list([job])[0]
+        with agreement.on_all():
+            job, claim = next(claimed, (None, None))
+        job = agreement.of_rank(0, job)
         if job is None:
             return
         result = None
@@ -58,7 +59,7 @@ def work_together(assignment: Assignment, tell: Tell = lambda what, value: None)
             if first:
                 tell("run", job)
             try:
-                result = train(job.spec, job.folder, job.place, how=assignment.how, heard=heard)
+                result = train(job.spec, job.folder, job.place, how=assignment.how, heard=heard, say=note)
             except Stopped:
                 raise UserError(f"another process trains in {job.folder} now: start this one again") from None
             finally:

@@ -18,6 +18,7 @@ from thalweg.lab.engine import How, Stopped, Training, train
 from thalweg.lab.search.cells import Cell, Job, Reader
 from thalweg.lab.search.claims import Claims, FileClaims, beating
 from thalweg.lab.search.timing import time_tables
+from thalweg.lab.signals import SIGNALS
 from thalweg.records.errors import TaskFault, UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def work(
 ) -> None:
     """Run whatever of the comparison is not done, until all of it is, by us or by others.
 
-    ``tell`` hears "run" (a job), "part" (the share of it that is done), "end" (its result) and "waiting".
+    ``tell`` hears "run" (a job), "part" (the share of it that is done), "end" (its result), "waiting" and "note" (a
+    line about a checkpoint that cannot be used).
 
     Raises:
         Stopped: ``stop`` says so.
@@ -106,7 +108,7 @@ def _run(job: Job, how: How, claim: Any, tell: Tell, stop: Callable[[], bool]) -
                 tell("part", training.step / job.spec.steps)
 
         try:
-            result = train(job.spec, job.folder, job.place, how=how, heard=heard)
+            result = train(job.spec, job.folder, job.place, how=how, heard=heard, say=lambda line: tell("note", line))
         except Stopped:
             if stop():
                 raise
@@ -119,7 +121,9 @@ def process(assignment: Assignment, timing: bool, connection: Connection) -> Non
     """The whole life of a worker process; whatever happens is said on the connection."""
     stopped = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and asks
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    for one in SIGNALS:  # the parent's, or a cluster's to all of its processes
+        if signal.getsignal(one) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(one, lambda *_: stopped.set())
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(assignment.threads)
     warnings.filterwarnings("ignore", message=".* is stable only up to ", category=UserWarning)  # a search tries that

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from thalweg.lab.tasks.base import Task
 from thalweg.records.metric import Metric
 
-ACCURACY = Metric("test accuracy", "max", unit="%", low=0.0, high=100.0)
+ACCURACY = Metric("test accuracy", "max", unit="%", low=0.0, high=100.0, resolution=100.0)
 F1 = Metric("test F1", "max", unit="%", low=0.0, high=100.0)
 
 

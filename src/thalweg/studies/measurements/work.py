@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg import records
+from thalweg.lab.signals import SIGNALS
 from thalweg.studies.pages.settings import Settings, name_of, read
 
 if TYPE_CHECKING:
@@ -63,13 +65,25 @@ def _results(
         finally:
             torch.set_num_threads(threads)
         return
-    pool = ProcessPoolExecutor(jobs, mp.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    others = set(mp.active_children())
+    pool = ProcessPoolExecutor(jobs, mp.get_context("spawn"), initializer=_begin)
     try:
         futures = {pool.submit(_timed, work, settings): (name, settings) for name, settings in missing}
         for future in as_completed(futures):
             yield *futures[future], *future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    except BaseException:  # Ctrl-C, a cluster's signal: what is under way has no record, and nobody waits for it
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(mp.active_children()) - others:
+            process.kill()
+        raise
+    pool.shutdown()
+
+
+def _begin() -> None:
+    """The start of a worker, which the main process ends: signals to all processes of a job are for that one."""
+    torch.set_num_threads(1)
+    for one in {signal.SIGINT, *SIGNALS} - {signal.SIGTERM}:
+        signal.signal(one, signal.SIG_IGN)
 
 
 def _timed(work: Work, settings: Settings) -> tuple[dict[str, Any], float]:

@@ -1,0 +1,98 @@
+"""A run alone in its folder, as ``thalweg train`` makes one: the folder is claimed, and holds no other run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
+
+from thalweg import records
+from thalweg.lab.engine import How, Place, RunSpec, weights
+from thalweg.lab.engine.run import stored
+from thalweg.lab.instruments import MEASUREMENTS, Panel, measured
+from thalweg.lab.search.cells import Job
+from thalweg.lab.search.claims import FileClaims, beating
+from thalweg.records.errors import UserError
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+
+class Held:
+    """A run's folder while we train in it: ``check`` raises where it is not ours any more."""
+
+    def __init__(self, folder: Path, lost: threading.Event | None) -> None:
+        self.folder, self.lost = folder, lost
+        self.result: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Raise where another process trains in it now."""
+        if self.lost is not None and self.lost.is_set():
+            raise UserError(f"another process trains in {self.folder} now: choose another folder with --out")
+
+
+@contextmanager
+def claimed(spec: RunSpec, folder: Path, how: How, resume: bool) -> Iterator[Held]:
+    """The folder to ourselves, unless the run is complete there."""
+    if (found := stored(folder, spec)) is not None:
+        if isinstance(how.watch, Panel) and not measured(folder, how.watch.every, spec.steps, found):
+            raise _without(folder, f"--instruments {how.watch.every}")
+        if how.save_model is not None and found["status"] == "finished" and weights.run_of(how.save_model) != spec.hash:
+            raise _without(folder, f"--save-model {how.save_model}")
+        yield Held(folder, None)
+        return
+    claim = FileClaims().take(Job(spec, Place(), folder))
+    if claim is None:
+        raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
+    if not resume:
+        for name in ("checkpoint.pt", MEASUREMENTS):
+            (folder / name).unlink(missing_ok=True)
+    with beating(claim) as lost:
+        held = Held(folder, lost)
+        try:
+            yield held
+        finally:
+            claim.release(held.result)
+
+
+def _without(folder: Path, option: str) -> UserError:
+    return UserError(
+        f"{folder} holds this run, trained without {option}: --no-resume trains it again, --out puts it elsewhere"
+    )
+
+
+def check_room_for(save_model: Path | None, init_from: Path | None) -> None:
+    """Raise now where ``--save-model`` could not be written after hours of training."""
+    if save_model is None:
+        return
+    if save_model.is_dir():
+        raise UserError(f"--save-model must be a file, got the folder {save_model}")
+    if init_from is not None and save_model.exists() and save_model.samefile(init_from):
+        raise UserError(f"--save-model must not be the file of --init-from, got {save_model}")
+    try:
+        save_model.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=save_model.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--save-model: cannot write to {save_model.parent} ({error.strerror or error})") from None
+
+
+def make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
+    """The folder of this run and no other's; without ``resume``, of nothing before."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "spec.json").exists():
+            try:
+                before = records.read_json(folder / "spec.json").get("hash")
+            except records.Damaged:
+                before = None
+            if before != spec.hash:
+                if (folder / "result.json").exists():
+                    raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
+                (folder / MEASUREMENTS).unlink(missing_ok=True)
+        if not resume:  # the rest goes when nobody else can be at it
+            (folder / "result.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise records.unwritable(error, folder) from None

@@ -1,0 +1,97 @@
+"""The signals by which clusters end a process: a run that trains saves and ends, anything else ends at once.
+
+SIGTERM comes from schedulers, ``torchrun``, container runtimes and ``kill``; SIGUSR1 and SIGUSR2 are what SLURM's
+``--signal`` is mostly given, some time before the end; SIGHUP is a closed terminal. One that was set to be ignored, as
+``nohup`` does with SIGHUP, stays ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name))
+REPEATED = 5.0  # seconds in which another signal is the same request: srun and torchrun both send theirs
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal asked the process to end; as with Ctrl-C, no run is blamed for it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"ended by {signal.Signals(self.number).name}"
+
+
+_noted = 0
+_raised = float("-inf")
+_holding = False
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Inside, each of :data:`SIGNALS` raises :class:`Terminated`, or is noted in :func:`held`; for the main thread.
+
+    It becomes a line on standard error and the exit code by convention, 128 + the signal's number.
+
+    Raises:
+        SystemExit: a signal ended what was inside.
+    """
+    global _noted, _raised
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _raised = float("-inf")
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+    ours = [one for one, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
+    for one in ours:
+        signal.signal(one, _on_signal)
+    try:
+        yield
+    except Terminated as ended:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\n{ended}; what is complete is stored: the same command continues there", file=sys.stderr)
+        raise SystemExit(128 + ended.number) from None
+    finally:
+        for one in ours:
+            signal.signal(one, before[one])
+        _noted = 0
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Inside, a signal is noted instead of raised: whoever trains asks :func:`noted` after each step.
+
+    Raises:
+        Terminated: one was noted earlier.
+    """
+    global _holding
+    if _noted:
+        raise Terminated(_noted)
+    outer, _holding = _holding, True
+    try:
+        yield
+    finally:
+        _holding = outer
+
+
+def noted() -> int:
+    """The signal that was noted in :func:`held`, or 0."""
+    return _noted
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    global _noted, _raised
+    if _holding:
+        _noted = _noted or number
+    elif time.monotonic() - _raised > REPEATED:
+        _raised = time.monotonic()
+        raise Terminated(_noted or number)

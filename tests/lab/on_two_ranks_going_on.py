@@ -1,0 +1,165 @@
+"""What each of two processes does for test_going_on_together.py."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lines import ADAMW, SGD
+from test_going_on_together import ODD, TIED
+
+from thalweg.lab.engine import How, RunSpec, Stopped, checkpoint, leave, train, weights
+from thalweg.lab.signals import handled
+from thalweg.records.errors import UserError
+
+SHARDINGS = ("ddp", "fsdp2")
+RANK = int(os.environ["RANK"])
+
+
+def stopped_at(step, spec, folder, how):
+    def stop(training, event):
+        if (training.step, event) == (step, "step"):
+            training.save()
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(spec, folder, how=how, heard=stop)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def together():
+    torch.distributed.barrier()
+
+
+def without_a_shared_folder(root):
+    for sharding in SHARDINGS:
+        how = How(sharding=sharding)
+        for name, swapped in (("own", False), ("swapped", True)):
+            folders = [root / f"{name}-{sharding}-{rank}" for rank in (0, 1)]
+            stopped_at(11, ODD, folders[RANK], how)
+            assert (folders[RANK] / checkpoint.NAME).exists() is (RANK == 0)
+            together()
+            if swapped and RANK == 1:  # the machines have changed places
+                folders[1].mkdir()
+                (folders[0] / checkpoint.NAME).rename(folders[1] / checkpoint.NAME)
+            together()
+            steps = []
+            train(ODD, folders[RANK], how=how, heard=lambda t, event, steps=steps: steps.append(t.step))
+            assert steps[0] == 12
+        result = train(ODD, folders[RANK], how=how)  # complete on the first process, which is enough
+        assert result["status"] == "finished"
+        with pytest.raises(UserError, match=r"process 1 finds this run complete in .*-0, the first process does not"):
+            train(ODD, folders[1 - RANK], how=how)
+
+
+def asked_for_different_runs(root):
+    with pytest.raises(UserError, match="the processes were asked for different runs"):
+        train(replace(ODD, seed=RANK), root / "different")
+    assert not (root / "different").exists()
+
+
+def refused_at_construction(root):
+    for k in range(8):
+        spec = replace(ODD, optimizer="small_optimizers.RefusesSettings", settings={"lr": 0.2 + k})
+        result = train(spec, root / "refused")
+        assert (result["failure"], result["reason"]) == ("refused", "ValueError: a lr I do not like")
+        together()
+        assert sorted(content(root / "refused")) == ["environment.json", "metrics.jsonl", "result.json", "spec.json"]
+        together()
+        if RANK == 0:
+            (root / "refused" / "result.json").unlink()
+        together()
+    spec = replace(ODD, optimizer="small_optimizers.RefusesOnOneRank", settings=SGD)
+    assert train(spec, root / "one-refused")["failure"] == "refused"
+
+
+def parts_of_one(root):
+    for sharding in SHARDINGS:
+        train(ODD, root / f"parts-{sharding}", how=How(micro_batch=1, sharding=sharding))
+
+
+def raised_before_the_first_new_step(root):
+    for sharding in SHARDINGS:
+        how, folder = How(sharding=sharding), root / f"raised-{sharding}"
+        stopped_at(11, ODD, folder, how)
+        together()
+        before = content(folder)
+        for name in ("__init__", "load_state_dict", "step"):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(torch.optim.AdamW, name, refuse)
+                with pytest.raises(UserError, match=r"cannot go on from .*checkpoint.pt \(refused: ValueError: not to"):
+                    train(ODD, folder, how=how)
+            together()
+            assert content(folder) == before
+        train(ODD, folder, how=how)
+
+
+def refuse(*_, **__):
+    raise ValueError("not today")
+
+
+def half_a_checkpoint(root):
+    folder, said = root / "half", []
+    stopped_at(11, ODD, folder, How())
+    together()
+    if RANK == 0:
+        path = folder / checkpoint.NAME
+        path.write_bytes(path.read_bytes()[:999])
+    together()
+    train(ODD, folder, say=said.append)
+    assert len(said) == (RANK == 0)
+    together()
+    assert (folder / "checkpoint.pt.damaged").stat().st_size == 999
+
+
+def a_signal_to_one_rank_saves_and_ends_both(root):
+    for sharding in SHARDINGS:
+        folder, how = root / f"signal-{sharding}", How(sharding=sharding)
+
+        def signalled(training, event):
+            if (training.step, event, RANK) == (7, "step", 1):
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+        with pytest.raises(SystemExit) as ended, handled():
+            train(ODD, folder, how=how, heard=signalled)
+        assert ended.value.code == 128 + signal.SIGUSR1
+        together()
+        step = torch.load(folder / checkpoint.NAME, weights_only=True)["step"]
+        assert 8 <= step < 20
+        steps = []
+        train(ODD, folder, how=how, heard=lambda t, event, steps=steps: steps.append(t.step))
+        assert steps[0] == step + 1
+
+
+def weights_saved_and_started_from(root):
+    for sharding in SHARDINGS:
+        file = root / f"{sharding}.safetensors"
+        train(TIED, root / f"saved-{sharding}", how=How(sharding=sharding, save_model=file))
+        together()
+        spec = replace(TIED, init=weights.hash_of(file))
+        train(spec, root / f"from-{sharding}", how=How(sharding=sharding, init_from=file))
+    spec = RunSpec("small_tasks:Line", 15, 20, "adamw", ADAMW, init=weights.hash_of(file))
+    with pytest.raises(UserError, match=r"does not fit the task's model: it lacks .*0\.weight|differs in 0\.weight"):
+        train(spec, root / "misfit", how=How(sharding=sharding, init_from=file))
+
+
+def main(root):
+    without_a_shared_folder(root)
+    asked_for_different_runs(root)
+    refused_at_construction(root)
+    parts_of_one(root)
+    raised_before_the_first_new_step(root)
+    half_a_checkpoint(root)
+    a_signal_to_one_rank_saves_and_ends_both(root)
+    weights_saved_and_started_from(root)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+    leave()

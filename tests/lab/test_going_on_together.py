@@ -1,0 +1,80 @@
+"""Runs on two processes that are stopped, disagree, are refused, and go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lines import ADAMW
+from safetensors.torch import load_file
+
+import thalweg
+from thalweg import records
+from thalweg.lab.engine import How, RunSpec, train, weights
+
+ODD = RunSpec("small_tasks:Line", 15, 20, "adamw", ADAMW, seed=3, test=True)
+TIED = replace(ODD, task="small_tasks:TiedLine")
+HERE = Path(__file__).parent
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def environment():
+    found = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return {**found, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(HERE)])}
+
+
+def history(folder):
+    lines = records.read_lines(folder / "metrics.jsonl")
+    test = records.read_json(folder / "result.json")["test"]
+    return [number for line in lines for number in (line["step"], line["loss"], line["validation"])] + [test]
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_as_one_and_none_waits_for_the_other(tmp_path):
+    command = [*TWO, str(HERE / "on_two_ranks_going_on.py"), str(tmp_path)]
+    ran = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    train(ODD, tmp_path / "alone")
+    same = [f"{name}-{sharding}" for name in ("parts", "raised", "signal") for sharding in ("ddp", "fsdp2")]
+    same += [f"{name}-{sharding}-0" for name in ("own", "swapped") for sharding in ("ddp", "fsdp2")]
+    for name in [*same, "half"]:
+        assert history(tmp_path / name) == pytest.approx(history(tmp_path / "alone"), rel=1e-4), name
+        assert not list(tmp_path.glob("**/checkpoint.pt.other"))
+    file = tmp_path / "alone.safetensors"
+    train(TIED, tmp_path / "tied", how=How(save_model=file))
+    whole = load_file(file)
+    assert set(whole) == {"0.weight", "0.bias", "2.bias", "3.weight", "3.bias"}
+    train(replace(TIED, init=weights.hash_of(file)), tmp_path / "from", how=How(init_from=file))
+    for sharding in ("ddp", "fsdp2"):
+        found = load_file(tmp_path / f"{sharding}.safetensors")
+        assert set(found) == set(whole)
+        for name, value in found.items():
+            torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-5)
+        assert history(tmp_path / f"from-{sharding}") == pytest.approx(history(tmp_path / "from"), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves_and_the_same_command_goes_on(tmp_path):
+    command = [*TWO, "-m", "thalweg", "train", "small_tasks:Slow", "--batch-size", "16", "--optimizer", "e-adamw"]
+    command += ["--sharding", "fsdp2", "--steps", "100", "--evaluations", "50", "--checkpoint-seconds", "9999"]
+    command += ["--workers", "1", "--track", "none", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120.0
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert errors.count("ended by SIGTERM; what is complete is stored: the same command continues there") == 1, errors
+    step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < step < 100
+    assert not list(tmp_path.glob("run/result.json"))
+    ran = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert "finished: " in ran.stdout
+    steps = [int(line.split()[1].split("/")[0]) for line in ran.stdout.splitlines() if line.startswith("step ")]
+    assert steps[0] > step

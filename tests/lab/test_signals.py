@@ -1,0 +1,174 @@
+"""Signals by which clusters end a job: a run saves, the exit code is conventional, the next command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+from lines import ADAMW, kept
+from test_processes import ENVIRONMENT, until
+
+from thalweg.commands import main as cli
+from thalweg.lab import signals
+from thalweg.lab.engine import RunSpec, data, train
+from thalweg.lab.signals import Terminated, handled, held
+from thalweg.studies.measurements import work
+
+THALWEG = [sys.executable, "-m", "thalweg"]
+TRAIN = [*THALWEG, "train", "small_tasks:Slow", "--batch-size", "16", "--optimizer", "adamw", "--steps", "60"]
+TRAIN += ["--track", "none", "--checkpoint-seconds", "9999"]
+COMPARE = [*THALWEG, "compare", "small_tasks:Slow", "--batch-size", "16", "--optimizers", "sgd", "--trials", "1"]
+COMPARE += ["--studies", "1", "--seeds", "1", "--steps", "60", "--no-timing", "--jobs", "1"]
+
+
+def start(command):
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def said(number):
+    return f"ended by {number.name}; what is complete is stored: the same command continues there"
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "0"), (signal.SIGUSR1, "1")])
+def test_train_saves_leaves_and_goes_on(number, workers, tmp_path, capsys):
+    """With a worker that loads data, which gets the signal too."""
+    command = [*TRAIN, "--workers", workers, "--out", str(tmp_path / "run")]
+    process = start(command)
+    until(lambda: (tmp_path / "run" / "metrics.jsonl").exists() or process.poll() is not None)
+    os.killpg(process.pid, number)
+    os.killpg(process.pid, number)  # a scheduler and a launcher may both send theirs
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors.strip()) == (128 + number, said(number))
+    step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < step < 60
+    cli.main(command[3:])
+    assert int(capsys.readouterr().out.split()[1].split("/")[0]) > step
+    cli.main([*TRAIN[3:], "--out", str(tmp_path / "plain")])
+    assert kept(tmp_path / "run") == kept(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("to", ["the command", "all its processes", "its worker"])
+def test_compare_saves_what_its_workers_train_and_goes_on(to, tmp_path):
+    number = signal.SIGUSR2 if to == "all its processes" else signal.SIGTERM
+    command = [*COMPARE, "--out", str(tmp_path)]
+    process = start(command)
+    until(lambda: list(tmp_path.glob("runs/**/metrics.jsonl")) or process.poll() is not None)
+    workers = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+    for pid in {"the command": [process.pid], "its worker": [one.pid for one in workers]}.get(to, []):
+        os.kill(pid, number)
+    if to == "all its processes":
+        os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors.strip()) == (128 + number, said(number))
+    assert psutil.wait_procs(workers, timeout=5)[1] == []
+    (checkpoint,) = tmp_path.glob("runs/**/checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["step"] > 0
+    assert not list(tmp_path.glob("runs/**/result.json"))
+    assert not list(tmp_path.glob("runs/**/claim-*"))
+    if to != "all its processes":
+        return
+    ran = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert len(list(tmp_path.glob("runs/**/result.json"))) == 2
+    assert not checkpoint.exists()
+
+
+def test_before_the_first_step_a_signal_ends_at_once(tmp_path):
+    process = start([*THALWEG, "train", "small_tasks:Late", "--track", "none", "--out", str(tmp_path / "run")])
+    assert process.stdout.readline() == "late\n"
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors.strip()) == (143, said(signal.SIGTERM))
+
+
+def test_a_signal_is_noted_while_a_run_trains_and_raised_elsewhere(tmp_path):
+    spec, steps = RunSpec("small_tasks:Line", 16, 12, "adamw", ADAMW), []
+
+    def signalled(training, event):
+        steps.append(training.step)
+        if training.step == 4:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    with pytest.raises(SystemExit) as ended, handled():
+        train(spec, tmp_path, heard=signalled)
+    assert ended.value.code == 128 + signal.SIGUSR2
+    assert (steps[-1], torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]) == (4, 4)  # between two steps
+    with pytest.raises(SystemExit) as ended, handled():  # in its last step, which may be long in being scored
+        train(spec, tmp_path, heard=lambda t, event: t.step == 12 and os.kill(os.getpid(), signal.SIGTERM))
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 12
+    train(spec, tmp_path, heard=lambda *_: pytest.fail("all steps are done"))
+    with handled():
+        with pytest.raises(Terminated, match="ended by SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # the same request
+    with handled():
+        with held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.noted() == signal.SIGTERM
+        with pytest.raises(Terminated), held():
+            pytest.fail("nothing begins any more")
+
+
+def test_handlers_of_others_and_ignored_signals_stay():
+    heard = []
+    before = [signal.getsignal(one) for one in (signal.SIGHUP, signal.SIGUSR1)]
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        with handled():
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert heard == [signal.SIGUSR1]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        for one, handler in zip((signal.SIGHUP, signal.SIGUSR1), before, strict=True):
+            signal.signal(one, handler)
+    thread = threading.Thread(target=lambda: [heard.append(0) for _ in [0] if _entered()])
+    thread.start()
+    thread.join()
+    assert heard == [signal.SIGUSR1, 0]
+
+
+def _entered():
+    with handled():
+        return True
+
+
+def test_loaders_are_left_to_the_process_that_trains():
+    class Pids:
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, k):
+            return torch.tensor(os.getpid())
+
+    found = iter(data.loader(Pids(), iter([[k] for k in range(8)]), workers=1))
+    pid = int(next(found))
+    for one in (signal.SIGINT, *signals.SIGNALS):
+        os.kill(pid, one)
+    time.sleep(0.2)
+    assert [int(batch) for batch in found] == [pid] * 7
+
+
+def test_settings_under_way_are_given_up_and_those_done_stay(tmp_path):
+    def say(text):
+        raise Terminated(signal.SIGTERM)
+
+    began = time.monotonic()
+    with pytest.raises(Terminated):
+        work.carry_out([{"seconds": 0}, {"seconds": 60}], sleep, tmp_path, say, jobs=2)
+    assert time.monotonic() - began < 50.0
+    assert len(list(tmp_path.glob("records/*.json"))) == 1
+
+
+def sleep(settings):
+    time.sleep(settings["seconds"])
+    return {}
