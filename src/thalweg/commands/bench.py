@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
 from thalweg.commands import terminal
-from thalweg.commands.options import folder, names, whole
+from thalweg.commands.options import folder, names, one_of, whole
 from thalweg.records.errors import UserError
 from thalweg.records.files import write_json
 
@@ -38,11 +38,11 @@ class Bench:
     optimizers: Annotated[tuple[str, ...], names("--optimizers")] = ()
     """Only these, with commas between (default: all but alto-inductor, which compiles for minutes)."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the parameters are."""
+    device: Annotated[str, one_of("cpu", "cuda")] = "cpu"
+    """Where the parameters are: cpu or cuda."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the parameters."""
+    dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"
+    """Of the parameters: float32 or bfloat16."""
 
     threads: Annotated[int | None, whole(1)] = None
     """Threads of torch (default: its own choice)."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from thalweg import records
 from thalweg.commands import terminal
-from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, folder, names, switch, whole, wholes
+from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, folder, names, one_of, switch, whole, wholes
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, Regimen
@@ -40,8 +40,8 @@ class Compare(Regimen):
     seeds: Annotated[int, whole(1, MOST)] = 5
     """Fresh seeds of the setting taken."""
 
-    budget: Literal["short", "long", "both"] = "both"
-    """Which of a task's training lengths."""
+    budget: Annotated[str, one_of("short", "long", "both")] = "both"
+    """short, long or both: which of a task's training lengths."""
 
     steps: Annotated[int | None, whole(1, 10**9)] = None
     """Training steps, instead of the task's."""

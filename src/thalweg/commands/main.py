@@ -7,6 +7,7 @@ do, and go their own way, without Cyclopts.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from io import TextIOWrapper
@@ -133,10 +134,26 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:  # a full disk, a folder where a file should be
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except CycloptsError as error:
-        source = getattr(getattr(error, "token", None), "source", "cli")
-        says = str(error) if source == "cli" else f"--config: {source}: {error}"
-        _refuse(says, " ".join(["thalweg", *(error.command_chain or ())]))
+        _refuse(_said_of(error), " ".join(["thalweg", *(error.command_chain or ())]))
     return returned if isinstance(returned, int) else 0
+
+
+def _said_of(error: Any) -> str:
+    """What is wrong, as our own errors say it: the nearest name last, the range of an option, the file of a value."""
+    from thalweg.records.regimen import ALLOWED
+
+    says, token = str(error), getattr(error, "token", None)
+    says = re.sub(r"\. Did you mean \"?([^\"?]+)\"?\?", r"; did you mean '\1'?", says)
+    if token is None:
+        return says
+    option = (token.keyword or "").strip("[]")
+    field = option.lstrip("-").replace("-", "_")
+    if field in ALLOWED:
+        says = f"{field} must be {ALLOWED[field]}, got {token.value!r}"
+    if token.source in ("", "cli"):
+        return says
+    says = re.sub(r"^Unknown option: .*?(;.*)?$", rf"unknown option {option}\1", says.rstrip(".")).replace("'--", "'")
+    return f"--config: {token.source}: {re.sub(r'^Invalid value for .*?: ', f'{option} ', says)}"
 
 
 def _app() -> Any:
@@ -160,6 +177,6 @@ def _app() -> Any:
         app.command(command)
     for command in (bench.step, bench.memory):
         group.command(command)
-    app.command(theory.main, name="theory", help=theory.HELP)  # for the list of commands: `main` has taken it
+    app.command(lambda: None, name="theory", help=theory.HELP)  # for the list of commands: `main` has taken it
     app.register_install_completion_command()
     return app

@@ -58,6 +58,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict):
         raise UserError(f"--config: {path} must hold options with values")
+    if "config" in map(_plain, map(str, found)):
+        raise UserError(f"--config: {path}: unknown option config: a file names no other")
     values = {_plain(str(key)): value for key, value in found.items() if value is not None}
     return {key: _typed(f"--config: {path}: {key}", value) for key, value in values.items()}
 
@@ -66,11 +68,11 @@ def _plain(option: str) -> str:
     return option.lstrip("-").replace("_", "-")
 
 
-def _typed(where: str, value: Any) -> str | list[str]:
-    """Lists as they are, mappings as NAME=VALUE."""
+def _typed(where: str, value: Any) -> str:
+    """Lists with commas, mappings as NAME=VALUE."""
     if isinstance(value, dict):
-        return [f"{name}={_text(where, item)}" for name, item in value.items()]
-    return [_text(where, item) for item in value] if isinstance(value, list) else _text(where, value)
+        return ",".join(f"{name}={_text(where, item)}" for name, item in value.items())
+    return ",".join(_text(where, item) for item in value) if isinstance(value, list) else _text(where, value)
 
 
 def _text(where: str, value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cyclopts import Parameter, Token
 
+from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
 
 MOST = 10_000  # trials, seeds, studies, evaluations
@@ -36,7 +37,7 @@ def wholes(option: str, low: int, high: int) -> Parameter:
         except ValueError as error:
             raise UserError(f"{option} {error}") from None
 
-    return Parameter(converter=read, consume_multiple=True, negative=(), allow_leading_hyphen=True, show_default=False)
+    return Parameter(converter=read, consume_multiple=True, negative=(), show_default=False)
 
 
 def _integer(text: str, low: int, high: int | None) -> int:
@@ -66,7 +67,7 @@ def at_least(low: float) -> Parameter:
 
 
 def _value(of: Callable[[str], Any]) -> Parameter:
-    return Parameter(converter=lambda _, tokens: of(tokens[0].value), n_tokens=1, allow_leading_hyphen=True)
+    return Parameter(converter=lambda _, tokens: of(tokens[0].value), n_tokens=1)
 
 
 def names(option: str) -> Parameter:
@@ -80,6 +81,18 @@ def names(option: str) -> Parameter:
         return found
 
     return Parameter(converter=read, negative=(), n_tokens=1, show_default=lambda value: ",".join(value) or None)
+
+
+def one_of(*known: str) -> Parameter:
+    """A choice."""
+
+    def choice(text: str) -> str:
+        if text not in known:
+            listed = f"{', '.join(known[:-1])} or {known[-1]}"
+            raise ValueError(f"must be {listed}, got {text!r}{did_you_mean(text, known)}")
+        return text
+
+    return _value(choice)
 
 
 def _path(kind: str) -> Parameter:
@@ -107,13 +120,13 @@ several = Parameter(consume_multiple=True, negative=(), show_default=False)
 
 
 def assignments(pairs: Iterable[str], option: str) -> dict[str, float]:
-    """Texts NAME=NUMBER, as a dictionary.
+    """Texts NAME=NUMBER, after each other or with commas, as a dictionary.
 
     Raises:
         UserError: a text that is none, a number that is not finite, a name that is given twice.
     """
     found: dict[str, float] = {}
-    for pair in pairs:
+    for pair in (one for text in pairs for one in text.split(",")):
         name, _, text = (part.strip() for part in pair.partition("="))
         try:
             value = float(text)

@@ -22,6 +22,7 @@ from thalweg.commands.options import (
     file,
     folder,
     names,
+    one_of,
     several,
     switch,
     whole,
@@ -45,7 +46,7 @@ class Train(Regimen):
     batch_size: Annotated[int | None, whole(1, LARGEST)] = None
     """Global batch size (default: the task's first)."""
 
-    settings: Annotated[tuple[str, ...], Parameter(name="--set"), several] = ()
+    settings: Annotated[tuple[str, ...], Parameter(name=["--set", "--settings"]), several] = ()
     """Hyperparameters as NAME=VALUE, such as lr=.02 alpha=-5."""
 
     steps: Annotated[int | None, whole(1, 10**9)] = None
@@ -57,7 +58,7 @@ class Train(Regimen):
     micro_batch: Annotated[int | None, whole(1)] = None
     """At most so many examples at a time on a process."""
 
-    sharding: str = "ddp"
+    sharding: Annotated[str, one_of(*SHARDINGS)] = "ddp"
     """ddp, fsdp2 or fsdp2+ep, on several processes."""
 
     workers: Annotated[int, whole(0, MOST_JOBS)] = 0
@@ -89,7 +90,7 @@ class Train(Regimen):
 
 
 @handled()
-def train(task: str, /, *, options: Train | None = None) -> None:
+def train(task: str, *, options: Train | None = None) -> None:
     """One run, also under torchrun and accelerate launch; the same command goes on where it stopped.
 
     Args:
@@ -98,9 +99,6 @@ def train(task: str, /, *, options: Train | None = None) -> None:
     """
     options = options or Train()
     terminal.interruptible()
-    if options.sharding not in SHARDINGS:
-        near = did_you_mean(options.sharding, SHARDINGS)
-        raise UserError(f"--sharding must be one of {', '.join(SHARDINGS)}, got {options.sharding!r}{near}")
     given = assignments(options.settings, "--set")
     from thalweg.lab import alone, contenders, tasks
     from thalweg.lab.engine import How, RunSpec, agreement, leave, variables, weights

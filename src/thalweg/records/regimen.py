@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
 from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
 
-SCHEDULES = ("cosine", "linear", "polynomial", "step", "constant")
-LR_RULES = ("none", "linear", "sqrt")
-AUGMENTATIONS = ("flip", "crop", "flip-crop", "resized-crop-flip")
-PRECISIONS = ("no", "bf16", "fp16")
+KNOWN: dict[str, tuple[str | None, ...]] = {
+    "schedule": ("cosine", "linear", "polynomial", "step", "constant"),
+    "lr_rule": ("none", "linear", "sqrt"),
+    "augment": (None, "flip", "crop", "flip-crop", "resized-crop-flip"),
+    "precision": ("no", "bf16", "fp16"),
+}
+ALLOWED = {
+    **{name: f"one of {', '.join(map(str, known))}" for name, known in KNOWN.items()},
+    "warmup": "a share of the steps in [0, 1)",
+    "lr_base": "an integer of at least 1",
+    "clip": "None or a number greater than 0",
+    "label_smoothing": "a number in [0, 1)",
+    "evaluations": "an integer from 1 to 10000",
+}
+"""What each field may be, in words."""
 SHARDINGS = ("ddp", "fsdp2", "fsdp2+ep")
 """Every process has the whole model; shards of all parameters; the same, but each layer's experts whole on some."""
 
@@ -56,16 +66,14 @@ class Regimen:
     """Validations over the run."""
 
     def __post_init__(self) -> None:
-        choose(self, "schedule", SCHEDULES)
-        check(self, 0.0 <= self.warmup < 1.0, "warmup", "a share of the steps in [0, 1)")
-        choose(self, "lr_rule", LR_RULES)
-        check(self, self.lr_base >= 1, "lr_base", "an integer of at least 1")
-        check(self, self.clip is None or 0.0 < self.clip < math.inf, "clip", "None or a number greater than 0")
-        check(self, 0.0 <= self.label_smoothing < 1.0, "label_smoothing", "in [0, 1)")
-        if self.augment is not None:
-            choose(self, "augment", AUGMENTATIONS, "None or ")
-        choose(self, "precision", PRECISIONS)
-        check(self, 1 <= self.evaluations <= 10_000, "evaluations", "an integer from 1 to 10000")
+        for name, known in KNOWN.items():
+            value = getattr(self, name)
+            check(self, value in known, name, ALLOWED[name], did_you_mean(str(value), filter(None, known)))
+        check(self, 0.0 <= self.warmup < 1.0, "warmup", ALLOWED["warmup"])
+        check(self, self.lr_base >= 1, "lr_base", ALLOWED["lr_base"])
+        check(self, self.clip is None or 0.0 < self.clip < math.inf, "clip", ALLOWED["clip"])
+        check(self, 0.0 <= self.label_smoothing < 1.0, "label_smoothing", ALLOWED["label_smoothing"])
+        check(self, 1 <= self.evaluations <= 10_000, "evaluations", ALLOWED["evaluations"])
 
 
 REGIMEN = tuple(one.name for one in fields(Regimen))
@@ -75,9 +83,3 @@ def check(of: Any, ok: bool, name: str, wanted: str, near: str = "") -> None:
     """Raise :class:`~thalweg.records.errors.UserError`, naming the field and its value, unless ``ok``."""
     if not ok:
         raise UserError(f"{name} must be {wanted}, got {getattr(of, name)!r}{near}")
-
-
-def choose(of: Any, name: str, known: Collection[str], otherwise: str = "") -> None:
-    """Raise :class:`~thalweg.records.errors.UserError`, with the nearest name, unless the field is one of ``known``."""
-    value = getattr(of, name)
-    check(of, value in known, name, f"{otherwise}one of {', '.join(known)}", did_you_mean(str(value), known))
