@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from thalweg.bench import environment
@@ -19,6 +18,7 @@ from thalweg.bench.picture import draw
 from thalweg.bench.shapes import model
 from thalweg.bench.step import Rounds, Settings
 from thalweg.bench.tables import memory_table, step_table
+from thalweg.lab import terminal
 from thalweg.lab.errors import UserError
 from thalweg.lab.records import write_json
 
@@ -53,7 +53,7 @@ def bench(options: SimpleNamespace, command: str) -> None:
         settings = Settings(**own, device=device, dtype=dtype)
         arguments |= own
     _make(options.out)
-    console = Console(highlight=False, markup=False)
+    console = terminal.console()
     if not console.is_terminal:
         console.width = 160
     with _threads(options.threads), _progress(console, calls * len(models)) as advance:
@@ -74,7 +74,7 @@ def bench(options: SimpleNamespace, command: str) -> None:
         _carry_out(measurements, record, options.out / "-".join(filter(None, (options.machine, options.what))), console)
 
 
-def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], stem: Path, console: Console) -> None:
+def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], stem: Path, console: Any) -> None:
     """Measure one after the other; tabulate and write what is complete, however this ends."""
     table = step_table if record["kind"] == "step" else memory_table
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
@@ -85,7 +85,7 @@ def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], 
             finally:
                 if (found := one.record()) is not None:
                     record["models"].append(found)
-                    console.print(table(found, record["arguments"]))
+                    console.print(table(found, record["arguments"], console.width))
     except BaseException:
         record["interrupted"] = True
         raise
@@ -116,10 +116,16 @@ def _threads(number: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(console: Console, total: int) -> Iterator[Advance]:
+def _progress(console: Any, total: int) -> Iterator[Advance]:
     """A bar that is redrawn only when it advances, between steps: a thread that redraws it would be timed as well."""
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn()
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+    )
+    bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
+    with terminal.suspendable(console), bar:
         task = bar.add_task("", total=total)
 
         def advance(doing: str) -> None:

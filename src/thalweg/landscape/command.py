@@ -108,25 +108,24 @@ def _walks(
 def _print_walks(console: Any, found: Sequence[tuple[walks.Walk, walks.Numbers]]) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{found[0][0].function.name}: mean ± standard error over walkers", title_justify="left")
-    for heading in (
-        "base",
-        "α",
-        "along the valley",
-        "lowest loss",
-        "minima",
-        "at the lowest",
-        "end: loss",
-        "sharpness",
-    ):
-        table.add_column(heading, justify="left" if heading == "base" else "right")
-    for walk, n in found:
-        gone = f" ({n.diverged:.0%} diverged)" if n.diverged else ""
-        table.add_row(
-            walk.base + gone, f"{walk.alpha:g}", _brief(n.along), _brief(n.lowest), _brief(n.minima),
-            _brief(n.found_lowest), _brief(n.end_loss), _brief(n.end_sharpness),
-        )  # fmt: skip
-    console.print(table)
+    headings = (
+        "base", "α", "along the valley", "lowest loss", "minima", "at the lowest", "end: loss", "sharpness"
+    )  # fmt: skip
+    rows = [
+        (
+            walk.base + (f" ({n.diverged:.0%} diverged)" if n.diverged else ""), f"{walk.alpha:g}", _brief(n.along),
+            _brief(n.lowest), _brief(n.minima), _brief(n.found_lowest), _brief(n.end_loss), _brief(n.end_sharpness),
+        )
+        for walk, n in found
+    ]  # fmt: skip
+    console.print(f"{found[0][0].function.name}: mean ± standard error over walkers")
+    for columns in terminal.in_parts(headings, rows, 2, console.width):
+        table = Table()
+        for at, wide in columns:
+            table.add_column(headings[at], justify="right" if at else "left", width=wide)
+        for row in rows:
+            table.add_row(*(row[at] for at, _ in columns))
+        console.print(table)
 
 
 def _brief(one: Estimate) -> str:
