@@ -20,13 +20,14 @@ from thalweg.lab.errors import UserError
 from thalweg.landscape import plots, walks
 from thalweg.landscape.batches import batch_sharpness, batch_sharpness_limits, gradient_noise
 from thalweg.landscape.density import spectral_density
-from thalweg.landscape.derivatives import FixedSample, check_params, value
+from thalweg.landscape.derivatives import check_params, value
 from thalweg.landscape.eigen import hessian_eigenpairs
 from thalweg.landscape.estimates import Estimate
 from thalweg.landscape.functions import FUNCTIONS, Landscape, landscape
 from thalweg.landscape.layers import curvature_by_layer
 from thalweg.landscape.perturbed import mean_increase, squared_gradient_norm, worst_case
 from thalweg.landscape.preconditioned import preconditioned_sharpness
+from thalweg.landscape.samples import FixedSample
 from thalweg.landscape.scales import filter_scale
 from thalweg.landscape.trace import hessian_trace
 

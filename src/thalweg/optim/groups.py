@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
-from thalweg.arguments import check_nonnegative, reject
+from thalweg.arguments import as_integer, check_nonnegative, reject
 from thalweg.optim.marks import declared, is_named_as_vectors, is_spared, options_of
 from thalweg.optim.plain import as_scalar
 
@@ -141,9 +141,11 @@ def param_groups(
                 and not {"trust_ratio", "norm_dims"} & options.keys()
             ):
                 one_norm.append(name)
-        elif not isinstance(stacked, int) or isinstance(stacked, bool) or not 0 <= stacked < p.ndim:
+        elif (given := as_integer(stacked)) is None or not 0 <= given < p.ndim:
             allowed = f"an integer in [0, {p.ndim}) for {name} of {p.ndim} axes"
             reject(f"stacked of {_label(matching[0]) if matching else name!r}", stacked, allowed)
+        else:
+            stacked = given
         if stacked:
             options.setdefault("norm_dims", tuple(range(stacked - p.ndim, 0)))
         spares = said.get("weight_decay") == 0 and "weight_decay" not in pattern
