@@ -443,7 +443,7 @@ def test_a_failed_run_says_why_and_exits_with_1(tmp_path, capsys):
         cli.main(["train", "small_tasks:Line", "--optimizer", "small_optimizers.Poisons", "--track", "none",
                   "--out", str(tmp_path)])  # fmt: skip
     assert stop.value.code == 1
-    assert "failed: non-finite loss at step 1" in capsys.readouterr().out
+    assert "failed: parameters are not finite at step 1" in capsys.readouterr().out
 
 
 def test_without_the_lab_the_command_says_what_to_install():
