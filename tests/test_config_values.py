@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from support import assert_same, make_grads, make_params, take_steps, through_a_file
 
-from thalweg import ALTO, E, EAdamW, Lamb
+from thalweg import ALTO, E, EAdamW, Lamb, paper_defaults, param_groups
 
 KINDS = {
     "list": list,
@@ -148,3 +148,37 @@ def test_a_whole_config_of_omegaconf_builds_it_and_groups_too():
     assert optimizer.defaults["betas"] == (0.8, 0.9)
     with pytest.raises(ValueError, match=r"^lr must be a number in \[0, inf\), got '1e-2'$"):
         ALTO(make_params(), lr="1e-2")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_an_integer_of_numpy_is_a_number(kind):
+    assert paper_defaults(kind(100)) == paper_defaults(100)
+    given = {"lr": 1, "trust_eps": 0, "weight_decay": 2, "max_grad_norm": 3, "alpha": 0, "beta": 0}
+    pairs = {"betas": (0, 0), "trust_clip": (0, 5), "norm_dims": (0,)}
+    params = [torch.nn.Parameter(torch.ones(3, 4))]
+    numpys = {k: kind(v) for k, v in given.items()} | {k: tuple(map(kind, v)) for k, v in pairs.items()}
+    made = ALTO(params, **numpys)
+    assert_same_group(made.param_groups[0], ALTO(params, **given, **pairs).param_groups[0])
+    through_a_file(made.state_dict())
+    model = torch.nn.Linear(3, 4)
+    groups = [param_groups(model, one(2), patterns={"weight": {"stacked": one(1)}}) for one in (kind, int)]
+    for ours, plain in zip(*groups, strict=True):
+        assert_same_group({**ours, "params": 0}, {**plain, "params": 0})
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_numbers_of_numpy_in_a_class_form_and_in_its_schedule_are_pythons_bit_for_bit(kind):
+    """Torch's AdamW itself takes no float32 in ``betas``; and 1 - β2 in float32 is another number."""
+    trained = []
+    for one in (kind, lambda x: float(kind(x))):
+        p = torch.nn.Parameter(torch.linspace(1.0, 2.0, 12))
+        optimizer = EAdamW([p], lr=one(0.01), betas=(one(0.9), one(0.99)), alpha=one(0.3), beta=one(0.7))
+        through_a_file(optimizer.state_dict())
+        for k in range(4):
+            group = optimizer.param_groups[0]
+            group["betas"], group["lr"] = (one(0.8), one(0.98)), one(0.01 * k)
+            group["weight_decay"], group["eps"], group["explore_alpha"] = one(0.1), one(1e-7), one(0.1 * k)
+            p.grad = torch.linspace(-1.0, 1.0, 12) ** (k + 1)
+            optimizer.step()
+        trained.append(p.detach().clone())
+    assert torch.equal(*trained)

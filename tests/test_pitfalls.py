@@ -115,7 +115,7 @@ WRAPPERS = {
         test_wrapper::test_groups_state_and_defaults_set_on_e_are_set_on_the_base
         integrations/test_accelerate_loop::test_the_prepared_loop_is_the_plain_loop_scheduler_included""",
     "save one flat state dict of the base's keys and its own": """
-        test_wrapper::test_the_state_dict_is_flat_and_the_bases_own_plus_three_names
+        test_wrapper::test_the_state_dict_is_flat_and_the_bases_own_plus_four_names
         test_wrapper::test_the_base_alone_goes_on_from_the_state_of_e""",
     "load through torch.distributed.checkpoint": """
         test_wrapper::test_torchs_distributed_checkpoint_saves_and_loads_the_state

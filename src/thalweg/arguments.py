@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -36,6 +37,31 @@ def is_number(value: object) -> bool:
     if not isinstance(value, Real) or isinstance(value, bool | Fraction):
         return False
     return not isinstance(value, int) or abs(value) <= sys.float_info.max
+
+
+def as_integer(value: object) -> int | None:
+    """An integer, NumPy's too, as Python's; None if the value is none. True and False are not integers here.
+
+    >>> as_integer(3), as_integer(3.0), as_integer(True)
+    (3, None, None)
+    """
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def check_integer(argument: str, value: object, low: int, end: int | None = None) -> int:
+    """The value as Python's int, or ``ValueError`` unless it is an integer with low <= value < end.
+
+    >>> check_integer("steps", 0, 1)
+    Traceback (most recent call last):
+    ValueError: steps must be an integer of at least 1, got 0
+    """
+    found = as_integer(value)
+    if found is None or found < low or (end is not None and found >= end):
+        reject(argument, value, f"an integer of at least {low}" if end is None else f"an integer in [{low}, {end})")
+    return found
 
 
 def check_finite(argument: str, value: object) -> None:

@@ -28,10 +28,12 @@ __all__ = [
     "below_subclasses",
     "fused_adam_",
     "has_load_hooks",
+    "has_step_hooks",
     "init_group",
     "is_in_functorch",
     "is_zero_tensor",
     "local_tensor",
+    "mps_generator",
     "outside_graphs",
     "refuse_if_capturing",
     "shard_shape_and_offset",
@@ -70,6 +72,11 @@ def local_tensor(t: Any) -> Any:
     return getattr(t, "_local_tensor", t)
 
 
+def mps_generator() -> torch.Generator:
+    """Torch's own generator on Apple's GPUs, which has no public name."""
+    return torch.mps._get_default_mps_generator()
+
+
 def shard_shape_and_offset(x: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shape of what is here of a DTensor, and where it begins in the whole."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -97,6 +104,11 @@ def step_is_hooked(optimizer: Any) -> bool:
     """Whether a hook of its own or of all optimizers sees the optimizer's step."""
     before = optimizer._optimizer_step_pre_hooks or _global_optimizer_pre_hooks
     return bool(before or optimizer._optimizer_step_post_hooks or _global_optimizer_post_hooks)
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Whether an optimizer can be given hooks on its step; a wrapper that is not built as torch's are cannot."""
+    return hasattr(optimizer, "_optimizer_step_post_hooks")
 
 
 def has_load_hooks(optimizer: Optimizer) -> bool:

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.arguments import check_choice, check_nonnegative, reject
+from thalweg.arguments import check_choice, check_integer, check_nonnegative, reject
+from thalweg.evaluation import fresh_casts, seed_generators, undisturbed
 from thalweg.kernels import compute_dtype
 
 DISTRIBUTIONS = ("rademacher", "normal")
 
 
 @torch.no_grad()
+@undisturbed()
 def spsa(
     loss: Callable[[], Any],
     params: Iterable[Tensor],
@@ -38,12 +40,16 @@ def spsa(
     loss raises. Where their dtype has no numbers so close to θ, in bfloat16 where |θ| > 128 ε, they move by |θ| 2⁻⁷,
     one or two of its steps; the estimate is made with the distance that each entry has moved after rounding.
 
+    All evaluations draw the same random numbers, one mask of dropout, which ``seed`` and torch's own seed decide.
+    Buffers, such as the statistics of batch norm, and the states of torch's generators are afterwards what they were:
+    whoever trains batch norm by estimates alone has to let its statistics see the data in passes of their own.
+
     Memory: no graph; a copy of the parameters while the loss is evaluated, which is given back before ``p.grad`` is
     made; and the noise and two temporaries of one parameter at a time.
 
     Args:
-        loss: evaluates the loss at the present parameters; called 2 ``samples`` times, without grad. For an unbiased
-            difference it must use the same mini-batch and the same dropout in each call.
+        loss: evaluates the loss at the present parameters; called 2 ``samples`` times, without grad, within autocast if
+            the call is. For an unbiased difference it must use the same mini-batch in each call.
         params: real parameters; those that do not require grad are left alone.
         seed: of z, in [0, 2⁴⁷); give a new one at each step (the step count), and the same one on all ranks.
         eps: ε > 0, the distance at which the loss is looked at, or more where the dtype needs it.
@@ -65,17 +71,20 @@ def spsa(
     check_nonnegative("eps", eps)
     if eps == 0.0:
         reject("eps", eps, "a number in (0, inf)")
-    _check_integer("seed", seed, 0, 1 << 47)
-    _check_integer("samples", samples, 1, (1 << 16) + 1)
+    seed = check_integer("seed", seed, 0, 1 << 47)
+    samples = check_integer("samples", samples, 1, (1 << 16) + 1)
     check_choice("distribution", distribution, DISTRIBUTIONS)
     moved = list(dict.fromkeys(p for p in params if p.requires_grad))
     for p in moved:
         if p.is_complex():
             reject("params", f"one of dtype {p.dtype}", "real")
 
+    drawn = _mixed(seed ^ torch.initial_seed())
+
     def evaluate() -> Tensor:
-        # A copy: a loss may be written to the same memory each time.
-        return torch.as_tensor(loss()).to(torch.float64, copy=True).reshape(())
+        seed_generators(drawn)
+        with fresh_casts():  # A copy: a loss may be written to the same memory each time.
+            return torch.as_tensor(loss()).to(torch.float64, copy=True).reshape(())
 
     values: list[tuple[Tensor, Tensor]] = []
     originals = [p.detach().clone() for p in moved]
@@ -147,8 +156,3 @@ def _noise(params: list[Tensor], seed: int, sample: int, distribution: str) -> I
 def _mixed(seed: int) -> int:
     """32 bits in which all 63 have a part: torch's generator on the CPU leaves out all but the lowest 32."""
     return (seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) >> 32
-
-
-def _check_integer(argument: str, value: object, low: int, end: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < end:
-        reject(argument, value, f"an integer in [{low}, {end})")

@@ -136,6 +136,7 @@ def idx(values):
     [
         (idx(np.zeros((3, 28, 28)))[:-1], idx([1, 2, 3]), r"cannot read .*images.*not an IDX file of 3 axes, or"),
         (idx([1, 2, 3]), idx([1, 2, 3]), r"cannot read .*images.*not an IDX file of 3 axes"),
+        (idx(np.zeros((3, 28, 28))), b"\0\0\x0d\1" + idx([1, 2, 3])[4:], r"labels.*not an IDX file of 1 axes"),
         (idx(np.zeros((3, 28, 28))), idx([1, 2]), r"has 3 images, .* 2 labels"),
         (idx(np.zeros((3, 28, 28))), idx([1, 10, 3]), r"labels.*, split train, row 1: 10 is not a class from 0 to 9"),
         (idx(np.zeros((3, 14, 56))), idx([1, 2, 3]), r"has images of 14x56 pixels, not 28x28"),
@@ -161,3 +162,4 @@ def test_idx_files_are_read_unpacked_and_in_the_hubs_folder(own_data, monkeypatc
     assert [len(part) for part in (train, validation, test)] == [22, 2, 24]
     assert validation.targets.tolist() == [2, 3]
     np.testing.assert_allclose(train.inputs[5, 0], pixels[5] / 127.5 - 1.0, atol=1e-6)
+    np.testing.assert_allclose(validation.inputs[:, 0], pixels[22:] / 127.5 - 1.0, atol=1e-6)

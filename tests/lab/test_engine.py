@@ -127,7 +127,7 @@ def test_a_spec_of_another_format_is_refused():
         ("schedule", "zigzag", "schedule must be one of cosine, linear, polynomial, step, constant, got 'zigzag'"),
         ("warmup", 1.0, r"warmup must be a share of the steps in \[0, 1\), got 1.0"),
         ("warmup", math.nan, "warmup must be"),
-        ("clip", 0.0, "clip must be None or greater than 0"),
+        ("clip", 0.0, "clip must be None or a number greater than 0"),
         ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\)"),
         ("precision", "fp8", "precision must be one of no, bf16, fp16, got 'fp8'"),
         ("lr_rule", "cubic", "lr_rule must be one of none, linear, sqrt"),

@@ -1,11 +1,14 @@
 """Runs that are killed, stopped, damaged, and go on."""
 
 import errno
+import io
 import os
 import pickle
+import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lines import ADAMW, LINE, kept
@@ -264,3 +267,24 @@ def test_a_spec_changed_under_its_hash_is_no_record_of_the_run(changed, finished
     train(LINE, tmp_path, place)
     assert records.read_json(tmp_path / "spec.json") == spec
     assert stored(tmp_path, LINE, place) == records.read_json(tmp_path / "result.json")
+
+
+def test_a_checkpoint_holds_every_generator_that_a_task_may_draw_from():
+    def draw():
+        return [
+            *torch.rand(3).tolist(),
+            *np.random.rand(3),
+            np.random.standard_normal(),
+            random.random(),
+            random.gauss(),
+        ]
+
+    draw()  # an odd number of normal ones: half of a pair is left
+    states = checkpoint.generators()
+    later = draw()
+    assert draw() != later
+    buffer = io.BytesIO()
+    torch.save(states, buffer)
+    buffer.seek(0)
+    checkpoint.set_generators(torch.load(buffer, weights_only=True))
+    assert draw() == later

@@ -88,7 +88,7 @@ def mrpc(folder):
     folder.mkdir(parents=True)
     (folder / "msr_paraphrase_train.txt").write_bytes(b"\xef\xbb\xbf" + (HEADER + "".join(PAIRS)).encode())
     (folder / "msr_paraphrase_test.txt").write_bytes(b"\xef\xbb\xbf" + (HEADER + "0\t40\t41\tC .\tD .\r\n").encode())
-    (folder / "mrpc_dev_ids.tsv").write_text("20\t21\n")
+    (folder / "mrpc_dev_ids.tsv").write_text("20\t21\n", encoding="utf-8-sig")
     return folder
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 
+import pytest
 from pseudo_terminal import CTRL_C, CTRL_Z, THALWEG, Terminal
 
 from thalweg.records import reading
@@ -42,19 +43,24 @@ def test_compare_ends_in_its_tables(tmp_path):
     assert "mean (95 % interval) steps seconds reached failed" in said
     assert "best setting" not in said  # no room for it
     assert "…" not in said
-    assert terminal.shown[-1].endswith("report.html")
+    assert terminal.said.replace("\n", "").endswith("/report.html")
+
+
+def interrupted(terminal):
+    """Ctrl-C once: it ends soon, says so in a line, and the cursor is back."""
+    terminal.type(CTRL_C)
+    before = time.monotonic()
+    assert terminal.finish(30) == 130
+    assert time.monotonic() - before < 15
+    assert terminal.cursor
+    assert "Traceback" not in terminal.said
 
 
 def test_ctrl_c_once_ends_compare_with_complete_records_and_the_same_command_continues(tmp_path):
     with Terminal([*SLOW, "--out", str(tmp_path)], 200) as terminal:
         terminal.wait(lambda: len(list(tmp_path.glob("runs/**/result.json"))) >= 2)
-        terminal.type(CTRL_C)
-        before = time.monotonic()
-        assert terminal.finish(30) == 130
-        assert time.monotonic() - before < 10
-    assert terminal.cursor
+        interrupted(terminal)
     assert terminal.shown[-1] == "interrupted; what is complete is stored: the same command continues there"
-    assert "Traceback" not in terminal.said
     for path in tmp_path.glob("runs/**/*.json"):
         json.loads(path.read_text())
     assert list(tmp_path.glob("runs/**/checkpoint.pt"))  # of what was under way
@@ -94,3 +100,83 @@ def test_ctrl_z_gives_the_shell_its_cursor_and_fg_goes_on_in_a_window_of_another
         assert terminal.finish(10) == 0
     last = terminal.said.rindex("small_tasks:Slow, batch size 16")
     assert "…" not in terminal.said[last:]
+
+
+RECIPE = """
+title = "A line"
+[lab]
+tables = [{task = "small_tasks:Slow", batch_size = 16, optimizers = ["sgd:lr=0.05"], steps = 20, trials = 1, seeds = 1}]
+"""
+
+
+def test_reproduce_ends_in_its_page(tmp_path):
+    (tmp_path / "line.toml").write_text(RECIPE)
+    with Terminal([*THALWEG, "reproduce", "line.toml", "--jobs", "1", "--out", "found"], folder=tmp_path) as terminal:
+        assert terminal.finish() == 0
+    assert terminal.cursor
+    assert "small_tasks:Slow 16 " in terminal.said
+    assert "100% 0:" in terminal.said
+    assert terminal.said.replace("\n", "").endswith("found/report.html")
+
+
+def test_ctrl_c_once_ends_reproduce(tmp_path):
+    (tmp_path / "line.toml").write_text(RECIPE.replace("steps = 20", "steps = 900"))
+    with Terminal([*THALWEG, "reproduce", "line.toml", "--jobs", "1", "--out", "found"], folder=tmp_path) as terminal:
+        terminal.wait("small_tasks:Slow 16 ")
+        interrupted(terminal)
+    assert terminal.shown[-1].startswith("interrupted; what is complete is stored")
+    assert list(tmp_path.glob("found/**/checkpoint.pt"))
+
+
+def test_ctrl_c_once_ends_train_and_the_same_command_continues(tmp_path):
+    run = ["train", "small_tasks:Slow", "--steps", "60", "--track", "none", "--checkpoint-seconds", "0.2"]
+    with Terminal([*THALWEG, *run, "--out", str(tmp_path)]) as terminal:
+        terminal.wait(lambda: (tmp_path / "checkpoint.pt").exists())
+        interrupted(terminal)
+    assert terminal.shown[-1] == "interrupted; what is complete is stored: the same command continues there"
+    assert (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "result.json").exists()
+    with Terminal([*THALWEG, *run, "--out", str(tmp_path)]) as terminal:
+        assert terminal.finish() == 0
+    assert "step 3/60" not in terminal.said  # that was done before
+    assert "step 60/60" in terminal.said
+
+
+BENCH = [*THALWEG, "bench"]
+SOME = ["--shapes", "tiny", "--optimizers", "adamw-fused,authors-e-adamw"]
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_bench_draws_its_bar_and_whole_tables(columns, tmp_path):
+    with Terminal([*BENCH, "step", *SOME, "--rounds", "3", "--out", str(tmp_path)], columns) as terminal:
+        assert terminal.finish() == 0
+    assert terminal.cursor
+    assert b"rounds" in terminal.raw  # the bar, which is gone at the end
+    assert "tiny: rounds" not in terminal.said
+    assert "…" not in terminal.said
+    found = json.loads((tmp_path / "step.json").read_text())["models"][0]["contenders"]
+    for one in found.values():
+        for number in (f"{one['first_step_seconds']:.3g} s", f"{one['ratio_over_100_with_first']:.3f}"):
+            assert number in terminal.said
+        parts = sum(line.lstrip().startswith(one["says"]) for line in terminal.said.splitlines())
+        assert (parts > 1) == (columns == 80)
+
+
+def test_ctrl_c_once_ends_bench_with_what_is_complete(tmp_path):
+    with Terminal([*BENCH, "memory", *SOME, "--out", str(tmp_path)]) as terminal:
+        assert terminal.finish() == 0
+    assert "…" not in terminal.said
+    with Terminal([*BENCH, "step", *SOME, "--rounds", "100000", "--out", str(tmp_path)]) as terminal:
+        terminal.wait(lambda: b"tiny: rounds" in terminal.raw)
+        interrupted(terminal)
+    assert json.loads((tmp_path / "step.json").read_text())["interrupted"]
+
+
+def test_numbers_of_the_valleys_are_whole(tmp_path):
+    few = ["--steps", "30", "--walkers", "8", "--animate", "none", "--out", str(tmp_path)]
+    with Terminal([*THALWEG, "landscape", "valleys", "closed", *few]) as terminal:
+        assert terminal.finish() == 0
+    assert "…" not in terminal.said
+    for row in json.loads((tmp_path / "valleys.json").read_text())["rows"]:
+        assert f"{row['end_loss']:.3g}±" in terminal.said
+        assert f"{row['end_sharpness']:.3g}±" in terminal.said

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from closed_forms import DeepLinear, dense_hessian, functional_loss, quadratic, small_network
+from closed_forms import DeepLinear, Quadratic, dense_hessian, functional_loss, quadratic, small_network
 from torch import nn
 from torch.nn import functional as F
 
+from thalweg.bench.memory import trace
 from thalweg.landscape import FixedSample, hessian_eigenpairs, hessian_eigenvalues
 from thalweg.landscape.derivatives import Curvature, gradient, moved_to, value
 from thalweg.landscape.eigen import ROUGH, weighted_error
@@ -215,9 +216,118 @@ def test_more_bad_input():
         hessian_eigenpairs(lambda: P.square().sum(), [P], method="qr")
     with pytest.raises(ValueError, match="scale must be a vector of 3 finite numbers"):
         hessian_eigenpairs(lambda: P.square().sum(), [P], scale=torch.ones(2))
-    with pytest.raises(ValueError, match="start must be a vector of 3 entries"):
+    with pytest.raises(ValueError, match="start must be a vector of 3 finite numbers"):
         hessian_eigenpairs(lambda: P.square().sum(), [P], start=torch.ones(2))
-    with pytest.raises(ValueError, match=r"sizes must be a number for each of 1 batches, got \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"sizes must be an integer for each of 1 batches, got \[1, 2\]"):
         FixedSample(nn.Linear(1, 1), F.mse_loss, [(torch.ones(1, 1), torch.ones(1, 1))], sizes=[1, 2])
     with pytest.raises(ValueError, match="batches must be batches of examples, got '0 batches with 0 examples'"):
         FixedSample(nn.Linear(1, 1), F.mse_loss, [])
+
+
+def flat_but_for_one(n=60, top=60.0):
+    """½ top (θ_7)² of n entries: every direction but one is in the null space."""
+    p = nn.Parameter(torch.zeros(n, dtype=torch.float64))
+    return lambda: 0.5 * top * p[7] ** 2 + p[3], p
+
+
+@pytest.mark.parametrize("method", ["lanczos", "lobpcg"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_start_that_has_no_part_in_the_largest(method, dtype):
+    """A start in the null space, and one that is an eigenvector of another eigenvalue."""
+    values = torch.linspace(-1.0, 5.0, 80, dtype=dtype)
+    values[10], values[20:50] = 60.0, 0.0
+    p = nn.Parameter(torch.zeros(80, dtype=dtype))
+    for at in (30, 79):
+        start = torch.zeros(80, dtype=dtype)
+        start[at] = 1e-3
+        found = hessian_eigenpairs(
+            lambda: 0.5 * (values * p.square()).sum(), [p], start=start, method=method, tolerance=ROUGH
+        )
+        assert found.values.item() == pytest.approx(60.0, rel=1e-4)
+        assert abs(found.vectors[0, 10].item()) == pytest.approx(1.0, abs=1e-2)
+
+
+def test_a_warm_start_that_has_become_flat():
+    loss, p = flat_but_for_one()
+    assert hessian_eigenpairs(loss, [p], start=torch.eye(60)[0]).values.item() == pytest.approx(60.0)
+    found = hessian_eigenvalues(loss, [p], 3)
+    torch.testing.assert_close(found, torch.tensor([60.0, 0.0, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eigenvalues_that_occur_several_times_are_found_as_often(k, dtype):
+    spectrum = [7.0] * 3 + [5.0] * 2 + [1.0] * 40 + [-2.0] * 19
+    loss = Quadratic(spectrum, [(64,)], dtype=dtype)
+    found = hessian_eigenpairs(loss, loss.params, k)
+    torch.testing.assert_close(found.values, torch.tensor(spectrum[:k], dtype=dtype), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.vectors @ found.vectors.T, torch.eye(k, dtype=dtype), rtol=0, atol=1e-5)
+    assert found.products < 60
+
+
+@pytest.mark.parametrize("start", [torch.zeros(64), torch.full((64,), math.nan), torch.ones(63)])
+@pytest.mark.parametrize("method", ["lanczos", "lobpcg"])
+def test_a_start_without_a_direction_is_refused(start, method):
+    loss = quadratic()
+    with pytest.raises(ValueError, match=r"^start must be a vector"):
+        hessian_eigenpairs(loss, loss.params, start=start, method=method)
+    with pytest.raises(ValueError, match=r"^tolerance must be a number"):
+        hessian_eigenpairs(loss, loss.params, tolerance=0.0)
+
+
+def test_lobpcg_refuses_what_has_not_converged():
+    """A Hessian that differs from product to product has no eigenvectors to converge to."""
+    model, x, y = small_network(widths=(5, 12, 3), dtype=torch.float32)
+    model.insert(2, nn.Dropout(0.5))
+    sample = FixedSample(model, F.cross_entropy, [(x[:20], y[:20]), (x[20:], y[20:])], training=True)
+    torch.manual_seed(0)
+    with (
+        pytest.warns(UserWarning, match="Exited at iteration"),
+        pytest.raises(RuntimeError, match="LOBPCG did not converge: a residual of"),
+    ):
+        hessian_eigenpairs(sample, model.parameters(), method="lobpcg")
+
+
+def test_lanczos_refuses_what_does_not_converge(monkeypatch):
+    monkeypatch.setattr("thalweg.landscape.lanczos.RESTARTS", 2)
+    n = 500
+    values = torch.linspace(0.999, 1.0, n, dtype=torch.float64)
+    p = nn.Parameter(torch.zeros(n, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="the 1 largest eigenvalues of 500 did not converge; try a tolerance"):
+        hessian_eigenvalues(lambda: 0.5 * (values * p.square()).sum(), [p])
+
+
+def test_restarts_are_many_and_right():
+    """Eigenvalues that lie close take several times the products that the basis has room for."""
+    values = torch.cat([torch.linspace(0.0, 9.9, 300), torch.tensor([9.95, 10.0])]).double()
+    p = nn.Parameter(torch.zeros(302, dtype=torch.float64))
+    for k in (1, 2, 5):
+        found = hessian_eigenpairs(lambda: 0.5 * (values * p.square()).sum(), [p], k)
+        torch.testing.assert_close(found.values, values.sort(descending=True).values[:k], rtol=1e-9, atol=0)
+        assert found.residuals.max() < 1e-7
+        assert 50 < found.products < 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_parameters(dtype):
+    """The basis is in float32, products are as good as the dtype."""
+    weights = torch.linspace(0.0, 8.0, 100)
+    p = nn.Parameter(torch.zeros(100, dtype=dtype))
+    found = hessian_eigenpairs(lambda: 0.5 * (weights.to(dtype) * p.square()).sum(), [p])
+    assert found.values.dtype == dtype
+    assert found.values.item() == pytest.approx(8.0, rel=0.01)
+
+
+def test_the_largest_eigenvalue_takes_few_vectors():
+    """Six vectors of the basis, the gradient, the product and what it is summed from: some 40 bytes a parameter."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 3))
+    x, y = torch.randn(4, 256), torch.tensor([0, 1, 2, 0])
+    n = sum(p.numel() for p in model.parameters())
+
+    def act():
+        hessian_eigenvalues(lambda: F.cross_entropy(model(x), y), model.parameters())
+
+    traced = trace(act, lambda: None, 2, torch.device("cpu"))[-1]
+    assert traced.peak < 45 * n
+    assert traced.kept < 1000

@@ -113,6 +113,97 @@ def test_the_noise_is_that_of_the_gradient_before_it_was_clipped():
     assert found["gradient_squared_norm"] == pytest.approx(expected.squared_norm)
 
 
+def micro_batches(model, x, y, instruments, sizes=(10, 10, 20)):
+    parts = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    for part_x, part_y in parts:
+        share = len(part_x) / 40
+        (F.cross_entropy(model(part_x), part_y) * share).backward()
+        instruments.micro_batch(len(part_x), share)
+    return parts
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("steps", [True, False])
+def test_the_noise_is_that_of_the_coming_step_also_if_others_were_not_measured(to_none, steps):
+    model, x, y = small_network()
+    params = list(model.parameters())
+    optimizer = E(torch.optim.SGD(params, lr=0.1), alpha=0.5, beta=0.5)
+    instruments = Instruments(optimizer)
+    for step in range(7):
+        parts = micro_batches(model, x, y, instruments)
+        if step % 3 == 0:
+            found = instruments.measure()
+            expected = gradient_noise(FixedSample(model, F.cross_entropy, parts), params)
+            assert found["gradient_noise_trace"] == pytest.approx(expected.trace), step
+            assert found["gradient_noise_scale"] == pytest.approx(expected.scale)
+        if steps or not to_none:  # otherwise a step that is given up, as a GradScaler does
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=to_none)
+
+
+def test_the_noise_of_a_step_that_is_over_is_not_that_of_the_next():
+    model, x, y = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    instruments = Instruments(optimizer)
+    micro_batches(model, x, y, instruments)
+    optimizer.step()
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    assert set(instruments.measure()) == {"gradient_norm", "instruments_seconds"}
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+def test_gradients_with_graphs_of_their_own_are_one_step():
+    model, x, y = small_network()
+    instruments = Instruments(torch.optim.SGD(model.parameters(), lr=0.1))
+    for part_x, part_y in zip(x.split(20), y.split(20), strict=True):
+        (F.cross_entropy(model(part_x), part_y) / 2).backward(create_graph=True)
+        instruments.micro_batch(20, 0.5)
+    found = instruments.measure()
+    parts = list(zip(x.split(20), y.split(20), strict=True))
+    expected = gradient_noise(FixedSample(model, F.cross_entropy, parts), model.parameters())
+    assert found["gradient_noise_trace"] == pytest.approx(expected.trace)
+
+
+def test_instruments_leave_nothing_on_the_optimizer():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.1)
+    instruments = [Instruments(optimizer) for _ in range(3)]
+    assert len(optimizer._optimizer_step_post_hooks) == 3
+    del instruments
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_sharpness_follows_what_is_trained():
+    """A parameter thaws, a group is added, and one freezes."""
+    model, x, y = small_network()
+    first, second = model[0], model[2]
+    first.weight.requires_grad_(False)
+    second.requires_grad_(False)
+    optimizer = torch.optim.SGD(first.parameters(), lr=0.1)
+    sample = FixedSample(model, F.cross_entropy, [(x, y)])
+    instruments = Instruments(optimizer, loss=sample, every=1)
+
+    def check():
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        expected = hessian_eigenvalues(sample, trained).item()
+        assert instruments.measure()["sharpness"] == pytest.approx(expected, rel=1e-3)
+        optimizer.step()
+
+    check()
+    first.weight.requires_grad_(True)
+    check()
+    second.requires_grad_(True)
+    optimizer.add_param_group({"params": second.parameters()})
+    check()
+    first.requires_grad_(False)
+    check()
+    first.requires_grad_(True)
+    second.requires_grad_(False)  # what was seen last is frozen
+    check()
+
+
 def test_what_is_left_out():
     p = nn.Parameter(torch.ones(2, 2))
     no_e, none = {"a_over_g, cosine_a_g": "SGD has no E"}, {"trust_ratio": "SGD has none"}

@@ -10,16 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
+import torch
 from cyclopts import Parameter
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from thalweg.bench import environment
+from thalweg.bench.contenders import CONTENDERS, contender
+from thalweg.bench.memory import Ledger
+from thalweg.bench.picture import draw
+from thalweg.bench.shapes import model
+from thalweg.bench.step import Rounds, Settings
 from thalweg.commands import terminal
+from thalweg.commands.bench_tables import memory_table, step_table
 from thalweg.commands.options import folder, names, one_of, whole
 from thalweg.records.errors import UserError
 from thalweg.records.files import write_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from thalweg.bench.memory import Ledger
     from thalweg.bench.step import Rounds
 
@@ -99,14 +106,9 @@ def _bench(what: str, options: Bench) -> None:
         UserError: an argument that cannot be met.
     """
     terminal.interruptible()
-    import torch
-    from rich.console import Console
 
-    from thalweg.bench import environment
-    from thalweg.bench.contenders import CONTENDERS, contender
     from thalweg.bench.memory import Ledger
-    from thalweg.bench.shapes import model
-    from thalweg.bench.step import Rounds, Settings
+    from thalweg.bench.step import Rounds
 
     models = [model(name) for name in dict.fromkeys(options.shapes)]
     names = options.optimizers or [name for name, one in CONTENDERS.items() if not one.patience]
@@ -126,7 +128,7 @@ def _bench(what: str, options: Bench) -> None:
         settings = Settings(**own, device=device, dtype=dtype)
         arguments |= own
     _make(options.out)
-    console = Console(highlight=False, markup=False)
+    console = terminal.console()
     if not console.is_terminal:
         console.width = 160
     with _threads(options.threads), _progress(console, calls * len(models)) as advance:
@@ -147,11 +149,8 @@ def _bench(what: str, options: Bench) -> None:
         _carry_out(measurements, record, options.out / "-".join(filter(None, (options.machine, what))), console)
 
 
-def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], stem: Path, console: Console) -> None:
+def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], stem: Path, console: Any) -> None:
     """Measure one after the other; tabulate and write what is complete, however this ends."""
-    from thalweg.bench.picture import draw
-    from thalweg.bench.tables import memory_table, step_table
-
     table = step_table if record["kind"] == "step" else memory_table
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
@@ -161,7 +160,7 @@ def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], 
             finally:
                 if (found := one.record()) is not None:
                     record["models"].append(found)
-                    console.print(table(found, record["arguments"]))
+                    console.print(table(found, record["arguments"], console.width))
     except BaseException:
         record["interrupted"] = True
         raise
@@ -183,8 +182,6 @@ def _make(folder: Path) -> None:
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
     """So many threads within an operation; None leaves torch's choice."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -194,12 +191,16 @@ def _threads(number: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(console: Console, total: int) -> Iterator[Advance]:
+def _progress(console: Any, total: int) -> Iterator[Advance]:
     """A bar that is redrawn only when it advances, between steps: a thread that redraws it would be timed as well."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn()
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+    )
+    bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
+    with terminal.suspendable(console), bar:
         task = bar.add_task("", total=total)
 
         def advance(doing: str) -> None:

@@ -152,7 +152,7 @@ def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: 
     more = f", at most {terminal.duration(found.beyond)} more beyond edges of ranges" if found.beyond else ""
     console.print(
         f"in all about {terminal.duration(found.total)} ({said}) and {terminal.duration(found.starting)} to start "
-        f"processes{more}; {processes} runs at a time, in {root}",
+        f"processes{more}; {processes} runs at a time on idle cores, in {root}",
         soft_wrap=True,
     )
 

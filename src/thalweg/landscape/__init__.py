@@ -1,7 +1,9 @@
 """The loss landscape: test functions with valleys, flatness of trained networks, slices, paths, instruments.
 
 Needs ``pip install 'thalweg[lab]'`` (SciPy; matplotlib for :mod:`thalweg.landscape.plots`). Each estimator takes a
-closure that returns a scalar and the parameters, or a :class:`FixedSample` of a model and batches.
+closure that returns a scalar and the parameters, or a :class:`FixedSample` of a model and batches. It can be called
+within ``torch.autocast``, in which the loss is then evaluated. Parameters, gradients, buffers (the statistics of batch
+norm) and torch's random numbers are afterwards what they were.
 """
 
 from thalweg.landscape.batches import (
@@ -13,7 +15,6 @@ from thalweg.landscape.batches import (
     gradient_noise,
 )
 from thalweg.landscape.density import SpectralDensity, spectral_density
-from thalweg.landscape.derivatives import FixedSample
 from thalweg.landscape.eigen import Eigenpairs, hessian_eigenpairs, hessian_eigenvalues
 from thalweg.landscape.estimates import Estimate
 from thalweg.landscape.functions import FUNCTIONS, Landscape, landscape
@@ -22,6 +23,7 @@ from thalweg.landscape.layers import LayerCurvature, curvature_by_layer
 from thalweg.landscape.paths import Path, bezier_path, elastic_band, linear_path
 from thalweg.landscape.perturbed import WorstCase, mean_increase, squared_gradient_norm, worst_case
 from thalweg.landscape.preconditioned import PreconditionedSharpness, preconditioned_sharpness
+from thalweg.landscape.samples import FixedSample
 from thalweg.landscape.scales import filter_scale
 from thalweg.landscape.slices import Slice, filter_normalised_directions, plane_through, slice_1d, slice_2d
 from thalweg.landscape.trace import hessian_trace

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from thalweg.arguments import check_beta, check_bool, check_positive, reject
-from thalweg.landscape.derivatives import Curvature, FixedSample, check_params, gradient
+from thalweg.evaluation import undisturbed
+from thalweg.landscape.derivatives import Curvature, check_params, gradient
 from thalweg.landscape.estimates import Estimate, mean_of
+from thalweg.landscape.samples import FixedSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class BatchSharpnessLimits(NamedTuple):
     large_batches: float
 
 
+@undisturbed()
 def batch_sharpness(sample: FixedSample, params: Iterable[Tensor]) -> BatchSharpness:
     """The curvature of each batch's loss along its own gradient, E_B[g_Bᵀ H_B g_B / ‖g_B‖²].
 
@@ -57,7 +60,7 @@ def batch_sharpness(sample: FixedSample, params: Iterable[Tensor]) -> BatchSharp
     along, squares = [], []
     for _, part in sample.parts():
         curvature = Curvature(part, params)
-        g = curvature.gradient
+        g = curvature.gradient()
         if (square := float(g.double().square().sum())) > 0.0:
             along.append(float((g * curvature.times(g)).double().sum()))
             squares.append(square)
@@ -132,6 +135,7 @@ def noise_of(sizes: Sequence[int], squares: Sequence[float], square_of_mean: flo
     return GradientNoise(trace, square_of_mean - trace / total)
 
 
+@undisturbed()
 def gradient_noise(sample: FixedSample, params: Iterable[Tensor]) -> GradientNoise:
     """The noise of gradients, from those of the sample's batches.
 

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg.arguments import check_positive
-from thalweg.landscape.derivatives import Curvature, Loss
-from thalweg.landscape.estimates import Estimate, check_count, mean_of, random_vectors
+from thalweg.arguments import check_integer, check_positive
+from thalweg.evaluation import undisturbed
+from thalweg.landscape.derivatives import Curvature
+from thalweg.landscape.estimates import Estimate, mean_of, random_vectors
+from thalweg.landscape.lanczos import orthogonalise
+from thalweg.landscape.samples import Loss
+from thalweg.landscape.vectors import Coordinates, Vector, as_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class SpectralDensity:
         """The share of eigenvalues below a value, with its standard error."""
         return mean_of((self.weights * (self.nodes < value)).sum(1))
 
-    def density(self, at: Tensor, width: float) -> Tensor:
+    def density(self, at: Coordinates, width: float) -> Tensor:
         """The density at each value, smoothed by a Gaussian of standard deviation ``width``; its integral is 1.
 
         Args:
@@ -47,18 +51,19 @@ class SpectralDensity:
             Shape (m,), float64.
         """
         check_positive("width", width)
-        away = (at.double()[:, None] - self.nodes.reshape(-1)) / width
+        away = (as_numbers("at", at)[:, None] - self.nodes.reshape(-1)) / width
         weights = self.weights.reshape(-1) / len(self.weights)
         return (away.square() / -2.0).exp() @ weights / (width * math.sqrt(2.0 * math.pi))
 
 
+@undisturbed()
 def spectral_density(
     loss: Loss,
     params: Iterable[Tensor],
     *,
     steps: int = 50,
     vectors: int = 8,
-    scale: Tensor | None = None,
+    scale: Vector | None = None,
     seed: int = 0,
 ) -> SpectralDensity:
     """The spectral density of S H S, S = diag(scale), by stochastic Lanczos quadrature.
@@ -82,35 +87,31 @@ def spectral_density(
     >>> print(spectral_density(lambda: 3 * x[0] ** 2 + x[1] ** 2, [x], vectors=2).moment(1))
     4 ± 0
     """
-    check_count("steps", steps, 1)
-    check_count("vectors", vectors, 2)
+    steps, vectors = check_integer("steps", steps, 1), check_integer("vectors", vectors, 2)
     curvature = Curvature(loss, params, scale=scale)
     steps = min(steps, curvature.size)
-    found = [_quadrature(curvature, z, steps) for z in random_vectors(curvature.gradient, vectors, seed, signs=True)]
+    found = [_quadrature(curvature, z, steps) for z in random_vectors(curvature.like, vectors, seed, signs=True)]
     nodes, weights = (torch.stack(each) for each in zip(*found, strict=True))
     return SpectralDensity(nodes, weights, curvature.size)
 
 
 def _quadrature(curvature: Curvature, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues of Lanczos' matrix, and the squared first entries of its eigenvectors."""
-    basis = [start / start.norm()]
+    basis = start.new_empty(steps, len(start))
+    torch.div(start, start.norm(), out=basis[0])
     matrix = torch.zeros(steps, steps, dtype=torch.float64)
     size = 0.0
     for j in range(steps):
         w = curvature.times(basis[j])
-        matrix[j, j] = w @ basis[j]
         size = max(size, float(w.norm()))
-        if j + 1 == steps:
-            break
-        known = torch.stack(basis)
-        for _ in range(2):  # once leaves rounding errors that grow
-            w = w - known.T @ (known @ w)
+        matrix[j, j] = orthogonalise(w, basis[: j + 1])[j]
         norm = float(w.norm())
         if norm <= 100.0 * torch.finfo(w.dtype).eps * size:  # the vectors so far span an invariant subspace
             matrix = matrix[: j + 1, : j + 1]
             break
-        matrix[j, j + 1] = matrix[j + 1, j] = norm
-        basis.append(w / norm)
+        if j + 1 < steps:
+            matrix[j, j + 1] = matrix[j + 1, j] = norm
+            torch.div(w, norm, out=basis[j + 1])
     values, vectors = torch.linalg.eigh(matrix)
     nodes, weights = torch.zeros(2, steps, dtype=torch.float64)  # those that are not there weigh nothing
     nodes[: len(values)], weights[: len(values)] = values, vectors[0].square()

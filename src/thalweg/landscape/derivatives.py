@@ -1,97 +1,34 @@
 """A loss of a model's parameters: its value, gradient and Hessian-vector products, and the parameters moved and back.
 
-A loss is a closure without arguments that returns a scalar, or a :class:`FixedSample`, the mean loss over batches that
+A loss is a closure without arguments that returns a scalar, or a :class:`~thalweg.landscape.FixedSample`, whose batches
 are gone through one after the other, so that a sample of any size needs the memory of one batch.
 
 Everything is written for vectors of all parameters, one after the other, as :func:`flat` makes them. Nothing here
-touches ``p.grad``, torch's global random numbers, or, but inside :func:`moved_to`, the parameters.
+touches ``p.grad`` or, but inside :func:`moved_to`, the parameters. Each evaluation is within
+:func:`~thalweg.evaluation.fresh_casts`; every public estimator is :func:`~thalweg.evaluation.undisturbed`, since a loss
+may change buffers and random numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.arguments import reject
+from thalweg.evaluation import fresh_casts
+from thalweg.landscape.samples import Loss, Part, parts_of
+from thalweg.landscape.vectors import Vector, as_vector, empty_like, flat, pieces, split
 from thalweg.sharding import is_sharded
-
-Loss: TypeAlias = Callable[[], Tensor]
-Part: TypeAlias = tuple[float, Loss]
-
-
-class FixedSample:
-    """The mean loss of a model over batches that stay the same: a loss for everything in this package.
-
-    Args:
-        model: called with the inputs of a batch.
-        loss: ``loss(output, targets)``, the mean over the examples of the batch, a scalar.
-        batches: (inputs, targets) pairs, a data loader for example. They are kept, so that a loader that shuffles or
-            augments is asked once; limit it with ``itertools.islice``.
-        training: False evaluates in the model's evaluation mode (no dropout, stored statistics of batch norm), True in
-            training mode, where a random layer makes the loss another one at each call.
-        sizes: how many examples each batch has; None: as many as its targets are long.
-
-    Attributes:
-        batches: the batches.
-        sizes: how many examples each has.
-        examples: how many all have.
-
-    Raises:
-        ValueError: there is no batch, an empty one, or not as many sizes as batches.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Callable[[Any, Any], Tensor],
-        batches: Iterable[tuple[Any, Any]],
-        *,
-        training: bool = False,
-        sizes: Sequence[int] | None = None,
-    ) -> None:
-        self.model, self.loss, self.training = model, loss, training
-        self.batches = list(batches)
-        self.sizes = [len(targets) for _, targets in self.batches] if sizes is None else list(sizes)
-        if len(self.sizes) != len(self.batches):
-            reject("sizes", self.sizes, f"a number for each of {len(self.batches)} batches")
-        self.examples = sum(self.sizes)
-        if not self.batches or min(self.sizes) == 0:
-            reject("batches", f"{len(self.batches)} batches with {self.examples} examples", "batches of examples")
-
-    def __call__(self) -> Tensor:
-        """The mean loss over all examples."""
-        return torch.stack([weight * part() for weight, part in self.parts()]).sum()
-
-    def parts(self) -> list[Part]:
-        """Each batch's share of the examples, and its loss."""
-        return [(size / self.examples, self._part(batch)) for size, batch in zip(self.sizes, self.batches, strict=True)]
-
-    def _part(self, batch: tuple[Any, Any]) -> Loss:
-        def loss() -> Tensor:
-            modes = [(module, module.training) for module in self.model.modules()]
-            self.model.train(self.training)
-            try:
-                return self.loss(self.model(batch[0]), batch[1])
-            finally:
-                for module, mode in modes:
-                    module.training = mode
-
-        return loss
-
-
-def parts_of(loss: Loss) -> list[Part]:
-    """The parts of a sample with their weights; a closure is one part."""
-    return loss.parts() if isinstance(loss, FixedSample) else [(1.0, loss)]
 
 
 def check_params(params: Iterable[Tensor]) -> list[Tensor]:
-    """The parameters as a list.
+    """The parameters as a list, each once.
 
     Raises:
         ValueError: there are none, or one is not a real floating-point tensor that requires grad, or sharded.
@@ -104,7 +41,7 @@ def check_params(params: Iterable[Tensor]) -> list[Tensor]:
             what = f"{p.dtype}, requires_grad={p.requires_grad}" if isinstance(p, Tensor) else type(p).__name__
             reject("params", what, "real floating-point tensors that require grad")
     check_whole(found)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def check_whole(params: Iterable[Tensor]) -> None:
@@ -116,17 +53,6 @@ def check_whole(params: Iterable[Tensor]) -> None:
             "whole tensors: load what torch.distributed.checkpoint.state_dict.get_state_dict returns with "
             "StateDictOptions(full_state_dict=True) into a model and an optimizer that are not sharded",
         )
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All entries in one vector, a copy."""
-    return torch.cat([t.detach().reshape(-1) for t in tensors])
-
-
-def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of a vector in the shapes, dtypes and on the devices of ``like``."""
-    pieces = torch.split(vector, [t.numel() for t in like])
-    return [piece.view(t.shape).to(t.device, t.dtype) for piece, t in zip(pieces, like, strict=True)]
 
 
 @contextmanager
@@ -152,7 +78,7 @@ def write(params: Sequence[Tensor], vector: Tensor) -> None:
 def value(loss: Loss) -> float:
     """The loss, without a graph."""
     with torch.no_grad():
-        return math.fsum(weight * float(_checked(part())) for weight, part in parts_of(loss))
+        return math.fsum(weight * _number(part) for weight, part in parts_of(loss))
 
 
 def gradient(loss: Loss, params: Sequence[Tensor]) -> Tensor:
@@ -162,9 +88,13 @@ def gradient(loss: Loss, params: Sequence[Tensor]) -> Tensor:
 
 def value_and_gradient(loss: Loss, params: Sequence[Tensor]) -> tuple[float, Tensor]:
     """The loss and its gradient."""
+    return _value_and_gradient(parts_of(loss), params)
+
+
+def _value_and_gradient(parts: Sequence[Part], params: Sequence[Tensor]) -> tuple[float, Tensor]:
     total, sums = 0.0, [torch.zeros_like(p) for p in params]
-    for weight, part in parts_of(loss):
-        with torch.enable_grad():
+    for weight, part in parts:
+        with torch.enable_grad(), fresh_casts():
             here = _checked(part(), differentiable=True)
             grads = torch.autograd.grad(here, params, allow_unused=True, materialize_grads=True)
         total += weight * float(here.detach())
@@ -187,65 +117,71 @@ class Curvature:
 
     Attributes:
         params: the parameters.
-        gradient: S∇L.
+        like: what a vector is like, see :func:`~thalweg.landscape.vectors.empty_like`.
         size: the number of entries.
 
     Raises:
         ValueError: ``params`` or ``scale`` do not fit, or the loss is no finite scalar that depends on the parameters.
     """
 
-    def __init__(self, loss: Loss, params: Iterable[Tensor], *, scale: Tensor | None = None) -> None:
+    def __init__(self, loss: Loss, params: Iterable[Tensor], *, scale: Vector | None = None) -> None:
         self.params = check_params(params)
-        self.size = sum(p.numel() for p in self.params)
-        if scale is not None and (scale.shape != (self.size,) or not scale.isfinite().all()):
-            reject("scale", f"one of shape {tuple(scale.shape)}", f"a vector of {self.size} finite numbers")
-        self.scale = scale
+        self.like = empty_like(self.params)
+        self.size = len(self.like)
+        self.scale = None if scale is None else as_vector("scale", scale, self.params)
         self.parts = parts_of(loss)
         self._kept = self._graph(self.parts[0][1]) if len(self.parts) == 1 else None
-        whole = flat(self._kept) if self._kept else gradient(loss, self.params)
-        self.gradient = whole if scale is None else scale * whole
+
+    def gradient(self) -> Tensor:
+        """S∇L."""
+        return self._scaled(flat(self._kept) if self._kept else _value_and_gradient(self.parts, self.params)[1])
 
     def times(self, vector: Tensor) -> Tensor:
         """S H S v for a vector v of ``size`` entries."""
-        return self._product(self._scaled(vector), None)
+        return self._product(self._scaled(vector), self.parts)
 
     def times_of_parts(self, vector: Tensor) -> Iterator[Tensor]:
         """S H_b S v for each part of the sample, with its own H_b."""
-        for at in range(len(self.parts)):
-            yield self._product(self._scaled(vector), at)
+        for _, part in self.parts:
+            yield self._product(self._scaled(vector), [(1.0, part)])
 
     def dense(self) -> Tensor:
         """S H S as a matrix, symmetrised; one product a column."""
-        identity = torch.eye(self.size, dtype=self.gradient.dtype, device=self.gradient.device)
+        identity = torch.eye(self.size, dtype=self.like.dtype, device=self.like.device)
         matrix = torch.stack([self.times(column) for column in identity])
         return (matrix + matrix.T) / 2.0
 
     def _scaled(self, vector: Tensor) -> Tensor:
         return vector if self.scale is None else self.scale * vector
 
-    def _product(self, vector: Tensor, at: int | None) -> Tensor:
+    def _product(self, vector: Tensor, parts: Sequence[Part]) -> Tensor:
         direction = split(vector, self.params)
-        sums = [torch.zeros_like(p) for p in self.params]
-        for weight, part in self.parts if at is None else [(1.0, self.parts[at][1])]:
+        product = torch.zeros_like(self.like, memory_format=torch.contiguous_format)
+        sums = pieces(product, self.params)
+        for weight, part in parts:
             grads = self._kept or self._graph(part)
             # A gradient that does not depend on the parameters has no graph: its loss is linear in that parameter.
             curved = [(g, d) for g, d in zip(grads, direction, strict=True) if g.requires_grad]
             if curved:
                 outputs, vectors = zip(*curved, strict=True)
-                product = torch.autograd.grad(
-                    outputs,
-                    self.params,
-                    vectors,
-                    retain_graph=self._kept is not None,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-                torch._foreach_add_(sums, product, alpha=weight)
-        return self._scaled(flat(sums))
+                with fresh_casts():
+                    found = torch.autograd.grad(
+                        outputs,
+                        self.params,
+                        vectors,
+                        retain_graph=self._kept is not None,
+                        allow_unused=True,
+                        materialize_grads=True,
+                    )
+                left = list(found)
+                del found
+                for total in reversed(sums):  # one after the other, so that memory is given back as it is taken
+                    total.add_(left.pop(), alpha=weight)
+        return product if self.scale is None else product.mul_(self.scale)
 
     def _graph(self, loss: Loss) -> tuple[Tensor, ...]:
         # The fast kernels of attention cannot be differentiated twice.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), fresh_casts():
             return torch.autograd.grad(
                 _checked(loss(), differentiable=True),
                 self.params,
@@ -253,6 +189,11 @@ class Curvature:
                 allow_unused=True,
                 materialize_grads=True,
             )
+
+
+def _number(loss: Loss) -> float:
+    with fresh_casts():
+        return float(_checked(loss()))
 
 
 def _checked(loss: Any, *, differentiable: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""A number with its error bars, and the checks and random vectors that the estimators share."""
+"""A number with its error bars, and the random vectors that the estimators share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg.arguments import reject
+from thalweg.arguments import check_integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,14 @@ def mean_of(values: Tensor) -> Estimate:
     return Estimate(values.mean().item(), (values.std() / math.sqrt(len(values))).item(), len(values))
 
 
-def check_count(argument: str, value: object, least: int) -> None:
-    """Raise ``ValueError`` unless value is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        reject(argument, value, f"an integer of at least {least}")
+def check_seed(seed: object) -> int:
+    """The seed as Python's int, or ``ValueError`` unless it is one that torch's generators take."""
+    return check_integer("seed", seed, -(1 << 63), 1 << 64)
 
 
 def random_vectors(like: Tensor, count: int, seed: int, *, signs: bool = False) -> Iterator[Tensor]:
     """Vectors of independent normal entries or signs, from a generator of their own."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     for _ in range(count):
         if signs:
             drawn = 2.0 * torch.randint(0, 2, like.shape, generator=generator) - 1.0

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from thalweg.arguments import reject
+from thalweg.landscape.vectors import Coordinates
 
 Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -67,12 +68,13 @@ class Landscape:
     level: bool = False
     source: str = ""
 
-    def __call__(self, points: Tensor) -> Tensor:
+    def __call__(self, points: Coordinates) -> Tensor:
         """f at points of shape (..., 2): shape (...).
 
         >>> FUNCTIONS["himmelblau"](torch.tensor([[3.0, 2.0], [0.0, 0.0]]))
         tensor([  0., 170.])
         """
+        points = as_points(points)
         if points.shape[-1:] != (2,):
             raise ValueError(f"points must have the shape (..., 2), got {tuple(points.shape)}")
         return self.function(points[..., 0], points[..., 1])
@@ -98,6 +100,13 @@ def landscape(name: str) -> Landscape:
     if name not in FUNCTIONS:
         reject("name", name, " or ".join(map(repr, FUNCTIONS)))
     return FUNCTIONS[name]
+
+
+def as_points(points: Coordinates) -> Tensor:
+    """Points as a tensor; of lists of numbers, float64."""
+    if isinstance(points, Tensor):
+        return points
+    return torch.as_tensor(points, dtype=None if hasattr(points, "dtype") else torch.float64)
 
 
 def _cardioid(x: Tensor, y: Tensor) -> Tensor:

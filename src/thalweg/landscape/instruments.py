@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,19 +26,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from thalweg import equations as eq
-from thalweg.arguments import check_positive, reject
+from thalweg.arguments import check_integer, check_positive, reject
 from thalweg.kernels import compute_dtype
 from thalweg.kernels.norms import global_norm
 from thalweg.kernels.rounding import wide
 from thalweg.landscape.batches import noise_of
-from thalweg.landscape.derivatives import Loss, check_params, check_whole
+from thalweg.landscape.derivatives import check_params, check_whole
 from thalweg.landscape.eigen import ROUGH, hessian_eigenpairs
-from thalweg.landscape.estimates import check_count
 from thalweg.landscape.preconditioned import has_diagonal, preconditioned_sharpness
+from thalweg.landscape.samples import Loss
+from thalweg.landscape.vectors import pieces
 from thalweg.optim.adaptor import E
 from thalweg.optim.alto import ALTO
 from thalweg.optim.exploration import ALPHA, BETA, EMA
 from thalweg.optim.lamb import Lamb
+from thalweg.torch_private import has_step_hooks
 
 
 class Instruments:
@@ -66,33 +69,28 @@ class Instruments:
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             reject("optimizer", type(optimizer).__name__, "a torch.optim.Optimizer")
-        check_count("every", every, 1)
         check_whole(p for group in optimizer.param_groups for p in group["params"])
-        self.optimizer, self.loss, self.every = optimizer, loss, every
+        self.optimizer, self.loss, self.every = optimizer, loss, check_integer("every", every, 1)
         self.seconds = 0.0
         self._names = {p: name for name, p in (names or {}).items()}
         self._calls, self._reported = 0, 0.0
-        self._parts: list[tuple[int, float]] = []
-        self._accumulated: dict[Tensor, Tensor] = {}
-        self._eigenvector: Tensor | None = None  # of the last time
+        self._micro_batches = _MicroBatches(optimizer)
+        self._eigenvector: dict[Tensor, Tensor] = {}  # of the last time, by parameter
 
     def micro_batch(self, examples: int, share: float) -> None:
         """Note the gradient that a micro-batch has just added to ``p.grad``.
+
+        Micro-batches of one step belong together: a new step begins when the optimizer has stepped, or the gradients
+        were set to None, whether or not :meth:`measure` was called.
 
         Args:
             examples: in it.
             share: what its mean loss was multiplied by, such as its share of the whole batch; above 0.
         """
         started = time.perf_counter()
-        check_count("examples", examples, 1)
+        examples = check_integer("examples", examples, 1)
         check_positive("share", share)
-        square = 0.0
-        for p in self._with_gradients():
-            g = _gradient(p)
-            before = self._accumulated.get(p)
-            square += float((g if before is None else g - before).double().square().sum())
-            self._accumulated[p] = g.clone()
-        self._parts.append((examples, square / share**2))
+        self._micro_batches.note(self._with_gradients(), examples, share)
         self.seconds += time.perf_counter() - started
 
     def measure(self) -> dict[str, float]:
@@ -113,7 +111,7 @@ class Instruments:
         with torch.no_grad():
             found.update(self._exploration())
             found.update(self._trust_ratios())
-        found.update(self._noise())
+        found.update(self._micro_batches.noise())
         if self.loss is not None and self._calls % self.every == 0:
             here, self._eigenvector = sharpness(self.loss, self.optimizer, start=self._eigenvector)
             found.update(here)
@@ -208,9 +206,42 @@ class Instruments:
         norms = (eq.norm(x, group["norm_dims"]) for x in (theta, r))
         return eq.trust_ratio(*norms, eps=group["trust_eps"], clip=group["trust_clip"])
 
-    def _noise(self) -> dict[str, float]:
-        parts, self._parts = self._parts, []
-        whole, self._accumulated = self._accumulated, {}  # not p.grad, which may have been clipped since
+
+class _MicroBatches:
+    """The gradients of the micro-batches of the coming step."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._parts: list[tuple[int, float]] = []
+        self._accumulated: dict[Tensor, Tensor] = {}
+        self._gradients: dict[Tensor, weakref.ref[Tensor]] = {}
+        self._stepped = False
+        if has_step_hooks(optimizer):
+            here = weakref.ref(self)  # the optimizer may live longer
+
+            def after_step(*_: Any) -> None:
+                if (noted := here()) is not None:
+                    noted._stepped = True
+
+            weakref.finalize(self, optimizer.register_step_post_hook(after_step).remove)
+
+    def note(self, params: Sequence[Tensor], examples: int, share: float) -> None:
+        """Note what has been added to the gradients."""
+        self._drop_if_over()
+        square = 0.0
+        for p in params:
+            g = _gradient(p)
+            before = self._accumulated.get(p)
+            square += float((g if before is None else g - before).double().square().sum())
+            self._accumulated[p] = g.clone()
+            assert p.grad is not None
+            self._gradients[p] = weakref.ref(p.grad)
+        self._parts.append((examples, square / share**2))
+
+    def noise(self) -> dict[str, float]:
+        """The noise of the step that was noted, which is then forgotten; nothing if it had less than two parts."""
+        self._drop_if_over()
+        parts, whole = self._parts, self._accumulated  # not p.grad, which may have been clipped since
+        self._drop()
         if len(parts) < 2:
             return {}
         sizes, squares = zip(*parts, strict=True)
@@ -221,25 +252,44 @@ class Instruments:
             "gradient_squared_norm": found.squared_norm,
         }
 
+    def _drop_if_over(self) -> None:
+        """Forget micro-batches of a step that has been made or given up."""
+        if self._stepped or any(_is_replaced(p, gradient()) for p, gradient in self._gradients.items()):
+            self._drop()
 
-def sharpness(loss: Loss, optimizer: Optimizer, *, start: Tensor | None = None) -> tuple[dict[str, float], Tensor]:
+    def _drop(self) -> None:
+        self._parts, self._accumulated, self._gradients, self._stepped = [], {}, {}, False
+
+
+def _is_replaced(p: Tensor, noted: Tensor | None) -> bool:
+    """Whether the gradient is not the tensor that was noted; with a graph of its own, each backward makes a new one."""
+    return p.grad is not noted and (p.grad is None or not p.grad.requires_grad)
+
+
+def sharpness(
+    loss: Loss, optimizer: Optimizer, *, start: Mapping[Tensor, Tensor] | None = None
+) -> tuple[dict[str, float], dict[Tensor, Tensor]]:
     """λ_max of a loss, and as a live optimizer sees it, each in some ten products with the Hessian.
 
     Args:
         loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
         optimizer: any.
-        start: a vector to start from, such as the eigenvector found last; None: always the same.
+        start: of each parameter its part of a vector to start from, such as the eigenvector found last; of parameters
+            that are not in it, zeros. None: always the same.
 
     Returns:
         ``sharpness``, and of a known optimizer that has made a step ``eta_lambda`` and, if it has one,
-        ``share_of_limit``, as :func:`preconditioned_sharpness` has them; and the eigenvector of λ_max.
+        ``share_of_limit``, as :func:`preconditioned_sharpness` has them; and the eigenvector of λ_max, by parameter.
 
     Raises:
         ValueError: the loss is no finite scalar of the parameters.
         RuntimeError: no convergence.
     """
     params = check_params(p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
-    plain = hessian_eigenpairs(loss, params, start=start, tolerance=ROUGH, errors=False)
+    first = None
+    if start and any(bool(start[p].any()) for p in params if p in start):
+        first = [start[p] if p in start else torch.zeros_like(p) for p in params]
+    plain = hessian_eigenpairs(loss, params, start=first, tolerance=ROUGH, errors=False)
     found = {"sharpness": plain.values.item()}
     try:
         own = preconditioned_sharpness(loss, optimizer, tolerance=ROUGH, errors=False)
@@ -250,7 +300,7 @@ def sharpness(loss: Loss, optimizer: Optimizer, *, start: Tensor | None = None) 
         found["eta_lambda"] = own.eta_lambda.item()
         if own.limit is not None:
             found["share_of_limit"] = own.share
-    return found, plain.vectors[0]
+    return found, dict(zip(params, pieces(plain.vectors[0], params), strict=True))
 
 
 def _adapted(group: dict[str, Any]) -> bool:

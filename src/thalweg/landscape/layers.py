@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from thalweg.arguments import reject
-from thalweg.landscape.derivatives import Curvature, Loss
+from thalweg.arguments import check_integer, reject
+from thalweg.evaluation import undisturbed
+from thalweg.landscape.derivatives import Curvature
 from thalweg.landscape.eigen import largest
-from thalweg.landscape.estimates import Estimate, check_count
+from thalweg.landscape.estimates import Estimate
+from thalweg.landscape.samples import Loss
 from thalweg.landscape.trace import trace_of
 
 
@@ -29,6 +31,7 @@ class LayerCurvature:
     trace: Estimate
 
 
+@undisturbed()
 def curvature_by_layer(
     loss: Loss,
     blocks: nn.Module | Mapping[str, Iterable[Tensor]],
@@ -56,7 +59,7 @@ def curvature_by_layer(
     >>> {name: one.top for name, one in found.items()}
     {'weight': 2.0, 'bias': 2.0}
     """
-    check_count("products", products, 6)
+    products = check_integer("products", products, 6)
     if isinstance(blocks, nn.Module):
         blocks = by_module(blocks)
     if not blocks:
@@ -64,7 +67,7 @@ def curvature_by_layer(
     found = {}
     for name, params in blocks.items():
         curvature = Curvature(loss, params)
-        values, _, _ = largest(curvature.times, curvature.gradient, tolerance=tolerance)
+        values, _, _ = largest(curvature.times, curvature.like, tolerance=tolerance)
         found[name] = LayerCurvature(curvature.size, values.item(), trace_of(curvature, products, seed))
     return found
 

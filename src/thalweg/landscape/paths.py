@@ -1,7 +1,8 @@
 """Paths between two solutions, and the barrier on them: one valley or two?
 
-Solutions are vectors of all parameters, as of ``torch.nn.utils.parameters_to_vector``. Networks with batch norm need
-their statistics computed anew at every place: give losses in training mode, or networks without it.
+Solutions are vectors of all parameters, as of ``torch.nn.utils.parameters_to_vector``, or lists of tensors in the
+shapes of the parameters. Networks with batch norm need their statistics computed anew at every place: give losses in
+training mode, or networks without it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg.arguments import check_positive, reject
-from thalweg.landscape.derivatives import Loss, check_params, flat, moved_to, value, value_and_gradient
-from thalweg.landscape.estimates import check_count
-from thalweg.landscape.slices import check_vector
+from thalweg.arguments import check_integer, check_positive, reject
+from thalweg.evaluation import undisturbed
+from thalweg.landscape.derivatives import check_params, moved_to, value, value_and_gradient
+from thalweg.landscape.estimates import check_seed
+from thalweg.landscape.samples import Loss
+from thalweg.landscape.vectors import Vector, as_vector, dot
+
+LEAST_POINTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,8 @@ class Path:
         return float(self.losses.max() - max(self.losses[0], self.losses[-1]))
 
 
-def linear_path(loss: Loss, params: Iterable[Tensor], start: Tensor, end: Tensor, *, points: int = 25) -> Path:
+@undisturbed()
+def linear_path(loss: Loss, params: Iterable[Tensor], start: Vector, end: Vector, *, points: int = 25) -> Path:
     """The loss on the straight line from ``start`` to ``end``.
 
     Args:
@@ -63,11 +69,12 @@ def linear_path(loss: Loss, params: Iterable[Tensor], start: Tensor, end: Tensor
     return _along(loss, params, t, torch.stack([(1 - x) * start + x * end for x in t.tolist()]))
 
 
+@undisturbed()
 def bezier_path(
     loss: Loss,
     params: Iterable[Tensor],
-    start: Tensor,
-    end: Tensor,
+    start: Vector,
+    end: Vector,
     *,
     steps: int = 300,
     lr: float = 0.01,
@@ -93,12 +100,12 @@ def bezier_path(
         ValueError: an argument outside its range.
     """
     params, start, end = _ends(params, start, end)
-    check_count("steps", steps, 1)
+    steps, points = check_integer("steps", steps, 1), check_integer("points", points, LEAST_POINTS)
     check_positive("lr", lr)
     control = torch.nn.Parameter((start + end) / 2.0)
     optimizer = torch.optim.Adam([control], lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    drawn = torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+    drawn = torch.rand(steps, generator=torch.Generator().manual_seed(check_seed(seed)), dtype=torch.float64).tolist()
     for step, u in enumerate(drawn):
         t = ((step * 3) % 10 + u) / 10.0
         weight = 2.0 * t * (1.0 - t)
@@ -111,11 +118,12 @@ def bezier_path(
     return _along(loss, params, t_grid, torch.stack([_bezier(start, middle, end, t) for t in t_grid.tolist()]))
 
 
+@undisturbed()
 def elastic_band(
     loss: Loss,
     params: Iterable[Tensor],
-    start: Tensor,
-    end: Tensor,
+    start: Vector,
+    end: Vector,
     *,
     images: int = 9,
     steps: int = 500,
@@ -141,8 +149,8 @@ def elastic_band(
         ValueError: an argument outside its range.
     """
     params, start, end = _ends(params, start, end)
-    for argument, number in (("images", images), ("steps", steps)):
-        check_count(argument, number, 1)
+    images, steps = check_integer("images", images, 1), check_integer("steps", steps, 1)
+    points = check_integer("points", points, LEAST_POINTS)
     check_positive("lr", lr)
     band = torch.stack([start + (end - start) * k / (images + 1) for k in range(images + 2)])
     inner = torch.nn.Parameter(band[1:-1].clone())
@@ -162,7 +170,7 @@ def elastic_band(
         for k, slope in enumerate(slopes):
             tangent = band[k + 2] - band[k]
             tangent = tangent / tangent.norm().clamp(min=1e-30)
-            along = (slope @ tangent) * tangent
+            along = dot(slope, tangent) * tangent
             forces.append(slope - 2.0 * along if k == climbing else slope - along)
         inner.grad = torch.stack(forces)
         optimizer.step()
@@ -206,15 +214,13 @@ def _along(loss: Loss, params: list[Tensor], t: Tensor, places: Tensor) -> Path:
 
 
 def _grid(points: int) -> Tensor:
-    check_count("points", points, 3)
+    points = check_integer("points", points, LEAST_POINTS)
     return torch.linspace(0.0, 1.0, points, dtype=torch.float64)
 
 
-def _ends(params: Iterable[Tensor], start: Tensor, end: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+def _ends(params: Iterable[Tensor], start: Vector, end: Vector) -> tuple[list[Tensor], Tensor, Tensor]:
     found = check_params(params)
-    theta = flat(found)
-    for argument, vector in (("start", start), ("end", end)):
-        check_vector(vector, theta, argument)
-    if not math.isfinite(float((end - start).norm())) or torch.equal(start, end):
+    first, last = as_vector("start", start, found), as_vector("end", end, found)
+    if not math.isfinite(float((last - first).norm())) or torch.equal(first, last):
         reject("end", "the start", "another solution")
-    return found, start.detach().to(theta), end.detach().to(theta)
+    return found, first, last

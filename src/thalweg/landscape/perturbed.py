@@ -8,17 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg.arguments import check_positive, reject
-from thalweg.landscape.derivatives import (
-    Loss,
-    check_params,
-    flat,
-    gradient,
-    moved_to,
-    value,
-    value_and_gradient,
-)
-from thalweg.landscape.estimates import Estimate, check_count, mean_of, random_vectors
+from thalweg.arguments import check_integer, check_positive
+from thalweg.evaluation import undisturbed
+from thalweg.landscape.derivatives import check_params, gradient, moved_to, value, value_and_gradient
+from thalweg.landscape.estimates import Estimate, mean_of, random_vectors
+from thalweg.landscape.samples import Loss
+from thalweg.landscape.vectors import Vector, as_vector, flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +31,14 @@ class WorstCase:
     gradients: int
 
 
+@undisturbed()
 def worst_case(
     loss: Loss,
     params: Iterable[Tensor],
     radius: float,
     *,
     steps: int = 20,
-    scale: Tensor | None = None,
+    scale: Vector | None = None,
     seed: int = 0,
 ) -> WorstCase:
     """The largest increase of the loss over ‖u‖ ≤ radius, L(θ + Su) - L(θ), by ascent on the sphere.
@@ -63,17 +59,17 @@ def worst_case(
         ValueError: an argument outside its range.
     """
     check_positive("radius", radius)
-    check_count("steps", steps, 1)
+    steps = check_integer("steps", steps, 1)
     params = check_params(params)
     theta = flat(params)
-    scale = _scale(scale, theta)
+    by = _scale(scale, params)
     here = value(loss)
     best, best_step, gradients = 0.0, torch.zeros_like(theta), 0
     random = next(random_vectors(theta, 1, seed))
     for start in (torch.zeros_like(theta), radius * random / random.norm()):
         u, increase = start, 0.0
         for step in range(steps + 1):
-            with moved_to(params, theta + scale * u):
+            with moved_to(params, theta + by * u):
                 if step < steps:
                     height, slope = value_and_gradient(loss, params)
                     gradients += 1
@@ -81,21 +77,22 @@ def worst_case(
                     height = value(loss)
             increase = height - here
             if increase > best:
-                best, best_step = increase, scale * u
-            slope = scale * slope
+                best, best_step = increase, by * u
+            slope = by * slope
             if not (norm := slope.norm()) > 0:
                 break
             u = radius * slope / norm
     return WorstCase(best, best_step, gradients)
 
 
+@undisturbed()
 def mean_increase(
     loss: Loss,
     params: Iterable[Tensor],
     sigma: float,
     *,
     pairs: int = 16,
-    scale: Tensor | None = None,
+    scale: Vector | None = None,
     seed: int = 0,
 ) -> Estimate:
     """The mean of L(θ + σSz) - L(θ) over normal z, to second order σ²·tr(SHS)/2, with its standard error.
@@ -114,21 +111,22 @@ def mean_increase(
         ValueError: an argument outside its range.
     """
     check_positive("sigma", sigma)
-    check_count("pairs", pairs, 2)
+    pairs = check_integer("pairs", pairs, 2)
     params = check_params(params)
     theta = flat(params)
-    scale = _scale(scale, theta)
+    by = _scale(scale, params)
     here, found = value(loss), []
     for z in random_vectors(theta, pairs, seed):
         both = []
         for sign in (1.0, -1.0):
-            with moved_to(params, theta + sign * sigma * scale * z):
+            with moved_to(params, theta + sign * sigma * by * z):
                 both.append(value(loss))
         found.append(sum(both) / 2.0 - here)
     return mean_of(torch.tensor(found, dtype=torch.float64))
 
 
-def squared_gradient_norm(loss: Loss, params: Iterable[Tensor], *, scale: Tensor | None = None) -> float:
+@undisturbed()
+def squared_gradient_norm(loss: Loss, params: Iterable[Tensor], *, scale: Vector | None = None) -> float:
     """‖S∇L‖², S = diag(scale), of the loss as it is; :func:`~thalweg.landscape.gradient_noise` takes the noise off.
 
     >>> x = torch.tensor([3.0, 4.0], requires_grad=True)
@@ -137,12 +135,8 @@ def squared_gradient_norm(loss: Loss, params: Iterable[Tensor], *, scale: Tensor
     """
     params = check_params(params)
     slope = gradient(loss, params)
-    return float((_scale(scale, slope) * slope).double().square().sum())
+    return float((_scale(scale, params) * slope).double().square().sum())
 
 
-def _scale(scale: Tensor | None, like: Tensor) -> Tensor:
-    if scale is None:
-        return torch.ones_like(like)
-    if scale.shape != like.shape or not scale.isfinite().all():
-        reject("scale", f"one of shape {tuple(scale.shape)}", f"a vector of {len(like)} finite numbers")
-    return scale
+def _scale(scale: Vector | None, params: list[Tensor]) -> Tensor:
+    return torch.ones_like(flat(params)) if scale is None else as_vector("scale", scale, params)

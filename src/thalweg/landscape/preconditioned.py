@@ -18,8 +18,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from thalweg import equations as eq
 from thalweg.arguments import reject
 from thalweg.kernels.rounding import wide
-from thalweg.landscape.derivatives import Loss, check_whole, flat
+from thalweg.landscape.derivatives import check_whole
 from thalweg.landscape.eigen import Eigenpairs, hessian_eigenpairs
+from thalweg.landscape.samples import Loss
+from thalweg.landscape.vectors import Vector, flat
 from thalweg.optim.adaptor import E
 from thalweg.optim.alto import ALTO
 from thalweg.optim.exploration import ALPHA, BETA
@@ -84,7 +86,7 @@ def preconditioned_sharpness(
     optimizer: Optimizer,
     k: int = 1,
     *,
-    start: Tensor | None = None,
+    start: Vector | None = None,
     tolerance: float | None = None,
     errors: bool = True,
 ) -> PreconditionedSharpness:

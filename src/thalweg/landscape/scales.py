@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from thalweg.landscape.derivatives import check_params, flat
+from thalweg.landscape.derivatives import check_params
+from thalweg.landscape.vectors import flat
 
 
 def filter_scale(params: Iterable[Tensor]) -> Tensor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from thalweg.arguments import reject
-from thalweg.landscape.derivatives import Loss, check_params, flat, moved_to, value
-from thalweg.landscape.estimates import check_count, random_vectors
+from thalweg.arguments import check_finite, check_integer, reject
+from thalweg.evaluation import undisturbed
+from thalweg.landscape.derivatives import check_params, moved_to, value
+from thalweg.landscape.estimates import random_vectors
+from thalweg.landscape.samples import Loss
+from thalweg.landscape.vectors import Coordinates, Vector, as_numbers, as_vector, dot, flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ def filter_normalised_directions(params: Iterable[Tensor], count: int = 1, *, se
     [5.0, 1.0]
     """
     params = check_params(params)
-    check_count("count", count, 1)
+    count = check_integer("count", count, 1)
     found = []
     for drawn in random_vectors(flat(params), count, seed):
         pieces = []
@@ -57,45 +61,44 @@ def filter_normalised_directions(params: Iterable[Tensor], count: int = 1, *, se
     return found
 
 
-def slice_1d(loss: Loss, params: Iterable[Tensor], direction: Tensor, x: Tensor) -> Slice:
+@undisturbed()
+def slice_1d(loss: Loss, params: Iterable[Tensor], direction: Vector, x: Coordinates) -> Slice:
     """The loss at θ + x d for each x.
 
     Args:
         loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
         params: the parameters, which come back as they were.
         direction: d, a vector: of :func:`filter_normalised_directions`, or an eigenvector
-            (``hessian_eigenpairs(...).vectors[0]``).
-        x: where, shape (n,).
+            (``hessian_eigenpairs(...).vectors[0]``); an array or a list of as many numbers; or a list of tensors in the
+            shapes of the parameters.
+        x: where, shape (n,): a tensor, an array or a list of numbers.
 
     Raises:
         ValueError: shapes that do not fit, or a loss that is not finite.
     """
     params = check_params(params)
     theta = flat(params)
-    x = _coordinates("x", x)
-    check_vector(direction, theta)
-    return Slice(x, None, _losses(loss, params, [theta + a * direction for a in x.tolist()]))
+    x, d = as_numbers("x", x), as_vector("direction", direction, params)
+    return Slice(x, None, _losses(loss, params, (theta + a * d for a in x.tolist())))
 
 
+@undisturbed()
 def slice_2d(
-    loss: Loss, params: Iterable[Tensor], directions: Sequence[Tensor], x: Tensor, y: Tensor | None = None
+    loss: Loss, params: Iterable[Tensor], directions: Iterable[Vector], x: Coordinates, y: Coordinates | None = None
 ) -> Slice:
     """The loss at θ + x d_1 + y d_2 for each x and y; y is x unless given. Otherwise as :func:`slice_1d`."""
     params = check_params(params)
     theta = flat(params)
-    x, y = _coordinates("x", x), _coordinates("y", x if y is None else y)
-    if len(directions) != 2:
-        reject("directions", f"{len(directions)} of them", "two vectors")
-    for d in directions:
-        check_vector(d, theta)
-    rows = [
-        _losses(loss, params, [theta + a * directions[0] + b * directions[1] for b in y.tolist()]) for a in x.tolist()
-    ]
+    x = as_numbers("x", x)
+    y = x if y is None else as_numbers("y", y)
+    d, e = _vectors("directions", directions, params, 2)
+    rows = [_losses(loss, params, (theta + a * d + b * e for b in y.tolist())) for a in x.tolist()]
     return Slice(x, y, torch.stack(rows))
 
 
+@undisturbed()
 def plane_through(
-    loss: Loss, params: Iterable[Tensor], solutions: Sequence[Tensor], *, points: int = 21, margin: float = 0.25
+    loss: Loss, params: Iterable[Tensor], solutions: Iterable[Vector], *, points: int = 21, margin: float = 0.25
 ) -> Slice:
     """The loss on the plane through three solutions, in Euclidean coordinates of the parameters.
 
@@ -104,7 +107,8 @@ def plane_through(
     Args:
         loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
         params: the parameters, which come back as they were.
-        solutions: three vectors of all parameters, as of ``torch.nn.utils.parameters_to_vector``, not on one line.
+        solutions: three vectors of all parameters, as of ``torch.nn.utils.parameters_to_vector`` or lists of tensors in
+            the shapes of the parameters, not on one line.
         points: of each axis, at least 2.
         margin: how far the picture goes beyond the solutions, of their extent.
 
@@ -112,24 +116,18 @@ def plane_through(
         ValueError: an argument outside its range.
     """
     params = check_params(params)
-    check_count("points", points, 2)
-    if len(solutions) != 3:
-        reject("solutions", f"{len(solutions)} of them", "three vectors")
-    theta = flat(params)
-    for one in solutions:
-        check_vector(one, theta, "solutions")
-    origin, first, second = (one.detach() for one in solutions)
+    points = check_integer("points", points, 2)
+    check_finite("margin", margin)
+    origin, first, second = _vectors("solutions", solutions, params, 3)
     along, other = first - origin, second - origin
     if not along.norm() > 0:
         reject("solutions", "two that are the same", "three vectors that are not on one line")
     d1 = along / along.norm()
-    rest = other - (other @ d1) * d1
+    rest = other - dot(other, d1) * d1
     if not rest.norm() > 1e-6 * other.norm():
         reject("solutions", "three on one line", "three vectors that are not on one line")
     d2 = rest / rest.norm()
-    at = torch.tensor(
-        [[0.0, 0.0], [float(along @ d1), 0.0], [float(other @ d1), float(other @ d2)]], dtype=torch.float64
-    )
+    at = torch.tensor([[0.0, 0.0], [dot(along, d1), 0.0], [dot(other, d1), dot(other, d2)]], dtype=torch.float64)
     low, high = at.min(0).values, at.max(0).values
     room = margin * (high - low)
     x, y = (
@@ -141,7 +139,7 @@ def plane_through(
     return Slice(found.x, found.y, found.losses, at)
 
 
-def _losses(loss: Loss, params: list[Tensor], places: list[Tensor]) -> Tensor:
+def _losses(loss: Loss, params: list[Tensor], places: Iterator[Tensor]) -> Tensor:
     found = []
     for place in places:
         with moved_to(params, place):
@@ -149,13 +147,8 @@ def _losses(loss: Loss, params: list[Tensor], places: list[Tensor]) -> Tensor:
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _coordinates(argument: str, values: Tensor) -> Tensor:
-    if values.dim() != 1 or not len(values) or not values.isfinite().all():
-        reject(argument, f"one of shape {tuple(values.shape)}", "a vector of finite coordinates")
-    return values.double().cpu()
-
-
-def check_vector(vector: Tensor, theta: Tensor, argument: str = "direction") -> None:
-    """Raise ``ValueError`` unless the vector has the shape of all parameters and is finite."""
-    if vector.shape != theta.shape or not vector.isfinite().all():
-        reject(argument, f"one of shape {tuple(vector.shape)}", f"a vector of {len(theta)} finite numbers")
+def _vectors(argument: str, given: Iterable[Vector], params: list[Tensor], count: int) -> list[Tensor]:
+    found: list[Any] = list(given)
+    if len(found) != count:
+        reject(argument, f"{len(found)} of them", f"{('two', 'three')[count - 2]} vectors")
+    return [as_vector(argument, one, params) for one in found]

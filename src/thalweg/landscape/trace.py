@@ -7,18 +7,22 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from thalweg.arguments import check_choice
-from thalweg.landscape.derivatives import Curvature, Loss
-from thalweg.landscape.estimates import Estimate, check_count, mean_of, random_vectors
+from thalweg.arguments import check_choice, check_integer
+from thalweg.evaluation import undisturbed
+from thalweg.landscape.derivatives import Curvature
+from thalweg.landscape.estimates import Estimate, mean_of, random_vectors
+from thalweg.landscape.samples import Loss
+from thalweg.landscape.vectors import Vector, dot, full_precision
 
 
+@undisturbed()
 def hessian_trace(
     loss: Loss,
     params: Iterable[Tensor],
     products: int = 60,
     *,
     method: str = "hutch++",
-    scale: Tensor | None = None,
+    scale: Vector | None = None,
     seed: int = 0,
 ) -> Estimate:
     """An unbiased estimate of tr(S H S), S = diag(scale), with its standard error.
@@ -43,25 +47,26 @@ def hessian_trace(
     8 ± 0
     """
     check_choice("method", method, ("hutch++", "hutchinson"))
-    check_count("products", products, 6 if method == "hutch++" else 2)
+    products = check_integer("products", products, 6 if method == "hutch++" else 2)
     curvature = Curvature(loss, params, scale=scale)
     return trace_of(curvature, products, seed) if method == "hutch++" else _hutchinson(curvature, products, seed)
 
 
 def trace_of(curvature: Curvature, products: int, seed: int) -> Estimate:
     """Hutch++ of a curvature."""
-    like, third = curvature.gradient, products // 3
-    drawn = list(random_vectors(like, 2 * third, seed, signs=True))
+    third = products // 3
+    drawn = list(random_vectors(curvature.like, 2 * third, seed, signs=True))
     sketch = torch.stack([curvature.times(z) for z in drawn[:third]], dim=1)
     basis = torch.linalg.qr(sketch)[0]
-    on_basis = sum(float(q @ curvature.times(q)) for q in basis.T)
+    on_basis = sum(dot(q, curvature.times(q)) for q in basis.T)
     if basis.shape[1] >= curvature.size:
         return Estimate(on_basis, 0.0, products)
-    rest = [z - basis @ (basis.T @ z) for z in drawn[third:]]
-    left = mean_of(torch.stack([z @ curvature.times(z) for z in rest]))
+    with full_precision(basis):
+        rest = [z - basis @ (basis.T @ z) for z in drawn[third:]]
+    left = mean_of(torch.tensor([dot(z, curvature.times(z)) for z in rest], dtype=torch.float64))
     return Estimate(on_basis + left.value, left.standard_error, products)
 
 
 def _hutchinson(curvature: Curvature, products: int, seed: int) -> Estimate:
-    drawn = random_vectors(curvature.gradient, products, seed, signs=True)
-    return mean_of(torch.stack([z @ curvature.times(z) for z in drawn]))
+    drawn = random_vectors(curvature.like, products, seed, signs=True)
+    return mean_of(torch.tensor([dot(z, curvature.times(z)) for z in drawn], dtype=torch.float64))

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thalweg.arguments import check_choice, check_exploration, check_nonnegative, check_positive
-from thalweg.landscape.estimates import Estimate, check_count, mean_of
-from thalweg.landscape.functions import Landscape
+from thalweg.arguments import check_choice, check_exploration, check_integer, check_nonnegative, check_positive
+from thalweg.landscape.estimates import Estimate, check_seed, mean_of
+from thalweg.landscape.functions import Landscape, as_points
+from thalweg.landscape.vectors import Coordinates
 from thalweg.optim.adaptor import E
 from thalweg.optim.alto import ALTO
 
@@ -76,8 +77,8 @@ def starts(function: Landscape, count: int, *, spread: float = 0.02, seed: int =
 
     The first is the start itself.
     """
-    check_count("count", count, 1)
-    drawn = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    count = check_integer("count", count, 1)
+    drawn = torch.randn(count, 2, generator=torch.Generator().manual_seed(check_seed(seed)), dtype=torch.float64)
     drawn[0] = 0.0
     return torch.tensor(function.start, dtype=torch.float64) + spread * function.size * drawn
 
@@ -90,7 +91,7 @@ def walk(
     *,
     lr: float,
     steps: int = 300,
-    begin: Tensor | None = None,
+    begin: Coordinates | None = None,
     noise: float = 0.0,
     seed: int = 0,
 ) -> Walk:
@@ -114,14 +115,14 @@ def walk(
     check_choice("base", base, BASES)
     check_exploration(alpha, beta)
     check_positive("lr", lr)
-    check_count("steps", steps, 1)
+    steps = check_integer("steps", steps, 1)
     check_nonnegative("noise", noise)
-    begin = starts(function, 20) if begin is None else begin
-    if begin.dim() != 2 or begin.shape[1] != 2:
-        raise ValueError(f"begin must have the shape (walkers, 2), got {tuple(begin.shape)}")
-    place = nn.Parameter(begin.double().clone())
+    at = starts(function, 20) if begin is None else as_points(begin)
+    if at.dim() != 2 or at.shape[1] != 2:
+        raise ValueError(f"begin must have the shape (walkers, 2), got {tuple(at.shape)}")
+    place = nn.Parameter(at.double().clone())
     optimizer = _optimizer(place, base, alpha, beta, lr)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     places = [place.detach().clone()]
     for _ in range(steps):
         (place.grad,) = torch.autograd.grad(function(place).sum(), place)
@@ -139,7 +140,7 @@ def numbers(walked: Walk) -> Numbers:
         ValueError: there are less than two walkers.
     """
     function, places = walked.function, walked.places
-    check_count("walkers", places.shape[1], 2)
+    check_integer("walkers", places.shape[1], 2)
     stays = places[-1].isfinite().all(dim=-1)
     kept = places[:, stays]
     if kept.shape[1] < 2:

@@ -15,9 +15,11 @@ from abc import ABCMeta
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from thalweg.optim.exploration import ALPHA, BETA
+from thalweg.optim.plain import as_scalar
 
 _PACKAGE = __name__.partition(".")[0]
 _NAMED = (Adam, AdamW, SGD)  # whose class forms are public names of the package
@@ -91,8 +93,15 @@ def base_named(name: str) -> type[Optimizer]:
 
 
 def _plain(value: Any) -> Any:
-    """A sequence of OmegaConf's, say, as a tuple: optimizers keep their arguments, and save them."""
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes | list | tuple) else value
+    """A sequence of OmegaConf's, say, as a tuple, and numbers of NumPy as Python's, which torch's own checks ask for.
+
+    Optimizers keep their arguments, and save them.
+    """
+    if isinstance(value, Tensor | str | bytes):
+        return value
+    if isinstance(value, Sequence):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    return as_scalar(value)
 
 
 def _evaluated(base: Any, p: inspect.Parameter) -> Any:

@@ -15,8 +15,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
-from thalweg.arguments import check_nonnegative, reject
+from thalweg.arguments import as_integer, check_nonnegative, reject
 from thalweg.optim.marks import declared, is_named_as_vectors, is_spared, options_of
+from thalweg.optim.plain import as_scalar
 
 Pattern: TypeAlias = "str | type[nn.Module]"
 
@@ -116,6 +117,7 @@ def param_groups(
     >>> param_groups(model, 0.1, patterns={"scanned": {"stacked": 1}})[0]["norm_dims"]
     (-2, -1)
     """
+    weight_decay = as_scalar(weight_decay)
     check_nonnegative("weight_decay", weight_decay)
     patterns = _checked(patterns)
     places, spared = _places(model), declared(model)
@@ -132,16 +134,18 @@ def param_groups(
         matched.update(matching)
         said, pattern = options_of(name, p), patterns[matching[0]] if matching else {}
         options = {**said, **pattern}
-        if (stacked := options.pop("stacked", None)) is None:
+        if (stacked := as_scalar(options.pop("stacked", None))) is None:
             stacked = int(any(place.is_stack_of_experts(p) for place in here))
             if (
                 any(place.is_concatenation_of_experts(p) for place in here)
                 and not {"trust_ratio", "norm_dims"} & options.keys()
             ):
                 one_norm.append(name)
-        elif not isinstance(stacked, int) or isinstance(stacked, bool) or not 0 <= stacked < p.ndim:
+        elif (given := as_integer(stacked)) is None or not 0 <= given < p.ndim:
             allowed = f"an integer in [0, {p.ndim}) for {name} of {p.ndim} axes"
             reject(f"stacked of {_label(matching[0]) if matching else name!r}", stacked, allowed)
+        else:
+            stacked = given
         if stacked:
             options.setdefault("norm_dims", tuple(range(stacked - p.ndim, 0)))
         spares = said.get("weight_decay") == 0 and "weight_decay" not in pattern

@@ -25,7 +25,7 @@ def is_loaders_step(optimizer: Optimizer) -> bool:
     A warm-up from 0 has a gradient that is not zero; and where the optimizer was built with a learning rate of 0, the
     step may be its user's, and counts.
     """
-    if optimizer.state or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or optimizer.state:  # looked at, Dynamo takes the state for what it is before
         return False
     rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
     if not rates or not all(map(_is_zero, rates)) or _is_zero(optimizer.defaults.get("lr", 0.0)):

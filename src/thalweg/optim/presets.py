@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from thalweg.arguments import reject
+from thalweg.arguments import check_integer
 
 
 class Exploration(TypedDict):
@@ -29,6 +29,5 @@ def paper_defaults(batch_size: int) -> Exploration:
     >>> paper_defaults(256), paper_defaults(32768)
     ({'alpha': 0.5, 'beta': 0.01}, {'alpha': -5.0, 'beta': 0.99})
     """
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        reject("batch_size", batch_size, "an integer of at least 1")
+    batch_size = check_integer("batch_size", batch_size, 1)
     return {"alpha": 0.5, "beta": 0.01} if batch_size < 1000 else {"alpha": -5.0, "beta": 0.99}

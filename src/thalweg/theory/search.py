@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from numbers import Real
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from scipy.optimize import minimize
@@ -40,7 +41,9 @@ def fastest_damping(eta_lambda: float | Iterable[float], *, momentum: float = 0.
     >>> beta > 0 > alpha and damping > 0.02  # a heavy average, instead of the momentum that is missing
     True
     """
-    values = (eta_lambda,) if isinstance(eta_lambda, int | float) else tuple(eta_lambda)
+    values = (
+        (cast("float", eta_lambda),) if isinstance(eta_lambda, Real) else tuple(cast("Iterable[float]", eta_lambda))
+    )
     if not values:
         reject("eta_lambda", eta_lambda, "a number in (0, inf) or several")
     for value in values:

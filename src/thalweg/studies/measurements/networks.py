@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from thalweg import ALTO, E
-from thalweg.landscape.derivatives import flat
 from thalweg.landscape.eigen import hessian_eigenpairs
 from thalweg.landscape.preconditioned import rates
+from thalweg.landscape.vectors import flat
 from thalweg.studies.pages.bases import BASES, BETA2
 
 
