@@ -1,14 +1,8 @@
-"""The lab: train anything, compare optimizers fairly, look at the result. Needs ``pip install 'thalweg[lab]'``.
+"""The lab: train anything. Needs ``pip install 'thalweg[lab]'``.
 
 Rooms, each importing only from those above it::
 
-    errors.py        UserError: one line that says what is wrong and what to do
     signals.py       SIGTERM and its like: noted while a run trains, which then saves
-    records.py       what a run leaves on disk: atomic writes, defensive reads
-    results.py       the read-only view of a folder that statistics and report use
-    reading.py       makes it from the files; trains nothing, imports no task
-    statistics.py    intervals, paired tests, corrections
-    report/          the HTML page and the tables beside it
     layout.py, columns.py    which files are a split, and what its columns must hold
     originals.py     published archives converted into what the tasks read
     split.py         a split that was read, and where each of its values stands
@@ -18,61 +12,9 @@ Rooms, each importing only from those above it::
     contenders/      how each optimizer is built, and the ranges it is searched over
     engine/          RunSpec, the training loop, schedules, checkpoints, typed failures
     search/          points, studies, claims, workers
-    recipes/         the slides' experiments at two scales, the printed numbers, claims tested, their page
     instruments.py   what thalweg.landscape sees of a run under way
-    commands.py, reproducing.py    what the command line does
+    alone.py         a run alone in its folder, as ``thalweg train`` makes one
 
-What a comparison leaves on disk
---------------------------------
-
-There is no database and no file that two processes change: a run belongs to a folder named by what decides it, so that
-another batch size, other code or other data never meets it. ::
-
-    OUT/runs/TASK/BATCH_SIZE/OPTIMIZER/STEPS-steps/          a cell: one optimizer in one table
-        cell.json                                            the table, the search space, how much was asked for
-        study-S/trial-N-HASH/                                a tuning run: study S, trial N
-        study-S/round-R-trial-N-HASH/                        one beyond the edge of the space (see below)
-        seed-N-HASH/                                         the chosen setting on fresh seed N
-    OUT/runs/TASK/BATCH_SIZE/timing/STEPS-steps.json         seconds a step, all optimizers interleaved
-    OUT/report.html, results.csv                             written again by ``thalweg report OUT``
-
-(A ``:`` in a name is a ``.`` in its folder.) A run's folder holds, each written whole or not at all,
-
-``spec.json``
-    All that decides the run (:class:`~thalweg.lab.engine.spec.RunSpec`): ``format``, ``hash``, ``task``,
-    ``batch_size``, ``steps``, ``optimizer``, ``settings``, ``seed``, ``test``, ``schedule``, ``warmup``, ``clip``,
-    ``label_smoothing``, ``augment``, ``precision``, ``evaluations``, ``code`` and ``data`` (hashes of source and data),
-    and ``init`` (hash of the weights) where it starts from a file.
-``environment.json``
-    Where it ran: interpreter, packages, processor, accelerators, host, number of processes and of threads, and the
-    variables of the environment that libraries of numerics read (``variables``).
-``metrics.jsonl``
-    One line an evaluation: ``step``, ``examples``, ``seconds`` (of training, evaluation left out), ``loss`` (training,
-    mean since the last line), ``validation`` (null where it is not finite), ``lr``.
-``instruments.jsonl``
-    With ``thalweg train --instruments N``, one line every N steps: ``step`` and what :mod:`thalweg.landscape` saw of it
-    (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not to be had, and
-    ``overhead_seconds``.
-``checkpoint.pt``
-    While it runs, of a long run: everything to go on from. Deleted at its end. One that cannot be read, or is another
-    run's, is kept as ``checkpoint.pt.damaged`` or ``checkpoint.pt.other``.
-``result.json``
-    Written last; a run without it is not complete and is run again, from its checkpoint. ``status`` ("finished" or
-    "failed"), ``failure`` (None, or "diverged", "non-finite metric", "refused", "out of memory" or "crashed"),
-    ``reason`` (None or text),
-    ``validation`` (at the end of the schedule), ``test`` and ``test_metrics`` (only of fresh seeds; the latter what
-    the task's ``more`` says, by name), ``seconds``, ``steps_to_target`` and ``seconds_to_target`` (None: not reached).
-``claim-N``
-    Who is at it, while someone is (:mod:`thalweg.lab.search.claims`).
-
-``cell.json`` holds ``task``, ``title``, ``metric`` (its ``resolution`` that of the test set), ``batch_size``,
-``steps``, ``budget`` ("short", "long" or "custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name,
-low, high, log of each axis), ``trials`` (a study), ``studies``, ``seeds``, ``code``, ``data``, ``left_out`` (None, or
-why the optimizer does not apply) and ``command``. Asked again for more, it grows; it never shrinks, and a command that
-names fewer optimizers leaves the others' alone.
-
-A study is ``trials`` points of a scrambled quasi-random sequence, a pure function of task, batch size, steps, optimizer
-and the study's number. Where its best learning rate lies at an edge of the range, the study goes on in a *round* beyond
-that edge with half as many trials, at most twice. The best of a study is the best validation metric at the end of the
-schedule; the chosen setting is that of the study whose best is the median; its fresh seeds alone see the test set.
+What a run leaves behind is said in :mod:`thalweg.records`, who judges it is :mod:`thalweg.report`, and commands are in
+:mod:`thalweg.commands`.
 """

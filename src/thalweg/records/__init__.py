@@ -1,4 +1,59 @@
-"""What a run leaves on disk, and how it is read again: Python alone, so that whoever judges needs no torch."""
+"""What a run leaves on disk, and how it is read again: Python alone, so that whoever judges needs no torch.
+
+What a comparison leaves on disk
+--------------------------------
+
+There is no database and no file that two processes change: a run belongs to a folder named by what decides it, so that
+another batch size, other code or other data never meets it. ::
+
+    OUT/runs/TASK/BATCH_SIZE/OPTIMIZER/STEPS-steps/          a cell: one optimizer in one table
+        cell.json                                            the table, the search space, how much was asked for
+        study-S/trial-N-HASH/                                a tuning run: study S, trial N
+        study-S/round-R-trial-N-HASH/                        one beyond the edge of the space (see below)
+        seed-N-HASH/                                         the chosen setting on fresh seed N
+    OUT/runs/TASK/BATCH_SIZE/timing/STEPS-steps.json         seconds a step, all optimizers interleaved
+    OUT/report.html, results.csv                             written again by ``thalweg report OUT``
+
+(A ``:`` in a name is a ``.`` in its folder.) A run's folder holds, each written whole or not at all,
+
+``spec.json``
+    All that decides the run (:class:`~thalweg.lab.engine.spec.RunSpec`): ``format``, ``hash``, ``task``,
+    ``batch_size``, ``steps``, ``optimizer``, ``settings``, ``seed``, ``test``, ``schedule``, ``warmup``, ``clip``,
+    ``label_smoothing``, ``augment``, ``precision``, ``evaluations``, ``code`` and ``data`` (hashes of source and data),
+    and ``init`` (hash of the weights) where it starts from a file.
+``environment.json``
+    Where it ran: interpreter, packages, processor, accelerators, host, number of processes and of threads, and the
+    variables of the environment that libraries of numerics read (``variables``).
+``metrics.jsonl``
+    One line an evaluation: ``step``, ``examples``, ``seconds`` (of training, evaluation left out), ``loss`` (training,
+    mean since the last line), ``validation`` (null where it is not finite), ``lr``.
+``instruments.jsonl``
+    With ``thalweg train --instruments N``, one line every N steps: ``step`` and what :mod:`thalweg.landscape` saw of it
+    (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not to be had, and
+    ``overhead_seconds``.
+``checkpoint.pt``
+    While it runs, of a long run: everything to go on from. Deleted at its end. One that cannot be read, or is another
+    run's, is kept as ``checkpoint.pt.damaged`` or ``checkpoint.pt.other``.
+``result.json``
+    Written last; a run without it is not complete and is run again, from its checkpoint. ``status`` ("finished" or
+    "failed"), ``failure`` (None, or "diverged", "non-finite metric", "refused", "out of memory" or "crashed"),
+    ``reason`` (None or text),
+    ``validation`` (at the end of the schedule), ``test`` and ``test_metrics`` (only of fresh seeds; the latter what
+    the task's ``more`` says, by name), ``seconds``, ``steps_to_target`` and ``seconds_to_target`` (None: not reached).
+``claim-N``
+    Who is at it, while someone is (:mod:`thalweg.lab.search.claims`).
+
+``cell.json`` holds ``task``, ``title``, ``metric`` (its ``resolution`` that of the test set), ``batch_size``,
+``steps``, ``budget`` ("short", "long" or "custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name,
+low, high, log of each axis), ``trials`` (a study), ``studies``, ``seeds``, ``code``, ``data``, ``left_out`` (None, or
+why the optimizer does not apply) and ``command``. Asked again for more, it grows; it never shrinks, and a command that
+names fewer optimizers leaves the others' alone.
+
+A study is ``trials`` points of a scrambled quasi-random sequence, a pure function of task, batch size, steps, optimizer
+and the study's number. Where its best learning rate lies at an edge of the range, the study goes on in a *round* beyond
+that edge with half as many trials, at most twice. The best of a study is the best validation metric at the end of the
+schedule; the chosen setting is that of the study whose best is the median; its fresh seeds alone see the test set.
+"""
 
 from thalweg.records.files import (
     FORMAT,

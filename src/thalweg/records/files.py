@@ -1,6 +1,6 @@
 """Files of a run: each written whole or not at all, and read as if somebody had been at them.
 
-What the files hold is said in :mod:`thalweg.lab`.
+What the files hold is said in :mod:`thalweg.records`.
 """
 
 from __future__ import annotations

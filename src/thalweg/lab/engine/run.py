@@ -96,7 +96,7 @@ def train(
         say: told, on the first rank, of a checkpoint that cannot be used.
 
     Returns:
-        The content of ``result.json``: see :mod:`thalweg.lab`.
+        The content of ``result.json``: see :mod:`thalweg.records`.
 
     Raises:
         TaskFault: the task's code raised; there is no result.
