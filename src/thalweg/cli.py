@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import thalweg
 from thalweg.arguments import did_you_mean
-from thalweg.lab.terminal import typed
+from thalweg.lab.terminal import say, typed
 from thalweg.theory import cli as theory
 
 ROOMS = ("thalweg.lab.cli", "thalweg.bench.cli", "thalweg.landscape.cli")  # each with register(app)
@@ -59,16 +59,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no Greek
     if arguments[:1] == ["theory"]:
         try:
-            theory.main(arguments[1:])
+            theory.main(arguments[1:], say)
         except (ValueError, OSError) as error:
             fail(str(error))
         return
     if arguments[:1] == ["--version"]:
-        print(f"thalweg {thalweg.__version__}")
+        say(f"thalweg {thalweg.__version__}")
         return
     if COMPLETES not in os.environ:
         if not arguments or arguments[0] in ("-h", "--help"):
-            print(_help())
+            say(_help())
             return
         if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             _refuse(f"No such command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}", "thalweg")
@@ -162,7 +162,7 @@ def _run(arguments: list[str]) -> int:
         if says is None:
             raise
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(says())
+            say(says())
             return 0
         context = getattr(error, "ctx", None)
         _refuse(_with_nearest(error, says(), context), getattr(context, "command_path", "thalweg"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -197,7 +198,7 @@ def train(
         batch_size=size,
         steps=steps or (budget or own.budgets[0]).steps,
         optimizer=optimizer,
-        settings=contenders.defaults(chosen, size) | _known(given, chosen),
+        settings=_settings(chosen, size, given),
         test=True,
         init="" if init_from is None else weights.hash_of(init_from),
         **fields,
@@ -328,12 +329,26 @@ def _make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
         raise records.unwritable(error, folder) from None
 
 
-def _known(given: dict[str, float], chosen: contenders.Contender) -> dict[str, float]:
-    known = contenders.defaults(chosen, 1)
+def _settings(chosen: contenders.Contender, batch_size: int, given: dict[str, float]) -> dict[str, float]:
+    """The defaults with what is given; what the optimizer does not take is refused here, before there is a run."""
+    known = contenders.defaults(chosen, batch_size)
     if unknown := sorted(set(given) - set(known)):
         near = "".join(did_you_mean(name, known) for name in unknown)
         raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}{near}")
-    return given
+    if given and _refusal(chosen, known) is None and (says := _refusal(chosen, known | given)) is not None:
+        raise UserError(f"--set: {says}")
+    return known | given
+
+
+def _refusal(chosen: contenders.Contender, settings: dict[str, float]) -> str | None:
+    """What the optimizer says against settings, built for a small layer; None: nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself warns
+        try:
+            chosen.build(torch.nn.Linear(4, 4), settings)
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:

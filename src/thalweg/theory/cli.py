@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from shutil import get_terminal_size
 from typing import NoReturn
 
 from thalweg.arguments import did_you_mean
@@ -29,13 +31,13 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def main(arguments: list[str]) -> None:
-    """Print what the settings imply.
+def main(arguments: list[str], say: Callable[[str], None]) -> None:
+    """Say what the settings imply, as wide as the terminal.
 
     Raises:
         ValueError: what is typed is wrong.
     """
-    from thalweg.theory.command import explain
+    from thalweg.theory.command import WIDTH, explain
 
     parser = _parser()
     given, unknown = parser.parse_known_args(arguments)
@@ -43,7 +45,7 @@ def main(arguments: list[str]) -> None:
         known = [option for action in parser._actions for option in action.option_strings]
         near = did_you_mean(unknown[0], known) if unknown[0].startswith("-") else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
-    print(explain(**vars(given)))
+    say(explain(**vars(given), width=min(WIDTH, get_terminal_size((WIDTH, 24)).columns)))
 
 
 def _parser() -> argparse.ArgumentParser:

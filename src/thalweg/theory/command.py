@@ -10,6 +10,7 @@ from thalweg.theory.regularization import implicit_regularization
 from thalweg.theory.stability import Crossings, check_filter, crossings, damping, gain, swing_period
 from thalweg.theory.warning import enough_alpha, is_narrow
 
+WIDTH = 100
 NEAR, BEYOND = 0.8, 1.2
 """Of the limit; measured edges of stability lie between these where iterates flip (docs/what-e-does.md)."""
 
@@ -23,6 +24,7 @@ def explain(
     lr: float | None = None,
     summed: bool = False,
     sharpness: float | None = None,
+    width: int = WIDTH,
 ) -> str:
     """What the settings imply, as text to print.
 
@@ -34,6 +36,7 @@ def explain(
         lr: the optimizer's learning rate, above 0; None: unknown.
         summed: whether the momentum is a sum (torch's SGD and RMSprop), so that η = lr / (1 - momentum).
         sharpness: the largest curvature that was measured, above 0 and with ``lr``; None: unknown.
+        width: columns of the text.
 
     Raises:
         ValueError: an argument outside its range, named with its value.
@@ -57,7 +60,7 @@ def explain(
     if eta is not None and sharpness is not None:
         paragraphs.append(_mechanism(eta * sharpness, sharpness, min(here)))
         paragraphs.append(_damping(eta * sharpness, alpha, beta, momentum, nesterov))
-    return "\n\n".join(fill(text, 100, break_on_hyphens=False) for text in paragraphs)
+    return "\n\n".join(fill(text, width, break_on_hyphens=False) for text in paragraphs)
 
 
 def _head(alpha: float, beta: float, momentum: float, nesterov: bool, lr: float | None, eta: float | None) -> str:
