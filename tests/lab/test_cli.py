@@ -88,6 +88,9 @@ WRONG = [
     (["train", "sine", "--set", "lr="], "--set must be NAME=NUMBER, got 'lr='"),
     (["train", "sine", "--set", "lr=nan"], "--set: lr must be a finite number, got 'nan'"),
     (["train", "sine", "--set", "lr=1", "alpha=-1e999"], "--set: alpha must be a finite number, got '-1e999'"),
+    (["train", "sine", "--set", "lr=-1"], "--set: lr must be a number in [0, inf), got -1.0"),
+    (["train", "sine", "--set", "alpha=500"], "--set: alpha must be a number in (-1.0101, 1.0101), as |alpha| < 1/(1"),
+    (["train", "sine", "--optimizer", "torch.optim.SGD", "--set", "momentum=-1"], "--set: Invalid momentum value: -1"),
     (["train", "sine", "--set", "lr=1", "lr=2"], "--set must give lr once, got 1 and 2"),
     (["theory", "--alpha", "x"], "argument --alpha: must be a number, got 'x'; see `thalweg theory --help`"),
     (["train", "sine", "--set", "alfa=1"], "--set: alto has no alfa; it has lr, weight_decay"),
@@ -296,6 +299,18 @@ def test_there_is_a_report_whatever_the_terminal(output, compared):
             )
     assert (process.returncode, process.stderr) == (0, "")
     assert (compared / "report.html").read_text().endswith("</html>")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["-h"], ["bench"], ["theory"], ["tasks"], ["reproduce", "list"], [*SMALL, "--dry-run"]]
+)
+def test_nobody_need_listen(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "thalweg", *arguments]
+    process = subprocess.run(command, env=ENVIRONMENT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_a_dry_run_says_what_and_how_long_and_runs_nothing(tmp_path, capsys):

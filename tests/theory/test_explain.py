@@ -98,3 +98,11 @@ def test_it_needs_python_alone(script):
     names = "('torch', 'numpy', 'scipy')"
     check = f"import sys; sys.modules.update(dict.fromkeys({names})); {script}"
     subprocess.run([sys.executable, "-c", check], capture_output=True, check=True)
+
+
+def test_the_text_is_no_wider_than_the_terminal(monkeypatch, capsys):
+    for columns, widest in (("60", 60), ("80", 80), ("200", 100)):
+        monkeypatch.setenv("COLUMNS", columns)
+        cli.main(["theory", "--lr", "0.01"])
+        longest = max(map(len, capsys.readouterr().out.splitlines()))
+        assert widest - 12 < longest <= widest

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import thalweg
 from thalweg.arguments import did_you_mean
 from thalweg.commands import theory
-from thalweg.commands.terminal import typed
+from thalweg.commands.terminal import console, say, typed
 
 LAB = (
     "accelerate", "cyclopts", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich",
@@ -51,15 +51,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no Greek
     if arguments[:1] == ["theory"]:
         try:
-            theory.main(arguments[1:])
+            theory.main(arguments[1:], say)
         except (ValueError, OSError) as error:
             fail(str(error))
         return
     if arguments[:1] == ["--version"]:
-        print(f"thalweg {thalweg.__version__}")
+        say(f"thalweg {thalweg.__version__}")
         return
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        say(_help())
         return
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         _refuse(f"No such command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}", "thalweg")
@@ -161,22 +161,14 @@ def _app() -> Any:
 
     from thalweg.commands import bench, compare, listing, report, reproduce, train
 
-    shared: dict[str, Any] = {"help_format": "markdown", "help_flags": ["--help", "-h"]}
-    app = App(name="thalweg", help=ABOUT,
-              version=f"thalweg {thalweg.__version__}", **shared)  # fmt: skip
+    shared: dict[str, Any] = {"help_format": "markdown", "help_flags": ["--help", "-h"], "console": console()}
+    app = App(name="thalweg", help=ABOUT, version=f"thalweg {thalweg.__version__}", **shared)
     group = App(name="bench", help=COMMANDS["bench"], **shared)
     app.command(group)
-    for command in (
-        compare.compare,
-        train.train,
-        reproduce.reproduce,
-        report.report,
-        listing.tasks,
-        listing.optimizers,
-    ):
-        app.command(command)
-    for command in (bench.step, bench.memory):
-        group.command(command)
+    own = (compare.compare, train.train, reproduce.reproduce, report.report, listing.tasks, listing.optimizers)
+    for room, commands in ((app, own), (group, (bench.step, bench.memory))):
+        for command in commands:
+            room.command(command)
     app.command(lambda: None, name="theory", help=theory.HELP)  # for the list of commands: `main` has taken it
     app.register_install_completion_command()
     return app

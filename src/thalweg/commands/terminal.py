@@ -87,6 +87,13 @@ class Output:
         return int(self.stream.fileno())
 
 
+def say(text: str) -> None:
+    """Print, where rich is not needed."""
+    out = Output()
+    out.write(f"{text}\n")
+    out.flush()
+
+
 def console(**options: Any) -> Any:
     """A console of rich's on standard output, to which a bracket in a folder's name is a bracket."""
     from rich.console import Console

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
+from shutil import get_terminal_size
 from textwrap import fill
 from typing import NoReturn
 
@@ -15,6 +17,7 @@ from thalweg.theory.regularization import implicit_regularization
 from thalweg.theory.stability import Crossings, check_filter, crossings, damping, gain, swing_period
 from thalweg.theory.warning import enough_alpha, is_narrow
 
+WIDTH = 100
 HELP = "What α, β1, momentum and learning rate imply."
 
 
@@ -37,8 +40,8 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def main(arguments: list[str]) -> None:
-    """Print what the settings imply.
+def main(arguments: list[str], say: Callable[[str], None] = print) -> None:
+    """Say what the settings imply, as wide as the terminal.
 
     Raises:
         ValueError: what is typed is wrong.
@@ -49,7 +52,7 @@ def main(arguments: list[str]) -> None:
         known = [option for action in parser._actions for option in action.option_strings]
         near = did_you_mean(unknown[0], known) if unknown[0].startswith("-") else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
-    print(explain(**vars(given)))
+    say(explain(**vars(given), width=min(WIDTH, get_terminal_size((WIDTH, 24)).columns)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +88,7 @@ def explain(
     lr: float | None = None,
     summed: bool = False,
     sharpness: float | None = None,
+    width: int = WIDTH,
 ) -> str:
     """What the settings imply, as text to print.
 
@@ -96,6 +100,7 @@ def explain(
         lr: the optimizer's learning rate, above 0; None: unknown.
         summed: whether the momentum is a sum (torch's SGD and RMSprop), so that η = lr / (1 - momentum).
         sharpness: the largest curvature that was measured, above 0 and with ``lr``; None: unknown.
+        width: columns of the text.
 
     Raises:
         ValueError: an argument outside its range, named with its value.
@@ -119,7 +124,7 @@ def explain(
     if eta is not None and sharpness is not None:
         paragraphs.append(_mechanism(eta * sharpness, sharpness, min(here)))
         paragraphs.append(_damping(eta * sharpness, alpha, beta, momentum, nesterov))
-    return "\n\n".join(fill(text, 100, break_on_hyphens=False) for text in paragraphs)
+    return "\n\n".join(fill(text, width, break_on_hyphens=False) for text in paragraphs)
 
 
 def _head(alpha: float, beta: float, momentum: float, nesterov: bool, lr: float | None, eta: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -32,6 +32,7 @@ from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, SHARDINGS, Regimen
 
 if TYPE_CHECKING:
+    from thalweg.lab.contenders import Contender
     from thalweg.lab.engine import Training
 
 
@@ -118,7 +119,7 @@ def train(task: str, *, options: Train | None = None) -> None:
         batch_size=size,
         steps=options.steps or (budget or own.budgets[0]).steps,
         optimizer=options.optimizer,
-        settings=contenders.defaults(chosen, size) | _known(given, chosen.name, contenders.defaults(chosen, 1)),
+        settings=_settings(chosen, size, given),
         seed=options.seed,
         test=True,
         init="" if options.init_from is None else weights.hash_of(options.init_from),
@@ -175,11 +176,30 @@ def train(task: str, *, options: Train | None = None) -> None:
         raise SystemExit(1)
 
 
-def _known(given: dict[str, float], name: str, known: Collection[str]) -> dict[str, float]:
+def _settings(chosen: Contender, batch_size: int, given: dict[str, float]) -> dict[str, float]:
+    """The defaults with what is given; what the optimizer does not take is refused here, before there is a run."""
+    from thalweg.lab.contenders import defaults
+
+    known = defaults(chosen, batch_size)
     if unknown := sorted(set(given) - set(known)):
-        near = "".join(did_you_mean(one, known) for one in unknown)
-        raise UserError(f"--set: {name} has no {', '.join(unknown)}; it has {', '.join(known)}{near}")
-    return given
+        near = "".join(did_you_mean(name, known) for name in unknown)
+        raise UserError(f"--set: {chosen.name} has no {', '.join(unknown)}; it has {', '.join(known)}{near}")
+    if given and _refusal(chosen, known) is None and (says := _refusal(chosen, known | given)) is not None:
+        raise UserError(f"--set: {says}")
+    return known | given
+
+
+def _refusal(chosen: Contender, settings: dict[str, float]) -> str | None:
+    """What the optimizer says against settings, built for a small layer; None: nothing."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself warns
+        try:
+            chosen.build(torch.nn.Linear(4, 4), settings)
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:
