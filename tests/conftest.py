@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import importlib.util
 import os
@@ -35,6 +36,19 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "where(test): which entries, or pairs of entry and option, the test is about")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Modules that help the tests have no doctests, and to look for some would import them.
+
+    Each folder's ``conftest`` is a module of that name, and some modules can only be imported by the process that a
+    test starts them in.
+    """
+    if collection_path.suffix != ".py" or any(
+        fnmatch.fnmatch(collection_path.name, pattern) for pattern in config.getini("python_files")
+    ):
+        return None
+    return True
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,7 +9,7 @@ import torch
 from support import assert_same, assert_same_state, make_grads, take_steps
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from thalweg import ALTO, ESGD, E, EAdam, EAdamW, Lamb
+from thalweg import ALTO, ESGD, E, EAdam, EAdamW, Lamb, step_in_backward
 
 OWN = {"alpha": -0.5, "beta": 0.25}
 OPTIMIZERS = {
@@ -100,3 +100,19 @@ def test_any_other_step_counts(build, case):
         params[1].grad = None
     optimizer.step(*([lambda: 0.0] if case == "a closure" else []))
     assert optimizer.state[params[0]]["step"] == (2 if case == "later" else 1)
+
+
+@pytest.mark.parametrize("cls", [ALTO, EAdamW])
+def test_a_layer_that_steps_in_backward_counts_a_step_of_zeros(cls):
+    """The first that has its gradient, in a warm-up from 0."""
+    last, first = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = cls([last, first], lr=0.5, nonfinite="propagate")
+    optimizer.param_groups[0]["lr"] = 0.0
+    order = []
+    for p in (last, first):
+        p.register_post_accumulate_grad_hook(lambda p: order.append(p is first))
+    step_in_backward(optimizer)
+    (last.sum() + (0.0 * first).sum()).backward()
+    optimizer.step()
+    assert order == [True, False]
+    assert [optimizer.state[p]["step"].item() for p in (last, first)] == [1.0, 1.0]

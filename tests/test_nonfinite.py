@@ -1,6 +1,7 @@
 """One NaN among many steps leaves no trace."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -277,3 +278,49 @@ def test_the_policy_and_a_counter_survive_pickle():
     e = copy.deepcopy(EAdamW(make_params(), nonfinite="skip"))
     assert (e.nonfinite, e.skipped_steps, e.skipped_steps.dtype) == ("skip", 0, torch.int64)
     assert copy.deepcopy(ALTO(make_params())).skipped_steps == 0
+
+
+def step_with(optimizer, p, *, finite):
+    p.grad = torch.full_like(p, 1.0 if finite else float("nan"))
+    optimizer.step()
+
+
+@pytest.mark.parametrize("build", [ALTO, lambda ps: EAdamW(ps, nonfinite="skip")], ids=["ALTO", "EAdamW"])
+def test_ten_steps_that_are_skipped_but_not_in_a_row_are_not_warned_of(build):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = build([p])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for k in range(40):
+            step_with(optimizer, p, finite=k % 2 == 0)
+    assert optimizer.skipped_steps == 20
+
+
+@pytest.mark.parametrize("build", [ALTO, lambda ps: EAdamW(ps, nonfinite="skip")], ids=["ALTO", "EAdamW"])
+def test_ten_in_a_row_are_warned_of_after_a_resume_too_and_once(build):
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer, resumed = build([p]), build([q])
+    for k in range(6):
+        step_with(optimizer, p, finite=k % 2 == 0)
+    resumed.load_state_dict(optimizer.state_dict())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for steps in (10, 30):
+            for _ in range(steps):
+                step_with(resumed, q, finite=False)
+            (text,) = [str(w.message) for w in caught if w.category is RuntimeWarning]
+            assert text.startswith("10 steps in a row were skipped by ")
+    assert resumed.skipped_steps == 43
+
+
+@pytest.mark.parametrize("key", ["skipped_steps", "explore_skipped"])
+def test_groups_that_say_different_counts_have_the_largest(key):
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    groups = [{"params": [p]} for p in params]
+    optimizer = ALTO(groups) if key == "skipped_steps" else EAdamW(groups, nonfinite="skip")
+    saved = optimizer.state_dict()
+    for group, count in zip(saved["param_groups"], (2, 5), strict=True):
+        group[key] = count
+    optimizer.load_state_dict(saved)
+    assert optimizer.skipped_steps == 5
+    assert [group[key] for group in optimizer.param_groups] == [5, 5]

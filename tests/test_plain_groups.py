@@ -217,16 +217,15 @@ def test_betas_may_be_a_list(build, way):
     assert given.defaults["betas"] == plain.defaults["betas"]
 
 
-def test_the_alpha_of_e_that_a_schedule_writes_may_be_a_0d_tensor():
+@pytest.mark.parametrize("make", [torch.tensor, np.float32, np.array])
+@pytest.mark.parametrize("name", ["explore_alpha", "explore_beta", "eps", "weight_decay"])
+def test_a_number_that_a_schedule_writes_for_e_may_be_of_another_type(name, make):
     params, twins = make_params(dtype=torch.float32), make_params(dtype=torch.float32)
-    ends = []
-    for ps, alpha in ((params, torch.tensor(-0.5)), (twins, -0.5)):
+    for ps, value in ((params, make(0.375)), (twins, 0.375)):
         optimizer = EAdamW(ps, lr=0.1, alpha=0.5, beta=0.25)
-        optimizer.param_groups[0]["explore_alpha"] = alpha
+        optimizer.param_groups[0][name] = value
         take_steps(optimizer, ps, make_grads(ps, 2))
-        ends.append(printed(optimizer))
     assert_same(params, twins)
-    assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("cls", [ALTO, Lamb])

@@ -202,6 +202,11 @@ ERRORS = {
         ValueError,
         "index must be 6 booleans, one for each row of the old parameter, got 5 booleans",
     ),
+    "too many booleans": (
+        lambda o, p: resize_state(o, p, GOOD, torch.tensor([True, True, True, False, False, False, False])),
+        ValueError,
+        "index must be 6 booleans, one for each row of the old parameter, got 7 booleans",
+    ),
     "floats": (
         lambda o, p: resize_state(o, p, GOOD, torch.ones(3)),
         ValueError,
@@ -244,6 +249,31 @@ def test_state_in_another_shape_is_refused_before_anything_changes():
         resize_state(optimizer, p, Parameter(torch.zeros(9, 5)))
     assert optimizer.param_groups[0]["params"] == [p]
     assert optimizer.state[p]["explore_ema"].shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    "kept", [[torch.zeros(6, 5)], {"last": torch.zeros(6, 5)}, ([1, {"last": [torch.zeros(())]}],)], ids=str
+)
+def test_tensors_inside_of_something_else_are_refused_before_anything_changes(kept):
+    (p,) = make_params((SHAPE,), torch.float32)
+    optimizer = torch.optim.SGD([p], momentum=0.5)
+    take_steps(optimizer, [p], make_grads([p], 1))
+    optimizer.state[p]["history"] = kept
+    text = rf"^optimizer must be one that keeps .*, got one with a {type(kept).__name__} of tensors, 'history'$"
+    with pytest.raises(ValueError, match=text):
+        resize_state(optimizer, p, Parameter(torch.zeros(9, 5)))
+    assert optimizer.param_groups[0]["params"] == [p]
+    optimizer.state[p]["history"] = [1, {"last": 2.0}]
+    resize_state(optimizer, p, new := Parameter(torch.zeros(9, 5)))
+    assert optimizer.state[new]["history"] == [1, {"last": 2.0}]
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+def test_a_parameter_that_stands_in_several_places_is_replaced_in_all():
+    (p,) = make_params((SHAPE,), torch.float32)
+    optimizer = torch.optim.SGD([p, p], momentum=0.5)
+    resize_state(optimizer, p, new := Parameter(torch.zeros(9, 5)))
+    assert all(q is new for q in optimizer.param_groups[0]["params"])
 
 
 @pytest.mark.parametrize("name", ["ALTO", "EAdamW", "EAdamW, not in one pass"])

@@ -62,7 +62,7 @@ def test_who_compiles_for_minutes_takes_part_only_where_named(tmp_path, monkeypa
     monkeypatch.setattr(
         "thalweg.commands.bench.CONTENDERS", {name: CONTENDERS[name] for name in (*SOME, "alto-inductor")}
     )
-    bench("memory", tmp_path, "--optimizers", "alto-inductor")
+    cli.main(["bench", "memory", "--shapes", "tiny", "--out", str(tmp_path), "--optimizers", "alto-inductor"])
     (named,) = json.loads((tmp_path / "memory.json").read_text())["models"]
     cli.main(["bench", "memory", "--shapes", "tiny", "--out", str(tmp_path)])
     (unnamed,) = json.loads((tmp_path / "memory.json").read_text())["models"]
@@ -161,10 +161,10 @@ def test_threads_are_given_back(tmp_path):
         (["step", "--shapes", "vgg"], "argument --shapes: unknown model 'vgg': choose from gpt2-23m, gpt2-small, "),
         (["memory", "--optimizers", "adam"], "argument --optimizers: unknown optimizer 'adam': choose from adamw-f"),
         (["step", "--reference", "adam"], "argument --reference: unknown optimizer 'adam': choose from adamw-fused"),
-        (["step", "--rounds", "0"], "Invalid value for '--rounds': must be an integer of at least 1, got '0'"),
-        (["step", "--warmup", "-1"], "Invalid value for '--warmup': must be an integer of at least 0, got '-1'"),
-        (["step", "--seed", "x"], "Invalid value for '--seed': must be an integer of at least 0, got 'x'"),
-        (["memory", "--threads", "0"], "Invalid value for '--threads': must be an integer of at least 1, got '0'"),
+        (["step", "--rounds", "0"], "Invalid value for --rounds: must be an integer of at least 1, got '0'"),
+        (["step", "--warmup", "-1"], "Invalid value for --warmup: must be an integer of at least 0, got '-1'"),
+        (["step", "--seed", "x"], "Invalid value for --seed: must be an integer of at least 0, got 'x'"),
+        (["memory", "--threads", "0"], "Invalid value for --threads: must be an integer of at least 1, got '0'"),
         (
             ["step", "--device", "tpu"],
             "Invalid value for --device: must be cpu or cuda, got 'tpu'; did you mean 'cpu'? see `",
@@ -172,11 +172,11 @@ def test_threads_are_given_back(tmp_path):
         (["step", "--dtype", "float16"], "Invalid value for --dtype: must be float32 or bfloat16, got 'float16'"),
         (
             ["step", "--machine", "a/b"],
-            "Invalid value for --machine: must be letters, digits, '.', '_' and '-', got 'a/b'",
+            "--machine must be letters, digits, '.', '_' and '-', got 'a/b'",
         ),
-        (["memory", "--rounds", "3"], "No such option: --rounds"),
+        (["memory", "--rounds", "3"], "Unknown option: --rounds"),
         (["memory", "--out", "file/results"], "argument --out: cannot write to file/results (Not a directory)"),
-        (["paint"], "No such command 'paint'"),
+        (["paint"], 'Unknown command "paint"'),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_to_do(arguments, message, capsys, tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_a_device_that_is_not_there_is_named(capsys, tmp_path):
 
 def test_the_help_names_every_model(capsys):
     cli.main(["bench", "step", "--help"])
-    printed = "".join(capsys.readouterr().out.split())  # which breaks lines at hyphens
+    printed = "".join(capsys.readouterr().out.replace("│", "").split())  # which breaks lines at hyphens
     assert ",".join(MODELS) in printed
 
 

@@ -14,6 +14,8 @@ from scipy import stats
 from synthetic import ACCURACY, Comparison, write
 
 from thalweg.commands.tables import grid
+from thalweg.lab import tasks
+from thalweg.lab.search.plan import Plan
 from thalweg.records import reading, results
 from thalweg.records.metric import Metric
 from thalweg.report import words, write_report
@@ -64,7 +66,9 @@ def test_factors_that_differ_by_rounding_alone_are_alike():
 
 
 def test_equal_in_the_mean_up_to_rounding_is_no_difference():
-    found = paired({0: 0.1, 1: 0.3}, {0: 0.3, 1: 0.1}, Metric("score", "max"))
+    a, b = by_seed([0.1, 0.3, 0.7, 1.1]), by_seed([0.1, 1.1, 0.3, 0.7])
+    assert sum(a[seed] - b[seed] for seed in a) != 0.0
+    found = paired(a, b, Metric("score", "max"))
     assert (found.difference, found.better, found.reverse().better, found.p) == (0.0, False, False, 1.0)
 
 
@@ -116,6 +120,13 @@ def test_the_resolution_of_an_accuracy_is_an_example_of_the_test_set(tmp_path):
     error = math.sqrt((differences.var(ddof=1) + 0.004**2 / 12) / 5)
     assert pair.p == pytest.approx(2 * stats.t.sf(abs(differences.mean()) / error, 4), rel=1e-9)
     assert pair.low == pytest.approx(differences.mean() - stats.t.ppf(0.975, 4) * error, rel=1e-9)
+
+
+def test_a_comparison_records_the_resolution_of_its_test_set(tmp_path):
+    cells, _ = Plan(("digits",), (64,), ("sgd",), trials=1, studies=1, seeds=1, steps=1).cells(tmp_path)
+    cells[0].record(tmp_path, "")
+    metric = json.loads((cells[0].folder(tmp_path) / "cell.json").read_text())["metric"]
+    assert metric["resolution"] == 100.0 / len(tasks.load("digits")[1].test)
 
 
 # who is better
@@ -183,6 +194,41 @@ def test_survivors_do_not_win_anywhere(survivors):
     web = write_report(summary, survivors / "report.html").read_text()
     assert "better than alto" not in web
     assert "no, failed seeds" in web
+
+
+def test_the_second_that_is_ahead_where_both_finished_is_said_to_be_no_more_than_that(tmp_path):
+    writer = Comparison(tmp_path)
+    for optimizer, quality in (("alto", 0.9), ("lamb", 0.0)):
+        failing = 3 * (optimizer == "alto")
+        writer.cell("digits", ACCURACY, 64, 40, optimizer, seeds=8, quality=quality, failing_seeds=failing)
+    said = " ".join(words.about_table(summarise(reading.read(tmp_path), "").tables[0]))
+    assert "On the seeds that both finished the second, alto, is ahead by" in said
+    assert "Between it and the second" not in said
+
+
+def test_the_first_is_not_put_before_another_by_what_is_left_of_it(tmp_path):
+    """It failed on more seeds in number, of many more: a smaller share. So it stands first, and nothing is decided."""
+    writer = Comparison(tmp_path)
+    writer.cell("digits", ACCURACY, 64, 40, "alto", seeds=16, quality=0.9, failing_seeds=2)
+    writer.cell("digits", ACCURACY, 64, 40, "lamb", seeds=6, quality=0.0, failing_seeds=1)
+    table = summarise(reading.read(tmp_path), "").tables[0]
+    assert table.pairs["alto", "lamb"].significant
+    assert [(row.optimizer, row.standing) for row in table.rows] == [("alto", "first"), ("lamb", "level")]
+
+
+def test_a_training_loss_that_is_no_number_is_no_result(tmp_path):
+    writer = Comparison(tmp_path)
+    for optimizer in ("alto", "lamb"):
+        writer.cell("digits", ACCURACY, 64, 40, optimizer)
+    for path in tmp_path.glob("runs/digits/64/alto/40-steps/seed-[01]-*/metrics.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[-1]["loss"] = None
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    claim = recipe.Claim("A", "alto", "lamb", measure="training loss")
+    (found,) = claims.test([claim], summarise(reading.read(tmp_path), ""))
+    ((_, _, pair),) = found.found
+    assert (pair.seeds, pair.failed) == (3, (2, 0))
+    assert math.isfinite(pair.difference)
 
 
 def test_a_pair_without_two_seeds_in_common_is_said_not_to_be_tested(tmp_path):

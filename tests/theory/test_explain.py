@@ -57,7 +57,8 @@ def test_the_sign_of_the_penalty(alpha, says):
     assert says in explain(alpha, 0.0)
 
 
-def test_the_command_prints_it(capsys):
+def test_the_command_prints_it(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     cli.main(["theory", "--alpha", "-.4", "--beta", "0.5", "--momentum", "0.9", "--nesterov", "--lr", "1e-2"])
     assert capsys.readouterr().out == explain(-0.4, 0.5, momentum=0.9, nesterov=True, lr=0.01) + "\n"
     cli.main(["theory", "--sharpness", "3", "--lr", "1", "--summed"])

@@ -40,7 +40,7 @@ class Bench:
     """The options of both."""
 
     shapes: Annotated[tuple[str, ...], names("--shapes")] = ("gpt2-23m", "resnet50")
-    """Of gpt2-23m, gpt2-small, gpt2-medium, resnet50, bert-base and moe-block, with commas between."""
+    """With commas between, of gpt2-23m, gpt2-small, gpt2-medium, resnet50, bert-base, moe-block."""
 
     optimizers: Annotated[tuple[str, ...], names("--optimizers")] = ()
     """Only these, with commas between (default: all but alto-inductor, which compiles for minutes)."""

@@ -148,7 +148,7 @@ def _said_of(error: Any) -> str:
         return says
     option = (token.keyword or "").strip("[]")
     field = option.lstrip("-").replace("-", "_")
-    if field in ALLOWED:
+    if field in ALLOWED and "unable to convert" in says:
         says = f"{field} must be {ALLOWED[field]}, got {token.value!r}"
     if token.source in ("", "cli"):
         return says
@@ -161,7 +161,12 @@ def _app() -> Any:
 
     from thalweg.commands import bench, compare, listing, report, reproduce, train
 
-    shared: dict[str, Any] = {"help_format": "markdown", "help_flags": ["--help", "-h"], "console": console()}
+    shared: dict[str, Any] = {
+        "help_format": "markdown",
+        "help_flags": ["--help", "-h"],
+        "console": console(),
+        "suppress_keyboard_interrupt": False,
+    }
     app = App(name="thalweg", help=ABOUT, version=f"thalweg {thalweg.__version__}", **shared)
     group = App(name="bench", help=COMMANDS["bench"], **shared)
     app.command(group)

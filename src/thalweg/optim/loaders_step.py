@@ -27,18 +27,19 @@ def is_loaders_step(optimizer: Optimizer) -> bool:
     """
     if torch.compiler.is_compiling() or optimizer.state:  # looked at, Dynamo takes the state for what it is before
         return False
-    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
+    groups = optimizer.param_groups
+    if any("first_index" in group for group in groups):  # a layer of its own, in backward
+        return False
+    rates = [group["lr"] for group in groups if "lr" in group]
     if not rates or not all(map(_is_zero, rates)) or _is_zero(optimizer.defaults.get("lr", 0.0)):
         return False
-    params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    grads = [p.grad for p in params if p.grad is not None]
-    if not grads or len(grads) < len(params) or not all(map(has_numbers, grads)):
+    params = [p for group in groups for p in group["params"] if p.requires_grad]
+    if not params or not all(map(has_numbers, params)):
         return False
-    if any(g.is_cuda for g in grads) and torch.cuda.is_current_stream_capturing():
+    if params[0].is_cuda and torch.cuda.is_current_stream_capturing():
         return False
-    nonzero = [local(g).any() for g in grads if g.layout is torch.strided]
-    zero = torch.stack([x.to(grads[0].device) for x in nonzero]).any().logical_not()
-    return len(nonzero) == len(grads) and bool(all_ranks_agree(zero, grads))
+    zero = all(p.grad is not None and p.grad.layout is torch.strided and not local(p.grad).any() for p in params)
+    return bool(all_ranks_agree(torch.tensor(zero, device=params[0].device), params))
 
 
 def _is_zero(lr: Any) -> bool:

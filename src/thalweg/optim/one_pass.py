@@ -23,7 +23,7 @@ from thalweg.kernels.plan import has_kernels
 from thalweg.optim import layers
 from thalweg.optim.exploration import ALPHA, BETA, EMA, Groups, is_watched
 from thalweg.optim.hyperparameters import check_betas, check_lr
-from thalweg.optim.plain import make_options_plain
+from thalweg.optim.plain import as_scalar, make_options_plain
 from thalweg.sharding import is_sharded, local, placement
 from thalweg.torch_private import init_group, refuse_if_capturing
 
@@ -92,10 +92,11 @@ def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> b
 def check(groups: Groups) -> None:
     """Raise ``ValueError`` for what a schedule may have written into groups and the kernels cannot take.
 
-    Numbers of NumPy become Python's, as 1 - β2 would be rounded to their dtype.
+    Numbers of NumPy and 0-d tensors become Python's, as 1 - β2 would be rounded to their dtype.
     """
     for group in groups:
         make_options_plain(group, ("lr", "betas", "eps", "weight_decay"), ("betas",))
+        group.update({name: as_scalar(group[name]) for name in ("eps", "weight_decay")})
         check_lr(group["lr"], may_read=not group["capturable"], may_read_back=False)
         check_betas(group["betas"])
         check_nonnegative("eps", group["eps"])

@@ -54,8 +54,7 @@ class RunSpec(Regimen):
         >>> sum(spec.evaluated(step) for step in range(1, 40)), spec.evaluated(39)
         (20, True)
         """
-        count = min(self.evaluations, self.steps)
-        return step * count // self.steps > (step - 1) * count // self.steps
+        return step * self.evaluations // self.steps > (step - 1) * self.evaluations // self.steps
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the version of the format and the hash."""
