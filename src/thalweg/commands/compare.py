@@ -142,7 +142,8 @@ def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: 
             continue
         console.print(
             f"{_where(cell)}: {cell.studies} x {cell.trials} trials and {cell.seeds} seeds of {cell.steps} steps, "
-            f"about {terminal.duration(cell.cost() / 1e6)} on one core"
+            f"about {terminal.duration(cell.cost() / 1e6)} on one core",
+            soft_wrap=True,
         )
     from thalweg.lab.search.forecast import expected
 
