@@ -129,6 +129,17 @@ def test_cut_without_a_mark_is_seen_by_the_axes():
         optimizer.step()
 
 
+def test_a_buffer_at_the_address_of_a_parameter_that_is_gone_is_not_that_parameter():
+    whole = nn.Parameter(torch.ones(3, 4))
+    optimizer = Lamb([whole, gone := nn.Parameter(torch.ones(3))])
+    buffer = nn.Parameter(torch.ones(15))
+    optimizer._given[id(buffer)] = optimizer._given.pop(id(gone))
+    optimizer.param_groups[0]["params"] = [buffer]
+    give_gradients(optimizer)
+    with refused("trust_ratio=True and nonfinite='skip'", r"\(15,\)"):
+        optimizer.step()
+
+
 def test_other_parameters_may_take_the_place_of_what_was_given():
     model = nn.Linear(4, 3)
     optimizer = ALTO(param_groups(model))

@@ -109,6 +109,15 @@ def test_a_tied_parameter_may_be_named_in_any_of_its_places():
         assert vectors(model) == {"head.bias", "inner.head.bias", "head.weight"}
 
 
+def test_a_module_in_two_places_declares_in_both():
+    inner = Model(no_weight_decay=lambda: {"pos_embed"})
+    model = nn.ModuleDict({"a": inner, "b": inner})
+    assert vectors(model) == {"a.head.bias", "a.pos_embed"}
+    model = nn.ModuleDict({"a": Model(), "b": inner})
+    model["a"].pos_embed = inner.pos_embed
+    assert vectors(model) == {"a.head.bias", "b.head.bias", "a.pos_embed"}
+
+
 def test_a_compiled_model_declares_what_the_model_does():
     compiled = torch.compile(Model(no_weight_decay=lambda: {"pos_embed"}))
     assert vectors(compiled) == {"_orig_mod.head.bias", "_orig_mod.pos_embed"}

@@ -194,13 +194,13 @@ def test_numpys_numbers_are_numbers():
 
 OPTIONS = {
     "learning_rate": 0.1,
-    "b1": 0.9,
-    "b2": 0.99,
-    "alpha": -1.0,
-    "beta": 0.75,
+    "b1": 0.3,  # 1 - β below a half is rounded, above it is exact
+    "b2": 0.2,
+    "alpha": -0.7,
+    "beta": 0.1,
     "eps": 1e-6,
     "trust_eps": 1e-3,
-    "weight_decay": 0.25,
+    "weight_decay": 0.3,
     "eps_root": 1e-3,
 }
 
@@ -208,7 +208,7 @@ OPTIONS = {
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
 def test_numbers_of_numpy_do_what_pythons_do_bit_for_bit(kind, float64):
     """In single and double precision, where NumPy's dtype would take part in JAX's arithmetic, and Python's not."""
-    params = {"w": jnp.ones((2, 2), jnp.float32), "b": jnp.ones(2, jnp.float64)}
+    params = {"w": jnp.linspace(-1.0, 2.0, 64).astype(jnp.float32), "b": jnp.linspace(1.0, 3.0, 7)}
     given = {name: kind(value) for name, value in OPTIONS.items()}
     plain = {name: float(value) for name, value in given.items()}
     clip = (kind(0.5), np.int64(2))

@@ -16,8 +16,6 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop, SparseAdam
 
-from thalweg.sharding import is_sharded
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -68,8 +66,6 @@ def has_become_flat(optimizer: Any, p: Tensor, groups: list[dict[str, Any]]) -> 
 
     DeepSpeed and Megatron's distributed optimizer put flat buffers there, FSDP1 cuts the parameters themselves.
     """
-    if is_sharded(p):
-        return False
     given = vars(optimizer).get("_given", {})
     who, ndim = given.get(id(p), (None, 0))
     if who is not None and who() is p:

@@ -70,7 +70,7 @@ def declared(model: nn.Module) -> list[tuple[str, set[str], set[str]]]:
         ValueError: a declaration is no collection of strings.
     """
     found = []
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in model.named_modules():  # a shared one once, as parameters have all names
         patterns, keywords = (_strings(module, attribute) for attribute in (BY_NAME, BY_KEYWORD))
         if patterns or keywords:
             found.append((f"{name}." if name else "", patterns, keywords))
