@@ -1,6 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := --optimizers sgd,adamw,lamb,muon,alto,e-adamw --trials 3 --studies 3 --seeds 4 --out runs/demo
+TRIALS := 3
+STUDIES := 3
+SEEDS := 4
+OUT := runs/demo
+MUCH = --trials $(TRIALS) --studies $(STUDIES) --seeds $(SEEDS)
+DEMO = --optimizers sgd,adamw,lamb,muon,alto,e-adamw $(MUCH) --out $(OUT)
 PIP := $(BIN)/pip install --quiet -c constraints.txt
 
 .PHONY: demo test lint clean
