@@ -397,8 +397,8 @@ def test_a_fault_of_a_task_is_shown_with_its_traceback(tmp_path, capsys):
     assert stop.value.code == 1
     assert 'KeyError: "a mistake of the task\'s"' in error
     assert error.splitlines()[-1] == (
-        "thalweg: error: the task 'small_tasks:BrokenLoss' failed in its model, loss or data: mend the task, the same "
-        "command goes on"
+        "thalweg: error: the task 'small_tasks:BrokenLoss' failed in its model, loss or data: correct the task, then "
+        "run the same command again"
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pseudo_terminal import Terminal
 
-from thalweg.lab import reading
+from thalweg.records import reading
 
 FOLDER = Path(__file__).parents[2]
 OPTIMIZERS = {"sgd", "adamw", "lamb", "muon", "alto", "e-adamw"}

@@ -91,7 +91,7 @@ Usage: thalweg [OPTIONS] COMMAND [ARGS]...
   {ABOUT}
 
 Options:
-  --version             Say the version.
+  --version             Show the version.
   --install-completion  Install completion for the current shell.
   -h, --help            Show this, or after a command its options, and exit.
 
@@ -130,7 +130,7 @@ def _run(arguments: list[str]) -> int:
         if fault.__cause__ is not None:
             traceback.print_exception(fault.__cause__)
         print(fault.trace, file=sys.stderr)
-        fail(f"{fault}: mend the task, the same command goes on", code=1)
+        fail(f"{fault}: correct the task, then run the same command again", code=1)
     except OSError as error:  # a full disk, a folder where a file should be
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except CycloptsError as error:

@@ -208,7 +208,7 @@ def pretrained(kind: Any, name: str, **options: Any) -> Any:
     """``kind.from_pretrained`` of what has this name: weights, a tokenizer or a configuration of transformers.
 
     Raises:
-        UserError: it is not to be had.
+        UserError: it is not available.
     """
     folder = folder_of(name)
     try:

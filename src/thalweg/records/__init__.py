@@ -29,7 +29,7 @@ another batch size, other code or other data never meets it. ::
     mean since the last line), ``validation`` (null where it is not finite), ``lr``.
 ``instruments.jsonl``
     With ``thalweg train --instruments N``, one line every N steps: ``step`` and what :mod:`thalweg.landscape` saw of it
-    (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not to be had, and
+    (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not available, and
     ``overhead_seconds``.
 ``checkpoint.pt``
     While it runs, of a long run: everything to go on from. Deleted at its end. One that cannot be read, or is another

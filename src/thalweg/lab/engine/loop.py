@@ -141,7 +141,7 @@ class Training:
         shared, self.data = tasks.load(spec.task)
         self.task = copy.copy(shared)
         if spec.label_smoothing and shared.label_smoothing is None:
-            raise UserError(f"label_smoothing must be 0: the loss of {spec.task} knows none")
+            raise UserError(f"label_smoothing must be 0: the loss of {spec.task} does not support it")
         self.task.label_smoothing = spec.label_smoothing
         self.augment = augmentation(spec.augment)
         self.examples = len(self.data.train)

@@ -119,7 +119,7 @@ def load(name: str) -> tuple[Task, Splits]:
     """The task of this name and its data, made once a process.
 
     Raises:
-        UserError: no such task, or its data are not to be had.
+        UserError: no such task, or its data are not available.
         TaskFault: the task's code raises.
     """
     task = find(name)

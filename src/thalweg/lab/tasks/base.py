@@ -95,7 +95,7 @@ class Task(ABC):
     size or this one, whichever is larger.
     """
     label_smoothing: float | None = None
-    """None: the loss knows none. A task whose loss uses it declares 0.0; the run sets it."""
+    """None: the loss does not support it. A task whose loss uses it declares 0.0; the run sets it."""
 
     download: ClassVar[str] = ""
     """What a first run fetches, and how large it is; "" where all data come with Python or a package."""

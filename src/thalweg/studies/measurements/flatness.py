@@ -1,7 +1,7 @@
 """Does exploration end flatter? Training to one loss with E in front of four bases, α from negative to positive.
 
 A cell is a task, a base and an (α, β1). Its learning rate is tuned by itself: from high to low by factors of three, on
-a seed of its own, until fewer steps to the target are not to be had. Fresh seeds, the same for all cells, are trained
+a seed of its own, until no rate takes fewer steps to the target. Fresh seeds, the same for all cells, are trained
 to the target at that learning rate, and once more at one learning rate that all cells of a base have in common;
 flatness is measured where they get there.
 """
