@@ -60,7 +60,7 @@ def test_step_writes_a_record_a_picture_and_a_table(tmp_path, capsys):
 
 def test_who_compiles_for_minutes_takes_part_only_where_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "thalweg.commands.bench.CONTENDERS", {name: CONTENDERS[name] for name in (*SOME, "alto-inductor")}
+        "thalweg.bench.contenders.CONTENDERS", {name: CONTENDERS[name] for name in (*SOME, "alto-inductor")}
     )
     cli.main(["bench", "memory", "--shapes", "tiny", "--out", str(tmp_path), "--optimizers", "alto-inductor"])
     (named,) = json.loads((tmp_path / "memory.json").read_text())["models"]

@@ -10,18 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import torch
 from cyclopts import Parameter
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from thalweg.bench import environment
-from thalweg.bench.contenders import CONTENDERS, contender
-from thalweg.bench.memory import Ledger
-from thalweg.bench.picture import draw
-from thalweg.bench.shapes import model
-from thalweg.bench.step import Rounds, Settings
 from thalweg.commands import terminal
-from thalweg.commands.bench_tables import memory_table, step_table
 from thalweg.commands.options import folder, names, one_of, whole
 from thalweg.records.errors import UserError
 from thalweg.records.files import write_json
@@ -106,9 +97,13 @@ def _bench(what: str, options: Bench) -> None:
         UserError: an argument that cannot be met.
     """
     terminal.interruptible()
+    import torch
 
+    from thalweg.bench import environment
+    from thalweg.bench.contenders import CONTENDERS, contender
     from thalweg.bench.memory import Ledger
-    from thalweg.bench.step import Rounds
+    from thalweg.bench.shapes import model
+    from thalweg.bench.step import Rounds, Settings
 
     models = [model(name) for name in dict.fromkeys(options.shapes)]
     names = options.optimizers or [name for name, one in CONTENDERS.items() if not one.patience]
@@ -151,6 +146,9 @@ def _bench(what: str, options: Bench) -> None:
 
 def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], stem: Path, console: Any) -> None:
     """Measure one after the other; tabulate and write what is complete, however this ends."""
+    from thalweg.bench.picture import draw
+    from thalweg.commands.bench_tables import memory_table, step_table
+
     table = step_table if record["kind"] == "step" else memory_table
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
@@ -182,6 +180,8 @@ def _make(folder: Path) -> None:
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
     """So many threads within an operation; None leaves torch's choice."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -193,6 +193,8 @@ def _threads(number: int | None) -> Iterator[None]:
 @contextmanager
 def _progress(console: Any, total: int) -> Iterator[Advance]:
     """A bar that is redrawn only when it advances, between steps: a thread that redraws it would be timed as well."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(20),
