@@ -26,6 +26,13 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def legend(drawn: Figure, place: str, columns: int) -> None:
+    """One legend of all axes of a figure, each label once."""
+    handles = {label: h for ax in drawn.axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if handles:
+        drawn.legend(handles.values(), handles, loc=place, ncols=columns, fontsize=8)
+
+
 def save(drawn: Figure, path: Path) -> Path:
     """Write a picture in the format that the file's name says."""
     with files.written(path) as beside:
