@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def legend(drawn: Figure, place: str, columns: int) -> None:
+def legend(drawn: Figure, place: Literal["outside upper center", "outside lower center"], columns: int) -> None:
     """One legend of all axes of a figure, each label once."""
     handles = {label: h for ax in drawn.axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     if handles:

@@ -151,8 +151,8 @@ def draw_at(ax: Axes, descents: Sequence[Descent]) -> None:
         found = [interval([value for value in one.found["sharpness"][-1] if value], PLAIN) for one in there]
         x, y = [threshold(one) for one in there], [each.mean for each in found]
         ax.errorbar(x, y, list(map(half, found)), fmt=marker, color=colour, label=_title(descent), capsize=2)
-        for one, *at in zip(there, x, y, strict=True):
-            ax.annotate(_name(one), at, (7, -9), textcoords="offset points", fontsize=7)
+        for one, where in zip(there, zip(x, y, strict=True), strict=True):
+            ax.annotate(_name(one), where, (7, -9), textcoords="offset points", fontsize=7)
         ax.set(ylabel=f"sharpness at loss {descent[0].settings['levels'][-1]:g}")
         ax.legend(fontsize=8, loc="lower right")
     ax.margins(0.15)
