@@ -37,7 +37,9 @@ def ratios(a: Sequence[float | None], b: Sequence[float | None]) -> Ratio | None
     >>> print(ratios([2.0, 2.0, None], [1.0, 1.0, 1.0]))
     2 (2 to 2)
     """
-    found = paired(_positive(a), _positive(b), RATIO)
+    pairs = ((seed, x, y) for seed, (x, y) in enumerate(zip(a, b, strict=True)) if x is not None and y is not None)
+    quotients = {seed: x / y for seed, x, y in pairs if x > 0.0 and y > 0.0}
+    found = paired(quotients, dict.fromkeys(quotients, 1.0), RATIO)
     if found is None:
         return None
     low, high = (found.difference, found.difference) if found.alike else (found.low, found.high)
@@ -46,10 +48,6 @@ def ratios(a: Sequence[float | None], b: Sequence[float | None]) -> Ratio | None
         math.exp(found.difference), math.exp(low), math.exp(high), found.seeds,
         above=beyond and found.difference > 0.0, below=beyond and found.difference < 0.0,
     )  # fmt: skip
-
-
-def _positive(values: Sequence[float | None]) -> dict[int, float | None]:
-    return {seed: value for seed, value in enumerate(values) if value is not None and value > 0.0}
 
 
 def bars(found: Sequence[Ratio]) -> tuple[list[float], list[float]]:
