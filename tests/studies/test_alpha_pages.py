@@ -98,6 +98,28 @@ def test_a_level_that_was_not_reached_is_none(tmp_path):
     assert pages.two_mechanisms.page(tmp_path).grids[0].rows[0][-1] == "none"
 
 
+def test_what_orders_sharpness_is_said_of_each_descent(tmp_path):
+    known = {
+        "base": "gd",
+        "lr": 0.1,
+        "task": "digits",
+        "examples": 9,
+        "width": 8,
+        "levels": [0.5],
+        "steps": 9,
+        "seeds": 3,
+    }
+    rows = []
+    for alpha, sharpness in ((0.0, 4.0), (-1.0, 3.0), (-1.5, 2.0), (1.0, 4.5)):
+        jitter = (0.99, 1.0, 1.01) if alpha else (1.0, 1.0, 1.0)
+        found = {"steps": [[5] * 3], "gradient": [[1.0] * 3], "sharpness": [[sharpness * j for j in jitter]]}
+        rows.append((known | {"alpha": alpha, "beta": 0.5}, found))
+    write(tmp_path, rows)
+    (text,) = pages.two_mechanisms.page(tmp_path).findings
+    assert "no momentum, η = 0.1, below the edge of stability**, at a loss of 0.5: beyond noise 2 of 3 settings" in text
+    assert "flatter than without E, 1 sharper; rank correlation of λ_max with S -1.00" in text
+
+
 # which α
 
 
@@ -121,7 +143,20 @@ def test_a_seed_trains_as_if_it_were_alone(base):
         torch.testing.assert_close(p[-1], own[0], rtol=1e-4, atol=1e-6)
 
 
-def test_differences_of_accuracy_are_paired_and_know_their_resolution(cells):
+def test_networks_are_those_of_their_seeds_and_fresh_seeds_are_reported(cells):
+    settings = {"task": "digits", "examples": 256, "width": 8, "base": "adagrad", "alpha": 0.0, "beta": 0.0,
+                "batch": 64, "steps": 2}  # fmt: skip
+    (still,) = which_alpha.train(settings, 0.0, [100, 101])
+    for p, own in zip(still.params, Dense((64, 8, 10), [100, 101]).layers, strict=True):
+        assert torch.equal(p, own)
+    (one,) = [
+        one for one in stored(cells).values() if one["settings"]["base"] == "lamb" and one["settings"]["alpha"] == -3
+    ]
+    (last,) = which_alpha.train(one["settings"], one["found"]["lr"], [102])
+    assert last.test()[0] == pytest.approx(one["found"]["test"][2], abs=0.6)  # two images of 350
+
+
+def test_differences_of_accuracy_are_those_of_the_records(cells):
     section = pages.which_alpha.page(cells)
     ours, theirs = (found_of(cells, base="rmsprop", alpha=alpha) for alpha in (-3.0, 0.0))
     differences = np.array(ours["test"]) - np.array(theirs["test"])
@@ -129,6 +164,13 @@ def test_differences_of_accuracy_are_paired_and_know_their_resolution(cells):
     loss, half = np.mean(ours["loss"]), stats.t.ppf(0.975, 2) * error
     row = next(row for row in section.grids[0].rows if row[0] == "RMSprop")
     assert row[2] == f"{differences.mean():+.1f} ± {half:.1f} ({loss:.3f}; {ours['lr']:.2g})"
+
+
+def test_what_lies_within_one_test_image_is_noise(tmp_path):
+    rows = [accuracy("gd", 0.0, [90.0, 91.0, 92.0]), accuracy("gd", -1.0, [91.0, 92.001, 93.002])]
+    write(tmp_path, rows)
+    (row,) = pages.which_alpha.page(tmp_path).grids[0].rows
+    assert row[2] == "+1.0 ± 0.2 (0.100; 0.1)"
 
 
 def accuracy(base, alpha, values):
