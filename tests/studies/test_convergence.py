@@ -148,7 +148,7 @@ def test_running_means_are_means_of_the_squared_gradient():
 
 def test_the_page_says_what_the_records_hold(tmp_path):
     convergence.run(OPTIONS[convergence], tmp_path, lambda text: None)
-    section = convergence.page(tmp_path)
+    section = pages.convergence.page(tmp_path)
     convex = [one for one in stored(tmp_path).values() if one["settings"]["loss"] == "convex"]
     assert len(convex) == 6
     assert len(section.grids[0].rows) == 4  # the better of two η for Adam

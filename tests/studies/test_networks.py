@@ -34,6 +34,8 @@ def plain(base, model, lr, alpha, beta):
     made = {
         "gd": lambda: torch.optim.SGD(model.parameters(), lr),
         "momentum": lambda: torch.optim.SGD(model.parameters(), lr / 10.0, momentum=0.9),
+        "rmsprop": lambda: torch.optim.RMSprop(model.parameters(), lr),
+        "adagrad": lambda: torch.optim.Adagrad(model.parameters(), lr),
         "adam": lambda: torch.optim.Adam(model.parameters(), lr),
         "adamw": lambda: torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01),
     }[base]()
@@ -60,8 +62,9 @@ def test_stacked_seeds_train_as_if_alone(base, alpha, beta):
     tops = Tops(lambda own: cross_entropy(forward(own, X[None], torch.tanh), Y[None]), tolerance=1e-6)
     for at, (model, other) in enumerate(zip(single, theirs, strict=True)):
         torch.testing.assert_close(stacked(X[None])[at], model(X), rtol=1e-4, atol=1e-5)
-        seen = preconditioned_sharpness(lambda model=model: F.cross_entropy(model(X), Y), other)
-        assert tops.preconditioned(params, ours, at) == pytest.approx(float(seen.eta_lambda[0]), rel=1e-3)
+        if base != "adagrad":  # whose preconditioner the landscape does not know
+            seen = preconditioned_sharpness(lambda model=model: F.cross_entropy(model(X), Y), other)
+            assert tops.preconditioned(params, ours, at) == pytest.approx(float(seen.eta_lambda[0]), rel=1e-3)
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, squared_error])
@@ -89,5 +92,7 @@ def test_the_top_of_a_seed_is_that_of_its_dense_hessian(loss):
 
 
 def test_an_unknown_base_is_named():
-    with pytest.raises(ValueError, match=r"base must be one of gd, momentum, adam, adamw, lamb, got 'sgd'"):
+    with pytest.raises(
+        ValueError, match=r"base must be one of gd, rmsprop, adagrad, momentum, adam, adamw, lamb, got 'sgd'"
+    ):
         optimizer("sgd", [torch.zeros(1, 2, 2)], 0.1, 0.0, 0.0)

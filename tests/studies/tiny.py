@@ -2,7 +2,8 @@
 
 import json
 
-from thalweg.studies.measurements import convergence, edge, flatness, sine, valleys
+from thalweg.studies.measurements import convergence, edge, flatness, sine, two_mechanisms, valleys, which_alpha
+from thalweg.studies.pages.settings import name_of
 
 PAIRS = [[0, 0], [-0.4, 0.5]]
 OPTIONS = {
@@ -31,9 +32,36 @@ OPTIONS = {
         "functions": ["curved"], "settings": [[0, 0], [-1, 0.5], [1, 0.5]], "factors": [0.3, 1.0], "steps": 12,
         "walkers": 3, "noise": 0.3, "jobs": 1,
     },
+    two_mechanisms: {
+        "grids": [
+            {"base": "gd", "lr": 0.1, "settings": [[0, 0], [-5, 0.9], [4, 0.9], [0.5, 0]]},
+            {"base": "momentum", "lr": 0.3, "settings": [[0, 0], [-5, 0.99]]},
+            {"base": "gd", "lr": 2.0, "settings": [[0, 0], [-1, 0.5]]},
+        ],
+        "task": "digits", "examples": 60, "width": 8, "levels": [2.2, 1.9], "steps": 200, "seeds": 3, "jobs": 1,
+    },
+    which_alpha: {
+        "task": "digits", "examples": 256, "width": 8, "seeds": 3, "settings": [[0, 0], [-3, 0.75], [0.5, 0.01]],
+        "lr": {"gd": 0.3, "rmsprop": 0.001, "adagrad": 0.01, "lamb": 0.01, "spsa": 0.003}, "jobs": 1,
+        "regimes": {
+            "large": {"batch": 64, "steps": 12, "bases": ["gd", "rmsprop", "adagrad", "lamb"]},
+            "blind": {"batch": 32, "steps": 5, "bases": ["spsa"]},
+        },
+    },
 }  # fmt: skip
 
 
 def stored(folder):
     """The records as plain JSON, by name."""
     return {path.stem: json.loads(path.read_text()) for path in (folder / "records").glob("*.json")}
+
+
+def write(folder, wanted):
+    """Records made by hand."""
+    names = [name_of(settings) for settings, _ in wanted]
+    (folder / "records").mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps({"records": names}))
+    for name, (settings, found) in zip(names, wanted, strict=True):
+        (folder / "records" / f"{name}.json").write_text(
+            json.dumps({"settings": settings, "found": found, "seconds": 1.0})
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -24,6 +24,13 @@ matplotlib.rcParams["svg.hashsalt"] = "thalweg"  # the same picture is the same 
 def figure(width: float, height: float) -> Figure:
     """A figure of this size in inches, whose parts make room for each other."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def legend(drawn: Figure, place: Literal["outside upper center", "outside lower center"], columns: int) -> None:
+    """One legend of all axes of a figure, each label once."""
+    handles = {label: h for ax in drawn.axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if handles:
+        drawn.legend(handles.values(), handles, loc=place, ncols=columns, fontsize=8)
 
 
 def save(drawn: Figure, path: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from thalweg import ALTO, E
 from thalweg.landscape.eigen import hessian_eigenpairs
@@ -89,9 +89,9 @@ def optimizer(
     """A base with E in front, of weights and biases stacked over seeds.
 
     ``gd`` is SGD without momentum; ``momentum`` SGD with momentum .9 whose learning rate is that of an average;
-    ``adam`` and ``adamw`` (decay .01) have betas (.9, .999); ``lamb`` is :class:`thalweg.ALTO` with betas (.9, .99) and
-    decay 1e-4, which at α = 0 is LAMB; vectors, biases, are neither decayed nor adapted by it. ``decayed=False`` is
-    without weight decay.
+    ``adam`` and ``adamw`` (decay .01) have betas (.9, .999); ``rmsprop`` and ``adagrad`` are at torch's defaults;
+    ``lamb`` is :class:`thalweg.ALTO` with betas (.9, .99) and decay 1e-4, which at α = 0 is LAMB; vectors, biases, are
+    neither decayed nor adapted by it. ``decayed=False`` is without weight decay.
     """
     decay = {"adamw": 0.01, "lamb": 1e-4}.get(base, 0.0) if decayed else 0.0
     with warnings.catch_warnings():  # settings with a narrow stable range are what is measured
@@ -110,6 +110,10 @@ def optimizer(
             made = SGD(params, lr)
         elif base == "momentum":
             made = SGD(params, lr * (1.0 - BETA2), momentum=BETA2)
+        elif base == "rmsprop":
+            made = RMSprop(params, lr)
+        elif base == "adagrad":
+            made = Adagrad(params, lr)
         elif base == "adam":
             made = Adam(params, lr, betas=(BETA2, 0.999))
         elif base == "adamw":

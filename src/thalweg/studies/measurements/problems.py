@@ -1,9 +1,9 @@
-"""What ``flatness`` trains: small networks on digits and Fashion-MNIST, seeds stacked, and the lab's language model."""
+"""What measurements train: small networks on digits and Fashion-MNIST, seeds stacked, and the lab's language model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from thalweg.lab import tasks
 from thalweg.studies.measurements.networks import Dense, cross_entropy, forward
 
 TASKS = ("digits", "fashion-mnist", "pydoc-lm")
+MOST = 5000
+"""Images of the validation or the test set that are looked at."""
 
 
 class Problem(NamedTuple):
@@ -23,9 +25,13 @@ class Problem(NamedTuple):
     """Losses (seeds,) on training examples (seeds, batch)."""
     sample: Callable[[Sequence[Tensor]], Tensor]
     """The loss of weights, stacked, on the fixed sample of training examples: (seeds,)."""
+    validation: Callable[[], list[float]]
+    """The metric of each seed on validation data."""
     test: Callable[[], list[float]]
-    """The test metric of each seed."""
+    """The same on test data."""
     examples: int
+    tested: int
+    """Test examples."""
 
 
 def problems(task: str, seeds: Sequence[int], examples: int) -> Iterator[tuple[Sequence[int], Problem]]:
@@ -40,27 +46,44 @@ def problems(task: str, seeds: Sequence[int], examples: int) -> Iterator[tuple[S
         for seed in seeds:
             yield [seed], _language(seed, examples)
     else:
-        yield seeds, _images(task, seeds, examples)
+        yield seeds, images(task, seeds, examples)
 
 
-def _images(task: str, seeds: Sequence[int], examples: int) -> Problem:
+def images(
+    task: str,
+    seeds: Sequence[int],
+    examples: int,
+    width: int = 32,
+    activation: Callable[[Tensor], Tensor] = torch.relu,
+) -> Problem:
+    """Networks with one hidden layer on small images; the metric is the accuracy in per cent.
+
+    Args:
+        task: ``digits`` or ``fashion-mnist``.
+        seeds: of the initial weights.
+        examples: how many training examples are used.
+        width: of the hidden layer.
+        activation: of the hidden layer.
+    """
     data = tasks.load(task)[1]
     x, labels = _pixels(data.train.inputs[:examples]), data.train.targets[:examples]
-    test_x, test_labels = _pixels(data.test.inputs[:5000]), data.test.targets[:5000]
-    model = Dense((x.shape[1], 32, 10), seeds, torch.relu)
+    model = Dense((x.shape[1], width, 10), seeds, activation)
     params: list[Tensor] = list(model.parameters())
 
-    def test() -> list[float]:
+    def accuracy(part: Any) -> list[float]:
+        inputs, targets = _pixels(part.inputs[:MOST]), part.targets[:MOST]
         with torch.no_grad():
-            found: list[float] = (100.0 * (model(test_x[None]).argmax(2) == test_labels).float().mean(1)).tolist()
+            found: list[float] = (100.0 * (model(inputs[None]).argmax(2) == targets).float().mean(1)).tolist()
         return found
 
     return Problem(
         params,
         lambda at: cross_entropy(model(x[at]), labels[at]),
-        lambda own: cross_entropy(forward(own, x[None], torch.relu), labels[None]),
-        test,
+        lambda own: cross_entropy(forward(own, x[None], activation), labels[None]),
+        lambda: accuracy(data.validation),
+        lambda: accuracy(data.test),
         len(x),
+        min(MOST, len(data.test)),
     )
 
 
@@ -84,14 +107,16 @@ def _language(seed: int, examples: int) -> Problem:
         weights = {name: p[0] for name, p in zip(names, own, strict=True)}
         return task.loss(torch.func.functional_call(model, weights, (x,)), y)
 
-    def test() -> list[float]:
+    def metric(part: Any) -> list[float]:
         with torch.no_grad():
-            return [float(loss(params, data.test.inputs[:256], data.test.targets[:256]))]
+            return [float(loss(params, part.inputs[:256], part.targets[:256]))]
 
     return Problem(
         params,
         lambda at: loss(params, inputs[at[0]], targets[at[0]])[None],
         lambda own: loss(own, inputs[:64], targets[:64])[None],
-        test,
+        lambda: metric(data.validation),
+        lambda: metric(data.test),
         len(inputs),
+        min(256, len(data.test)),
     )

@@ -7,10 +7,10 @@ from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from thalweg.report import drawing
-from thalweg.studies.pages.bases import MOMENTUM
+from thalweg.studies.pages.bases import MOMENTUM, limit
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
-from thalweg.theory import crossings, stability_limit
+from thalweg.theory import crossings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,11 +43,6 @@ def _averaged(one: Record) -> str:
     return f"mean over steps {found['steps'] - found['last']} to {found['steps']}, {found['seeds']} seeds"
 
 
-def limit(one: Record) -> float:
-    """The stability limit of a record's setting."""
-    return stability_limit(one.settings["alpha"], one.settings["beta"], momentum=MOMENTUM[one.settings["base"]])
-
-
 def swings(one: Record) -> bool:
     """Whether its limit is a slow complex pair behind momentum, and not a change of sign every step."""
     known = crossings(one.settings["alpha"], one.settings["beta"], momentum=MOMENTUM[one.settings["base"]])
@@ -56,7 +51,7 @@ def swings(one: Record) -> bool:
 
 def shares(one: Record, name: str = "eta_lambda", middle: Callable[[Sequence[float]], float] = mean) -> list[float]:
     """ηλ over its limit of each seed that did not diverge, the mean (or another middle) over the measurements."""
-    return [middle(values) / limit(one) for values in one.found[name] if values and None not in values]
+    return [middle(values) / limit(one.settings) for values in one.found[name] if values and None not in values]
 
 
 def _grid(title: str, done: list[Record]) -> Grid:
@@ -68,7 +63,8 @@ def _grid(title: str, done: list[Record]) -> Grid:
         losses = [mean(values) for values in one.found["loss"] if values and None not in values]
         row = [
             f"{NAMES[one.settings['base']]}; {drawing.setting(one.settings['alpha'], one.settings['beta'])}",
-            f"{one.settings['lr']:g}", f"{limit(one):.3g}", _plain([share * limit(one) for share in shares(one)]),
+            f"{one.settings['lr']:g}", f"{limit(one.settings):.3g}",
+            _plain([share * limit(one.settings) for share in shares(one)]),
             _plain(shares(one)), _plain(shares(one, middle=median)), _plain(sharpness), _plain(losses),
         ]  # fmt: skip
         rows.append(tuple([*row, _plain(shares(one, "batch"))] if batch else row))
@@ -156,8 +152,8 @@ def _picture(whole: list[Record], path: Path) -> Picture:
             own = [(one, found) for one in whole if one.settings["base"] == base and (found := shares(one))]
             own = [(one, found) for one, found in own if swings(one) is hollow]
             if own:
-                x = [limit(one) for one, _ in own]
-                y = [mean(found) * limit(one) for one, found in own]
+                x = [limit(one.settings) for one, _ in own]
+                y = [mean(found) * limit(one.settings) for one, found in own]
                 label = (
                     None if hollow and any(not swings(one) for one in whole if one.settings["base"] == base) else name
                 )

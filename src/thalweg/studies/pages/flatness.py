@@ -11,11 +11,10 @@ from scipy.stats import spearmanr
 
 from thalweg.report import drawing
 from thalweg.report.drawing import setting
-from thalweg.studies.pages.bases import MOMENTUM
-from thalweg.studies.pages.numbers import Paired, over, ratios
+from thalweg.studies.pages.bases import limit, strength
+from thalweg.studies.pages.numbers import Ratio, bars, over, ratios
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
-from thalweg.theory import implicit_regularization, stability_limit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +33,7 @@ class Cell(NamedTuple):
     record: Record
     found: dict[str, list[Any]]
     eta: float
-    compared: dict[str, Paired | None]
+    compared: dict[str, Ratio | None]
     """Ratios to the base alone, of steps, sharpness, normalised sharpness and squared gradient norm."""
 
     @property
@@ -87,14 +86,6 @@ def _base(one: Record) -> tuple[str, str]:
     return one.settings["task"], one.settings["base"]
 
 
-def _limit(one: Record) -> float:
-    return stability_limit(one.settings["alpha"], one.settings["beta"], momentum=MOMENTUM[one.settings["base"]])
-
-
-def _strength(one: Record) -> float:
-    return implicit_regularization(one.settings["alpha"], momentum=MOMENTUM[one.settings["base"]])
-
-
 def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
     head = (
         "base; α, β1", "S", "limit of ηλ", "η", "steps", "steps to those without E", "λ_max", "λ_max to that without E",
@@ -105,8 +96,8 @@ def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
         known = one.record.settings
         compared = ["" if known["alpha"] == 0.0 or pair is None else str(pair) for pair in one.compared.values()]
         rows.append((
-            f"{NAMES[known['base']]}; {setting(known['alpha'], known['beta'])}", f"{_strength(one.record):.3g}",
-            f"{_limit(one.record):.3g}", f"{one.eta:.3g}", over(one.found["steps"]), compared[0],
+            f"{NAMES[known['base']]}; {setting(known['alpha'], known['beta'])}", f"{strength(one.record.settings):.3g}",
+            f"{limit(one.record.settings):.3g}", f"{one.eta:.3g}", over(one.found["steps"]), compared[0],
             over(one.found["sharpness"]), compared[1], compared[2], compared[3], over(one.found["test"]),
             over(one.found["share"]),
         ))  # fmt: skip
@@ -177,8 +168,8 @@ def _theory(cells: list[Cell], where: str) -> list[str]:
     """Whether S, or the limit over η, orders sharpness within each task and base, and sharpness the test metric."""
     said = []
     predictors: tuple[tuple[Callable[[Cell], float | None], str], ...] = (
-        (lambda one: -_strength(one.record), "−S"),
-        (lambda one: _limit(one.record) / one.eta, "limit / η"),
+        (lambda one: -strength(one.record.settings), "−S"),
+        (lambda one: limit(one.record.settings) / one.eta, "limit / η"),
         (lambda one: _average(one.found["test"]), "the test metric"),
     )
     for predict, words in predictors:
@@ -229,8 +220,7 @@ def _picture(cells: dict[str, list[Cell]], path: Path) -> Picture:
     for ax, where in zip(panels, WHERE, strict=True):
         _quadrants(ax, cells[where], where)
     panels[0].set_ylabel("λ_max to that without E")
-    handles = {label: h for ax in panels for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    drawn.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8)
+    drawing.legend(drawn, "outside lower center", columns=4)
     return Picture(
         drawing.save(drawn, path),
         "Each point is a task, a base and an (α, β1), geometric means over seeds, bars 95 %: steps to the target and "
@@ -250,8 +240,7 @@ def _quadrants(ax: Axes, cells: list[Cell], where: str) -> None:
         label = f"{NAMES[base]}, α {'<' if one.alpha < 0.0 else '>'} 0"
         seen = ax.get_legend_handles_labels()[1]
         ax.errorbar(
-            pace.mean, place.mean, xerr=([max(0.0, pace.mean - pace.low)], [max(0.0, pace.high - pace.mean)]),
-            yerr=([max(0.0, place.mean - place.low)], [max(0.0, place.high - place.mean)]),
+            pace.mean, place.mean, xerr=bars([pace]), yerr=bars([place]),
             fmt=STYLES[base], color=colour,
             markerfacecolor="white" if base == "gd" else colour, markersize=5, elinewidth=0.6,
             label=None if label in seen else label,

@@ -9,47 +9,50 @@ from typing import NamedTuple
 import numpy as np
 
 from thalweg.records.metric import Metric
-from thalweg.report.statistics import Interval, interval
+from thalweg.report.statistics import SIGNIFICANT, Interval, interval, paired
 
 PLAIN = Metric("value", "min")
 RATIO = Metric("ratio", "min", log=True, low=0.0)
 
 
-class Paired(NamedTuple):
-    """The geometric mean of the ratios of paired values, with its 95 % interval, and whether that excludes 1."""
+class Ratio(NamedTuple):
+    """The geometric mean of the ratios of paired values, its 95 % interval, and whether that is beyond noise."""
 
     mean: float
     low: float
     high: float
     pairs: int
-
-    @property
-    def above(self) -> bool:
-        """Whether the whole interval is above 1."""
-        return self.low > 1.0
-
-    @property
-    def below(self) -> bool:
-        """Whether the whole interval is below 1."""
-        return self.high < 1.0
+    above: bool
+    below: bool
 
     def __str__(self) -> str:
         return f"{self.mean:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def ratios(a: Sequence[float | None], b: Sequence[float | None]) -> Paired | None:
-    """a over b at each seed that has both; None of less than two.
+def ratios(a: Sequence[float | None], b: Sequence[float | None]) -> Ratio | None:
+    """a over b at each seed that has both, by the paired test; None of less than two.
+
+    Where all seeds differ by the same factor, that is the interval; the test of signs decides.
 
     >>> print(ratios([2.0, 2.0, None], [1.0, 1.0, 1.0]))
     2 (2 to 2)
     """
-    found = [x / y for x, y in zip(a, b, strict=True) if x is not None and y is not None and x > 0.0 and y > 0.0]
-    if len(found) < 2:
+    pairs = ((seed, x, y) for seed, (x, y) in enumerate(zip(a, b, strict=True)) if x is not None and y is not None)
+    quotients = {seed: x / y for seed, x, y in pairs if x > 0.0 and y > 0.0}
+    found = paired(quotients, dict.fromkeys(quotients, 1.0), RATIO)
+    if found is None:
         return None
-    within = interval(found, RATIO)
-    assert within.low is not None
-    assert within.high is not None
-    return Paired(within.mean, within.low, within.high, len(found))
+    low, high = (found.difference, found.difference) if found.alike else (found.low, found.high)
+    beyond = found.p < SIGNIFICANT
+    return Ratio(
+        math.exp(found.difference), math.exp(low), math.exp(high), found.seeds,
+        above=beyond and found.difference > 0.0, below=beyond and found.difference < 0.0,
+    )  # fmt: skip
+
+
+def bars(found: Sequence[Ratio]) -> tuple[list[float], list[float]]:
+    """How far the intervals reach below and above their means, as matplotlib draws it."""
+    return [max(0.0, one.mean - one.low) for one in found], [max(0.0, one.high - one.mean) for one in found]
 
 
 def over(values: Sequence[float | None], digits: int = 3) -> str:

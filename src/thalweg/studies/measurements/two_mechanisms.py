@@ -1,0 +1,66 @@
+"""Sharpness on the way down, below the edge of stability and at it: what orders it, S or the stability limit?
+
+Full batches at a constant learning rate; where the training loss first falls to each of some levels, the largest
+eigenvalue of the Hessian and the squared gradient norm are measured. Where sharpness settles in the end is measured by
+:mod:`~thalweg.studies.measurements.edge`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thalweg.studies.measurements.networks import Tops, optimizer
+from thalweg.studies.measurements.problems import images
+from thalweg.studies.measurements.work import carry_out
+from thalweg.studies.pages.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MEASURES = ("steps", "sharpness", "gradient")
+
+
+def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> None:
+    """Train each (α, β1) of each grid to all levels.
+
+    Args:
+        options: ``grids`` (tables of a ``base``, a learning rate ``lr``, and ``settings``, pairs [α, β1]), ``task``,
+            ``examples``, ``width`` (of the hidden layer), ``levels`` (training losses, falling), ``steps`` (at most),
+            ``seeds``, and ``jobs``.
+        folder: where the records go.
+        say: told of progress.
+    """
+    shared = {key: options[key] for key in ("task", "examples", "width", "levels", "steps", "seeds")}
+    wanted: list[Settings] = [
+        {"base": grid["base"], "lr": float(grid["lr"]), "alpha": float(alpha), "beta": float(beta), **shared}
+        for grid in options["grids"]
+        for alpha, beta in grid["settings"]
+    ]
+    carry_out(wanted, descend, folder, say, jobs=options.get("jobs"))
+
+
+def descend(settings: Settings) -> dict[str, Any]:
+    """The :data:`MEASURES` at each level, of each seed; None where the level was not reached."""
+    levels, seeds = settings["levels"], range(settings["seeds"])
+    problem = images(settings["task"], seeds, settings["examples"], settings["width"], torch.tanh)
+    params, tops = problem.params, Tops(problem.sample)
+    stepped = optimizer(settings["base"], params, settings["lr"], settings["alpha"], settings["beta"])
+    found: dict[str, list[list[float | None]]] = {name: [[None] * len(seeds) for _ in levels] for name in MEASURES}
+    for step in range(settings["steps"] + 1):
+        losses = problem.sample(params)
+        stepped.zero_grad()
+        torch.autograd.backward(losses.sum())
+        for i, loss in enumerate(losses.tolist()):
+            reached = [at for at, level in enumerate(levels) if loss <= level and found["steps"][at][i] is None]
+            if reached:
+                square = sum(float(p.grad[i].double().square().sum()) for p in params if p.grad is not None)
+                for name, value in zip(MEASURES, (step, tops(params, i), square), strict=True):
+                    for at in reached:
+                        found[name][at][i] = value
+        if None not in found["steps"][-1]:
+            break
+        stepped.step()
+    return found
