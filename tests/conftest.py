@@ -1,4 +1,4 @@
-"""Names for the entries of the capability table."""
+"""What is collected, over what tests are run, and how cases are named."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ def pytest_make_parametrize_id(val: object) -> str | None:
         return val.name
     if isinstance(val, Option):
         return f"{val.name}={val.value}"
+    if isinstance(val, torch.dtype):
+        return str(val).removeprefix("torch.")
     return None
 
 
