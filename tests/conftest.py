@@ -1,10 +1,11 @@
-"""Names for the entries of the capability table."""
+"""What is collected, over what tests are run, and how cases are named."""
 
 from __future__ import annotations
 
 import fnmatch
 import importlib
 import importlib.util
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ import torch
 if not torch.cuda.is_available():  # said before anything imports Triton, which reads it once
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from capabilities import CASES, TABLE, Capability, Invalid, Option
-from support import WAYS
+from capabilities import CASES, TABLE, Capability, Option
+from support import WAYS, pairwise
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -29,13 +30,14 @@ def pytest_make_parametrize_id(val: object) -> str | None:
         return val.name
     if isinstance(val, Option):
         return f"{val.name}={val.value}"
-    if isinstance(val, Invalid):
-        return ",".join(f"{name}={value}" for name, value in val.kwargs.items())
+    if isinstance(val, torch.dtype):
+        return str(val).removeprefix("torch.")
     return None
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "where(test): which entries, or pairs of entry and option, the test is about")
+    config.addinivalue_line("markers", "pairwise(**axes): what the entries, or these and options, are combined with")
+    config.addinivalue_line("markers", "where(test): which of these combinations the test is about")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -57,16 +59,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     names = set(metafunc.fixturenames)
     if {"entry", "option"} <= names:
-        cases = [case for case in CASES if available(case[1])]
-    elif {"entry", "invalid"} <= names:
-        cases = [(entry, bad) for entry in TABLE for bad in entry.invalid]
+        rows = [case for case in CASES if available(case[1])]
     elif "entry" in names:
-        cases = [(entry,) for entry in TABLE]
+        rows = [(entry,) for entry in TABLE]
     else:
         return
-    if (mark := metafunc.definition.get_closest_marker("where")) is not None:
-        cases = [case for case in cases if mark.kwargs["test"](*case)]
-    metafunc.parametrize([name for name in ("entry", "option", "invalid") if name in names], cases)
+    pairs, where = map(metafunc.definition.get_closest_marker, ("pairwise", "where"))
+    axes = {} if pairs is None else pairs.kwargs
+    rows = [(*row, *values) for row in rows for values in itertools.product(*axes.values())]
+    if where is not None:
+        rows = [row for row in rows if where.kwargs["test"](*row)]
+    if axes:
+        rows = pairwise(rows, key=lambda value: pytest_make_parametrize_id(value) or repr(value))
+    metafunc.parametrize([*(name for name in ("entry", "option") if name in names), *axes], rows)
 
 
 def available(option: Option | None) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import heapq
 import io
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch.optim import Optimizer
 
@@ -24,6 +26,29 @@ WAYS: dict[str, dict[str, Any]] = {"single": {"foreach": False}, "foreach": {"fo
 """How ALTO and Lamb step on the CPU."""
 E_WAYS: dict[str, dict[str, Any]] = {**WAYS, "by default": {}}
 """How E and its base step; around Adam the last two are one pass."""
+
+
+def pairwise(rows: Iterable[tuple[Any, ...]], key: Callable[[Any], object] = repr) -> list[tuple[Any, ...]]:
+    """Some of the rows, in their order, in which every two values that meet in a row still meet in one.
+
+    Greedy: always the row, the first of several, with the most pairs that are not covered yet. Values are told apart
+    by ``key``. Give it ``itertools.product`` of what a test is parametrized over, less what cannot be combined.
+    """
+    rows = list(rows)
+    open_pairs = [set(itertools.combinations(enumerate(map(key, row)), min(2, len(row)))) for row in rows]
+    queue = [(-len(pairs), i) for i, pairs in enumerate(open_pairs)]
+    heapq.heapify(queue)
+    covered: set[Any] = set()
+    chosen = []
+    while queue:
+        count, i = heapq.heappop(queue)
+        open_pairs[i] -= covered
+        if len(open_pairs[i]) < -count:  # fewer than when it was queued
+            heapq.heappush(queue, (-len(open_pairs[i]), i))
+        elif open_pairs[i]:
+            covered |= open_pairs[i]
+            chosen.append(i)
+    return [rows[i] for i in sorted(chosen)]
 
 
 def random_tensors(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype, seed: int) -> list[Tensor]:

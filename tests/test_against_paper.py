@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from naive import NaiveAdam, NaiveAdamW, NaiveE, NaiveLamb, NaiveSGD, WithE
-from support import LARGE, SHAPES, WAYS, assert_near, make_grads, make_params, take_steps
+from support import LARGE, SHAPES, WAYS, assert_near, make_grads, make_params, pairwise, take_steps
 
 from thalweg import ALTO, ESGD, EAdam, EAdamW, Lamb
 from thalweg import equations as eq
@@ -63,12 +64,16 @@ def naive_result(rule: str, alpha: float, beta: float, shapes: Any = SHAPES, ste
     return result
 
 
-@pytest.mark.parametrize(("alpha", "beta"), ALLOWED)
 @pytest.mark.parametrize(
-    ("rule", "how"),
-    [(rule, how) for rule in RULES for how in WAYS if how != "fused" or rule in ("ALTO", "AdamW")],  # kernels of ours
+    ("rule", "how", "pair"),
+    pairwise(
+        (rule, how, pair)
+        for rule, how, pair in itertools.product(RULES, WAYS, ALLOWED)
+        if how != "fused" or rule in ("ALTO", "AdamW")  # kernels of ours
+    ),
 )
-def test_e_in_front_of_a_rule_follows_the_two_buffer_recursion(rule, alpha, beta, how):
+def test_e_in_front_of_a_rule_follows_the_two_buffer_recursion(rule, how, pair):
+    alpha, beta = pair
     params = make_params(SHAPES)
     take_steps(build(rule, params, alpha, beta, **WAYS[how]), params, gradients())
     assert_near(params, naive_result(rule, alpha, beta), TOLERANCE)
@@ -81,10 +86,9 @@ def test_lamb_follows_the_slides_without_e(how):
     assert_near(params, naive_result("ALTO", 0.0, 0.5), TOLERANCE)
 
 
-@pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize(("alpha", "beta"), [(-5.0, 0.99), (0.5, 0.01)])
-@pytest.mark.parametrize("rule", RULES)
-def test_layers_that_are_cut_and_shared_out_follow_it_too(rule, alpha, beta, how):
+@pytest.mark.parametrize(("rule", "how", "pair"), pairwise(itertools.product(RULES, WAYS, [(-5.0, 0.99), (0.5, 0.01)])))
+def test_layers_that_are_cut_and_shared_out_follow_it_too(rule, how, pair):
+    alpha, beta = pair
     params = make_params(LARGE)
     take_steps(build(rule, params, alpha, beta, **WAYS[how]), params, gradients(LARGE, 3))
     assert_near(params, naive_result(rule, alpha, beta, LARGE, 3), TOLERANCE)

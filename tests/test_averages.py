@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import pytest
 import torch
 from naive import NaiveAdamW, NaiveLamb, NaiveSGD, WithE
-from support import E_WAYS, assert_near
+from support import E_WAYS, WAYS, assert_near, pairwise
 from torch.nn import Parameter
 
 from thalweg import ALTO, ESGD, EAdamW, Lamb
 
-BETAS = pytest.mark.parametrize("beta", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999])
+BETAS = [0.0, 0.01, 0.1, 0.5, 0.9, 0.999]
+ALL_WAYS = [*WAYS, "triton"]
 DROPS = torch.tensor([[1e-4], [1e-6], [1e-8]])
 LARGE = torch.tensor([1.0, -0.5, 2.0, 0.25, 1.5])
 LR, EPS = 1.0, 1e-12
@@ -48,22 +50,26 @@ def with_e(rule, alpha, beta):
     return lambda theta: WithE(rule, theta, alpha, beta)
 
 
-@BETAS
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    ("which", "beta", "way"), pairwise(itertools.product([0, 1], BETAS, ALL_WAYS)), indirect=["way"]
+)
 def test_the_moments(which, beta, way):
     betas = (beta, 0.5) if which == 0 else (0.5, beta)
     assert_moves_are_those_of(adamw(*betas), functools.partial(Lamb, betas=betas, trust_ratio=False, **OPTIONS, **way))
 
 
-@BETAS
-@pytest.mark.parametrize("gain", [-0.99, -0.5, -3e-4, 0.5])
+@pytest.mark.parametrize(
+    ("gain", "beta", "way"),
+    pairwise(itertools.product([-0.99, -0.5, -3e-4, 0.5], BETAS, ALL_WAYS)),
+    indirect=["way"],
+)
 def test_the_average_of_e(gain, beta, way):
     alpha = gain / (1.0 - beta)
     make = functools.partial(ALTO, betas=(0.0, 0.5), alpha=alpha, beta=beta, trust_ratio=False, **OPTIONS, **way)
     assert_moves_are_those_of(with_e(adamw(0.0, 0.5), alpha, beta), make)
 
 
-@BETAS
+@pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("foreach", [False, True])
 def test_in_a_step_that_is_judged_on_the_device(foreach, beta):
     options = {**OPTIONS, "trust_ratio": False, "capturable": True, "foreach": foreach}
@@ -71,16 +77,14 @@ def test_in_a_step_that_is_judged_on_the_device(foreach, beta):
     assert_moves_are_those_of(with_e(adamw(beta, beta), 0.4, beta), make)
 
 
-@BETAS
+@pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("how", E_WAYS)
 def test_e_around_adamw(how, beta):
     make = functools.partial(EAdamW, betas=(0.5, beta), alpha=0.4, beta=beta, **OPTIONS, **E_WAYS[how])
     assert_moves_are_those_of(with_e(adamw(0.5, beta), 0.4, beta), make)
 
 
-@BETAS
-@pytest.mark.parametrize("overwrite_grad", [False, True])
-@pytest.mark.parametrize("how", E_WAYS)
+@pytest.mark.parametrize(("how", "overwrite_grad", "beta"), pairwise(itertools.product(E_WAYS, [False, True], BETAS)))
 def test_e_around_sgd(how, overwrite_grad, beta):
     make = functools.partial(ESGD, lr=LR, alpha=0.4, beta=beta, overwrite_grad=overwrite_grad, **E_WAYS[how])
     assert_moves_are_those_of(with_e(functools.partial(NaiveSGD, lr=LR), 0.4, beta), make)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import array
+import itertools
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from support import assert_same, make_grads, make_params, take_steps, through_a_file
+from support import assert_same, make_grads, make_params, pairwise, take_steps, through_a_file
 
 from thalweg import ALTO, E, EAdamW, Lamb, paper_defaults, param_groups
 
@@ -95,9 +96,7 @@ def check(way, option, given, plain, saved=None):
     assert through_a_file(optimizers[0].state_dict())["param_groups"][0][option] == (plain if saved is None else saved)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("option", SEQUENCES)
+@pytest.mark.parametrize(("option", "kind", "way"), pairwise(itertools.product(SEQUENCES, KINDS, WAYS)))
 def test_a_list_of_any_kind_is_a_tuple_of_numbers(option, kind, way):
     check(way, option, KINDS[kind](SEQUENCES[option]), tuple(SEQUENCES[option]))
 

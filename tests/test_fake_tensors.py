@@ -44,10 +44,9 @@ def base_steps(entry, option, where):
 
 
 @pytest.mark.usefixtures("no_addresses")
-@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.pairwise(where=WHERE)
+@pytest.mark.where(test=base_steps)
 def test_they_are_stepped_with_every_option(entry, option, where):
-    if not base_steps(entry, option, where):
-        pytest.skip("not by the base either")
     kwargs = dict(option.kwargs) if option is not None else {}
     if isinstance(kwargs.get("lr"), torch.Tensor):  # a real one, which the mode refuses
         kwargs["lr"] = 0.5

@@ -73,8 +73,7 @@ def test_a_step_without_a_closure_returns_none(entry):
     assert optimizer.step() is None
 
 
-@BOTH
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.pairwise(dtype=[torch.float32, torch.bfloat16], foreach=[False, True])
 def test_p_grad_is_the_same_tensor_with_the_same_values_after_the_step(entry, option, dtype, foreach):
     params = make_params(entry.shapes, dtype)
     kwargs = {"foreach": foreach} if entry.takes_foreach_with(option) else {}

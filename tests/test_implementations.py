@@ -6,7 +6,6 @@ import functools
 
 import pytest
 import torch
-from capabilities import Capability
 from support import WAYS, assert_near, assert_same, clone_params, make_grads, make_params, random_tensors, take_steps
 
 from thalweg import ALTO, Lamb
@@ -50,27 +49,24 @@ def assert_all_take_the_same_steps(entry, option, dtype, *, large):
         assert_near(run(entry, dtype, large=large, **{"fused": True, **kwargs}), single, tolerance)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.where(test=Capability.takes_foreach_with)
-def test_foreach_fused_and_single_take_the_same_steps(entry, option, dtype):
-    assert_all_take_the_same_steps(entry, option, dtype, large=False)
+@pytest.mark.pairwise(layers=["float32", "float64", "float64, cut and shared out"])
+@pytest.mark.where(test=lambda entry, option, _: entry.takes_foreach_with(option))
+def test_foreach_fused_and_single_take_the_same_steps(entry, option, layers):
+    dtype = torch.float32 if layers == "float32" else torch.float64
+    assert_all_take_the_same_steps(entry, option, dtype, large=layers.endswith("shared out"))
 
 
-@pytest.mark.where(test=Capability.takes_foreach_with)
-def test_so_they_do_for_layers_that_are_cut_and_shared_out(entry, option):
-    assert_all_take_the_same_steps(entry, option, torch.float64, large=True)
+def takes_learning_rate(entry, how, trust_ratio, _):
+    """Torch's multi-tensor operations take none in a tensor on the CPU, and the trust ratio is ours."""
+    lamb = issubclass(entry.constructor, Lamb)
+    return entry.takes("lr") and (lamb or (how != "foreach" and trust_ratio is None))
 
 
-@pytest.mark.where(test=lambda entry: entry.takes("lr"))
-@pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("trust_ratio", [None, True, False])
-def test_a_learning_rate_in_a_tensor_is_left_as_it_is(entry, large, how, trust_ratio):
+@pytest.mark.pairwise(how=WAYS, trust_ratio=[None, True, False], large=[False, True])
+@pytest.mark.where(test=takes_learning_rate)
+def test_a_learning_rate_in_a_tensor_is_left_as_it_is(entry, how, trust_ratio, large):
     """With the trust ratio, without it, and with all that scales the update."""
     lr = torch.tensor(0.0625, dtype=torch.float64)
-    lamb = issubclass(entry.constructor, Lamb)
-    if (trust_ratio is not None and not lamb) or (how == "foreach" and not lamb):  # torch's refuses it on the CPU
-        pytest.skip("not an option of it")
     options = {} if trust_ratio is None else {"trust_ratio": trust_ratio, "max_grad_norm": 0.5, "maximize": True}
     tensor, number = (run(entry, torch.float64, large=large, lr=rate, **WAYS[how], **options) for rate in (lr, 0.0625))
     assert lr.item() == 0.0625

@@ -50,27 +50,28 @@ def resumed(build, params, saved, **options):
     return optimizer
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", OF)
-def test_a_count_in_another_form_is_gone_on_from(name, form):
+def test_a_count_in_another_form_is_gone_on_from(name):
     build, base = OF[name]
-    params = make_params(dtype=torch.float32)
-    saved = saved_by(base, params)
+    start = make_params(dtype=torch.float32)
+    saved = saved_by(base, start)
     if name == "EAdamW, amsgrad":
         saved["param_groups"][0]["amsgrad"] = True
         for state in saved["state"].values():
             state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
-    changed = copy.deepcopy(saved)
-    for state in changed["state"].values():
-        state["step"] = FORMS[form](state["step"])
-    twins = clone_params(params)
-    for ps, source in ((params, changed), (twins, saved)):
-        optimizer = resumed(build, ps, source)
-        take_steps(optimizer, ps, make_grads(ps, 2, seed=5))
-        counts = [optimizer.state[p]["step"] for p in ps]
-        assert [(c.shape, c.item()) for c in counts] == [((), STEPS + 2)] * len(ps)
+    expected = None
+    for form in (lambda t: t, *FORMS.values()):
+        changed = copy.deepcopy(saved)
+        for state in changed["state"].values():
+            state["step"] = form(state["step"])
+        params = clone_params(start)
+        optimizer = resumed(build, params, changed)
+        take_steps(optimizer, params, make_grads(params, 2, seed=5))
+        counts = [optimizer.state[p]["step"] for p in params]
+        assert [(c.shape, c.item()) for c in counts] == [((), STEPS + 2)] * len(params)
         assert all(c.dtype in (torch.float32, torch.float64) for c in counts)
-    assert_same(params, twins)
+        expected = expected or params
+        assert_same(params, expected)
 
 
 @pytest.mark.parametrize("way", E_WAYS)

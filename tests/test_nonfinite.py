@@ -1,11 +1,12 @@
 """One NaN among many steps leaves no trace."""
 
 import copy
+import itertools
 import warnings
 
 import pytest
 import torch
-from support import assert_same, assert_same_state, make_grads, make_params, take_steps
+from support import assert_same, assert_same_state, make_grads, make_params, pairwise, take_steps
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
 from thalweg import ALTO, E, EAdamW, Lamb
@@ -181,13 +182,13 @@ def empty_memory_is_nan():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("value", BAD)
-@pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize("alpha", [0.5, 0.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("cls", "options"), FUSED)
+@pytest.mark.parametrize(
+    ("base", "dtype", "alpha", "first", "value"),
+    pairwise(itertools.product(FUSED, [torch.float32, torch.bfloat16], [0.5, 0.0], [False, True], BAD)),
+)
 @pytest.mark.usefixtures("empty_memory_is_nan")
-def test_around_a_fused_base_a_skipped_step_leaves_no_trace(cls, options, dtype, alpha, first, value):
+def test_around_a_fused_base_a_skipped_step_leaves_no_trace(base, dtype, alpha, first, value):
+    cls, options = base
     params, expected = make_params(dtype=dtype), make_params(dtype=dtype)
     grads = make_grads(params, STEPS)
     spoilt, clean = fused(cls, params, alpha, **options), fused(cls, expected, alpha, **options)

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from support import pairwise
 from test_launches import FakeCuda
 from test_whole_steps import DTYPES, OPTIONS, SHAPES
 from torch import Tensor
@@ -113,10 +114,10 @@ def take_fake_step(optimizer, params, grad_dtype=None):
     return mode.calls
 
 
-@pytest.mark.parametrize("lr", ["number", "on the host", "on the device"])
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("cls", [ALTO, Lamb])
+@pytest.mark.parametrize(
+    ("cls", "dtype", "options", "lr"),
+    pairwise(itertools.product([ALTO, Lamb], DTYPES.values(), OPTIONS, ["number", "on the host", "on the device"])),
+)
 def test_no_step_waits_for_the_device(cls, dtype, options, lr, cuda):
     """Not even the first."""
     params = [Parameter(torch.empty(shape, dtype=dtype, device="cuda")) for shape in SHAPES]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from support import assert_near, assert_same, clone_params, make_grads, make_params, take_steps
+from support import assert_near, assert_same, clone_params, make_grads, make_params, pairwise, take_steps
 from torch.nn import Parameter
 from torch.optim import AdamW
 
@@ -26,9 +28,9 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("cls", [ALTO, Lamb])
+@pytest.mark.parametrize(
+    ("cls", "dtype", "options"), pairwise(itertools.product([ALTO, Lamb], DTYPES.values(), OPTIONS))
+)
 def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
     """One of them skipped, of a parameter without a gradient now and then."""
     params = make_params(SHAPES, dtype)

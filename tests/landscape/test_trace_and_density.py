@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from thalweg.landscape import curvature_by_layer, hessian_trace, spectral_density
+from thalweg.landscape.lanczos import orthogonalise
 from thalweg.landscape.layers import by_module
 
 
@@ -105,6 +106,27 @@ def test_few_distinct_eigenvalues_end_lanczos_early():
     weighty = found.weights > 1e-9
     assert weighty.sum(1).tolist() == [2] * 4
     assert sorted(set(found.nodes[weighty].mul(1e6).round().div(1e6).tolist())) == [-1.0, 5.0]
+
+
+def test_no_eigenvalue_is_counted_twice():
+    """After as many steps as there are eigenvalues each is a node once, which takes vectors that stay orthogonal."""
+    from closed_forms import Quadratic
+
+    spectrum = [*torch.linspace(0.0, 1.0, 60).tolist(), 200.0, 400.0, 800.0, 1600.0]
+    loss = Quadratic(spectrum, [(64,)])
+    found = spectral_density(loss, loss.params, steps=64, vectors=2)
+    for nodes in found.nodes:
+        torch.testing.assert_close(nodes.sort().values, loss.spectrum, rtol=0, atol=1e-6)
+
+
+def test_what_is_nearly_in_the_span_is_made_orthogonal_too():
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(1000, 20, generator=generator))[0].T.contiguous()
+    along = torch.randn(20, generator=generator)
+    w = along @ basis + 1e-5 * torch.randn(1000, generator=generator)
+    found = orthogonalise(w, basis)
+    assert (basis @ w).norm() < 1e-5 * w.norm()
+    torch.testing.assert_close(found, along.double(), rtol=1e-3, atol=1e-4)
 
 
 def test_blocks_are_those_of_the_dense_hessian():

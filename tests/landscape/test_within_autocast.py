@@ -78,3 +78,22 @@ def test_a_region_that_the_closure_opens_within_another_is_cast_anew_too():
     outside = mean_increase(loss, model.parameters(), 0.1).value
     with bfloat16():
         assert mean_increase(loss, model.parameters(), 0.1).value == outside
+
+
+@pytest.mark.parametrize("name", OF_A_LOSS)
+def test_a_region_without_autocast_in_the_closure_is_differentiated_without_it(name):
+    found = []
+    for within in (False, True):
+        model, x, y = small_network(dtype=torch.float32)
+
+        def loss(model=model, x=x, y=y):
+            with bfloat16(enabled=False):
+                return F.cross_entropy(model(x), y)
+
+        with bfloat16(enabled=within):
+            found.append(OF_A_LOSS[name](loss, list(model.parameters())))
+            if within:
+                logits = model(x)
+    assert torch.equal(*found)
+    with bfloat16():
+        assert torch.equal(model(x), logits)

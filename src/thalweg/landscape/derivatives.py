@@ -5,8 +5,9 @@ are gone through one after the other, so that a sample of any size needs the mem
 
 Everything is written for vectors of all parameters, one after the other, as :func:`flat` makes them. Nothing here
 touches ``p.grad`` or, but inside :func:`moved_to`, the parameters. Each evaluation is within
-:func:`~thalweg.evaluation.fresh_casts`; every public estimator is :func:`~thalweg.evaluation.undisturbed`, since a loss
-may change buffers and random numbers.
+:func:`~thalweg.evaluation.fresh_casts`; derivatives are taken outside of autocast, so that each operation has the dtype
+in which it was evaluated. Every public estimator is :func:`~thalweg.evaluation.undisturbed`, since a loss may change
+buffers and random numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from thalweg.arguments import reject
 from thalweg.evaluation import fresh_casts
 from thalweg.landscape.samples import Loss, Part, parts_of
-from thalweg.landscape.vectors import Vector, as_vector, empty_like, flat, pieces, split
+from thalweg.landscape.vectors import Vector, as_vector, empty_like, flat, full_precision, pieces, split
 from thalweg.sharding import is_sharded
 
 
@@ -96,7 +97,8 @@ def _value_and_gradient(parts: Sequence[Part], params: Sequence[Tensor]) -> tupl
     for weight, part in parts:
         with torch.enable_grad(), fresh_casts():
             here = _checked(part(), differentiable=True)
-            grads = torch.autograd.grad(here, params, allow_unused=True, materialize_grads=True)
+            with full_precision(params[0]):
+                grads = torch.autograd.grad(here, params, allow_unused=True, materialize_grads=True)
         total += weight * float(here.detach())
         torch._foreach_add_(sums, grads, alpha=weight)
     return total, flat(sums)
@@ -164,7 +166,7 @@ class Curvature:
             curved = [(g, d) for g, d in zip(grads, direction, strict=True) if g.requires_grad]
             if curved:
                 outputs, vectors = zip(*curved, strict=True)
-                with fresh_casts():
+                with full_precision(vector):
                     found = torch.autograd.grad(
                         outputs,
                         self.params,
@@ -182,13 +184,11 @@ class Curvature:
     def _graph(self, loss: Loss) -> tuple[Tensor, ...]:
         # The fast kernels of attention cannot be differentiated twice.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), fresh_casts():
-            return torch.autograd.grad(
-                _checked(loss(), differentiable=True),
-                self.params,
-                create_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            here = _checked(loss(), differentiable=True)
+            with full_precision(here):
+                return torch.autograd.grad(
+                    here, self.params, create_graph=True, allow_unused=True, materialize_grads=True
+                )
 
 
 def _number(loss: Loss) -> float:

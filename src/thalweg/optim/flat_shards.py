@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,10 +48,14 @@ def check_group(group: dict[str, Any]) -> None:
 
 
 def note(optimizer: Any, params: Iterable[Tensor]) -> None:
-    """Let :func:`check_new` know what the optimizer was given; no copy or pickle of it does."""
+    """Let :func:`check_new` know what the optimizer was given; no copy or pickle of it does.
+
+    By address and shape: a strong reference would keep what has been replaced in memory, and a weak one would keep
+    ``torch.utils.swap_tensors``, as used by ``Module.to``, from swapping.
+    """
     given = vars(optimizer).setdefault("_given", {})
     for p in params:
-        given[id(p)] = (weakref.ref(p), 0 if is_lazy(p) else p.ndim)
+        given[id(p)] = _shape(p)
 
 
 def check_new(optimizer: Any, p: Tensor, group: dict[str, Any]) -> None:
@@ -67,11 +70,17 @@ def has_become_flat(optimizer: Any, p: Tensor, groups: list[dict[str, Any]]) -> 
     DeepSpeed and Megatron's distributed optimizer put flat buffers there, FSDP1 cuts the parameters themselves.
     """
     given = vars(optimizer).get("_given", {})
-    who, ndim = given.get(id(p), (None, 0))
-    if who is not None and who() is p:
-        return is_flat(p) or p.ndim < 2 <= ndim
+    shape, before = _shape(p), given.get(id(p))
+    if is_flat(p) or shape == before:
+        return is_flat(p)
+    if before is not None and len(shape) < 2 <= len(before):
+        return True
     now = (q.ndim for group in groups for q in group["params"])
-    return is_flat(p) or (any(n > 1 for _, n in given.values()) and max(now, default=0) < 2)
+    return any(len(s) > 1 for s in given.values()) and max(now, default=0) < 2
+
+
+def _shape(p: Tensor) -> tuple[int, ...]:
+    return () if is_lazy(p) else tuple(p.shape)
 
 
 def _looks_beyond_entries(group: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.optim import flat_shards, layers, skipped
 from thalweg.optim.hyperparameters import DECAYED, check_count, check_keys, check_lamb, check_loaded
 from thalweg.optim.loaders_step import is_loaders_step
-from thalweg.optim.plain import restore_flags
+from thalweg.optim.plain import restore
 from thalweg.optim.state import check_state, check_state_dict, load_keeping_dtype, renewed, restored_on_error
 from thalweg.torch_private import refuse_if_capturing
 
@@ -230,7 +230,7 @@ class Lamb(Optimizer):
             load_keeping_dtype(self, super().load_state_dict, {**state_dict, "param_groups": groups}, BUFFERS)
             for group in self.param_groups:
                 check_keys(group, self.defaults)
-                restore_flags(group)
+                restore(group)
                 self._check(group)
                 group[ROUNDING] = check_count(ROUNDING, group[ROUNDING])
                 for p in group["params"]:

@@ -40,9 +40,9 @@ def make_plain(group: dict[str, Any]) -> None:
 
 
 def as_tuple(value: Any) -> Any:
-    """A list, array or vector as a tuple of Python's numbers; anything else as it is."""
+    """A list, array or vector as a tuple of Python's numbers, tensors in a list kept; anything else as it is."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(map(as_scalar, value))
+        return tuple(x if isinstance(x, Tensor) else as_scalar(x) for x in value)
     return tuple(value.tolist()) if getattr(value, "ndim", None) == 1 and _is_readable(value) else value
 
 
@@ -55,10 +55,13 @@ def _is_readable(value: Any) -> bool:
     return hasattr(value, "tolist") and not (isinstance(value, Tensor) and not has_numbers(value))
 
 
-def restore_flags(group: dict[str, Any]) -> None:
-    """False and True for 0 and 1 among the options of ALTO and Lamb, of a group that has been saved."""
+def restore(group: dict[str, Any]) -> None:
+    """Put what a saved group of ALTO or Lamb has for flags, 0 and 1, and in tuples, 0-d tensors, in Python's types."""
     for name in _FLAGS & group.keys():
         group[name] = _as_flag(group[name])
+    for name in _SEQUENCES & group.keys():
+        if isinstance(values := as_tuple(group[name]), tuple):
+            group[name] = tuple(map(as_scalar, values))
 
 
 def make_plain_as(group: dict[str, Any], before: Mapping[str, Any]) -> None:
@@ -109,11 +112,4 @@ def make_options_plain(group: dict[str, Any], options: Iterable[str], sequences:
     for name in options:
         value = group.get(name)
         if type(value) not in _PLAIN and not isinstance(value, Tensor):
-            group[name] = _tuple_of_numbers(value) if name in sequences else as_scalar(value)
-
-
-def _tuple_of_numbers(value: Any) -> Any:
-    """A sequence as a tuple, in which tensors stay."""
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(x if isinstance(x, Tensor) else as_scalar(x) for x in value)
-    return as_tuple(value)
+            group[name] = as_tuple(value) if name in sequences else as_scalar(value)
