@@ -128,7 +128,7 @@ def test_a_spec_of_another_format_is_refused():
         ("warmup", 1.0, r"warmup must be a share of the steps in \[0, 1\), got 1.0"),
         ("warmup", math.nan, "warmup must be"),
         ("clip", 0.0, "clip must be None or a number greater than 0"),
-        ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\)"),
+        ("label_smoothing", 1.0, r"label_smoothing must be a number in \[0, 1\)"),
         ("precision", "fp8", "precision must be one of no, bf16, fp16, got 'fp8'"),
         ("lr_rule", "cubic", "lr_rule must be one of none, linear, sqrt"),
     ],
@@ -144,7 +144,7 @@ def test_a_batch_larger_than_the_data_is_one_clear_error(tmp_path):
 
 
 def test_label_smoothing_reaches_a_loss_that_knows_it_and_no_other(tmp_path):
-    with pytest.raises(UserError, match="label_smoothing must be 0: the loss of small_tasks:Line knows none"):
+    with pytest.raises(UserError, match="label_smoothing must be 0: the loss of small_tasks:Line does not support it"):
         train(replace(LINE, label_smoothing=0.1), tmp_path)
     spec = RunSpec("digits", 8, 1, "adamw", ADAMW, label_smoothing=0.25)
     training = Training(spec, tmp_path, How())

@@ -70,10 +70,8 @@ def test_a_dry_run_at_paper_scale_needs_no_data_and_says_how_long(capsys, monkey
     monkeypatch.chdir(tmp_path)
     hours = []
     for devices, tflops in ((1, "50"), (4, "50"), (1, "200")):
-        reproducing.reproduce(
-            ("image-classification",), scale="paper", jobs=None, storage=None, devices=devices, tflops=float(tflops),
-            dry_run=True, out=None,
-        )  # fmt: skip
+        options = reproducing.Reproduce(scale="paper", devices=devices, tflops=float(tflops), dry_run=True)
+        reproducing.reproduce("image-classification", options=options)
         said = capsys.readouterr().out
         assert "cifar10-resnet20 at batch size 16,384: 48 runs at least of 800 steps; 1.5e+17 operations" in said
         assert "download: ILSVRC/imagenet-1k (gated: accept its terms, then hf auth login; 167 GB)" in said
@@ -135,7 +133,7 @@ def test_the_forecast_of_a_comparison_has_all_that_the_command_does(tmp_path, mo
 
 def test_the_forecast_of_a_recipe_has_evaluations_and_the_timing_pass(monkeypatch):
     one = recipe.Comparison("digits", 64, ("adamw", "alto"), steps=100, trials=5, studies=1, seeds=3,
-                            recipe={"evaluations": 7})  # fmt: skip
+                            regimen={"evaluations": 7})  # fmt: skip
     found = forecast.forecast(one, devices=1)
     validation, test = (len(part) for part in tasks.load("digits")[1][1:])
     run = of_cells.RUN + of_cells.INITIAL * found.parameters
