@@ -227,6 +227,20 @@ def test_a_number_that_a_schedule_writes_for_e_may_be_of_another_type(name, make
     assert_same(params, twins)
 
 
+@pytest.mark.parametrize("alpha", [-4.0, 4.0, float("nan"), None, torch.tensor(-4.0)])
+@pytest.mark.parametrize("cls", [ALTO, EAdamW, ESGD])
+def test_an_alpha_out_of_range_that_a_schedule_writes_is_an_error_before_anything_changes(cls, alpha):
+    params = make_params(dtype=torch.float32)
+    before = clone_params(params)
+    optimizer = cls(params, alpha=0.5, beta=0.75)
+    name = "alpha" if cls is ALTO else "explore_alpha"
+    optimizer.param_groups[0][name] = alpha
+    with pytest.raises(ValueError, match=rf"^{name} must be a number in \(-4, 4\), as .*, got "):
+        take_steps(optimizer, params, make_grads(params, 1))
+    assert_same(params, before)
+    assert not optimizer.state
+
+
 @pytest.mark.parametrize("cls", [ALTO, Lamb])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, {"exp_avg": torch.bfloat16, "exp_avg_sq": torch.float64}], ids=str)
 def test_a_checkpoint_that_has_a_dtype_itself_still_loads(cls, dtype):

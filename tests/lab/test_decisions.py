@@ -48,6 +48,32 @@ def test_one_image_on_every_seed_is_no_more_than_a_test_of_signs_shows(n, dtype)
         assert paired(a, a, PERCENT).p == 1.0
 
 
+@pytest.mark.parametrize(
+    ("high", "goal", "of_a_mean"),
+    [
+        (1.0, "min", lambda mean: 1.0 - mean),
+        (100.0, "min", lambda mean: 100.0 - 100.0 * mean),
+        (1.0, "min", lambda mean: 1.0 - float(np.float32(mean))),
+        (100.0, "max", lambda mean: 100.0 * float(np.float32(mean))),
+    ],
+)
+def test_rounding_is_none_whatever_was_computed_of_a_mean(high, goal, of_a_mean):
+    """1 - m has the rounding of m, beside which it is small itself; and 100 m is no float32 where m was one."""
+    metric = Metric("of a mean", goal, low=0.0, high=high, resolution=high).over(25_000)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        images = rng.integers(24_000, 25_000, size=3)
+        a, b = (by_seed([of_a_mean(count / 25_000) for count in counts]) for counts in (images, images - 1))
+        assert paired(a, b, metric).p == 0.25
+        assert paired(a, a, metric).p == 1.0
+
+
+def test_a_small_spread_beside_a_small_difference_is_one():
+    differences = np.array([1.0, 1.5, 0.75, 2.0]) * 1e-8
+    found = paired(by_seed(differences), dict.fromkeys(range(4), 0.0), PERCENT)
+    assert found.p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
 @pytest.mark.parametrize("offset", [0.0, 97.0, -1e6])
 def test_a_spread_above_rounding_is_one_wherever_the_values_lie(offset):
     differences = np.array([1.0, 1.5, 0.75, 2.0]) / 64

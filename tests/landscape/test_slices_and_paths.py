@@ -90,6 +90,16 @@ def test_the_plane_holds_its_three_solutions():
         assert here.item() == pytest.approx(loss.place(vector)().item(), rel=1e-9)
 
 
+def test_the_margin_is_a_share_of_the_extent_on_either_side():
+    loss = quadratic()
+    solutions = torch.zeros(3, 64, dtype=torch.float64)
+    solutions[0, 0], solutions[1, 0], solutions[2, :2] = 1.0, 3.0, double(0.0, 4.0)
+    found = plane_through(loss, loss.params, solutions, points=3, margin=0.5)
+    torch.testing.assert_close(found.points, torch.tensor([[0.0, 0.0], [2.0, 0.0], [-1.0, 4.0]]).double())
+    torch.testing.assert_close(found.x, double(-2.5, 0.5, 3.5))
+    torch.testing.assert_close(found.y, double(-2.0, 2.0, 6.0))
+
+
 def test_barriers_of_a_straight_double_well():
     well = Well(lambda x, y: 0.7 * (x * x - 1) ** 2 + 5 * y * y)
     found = linear_path(well, [well.p], A, B, points=21)

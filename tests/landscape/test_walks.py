@@ -10,7 +10,7 @@ from torch import nn
 
 from thalweg import ALTO, E
 from thalweg.landscape import landscape, walk
-from thalweg.landscape.walks import Walk, default_lr, numbers, starts
+from thalweg.landscape.walks import Walk, _until_divergence, default_lr, numbers, starts
 
 CLOSED = landscape("closed")
 
@@ -85,6 +85,15 @@ def test_divergence_is_counted_not_averaged():
     assert result.diverged == pytest.approx(1 / 3)
     assert result.end_loss.value < 1.0
     assert numbers(walk(CLOSED, "sgd", 0.0, 0.0, lr=0.01, steps=50, begin=begin[2:].repeat(2, 1))).diverged == 1.0
+
+
+def test_who_has_diverged_does_not_come_back():
+    places = torch.zeros(4, 2, 2, dtype=torch.float64)
+    places[1, 1] = 100.0 * CLOSED.size
+    found = _until_divergence(places, CLOSED)
+    assert found[:, 0].eq(0).all()
+    assert found[0, 1].eq(0).all()
+    assert found[1:, 1].isnan().all()
 
 
 @pytest.mark.parametrize(

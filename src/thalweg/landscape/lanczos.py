@@ -72,7 +72,7 @@ def lanczos(
         if filled == room:
             filled = k + (room - k) // 2
             _rotate(basis, rotation[:, :filled])
-            matrix.zero_()[:filled, :filled] = values[:filled].diag()
+            matrix[:filled, :filled] = values[:filled].diag()
         if is_invariant:
             w = next(fresh)
             orthogonalise(w, basis[:filled])

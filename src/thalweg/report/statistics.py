@@ -28,6 +28,7 @@ from thalweg.records.metric import Metric
 
 LEVEL = 0.95
 SIGNIFICANT = 0.05
+ALIKE = 0.01  # a spread this small beside the difference is none, where it may be rounding
 POINTS = 64  # of a best-of-n curve, at most
 
 CONTAINS = {"alto": "lamb", "ema-nesterov": "adamw", "thalweg.ALTO": "thalweg.Lamb",
@@ -199,6 +200,15 @@ def _rounding(values: np.ndarray) -> float:
     return 4.0 * float(np.finfo(np.float32 if single else np.float64).eps)
 
 
+def _inherited(values: np.ndarray, metric: Metric) -> float:
+    """What float32 can have left in values that no longer show it, as 100 m and 1 - m of a mean m do not.
+
+    Of 1 - m it is as large as m's own rounding, and so as that of the bound it was taken from.
+    """
+    sizes = (float(np.abs(values).max()), abs(metric.low), abs(metric.high))
+    return 4.0 * float(np.finfo(np.float32).eps) * max(size for size in sizes if math.isfinite(size))
+
+
 def _limits(mean: float, half: float | None, back: np.ufunc) -> tuple[float | None, float | None]:
     if half is None:
         return None, None
@@ -248,7 +258,9 @@ def paired(
         rounding *= max(1.0, float(np.abs(x).max()), float(np.abs(y).max()))
     else:
         rounding *= max(float(np.abs(x).max()), float(np.abs(y).max()))
-    mean, half = _mean_and_half(x - y, rounding)
+    mean, _ = _mean_and_half(x - y)
+    hidden = 0.0 if ratio else min(_inherited(np.concatenate([x, y]), metric), ALIKE * abs(mean))
+    mean, half = _mean_and_half(x - y, max(rounding, hidden))
     assert half is not None
     if abs(mean) <= rounding:
         mean = 0.0
