@@ -21,6 +21,7 @@ from thalweg.lab.search.plan import Plan
 from thalweg.lab.search.work import Assignment, open_claims
 from thalweg.records.errors import UserError
 from thalweg.studies.measured import measuring
+from thalweg.studies.resolved import resolved
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -82,6 +83,7 @@ def reproduce(
         UserError: the recipe has no such scale, its data are missing, or the folder cannot be written.
         TaskFault: the code of a task raised.
     """
+    recipe = resolved(recipe)
     wanted = recipe.scales.get(scale)
     if wanted is None:
         raise UserError(f"the recipe {recipe.name} has no scale {scale!r}: it has {', '.join(recipe.scales)}")
