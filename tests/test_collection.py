@@ -20,7 +20,8 @@ def test_no_two_modules_have_one_name():
 
 def test_all_folders_are_collected_in_one_call_in_reverse_order():
     folders = sorted({str(path.parent) for path in HERE.rglob("test_*.py") if path.parent != HERE}, reverse=True)
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", *folders]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *folders]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert [line for line in done.stdout.splitlines() if " at 0x" in line] == []  # another in each worker

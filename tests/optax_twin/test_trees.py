@@ -195,7 +195,9 @@ def test_trees_of_another_structure_are_refused_by_name(wrong, as_function):
 
 
 @pytest.mark.parametrize(
-    "leaf", [0.5, "yes", np.float32(1), jnp.array(1.0), np.array([True, False]), jnp.ones(2), matrices], ids=repr
+    "leaf",
+    [0.5, "yes", np.float32(1), jnp.array(1.0), np.array([True, False]), jnp.ones(2), matrices],
+    ids=lambda leaf: "a function" if callable(leaf) else repr(leaf),
 )
 def test_a_leaf_that_is_not_true_or_false_is_refused(leaf):
     wrong = {**dict.fromkeys(PARAMS, True), "bias": leaf}
