@@ -96,7 +96,6 @@ def _bench(what: str, options: Bench) -> None:
     Raises:
         UserError: an argument that cannot be met.
     """
-    terminal.interruptible()
     import torch
 
     from thalweg.bench import environment
@@ -105,6 +104,7 @@ def _bench(what: str, options: Bench) -> None:
     from thalweg.bench.shapes import model
     from thalweg.bench.step import Rounds, Settings
 
+    terminal.interruptible()
     models = [model(name) for name in dict.fromkeys(options.shapes)]
     names = options.optimizers or [name for name, one in CONTENDERS.items() if not one.patience]
     contenders = {name: contender(name) for name in names}

@@ -80,7 +80,6 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     if not tasks:
         raise UserError("name a TASK: see `thalweg tasks`, or `thalweg compare --help`")
     options = options or Compare()
-    terminal.interruptible()
     import torch
 
     from thalweg.commands.progress import Progress
@@ -91,6 +90,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     from thalweg.lab.search.plan import BUDGETS, Plan
     from thalweg.lab.search.work import Assignment, open_claims
 
+    terminal.interruptible()
     root = options.out or Path("runs") / "-".join(map(slug, dict.fromkeys(tasks)))
     plan = Plan(
         tasks=tasks,

@@ -71,7 +71,6 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
     if not recipes:
         raise UserError("name a RECIPE: see `thalweg reproduce list`")
     options = options or Reproduce()
-    terminal.interruptible()
     console = terminal.console()
     if recipes == ("list",):
         for name in kept.names():
@@ -85,6 +84,7 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
     from thalweg.studies.resolved import resolved
     from thalweg.studies.run import reproduce as run
 
+    terminal.interruptible()
     everything, scale = recipes == ("all",), options.scale
     wanted = [resolved(kept.find(name)) for name in (kept.names() if everything else dict.fromkeys(recipes))]
     if everything:

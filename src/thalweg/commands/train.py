@@ -99,7 +99,6 @@ def train(task: str, *, options: Train | None = None) -> None:
         options: how to train.
     """
     options = options or Train()
-    terminal.interruptible()
     given = assignments(options.settings, "--set")
     from thalweg.lab import alone, contenders, tasks
     from thalweg.lab.engine import How, RunSpec, agreement, leave, variables, weights
@@ -107,6 +106,7 @@ def train(task: str, *, options: Train | None = None) -> None:
     from thalweg.lab.instruments import Panel, overhead
     from thalweg.lab.search.cells import slug
 
+    terminal.interruptible()
     own = tasks.find(task)
     size = options.batch_size or own.budgets[0].batch_size
     budget = tasks.budget_at(own.budgets, size, "short")
