@@ -255,8 +255,10 @@ def damaged_load(life: Life) -> None:
     which, kind = life.rng.random(), life.rng.choice(KINDS)
     chosen = life.rng.random()
 
+    taken = [(one, copy.deepcopy(one.state_dict())) for one in life.pair]  # which notes in groups how much was skipped
+
     def load(optimizer: Optimizer) -> None:
-        saved = copy.deepcopy(optimizer.state_dict())
+        saved = next(found for one, found in taken if one is optimizer)
         states = [s for s in saved["state"].values() if s]
         if not states:
             return
