@@ -156,7 +156,8 @@ def test_the_command_saves_starts_from_and_says_what_it_cannot(tmp_path, capsys,
 
 def test_a_run_that_failed_keeps_no_weights_and_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = [*TRAIN, "--optimizer", "small_optimizers.RaisesTypeError", "--save-model", "model", "--out", "run"]
+    arguments = ["small_optimizers.RaisesTypeError" if word == "adamw" else word for word in TRAIN]
+    arguments += ["--save-model", "model", "--out", "run"]
     code, out, _ = said(arguments, capsys)
     assert (code, out.splitlines()[-1]) == (1, "model: none, as the run failed")
     assert not (tmp_path / "model").exists()

@@ -8,6 +8,7 @@ import pytest
 from tiny import OPTIONS, stored
 
 from thalweg import records
+from thalweg.studies.measured import paging
 from thalweg.studies.measurements import work
 from thalweg.studies.pages import settings as kept
 
@@ -87,12 +88,13 @@ def test_a_kill_loses_nothing_that_is_finished(tmp_path):
 
 @pytest.mark.parametrize("module", OPTIONS, ids=lambda module: module.__name__.rpartition(".")[2])
 def test_every_measurement_resumes_without_computing_again(module, tmp_path, monkeypatch):
+    page = paging(module.__name__.rpartition(".")[2]).page
     module.run(OPTIONS[module], tmp_path, ignore)
     before = {path: path.read_bytes() for path in (tmp_path / "records").iterdir()}
     last = sorted(before)[-1]
     last.unlink()  # as if it had been killed then
     with pytest.raises(ValueError, match="are there so far"):
-        module.page(tmp_path)
+        page(tmp_path)
     done = []
     timed = work._timed
     monkeypatch.setattr(work, "_timed", lambda does, settings: done.append(settings) or timed(does, settings))
@@ -102,7 +104,7 @@ def test_every_measurement_resumes_without_computing_again(module, tmp_path, mon
     assert after.keys() == before.keys()
     assert json.loads(after.pop(last))["found"] == json.loads(before.pop(last))["found"]
     assert after == before
-    section = module.page(tmp_path)
+    section = page(tmp_path)
     assert section.grids
     assert section.findings
     for picture in section.pictures:
