@@ -22,10 +22,10 @@ import pyte
 import thalweg
 
 HERE = Path(__file__).parent
+# What `make test` or a shell passes on, and a person's new window does not have.
+NOT_PASSED_ON = {"COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
 ENVIRONMENT = {
-    **{
-        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR")
-    },
+    **{name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON},
     "PYTHONPATH": os.pathsep.join(map(str, (Path(thalweg.__file__).parents[1], HERE, HERE / "lab"))),
     "TERM": "xterm-256color",
     "OMP_NUM_THREADS": "1",
