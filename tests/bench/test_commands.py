@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from thalweg.bench import environment, step
-from thalweg.bench.contenders import CONTENDERS
-from thalweg.bench.memory import Ledger
+from thalweg.bench.candidates import CANDIDATES
+from thalweg.bench.memory import MemoryBenchmark
 from thalweg.bench.shapes import MODELS
-from thalweg.bench.step import Rounds
+from thalweg.bench.step import StepBenchmark
 from thalweg.commands import main as cli
 
 PNG = b"\x89PNG\r\n"
@@ -60,7 +60,7 @@ def test_step_writes_a_record_a_picture_and_a_table(tmp_path, capsys):
 
 def test_who_compiles_for_minutes_takes_part_only_where_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "thalweg.bench.contenders.CONTENDERS", {name: CONTENDERS[name] for name in (*SOME, "alto-inductor")}
+        "thalweg.bench.candidates.CANDIDATES", {name: CANDIDATES[name] for name in (*SOME, "alto-inductor")}
     )
     cli.main(["bench", "memory", "--shapes", "tiny", "--out", str(tmp_path), "--optimizers", "alto-inductor"])
     (named,) = json.loads((tmp_path / "memory.json").read_text())["models"]
@@ -85,8 +85,8 @@ def test_a_reason_is_printed_whole_brackets_included(tmp_path, capsys, monkeypat
     def refuse(weights):
         raise ImportError("pip install 'thalweg[lowbit]'")
 
-    lamb = dataclasses.replace(CONTENDERS["apex-lamb"], build=refuse, module=None)
-    monkeypatch.setitem(CONTENDERS, "apex-lamb", lamb)
+    lamb = dataclasses.replace(CANDIDATES["apex-lamb"], build=refuse, module=None)
+    monkeypatch.setitem(CANDIDATES, "apex-lamb", lamb)
     bench("memory", tmp_path)
     assert "left out: apex-lamb: ImportError: pip install 'thalweg[lowbit]'" in capsys.readouterr().out
 
@@ -118,7 +118,7 @@ def stopped(capsys, act):
 
 
 def test_ctrl_c_keeps_the_rounds_that_are_complete(tmp_path, capsys, monkeypatch):
-    interrupt(monkeypatch, Rounds, "_step", after=2 * (1 + 2) + 1)  # in the middle of the third timed round
+    interrupt(monkeypatch, StepBenchmark, "_step", after=2 * (1 + 2) + 1)  # in the middle of the third timed round
     captured = stopped(capsys, lambda: bench("step", tmp_path, "--rounds", "9", "--warmup", "1"))
     assert captured.err == "\ninterrupted; what is complete is stored\n"
     record = json.loads((tmp_path / "step.json").read_text())
@@ -128,14 +128,14 @@ def test_ctrl_c_keeps_the_rounds_that_are_complete(tmp_path, capsys, monkeypatch
 
 
 def test_termination_is_an_interruption(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Ledger, "_count", lambda *one: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(MemoryBenchmark, "_count", lambda *one: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     stopped(capsys, lambda: bench("memory", tmp_path))
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_ctrl_c_keeps_the_contenders_that_are_counted(tmp_path, capsys, monkeypatch):
-    interrupt(monkeypatch, Ledger, "_count", after=1)
+    interrupt(monkeypatch, MemoryBenchmark, "_count", after=1)
     stopped(capsys, lambda: bench("memory", tmp_path))
     record = json.loads((tmp_path / "memory.json").read_text())
     assert record["interrupted"] is True
@@ -143,7 +143,7 @@ def test_ctrl_c_keeps_the_contenders_that_are_counted(tmp_path, capsys, monkeypa
 
 
 def test_ctrl_c_before_anything_is_complete_writes_nothing(tmp_path, capsys, monkeypatch):
-    interrupt(monkeypatch, Rounds, "_step", after=0)
+    interrupt(monkeypatch, StepBenchmark, "_step", after=0)
     stopped(capsys, lambda: bench("step", tmp_path))
     assert list(tmp_path.iterdir()) == []
 

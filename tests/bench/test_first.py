@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from thalweg.bench import first
-from thalweg.bench.contenders import CONTENDERS, LeftOutError
+from thalweg.bench.candidates import CANDIDATES, LeftOutError
 from thalweg.bench.shapes import TINY
 
-OURS, THEIRS = CONTENDERS["alto-single"], CONTENDERS["apex-lamb"]
+OURS, THEIRS = CANDIDATES["alto-single"], CANDIDATES["apex-lamb"]
 
 
-def cold(contender):
-    return first.cold_first_step(contender, TINY, torch.device("cpu"), torch.float32)
+def cold(candidate):
+    return first.cold_first_step(candidate, TINY, torch.device("cpu"), torch.float32)
 
 
 def process(monkeypatch, script):
@@ -44,12 +44,12 @@ def test_the_answer_is_the_last_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("contender", "error"), [(OURS, RuntimeError), (THEIRS, LeftOutError), (replace(THEIRS, ours=True), RuntimeError)]
+    ("candidate", "error"), [(OURS, RuntimeError), (THEIRS, LeftOutError), (replace(THEIRS, ours=True), RuntimeError)]
 )
-def test_a_process_that_dies(contender, error, monkeypatch):
+def test_a_process_that_dies(candidate, error, monkeypatch):
     process(monkeypatch, "import os, sys; print('bad luck', file=sys.stderr, flush=True); os._exit(3)")
     with pytest.raises(error, match="its first step ends the process with code 3: bad luck"):
-        cold(contender)
+        cold(candidate)
 
 
 def test_what_is_asked_for_is_told_to_the_process(monkeypatch):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from thalweg.bench.contenders import CONTENDERS, Contender, Weights
-from thalweg.bench.memory import Ledger, Traced, state_bytes, trace
+from thalweg.bench.candidates import CANDIDATES, Candidate, Weights
+from thalweg.bench.memory import MemoryBenchmark, Traced, state_bytes, trace
 from thalweg.bench.shapes import TINY, Model
 
 CPU = torch.device("cpu")
@@ -24,9 +24,9 @@ def traced(act, times=1):
 
 
 def counted(name, model=MATRICES):
-    ledger = Ledger(model, [CONTENDERS[name]], CPU, torch.float32)
-    ledger.run()
-    return ledger.record()["contenders"][name]
+    benchmark = MemoryBenchmark(model, [CANDIDATES[name]], CPU, torch.float32)
+    benchmark.run()
+    return benchmark.record()["contenders"][name]
 
 
 def floats(n):
@@ -123,11 +123,11 @@ class Hoarder(torch.optim.SGD):
 
 
 def test_scratch_memory_that_is_kept_is_no_state_but_counts():
-    hoarder = Contender("hoarder", "", lambda weights: Hoarder(weights.all(), lr=0.1, foreach=False))
-    ledger = Ledger(MATRICES, [hoarder], torch.device("cpu"), torch.float32)
-    ledger.run()
-    assert ledger.found["hoarder"]["state_bytes"] == 0
-    assert 0 <= ledger.found["hoarder"]["peak_temporary_bytes"] - 4 * 5000 < SCALARS
+    hoarder = Candidate("hoarder", "", lambda weights: Hoarder(weights.all(), lr=0.1, foreach=False))
+    benchmark = MemoryBenchmark(MATRICES, [hoarder], torch.device("cpu"), torch.float32)
+    benchmark.run()
+    assert benchmark.found["hoarder"]["state_bytes"] == 0
+    assert 0 <= benchmark.found["hoarder"]["peak_temporary_bytes"] - 4 * 5000 < SCALARS
 
 
 class Wrapped(torch.Tensor):
@@ -194,25 +194,25 @@ def refuses(error, ours):
     def build(weights):
         raise error
 
-    return Contender("one", "one", build, ours=ours)
+    return Candidate("one", "one", build, ours=ours)
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), ImportError("no"), NotImplementedError("no")])
 def test_who_refuses_is_listed_with_the_reason(error):
-    ledger = Ledger(TINY, [refuses(error, ours=True), CONTENDERS["adamw-fused"]], CPU, torch.float32)
-    ledger.run()
-    record = ledger.record()
+    benchmark = MemoryBenchmark(TINY, [refuses(error, ours=True), CANDIDATES["adamw-fused"]], CPU, torch.float32)
+    benchmark.run()
+    record = benchmark.record()
     assert list(record["contenders"]) == ["adamw-fused"]
     assert record["left_out"] == {"one": f"{type(error).__name__}: no"}
 
 
 def test_a_bug_of_ours_is_no_refusal_and_one_of_theirs_is():
     with pytest.raises(RuntimeError, match="a bug"):
-        Ledger(TINY, [refuses(RuntimeError("a bug"), ours=True)], CPU, torch.float32).run()
-    ledger = Ledger(TINY, [refuses(RuntimeError("a  bug\nof theirs"), ours=False)], CPU, torch.float32)
-    ledger.run()
-    assert ledger.left_out == {"one": "RuntimeError: a bug of theirs"}
-    assert ledger.record() is None
+        MemoryBenchmark(TINY, [refuses(RuntimeError("a bug"), ours=True)], CPU, torch.float32).run()
+    benchmark = MemoryBenchmark(TINY, [refuses(RuntimeError("a  bug\nof theirs"), ours=False)], CPU, torch.float32)
+    benchmark.run()
+    assert benchmark.left_out == {"one": "RuntimeError: a bug of theirs"}
+    assert benchmark.record() is None
 
 
 def test_weights_are_the_same_for_all():

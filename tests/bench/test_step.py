@@ -1,4 +1,4 @@
-"""The rounds, driven by contenders whose steps take as long as they are told to."""
+"""The rounds, driven by candidates whose steps take as long as they are told to."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from thalweg.bench import step
-from thalweg.bench.contenders import CONTENDERS, Contender, LeftOutError, Weights
+from thalweg.bench.candidates import CANDIDATES, Candidate, LeftOutError, Weights
 from thalweg.bench.shapes import TINY
 from thalweg.bench.statistics import Spread
-from thalweg.bench.step import COPY, Rounds, Settings
+from thalweg.bench.step import COPY, StepBenchmark, TimingSettings
 from thalweg.records.errors import UserError
 
 CPU = torch.device("cpu")
@@ -48,17 +48,17 @@ def script(monkeypatch):
     monkeypatch.setattr(step, "COPY_BYTES", 2**10)
     clock = Clock()
     monkeypatch.setattr(step, "time", clock)
-    monkeypatch.setattr(step, "cold_first_step", lambda contender, *rest: 10.0 * len(contender.name))
+    monkeypatch.setattr(step, "cold_first_step", lambda candidate, *rest: 10.0 * len(candidate.name))
 
     def make(warmup, rounds, seed=0, **seconds):
         log = []
 
-        def contender(name):
-            return Contender(name, name, lambda weights: Scripted(name, seconds[name], clock, log))
+        def candidate(name):
+            return Candidate(name, name, lambda weights: Scripted(name, seconds[name], clock, log))
 
         assert all(len(name) == 1 for name in seconds)  # so that a first step takes 10 seconds
-        settings = Settings(rounds, warmup, next(iter(seconds)), seed, CPU, torch.float32)
-        made = Rounds(TINY, [contender(name) for name in reversed(seconds)], settings)
+        settings = TimingSettings(rounds, warmup, next(iter(seconds)), seed, CPU, torch.float32)
+        made = StepBenchmark(TINY, [candidate(name) for name in reversed(seconds)], settings)
         made.log = log
         return made
 
@@ -176,7 +176,7 @@ def test_every_step_finds_the_same_gradients(script):
                 p.grad = None if self.name == "a" else torch.ones_like(p)
 
     rounds = script(1, 2, a=[], b=[])
-    rounds.waiting = [Contender(n, n, lambda weights, n=n: Spoils(n, weights)) for n in "ab"]
+    rounds.waiting = [Candidate(n, n, lambda weights, n=n: Spoils(n, weights)) for n in "ab"]
     rounds.run()
     every = [grads for name in "ab" for grads in seen[name]]
     assert len(every) == 8
@@ -192,7 +192,7 @@ def test_no_collection_falls_into_a_step(script):
             enabled.append(gc.isenabled())
 
     rounds = script(1, 2, a=[])
-    rounds.waiting = [Contender("a", "a", lambda weights: Looks())]
+    rounds.waiting = [Candidate("a", "a", lambda weights: Looks())]
     rounds.run()
     assert enabled[1:] == [False] * 3
     assert gc.isenabled()
@@ -200,7 +200,7 @@ def test_no_collection_falls_into_a_step(script):
 
 def test_bandwidth_counts_the_traffic_of_a_step(script):
     rounds = script(0, 3, a=[1.0] * 4)
-    rounds.waiting = [Contender("a", "a", rounds.waiting[0].build, traffic=48)]
+    rounds.waiting = [Candidate("a", "a", rounds.waiting[0].build, traffic=48)]
     rounds.run()
     found = copies_take_some_time(rounds)["contenders"]["a"]["bandwidth"]
     assert found["bytes_per_second"] == 48 * TINY.parameters
@@ -209,24 +209,24 @@ def test_bandwidth_counts_the_traffic_of_a_step(script):
 
 def test_bandwidth_is_of_float32_alone(script):
     rounds = script(0, 1, a=[1.0] * 2)
-    rounds.settings = Settings(1, 0, "a", 0, CPU, torch.bfloat16)
-    rounds.waiting = [Contender("a", "a", rounds.waiting[0].build, traffic=48)]
+    rounds.settings = TimingSettings(1, 0, "a", 0, CPU, torch.bfloat16)
+    rounds.waiting = [Candidate("a", "a", rounds.waiting[0].build, traffic=48)]
     rounds.run()
     assert "bandwidth" not in copies_take_some_time(rounds)["contenders"]["a"]
 
 
 def test_a_package_that_is_missing_is_a_reason():
     with pytest.raises(LeftOutError, match=r"^ModuleNotFoundError: No module named 'no_such_package'$"):
-        Contender("a", "a", lambda weights: None, module="no_such_package").load()
+        Candidate("a", "a", lambda weights: None, module="no_such_package").load()
 
 
 @pytest.mark.parametrize("name", ["alto", "lamb"])
 def test_our_trust_ratios_are_those_of_each_expert(name):
-    optimizer = CONTENDERS[name].start(Weights.of(TINY, CPU, torch.float32))
+    optimizer = CANDIDATES[name].start(Weights.of(TINY, CPU, torch.float32))
     assert [(len(g["params"]), g["norm_dims"]) for g in optimizer.param_groups] == [(4, None), (1, (-2, -1))]
 
 
 def test_learning_rate_and_weight_decay_are_everybodys():
     for name in ("adamw-fused", "alto", "e-adamw", "authors-alto", "authors-e-adamw", "pytorch-optimizer-lamb"):
-        optimizer = CONTENDERS[name].start(Weights.of(TINY, CPU, torch.float32))
+        optimizer = CANDIDATES[name].start(Weights.of(TINY, CPU, torch.float32))
         assert {(g["lr"], g["weight_decay"]) for g in optimizer.param_groups} == {(1e-4, 0.01)}

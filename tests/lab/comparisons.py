@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from thalweg.lab.engine import Place
 from thalweg.lab.search.cells import Job
-from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, work
 
-PLAN = Plan(("small_tasks:Line",), (16,), ("sgd", "adamw", "alto"), trials=3, studies=3, seeds=2, steps=6)
+PLAN = ComparisonPlan(("small_tasks:Line",), (16,), ("sgd", "adamw", "alto"), trials=3, studies=3, seeds=2, steps=6)
 
 
 def carry_out(plan, root, storage=None, **options):

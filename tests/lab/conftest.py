@@ -6,7 +6,7 @@ from lines import LINE
 
 from thalweg.lab.engine import Place, train
 from thalweg.lab.search.timing import time_tables
-from thalweg.lab.search.work import Assignment, open_claims
+from thalweg.lab.search.work import Assignment, open_tickets
 
 
 @pytest.fixture(scope="module")
@@ -52,4 +52,4 @@ def open_two(request, tmp_path):
     else:
         roots = [tmp_path / "one", tmp_path / "two"]
         url = f"journal:{tmp_path}/journal" if request.param == "journal" else f"sqlite:///{tmp_path}/db"
-    return [(open_claims(Assignment(root, [], url)), job_in(root)) for root in roots]
+    return [(open_tickets(Assignment(root, [], url)), job_in(root)) for root in roots]

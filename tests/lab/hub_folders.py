@@ -6,7 +6,7 @@ import string
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from PIL import Image as Picture
+from PIL import Image as PILImage
 
 from thalweg.records.errors import UserError
 
@@ -16,7 +16,7 @@ WORDS = ["the", "film", "was", "good", "bad", "not", "a", "quite", "plot", "and"
 
 def pictures(count, size, seed):
     rng = np.random.default_rng(seed)
-    return [Picture.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for _ in range(count)]
+    return [PILImage.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for _ in range(count)]
 
 
 def sentence(rng, length=9):

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from thalweg.lab.engine import How, experts, leave, train
+from thalweg.lab.engine import Execution, experts, leave, train
 from thalweg.lab.instruments import Panel
 from thalweg.records.errors import UserError
 
@@ -22,19 +22,19 @@ class Killed(BaseException):
 
 
 def killed_at(step):
-    def heard(training, event):
+    def on_event(training, event):
         if (training.step, event) == (step, "step"):
             raise Killed
 
-    return heard
+    return on_event
 
 
 def seen(sharded):
-    def heard(training, event):
+    def on_event(training, event):
         assert training.accelerator.num_processes == 2
         assert all(isinstance(p, DTensor) is sharded for p in training.model.parameters())
 
-    return heard
+    return on_event
 
 
 def experts_here(training, event):
@@ -51,17 +51,22 @@ def experts_here(training, event):
 
 def main(root):
     for sharding in ("ddp", "fsdp2"):
-        train(SPEC, root / sharding, how=How(micro_batch=5, sharding=sharding), heard=seen(sharding == "fsdp2"))
+        train(
+            SPEC,
+            root / sharding,
+            execution=Execution(micro_batch=5, sharding=sharding),
+            on_event=seen(sharding == "fsdp2"),
+        )
         killed_and_resumed(SPEC, root / f"{sharding}-killed", sharding)
-    how = How(micro_batch=5, sharding="fsdp2+ep")
-    train(EXPERTS, root / "experts", how=how, heard=experts_here)
+    execution = Execution(micro_batch=5, sharding="fsdp2+ep")
+    train(EXPERTS, root / "experts", execution=execution, on_event=experts_here)
     killed_and_resumed(EXPERTS, root / "experts-killed", "fsdp2+ep")
     with pytest.raises(UserError, match="stacked experts: take fsdp2"):
-        train(SPEC, root / "refused", how=how)
+        train(SPEC, root / "refused", execution=execution)
     a_process_without_tokens_has_gradients_of_zero()
-    train(SPEC, root / "watched", how=How(watch=Panel(5, print)))
+    train(SPEC, root / "watched", execution=Execution(observer=Panel(5, print)))
     try:  # on every rank, or the others would wait
-        train(SPEC, root / "refused", how=How(sharding="fsdp2", watch=Panel(5, print)))
+        train(SPEC, root / "refused", execution=Execution(sharding="fsdp2", observer=Panel(5, print)))
     except UserError as error:
         print(error)
 
@@ -87,12 +92,12 @@ def a_process_without_tokens_has_gradients_of_zero():
 
 
 def killed_and_resumed(spec, folder, sharding):
-    how = How(sharding=sharding, checkpoint_seconds=0.0)
+    execution = Execution(sharding=sharding, checkpoint_seconds=0.0)
     try:
-        train(spec, folder, how=how, heard=killed_at(spec.steps - 2))
+        train(spec, folder, execution=execution, on_event=killed_at(spec.steps - 2))
     except Killed:
         assert (folder / "checkpoint.pt").exists()
-    train(spec, folder, how=how)
+    train(spec, folder, execution=execution)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from lines import ADAMW, SGD
 from test_going_on_together import ODD, TIED
 
-from thalweg.lab.engine import How, RunSpec, Stopped, checkpoint, leave, train, weights
+from thalweg.lab.engine import Execution, RunSpec, Stopped, checkpoint, leave, train, weights
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 
@@ -19,14 +19,14 @@ SHARDINGS = ("ddp", "fsdp2")
 RANK = int(os.environ["RANK"])
 
 
-def stopped_at(step, spec, folder, how):
+def stopped_at(step, spec, folder, execution):
     def stop(training, event):
         if (training.step, event) == (step, "step"):
             training.save()
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(spec, folder, how=how, heard=stop)
+        train(spec, folder, execution=execution, on_event=stop)
 
 
 def content(folder):
@@ -39,10 +39,10 @@ def together():
 
 def without_a_shared_folder(root):
     for sharding in SHARDINGS:
-        how = How(sharding=sharding)
+        execution = Execution(sharding=sharding)
         for name, swapped in (("own", False), ("swapped", True)):
             folders = [root / f"{name}-{sharding}-{rank}" for rank in (0, 1)]
-            stopped_at(11, ODD, folders[RANK], how)
+            stopped_at(11, ODD, folders[RANK], execution)
             assert (folders[RANK] / checkpoint.NAME).exists() is (RANK == 0)
             together()
             if swapped and RANK == 1:  # the machines have changed places
@@ -50,12 +50,12 @@ def without_a_shared_folder(root):
                 (folders[0] / checkpoint.NAME).rename(folders[1] / checkpoint.NAME)
             together()
             steps = []
-            train(ODD, folders[RANK], how=how, heard=lambda t, event, steps=steps: steps.append(t.step))
+            train(ODD, folders[RANK], execution=execution, on_event=lambda t, event, steps=steps: steps.append(t.step))
             assert steps[0] == 12
-        result = train(ODD, folders[RANK], how=how)  # complete on the first process, which is enough
+        result = train(ODD, folders[RANK], execution=execution)  # complete on the first process, which is enough
         assert result["status"] == "finished"
         with pytest.raises(UserError, match=r"process 1 finds this run complete in .*-0, the first process does not"):
-            train(ODD, folders[1 - RANK], how=how)
+            train(ODD, folders[1 - RANK], execution=execution)
 
 
 def asked_for_different_runs(root):
@@ -81,23 +81,23 @@ def refused_at_construction(root):
 
 def parts_of_one(root):
     for sharding in SHARDINGS:
-        train(ODD, root / f"parts-{sharding}", how=How(micro_batch=1, sharding=sharding))
+        train(ODD, root / f"parts-{sharding}", execution=Execution(micro_batch=1, sharding=sharding))
 
 
 def raised_before_the_first_new_step(root):
     for sharding in SHARDINGS:
-        how, folder = How(sharding=sharding), root / f"raised-{sharding}"
-        stopped_at(11, ODD, folder, how)
+        execution, folder = Execution(sharding=sharding), root / f"raised-{sharding}"
+        stopped_at(11, ODD, folder, execution)
         together()
         before = content(folder)
         for name in ("__init__", "load_state_dict", "step"):
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(torch.optim.AdamW, name, refuse)
                 with pytest.raises(UserError, match=r"cannot go on from .*checkpoint.pt \(refused: ValueError: not to"):
-                    train(ODD, folder, how=how)
+                    train(ODD, folder, execution=execution)
             together()
             assert content(folder) == before
-        train(ODD, folder, how=how)
+        train(ODD, folder, execution=execution)
 
 
 def refuse(*_, **__):
@@ -106,7 +106,7 @@ def refuse(*_, **__):
 
 def half_a_checkpoint(root):
     folder, said = root / "half", []
-    stopped_at(11, ODD, folder, How())
+    stopped_at(11, ODD, folder, Execution())
     together()
     if RANK == 0:
         path = folder / checkpoint.NAME
@@ -120,33 +120,33 @@ def half_a_checkpoint(root):
 
 def a_signal_to_one_rank_saves_and_ends_both(root):
     for sharding in SHARDINGS:
-        folder, how = root / f"signal-{sharding}", How(sharding=sharding)
+        folder, execution = root / f"signal-{sharding}", Execution(sharding=sharding)
 
         def signalled(training, event):
             if (training.step, event, RANK) == (7, "step", 1):
                 os.kill(os.getpid(), signal.SIGUSR1)
 
         with pytest.raises(SystemExit) as ended, handled():
-            train(ODD, folder, how=how, heard=signalled)
+            train(ODD, folder, execution=execution, on_event=signalled)
         assert ended.value.code == 128 + signal.SIGUSR1
         together()
         step = torch.load(folder / checkpoint.NAME, weights_only=True)["step"]
         assert 8 <= step < 20
         steps = []
-        train(ODD, folder, how=how, heard=lambda t, event, steps=steps: steps.append(t.step))
+        train(ODD, folder, execution=execution, on_event=lambda t, event, steps=steps: steps.append(t.step))
         assert steps[0] == step + 1
 
 
 def weights_saved_and_started_from(root):
     for sharding in SHARDINGS:
         file = root / f"{sharding}.safetensors"
-        train(TIED, root / f"saved-{sharding}", how=How(sharding=sharding, save_model=file))
+        train(TIED, root / f"saved-{sharding}", execution=Execution(sharding=sharding, save_model=file))
         together()
         spec = replace(TIED, init=weights.hash_of(file))
-        train(spec, root / f"from-{sharding}", how=How(sharding=sharding, init_from=file))
+        train(spec, root / f"from-{sharding}", execution=Execution(sharding=sharding, init_from=file))
     spec = RunSpec("small_tasks:Line", 15, 20, "adamw", ADAMW, init=weights.hash_of(file))
     with pytest.raises(UserError, match=r"does not fit the task's model: it lacks .*0\.weight|differs in 0\.weight"):
-        train(spec, root / "misfit", how=How(sharding=sharding, init_from=file))
+        train(spec, root / "misfit", execution=Execution(sharding=sharding, init_from=file))
 
 
 def main(root):

@@ -7,7 +7,7 @@ from shrunk_tasks import SHRUNK
 from test_hub import spec
 from torch.distributed.tensor import DTensor
 
-from thalweg.lab.engine import How, leave, train
+from thalweg.lab.engine import Execution, leave, train
 
 
 def sharded(training, event):
@@ -17,5 +17,5 @@ def sharded(training, event):
 
 if __name__ == "__main__":
     for name in SHRUNK:
-        train(spec(name), Path(sys.argv[1]) / name, how=How(sharding="fsdp2"), heard=sharded)
+        train(spec(name), Path(sys.argv[1]) / name, execution=Execution(sharding="fsdp2"), on_event=sharded)
     leave()

@@ -9,7 +9,7 @@ from lines import LINE, SGD
 
 from thalweg import records
 from thalweg.lab.engine import (
-    How,
+    Execution,
     RunSpec,
     Training,
     data,
@@ -53,7 +53,7 @@ def test_a_global_batch_is_shared_out_whole_in_as_many_parts_on_every_rank(ranks
 
 @pytest.mark.parametrize("micro", [7, 1, 5, 16])
 def test_a_batch_in_parts_is_the_whole_batch(micro, finished, tmp_path):
-    result = train(LINE, tmp_path, how=How(micro_batch=micro))
+    result = train(LINE, tmp_path, execution=Execution(micro_batch=micro))
     assert result["test"] == pytest.approx(finished[1]["test"], rel=1e-4)
     assert records.read_lines(tmp_path / "metrics.jsonl")[-1]["loss"] == pytest.approx(
         records.read_lines(finished[0] / "metrics.jsonl")[-1]["loss"], rel=1e-4
@@ -80,7 +80,7 @@ def test_schedules(name, expected):
 def test_the_learning_rate_grows_with_the_batch_by_rule(tmp_path):
     for rule, factor in (("none", 1.0), ("linear", 4.0), ("sqrt", 2.0)):
         spec = replace(LINE, lr_rule=rule, lr_base=4)
-        assert Training(spec, tmp_path, How()).rates[0] == pytest.approx(0.01 * factor)
+        assert Training(spec, tmp_path, Execution()).rates[0] == pytest.approx(0.01 * factor)
 
 
 def test_clipping_bounds_the_gradient(tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def deepobs(lr, folder, seed=0):
         "quadratic-deep", 128, 700, "torch.optim.SGD", {"lr": lr, "weight_decay": 0.0, "momentum": 0.0}, seed=seed,
         test=True, schedule="constant", warmup=0.0, evaluations=10,
     )  # fmt: skip
-    training = Training(spec, folder, How())
+    training = Training(spec, folder, Execution())
     return training, training.batches()
 
 

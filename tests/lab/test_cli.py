@@ -11,7 +11,7 @@ from thalweg import records
 from thalweg.commands import main as cli
 from thalweg.lab import tasks
 from thalweg.lab.contenders import CONTENDERS
-from thalweg.lab.search import claims, comparison, work
+from thalweg.lab.search import comparison, tickets, work
 from thalweg.records import reading
 from thalweg.report.summary import summarise
 
@@ -25,17 +25,17 @@ SMALL += ["--studies", "1", "--seeds", "2", "--steps", "4", "--no-timing"]
 def in_this_process(monkeypatch):
     """Workers are functions here: processes take seconds to start, and have tests of their own."""
 
-    def run(assignment, jobs, listen=lambda what, value: None, *, timing=False):
+    def run(assignment, jobs, on_message=lambda what, value: None, *, timing=False):
         current = [None]
 
-        def tell(what, value):
+        def send(what, value):
             current[0] = value if what == "run" else current[0]
-            listen(what, (current[0], value) if what in ("part", "end") else value)
+            on_message(what, (current[0], value) if what in ("part", "end") else value)
 
         if timing:
             work.time_tables(assignment.root, assignment.cells)
         else:
-            work.work(assignment, tell)
+            work.work(assignment, send)
 
     monkeypatch.setattr(comparison, "run", run)
 
@@ -428,11 +428,11 @@ def test_to_begin_anew_takes_nothing_from_a_process_that_trains_there(tmp_path, 
     folder = tmp_path / "run"
     (folder / "result.json").unlink()
     (folder / "checkpoint.pt").write_bytes(b"of the other")
-    records.write_json(folder / "claim-0", claims.owner())  # of a process that lives: this one
+    records.write_json(folder / "ticket-0", tickets.owner())  # of a process that lives: this one
     capsys.readouterr()
     assert "another process trains in" in error_of([*arguments, "--no-resume"], capsys)
     assert (folder / "checkpoint.pt").read_bytes() == b"of the other"
-    (folder / "claim-0").unlink()
+    (folder / "ticket-0").unlink()
     cli.main([*arguments, "--no-resume"])
     assert not (folder / "checkpoint.pt").exists()
 

@@ -9,12 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from hub_folders import CIFAR, images, refused, stored
-from PIL import Image as Picture
+from PIL import Image
 from shrunk_tasks import SHRUNK
 
 from thalweg.lab import hub, layout, tasks
-from thalweg.lab.columns import Label, Sequences, Text
-from thalweg.lab.columns import Picture as Pictures
+from thalweg.lab.columns import ImageColumn, LabelColumn, SequenceColumn, TextColumn
 from thalweg.lab.tasks import bert, cifar, fashion_mnist, gpt2, imagenet
 from thalweg.records.errors import UserError
 
@@ -156,7 +155,7 @@ def test_a_row_is_counted_in_its_own_file(own_data):
         path = own_data / f"a/b/train-0000{i}-of-00003.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"label": labels}), path)
-    message = refused(lambda: hub.load("a/b", "train", {"label": Label(10)}))
+    message = refused(lambda: hub.load("a/b", "train", {"label": LabelColumn(10)}))
     assert f"{path}, split train, row 1, column label: is 11" in message
 
 
@@ -164,7 +163,7 @@ def test_shards_may_differ_in_what_changes_no_value(own_data):
     """Widths of numbers and texts, names of elements, a path that no image has."""
     folder = own_data / "a/b"
     folder.mkdir(parents=True)
-    picture = stored(Picture.new("RGB", (2, 2)))["bytes"]
+    picture = stored(Image.new("RGB", (2, 2)))["bytes"]
     for i, (number, text, item, path) in enumerate(
         (("int64", "string", "item", "string"), ("uint8", "large_string", "element", "null"))
     ):
@@ -176,7 +175,7 @@ def test_shards_may_differ_in_what_changes_no_value(own_data):
             "tokens": pa.array([["a", "b"]], words), "img": pa.array([{"bytes": picture, "path": None}], image),
         })  # fmt: skip
         pq.write_table(table, folder / f"train-0000{i}-of-00002.parquet")
-    columns = {"label": Label(2), "text": Text(), "tokens": Sequences(), "img": Pictures()}
+    columns = {"label": LabelColumn(2), "text": TextColumn(), "tokens": SequenceColumn(), "img": ImageColumn()}
     found = hub.load("a/b", "train", columns)
     assert (list(found.values("label")), list(found.values("text"))) == ([0, 1], ["t0", "t1"])
     assert found.pictures("img", "RGB", (2, 2)).shape == (2, 2, 2, 3)
@@ -191,7 +190,7 @@ def test_shards_of_other_types_columns_or_classes_are_named(own_data):
         Dataset.from_dict({column: values}, features=Features({column: feature})).to_parquet(path)
 
     def load():
-        return hub.load("a/b", "train", {"label": Label(2)})
+        return hub.load("a/b", "train", {"label": LabelColumn(2)})
 
     write(first, [0, 1], ClassLabel(names=["neg", "pos"]))
     write(second, ["0", "1"], Value("string"))
@@ -215,7 +214,7 @@ def test_a_file_that_is_damaged_inside_is_named(own_data):
     data = bytearray(path.read_bytes())
     data[4:60] = bytes(56)  # the first page's header; the footer is whole
     path.write_bytes(data)
-    message = refused(lambda: hub.load("a/b", "train", {"text": Text()}))
+    message = refused(lambda: hub.load("a/b", "train", {"text": TextColumn()}))
     assert message.startswith(f"cannot read {path}, split train (")
 
 
@@ -248,11 +247,11 @@ def test_json_lines_that_are_none_are_named(own_data, lines, what):
 def test_texts_as_json_lines_and_as_arrow_files_are_read(own_data):
     (own_data / "a/b").mkdir(parents=True)
     (own_data / "a/b/webtext.train.jsonl").write_text('\ufeff{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
-    assert list(hub.load("a/b", "train", {"text": Text()}).values("text")) == ["one", "two"]
+    assert list(hub.load("a/b", "train", {"text": TextColumn()}).values("text")) == ["one", "two"]
     datasets.DatasetDict(
         {split: Dataset.from_dict({"text": ["one", None]}) for split in ("train", "test")}
     ).save_to_disk(own_data / "c/d")
-    message = refused(lambda: hub.load("c/d", "train", {"text": Text()}))
+    message = refused(lambda: hub.load("c/d", "train", {"text": TextColumn()}))
     assert f"{own_data}/c/d/train/data-00000-of-00001.arrow, split train, row 1, column text: is null" in message
 
 
@@ -261,17 +260,17 @@ def test_files_of_two_kinds_are_not_mixed(own_data):
         (own_data / f"a/b/train.{suffix}").parent.mkdir(parents=True, exist_ok=True)
         (own_data / f"a/b/train.{suffix}").touch()
     assert "the split train 2 times (train.jsonl, train.parquet)" in refused(
-        lambda: hub.load("a/b", "train", {"text": Text()})
+        lambda: hub.load("a/b", "train", {"text": TextColumn()})
     )
 
 
 def test_a_folder_that_has_something_else_is_not_passed_over(own_data):
     images(own_data)
     assert "has no Parquet file of the split valid" in refused(
-        lambda: hub.load("uoft-cs/cifar10", "valid", {"img": Text()})
+        lambda: hub.load("uoft-cs/cifar10", "valid", {"img": TextColumn()})
     )
     assert "needs the column fine_label: it has img, label" in refused(
-        lambda: hub.load("uoft-cs/cifar10", "train", {"img": Text(), "fine_label": Label(2)})
+        lambda: hub.load("uoft-cs/cifar10", "train", {"img": TextColumn(), "fine_label": LabelColumn(2)})
     )
 
 
@@ -284,7 +283,7 @@ def test_sequences_that_are_none_are_named(own_data, column, what):
     (own_data / "a/b").mkdir(parents=True)
     rows = {"a": ["x", "y"], "b": [["x"], ["x", None]], "c": [[1.5], [2.0]], "d": [["x"], None]}
     Dataset.from_dict(rows).to_parquet(own_data / "a/b/train.parquet")
-    assert what in refused(lambda: hub.load("a/b", "train", {column: Sequences()}))
+    assert what in refused(lambda: hub.load("a/b", "train", {column: SequenceColumn()}))
 
 
 def test_what_is_wrong_with_data_is_one_line_on_the_command_line(own_data, capsys):

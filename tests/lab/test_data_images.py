@@ -11,10 +11,10 @@ import pytest
 import torch
 from datasets import ClassLabel, Image
 from hub_folders import CIFAR, images, refused, stored
-from PIL import Image as Picture
+from PIL import Image as PILImage
 
 from thalweg.lab import hub
-from thalweg.lab.columns import Picture as Pictures
+from thalweg.lab.columns import ImageColumn
 from thalweg.lab.engine.data import loader
 from thalweg.lab.tasks import cifar, fashion_mnist, imagenet
 from thalweg.records.errors import UserError
@@ -29,10 +29,10 @@ def put(place, image):
 @pytest.mark.parametrize(
     ("image", "what"),
     [
-        ({"bytes": stored(Picture.new("RGB", (32, 32)))["bytes"][:50], "path": None}, "the image cannot be decoded"),
+        ({"bytes": stored(PILImage.new("RGB", (32, 32)))["bytes"][:50], "path": None}, "the image cannot be decoded"),
         ({"bytes": b"<html>", "path": None}, "the image cannot be decoded (of no known format)"),
-        (stored(Picture.new("RGB", (32, 30))), "is an image of 32x30 pixels, not 32x32"),
-        (stored(Picture.new("I;16", (32, 32))), "is an image of mode I;16: 8 bits a channel are needed"),
+        (stored(PILImage.new("RGB", (32, 30))), "is an image of 32x30 pixels, not 32x32"),
+        (stored(PILImage.new("I;16", (32, 32))), "is an image of mode I;16: 8 bits a channel are needed"),
         (None, "is null"),
     ],
 )
@@ -47,9 +47,9 @@ def test_images_of_any_mode_are_their_colours(own_data, monkeypatch):
     """A palette's numbers are no brightness, nor is a third channel another image."""
     monkeypatch.setattr(fashion_mnist, "FOLDER", own_data)
     monkeypatch.delenv(fashion_mnist.VARIABLE, raising=False)
-    colour, grey = Picture.new("RGB", (32, 32), (10, 200, 90)), Picture.new("L", (32, 32), 77)
+    colour, grey = PILImage.new("RGB", (32, 32), (10, 200, 90)), PILImage.new("L", (32, 32), 77)
     modes = [grey, grey.convert("RGB"), grey.convert("RGBA"), grey.convert("P"), grey.quantize(4)]
-    small = [image.resize((28, 28), Picture.Resampling.NEAREST) for image in modes]
+    small = [image.resize((28, 28), PILImage.Resampling.NEAREST) for image in modes]
     hub_folders.write(own_data, "zalando-datasets/fashion_mnist", "test", {"image": small, "label": [*range(5)]},
                       {"image": Image(), "label": ClassLabel(num_classes=10)})  # fmt: skip
     pixels, labels = fashion_mnist._load("t10k")
@@ -57,7 +57,7 @@ def test_images_of_any_mode_are_their_colours(own_data, monkeypatch):
     torch.testing.assert_close(pixels, torch.full((5, 1, 28, 28), 77 / 127.5 - 1.0))
     modes = [grey, colour, colour.convert("RGBA"), colour.quantize(4)]
     images(own_data, edit=lambda columns: columns["img"].__setitem__(slice(0, 4), modes))
-    found = hub.load("uoft-cs/cifar10", "test", {"img": Pictures()}).pictures("img", "RGB", (32, 32))
+    found = hub.load("uoft-cs/cifar10", "test", {"img": ImageColumn()}).pictures("img", "RGB", (32, 32))
     assert found[:4, 5, 9].tolist() == [[77] * 3, *[[10, 200, 90]] * 3]
 
 
@@ -80,7 +80,7 @@ def test_photographs_keep_their_labels_and_name_their_classes_in_one_order(own_d
     kept = [[int(part[i][1]) for i in range(len(part))] for part in (train, validation)]
     assert kept == [part.rows.tolist() for part in (train, validation)]
     assert sorted([*kept[0], *kept[1]]) == [*range(16)]
-    others = [imagenet.Pictures(train.split, rows, 256) for rows in (train.rows, train.rows.flip(0))]
+    others = [imagenet.DecodedImages(train.split, rows, 256) for rows in (train.rows, train.rows.flip(0))]
     assert others[0]._fingerprint == train._fingerprint != others[1]._fingerprint
     names = [f"class {i}" for i in range(1000)][::-1]
     hub_folders.write(own_data, "ILSVRC/imagenet-1k/data", "validation",
@@ -91,10 +91,10 @@ def test_photographs_keep_their_labels_and_name_their_classes_in_one_order(own_d
 
 def test_an_image_without_bytes_and_path_is_null(own_data):
     (own_data / "a/b").mkdir(parents=True)
-    rows = [stored(Picture.new("RGB", (2, 2))), {"bytes": None, "path": None}]
+    rows = [stored(PILImage.new("RGB", (2, 2))), {"bytes": None, "path": None}]
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     pq.write_table(pa.table({"img": pa.array(rows, kind)}), own_data / "a/b/train.parquet")
-    message = refused(lambda: hub.load("a/b", "train", {"img": Pictures()}))
+    message = refused(lambda: hub.load("a/b", "train", {"img": ImageColumn()}))
     assert message.endswith("train.parquet, split train, row 1, column img: is null")
 
 

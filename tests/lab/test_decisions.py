@@ -15,7 +15,7 @@ from synthetic import ACCURACY, Comparison, write
 
 from thalweg.commands.tables import grid
 from thalweg.lab import tasks
-from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.records import reading, results
 from thalweg.records.metric import Metric
 from thalweg.report import words, write_report
@@ -149,7 +149,7 @@ def test_the_resolution_of_an_accuracy_is_an_example_of_the_test_set(tmp_path):
 
 
 def test_a_comparison_records_the_resolution_of_its_test_set(tmp_path):
-    cells, _ = Plan(("digits",), (64,), ("sgd",), trials=1, studies=1, seeds=1, steps=1).cells(tmp_path)
+    cells, _ = ComparisonPlan(("digits",), (64,), ("sgd",), trials=1, studies=1, seeds=1, steps=1).cells(tmp_path)
     cells[0].record(tmp_path, "")
     metric = json.loads((cells[0].folder(tmp_path) / "cell.json").read_text())["metric"]
     assert metric["resolution"] == 100.0 / len(tasks.load("digits")[1].test)

@@ -7,7 +7,7 @@ import pytest
 
 import thalweg
 from thalweg import records
-from thalweg.lab.engine import How, RunSpec, train
+from thalweg.lab.engine import Execution, RunSpec, train
 from thalweg.lab.instruments import Panel
 
 SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
@@ -27,7 +27,7 @@ def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
         env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    train(SPEC, tmp_path / "one", how=How(watch=Panel(5, print)))
+    train(SPEC, tmp_path / "one", execution=Execution(observer=Panel(5, print)))
     train(EXPERTS, tmp_path / "experts-alone")
 
     def history(name):

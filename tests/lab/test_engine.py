@@ -13,7 +13,7 @@ from lines import ADAMW, LINE, SGD, untimed
 from thalweg import records
 from thalweg.lab import tasks
 from thalweg.lab.engine import (
-    How,
+    Execution,
     RunSpec,
     Training,
     data,
@@ -74,7 +74,7 @@ def test_the_loss_of_a_line_is_the_mean_of_the_steps_since_the_last(finished, tm
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_every_example_of_a_split_is_scored_once_on_however_many_processes(ranks, tmp_path, monkeypatch):
     """Those that have none score one all the same, as all ranks of a sharded model must; it does not count."""
-    training = Training(LINE, tmp_path, How())
+    training = Training(LINE, tmp_path, Execution())
     rows = training.data.validation
     training.data = training.data._replace(validation=tasks.Rows(*rows.__getitems__([4, 2, 9])))
     whole = training.scores("validation")
@@ -147,7 +147,7 @@ def test_label_smoothing_reaches_a_loss_that_knows_it_and_no_other(tmp_path):
     with pytest.raises(UserError, match="label_smoothing must be 0: the loss of small_tasks:Line does not support it"):
         train(replace(LINE, label_smoothing=0.1), tmp_path)
     spec = RunSpec("digits", 8, 1, "adamw", ADAMW, label_smoothing=0.25)
-    training = Training(spec, tmp_path, How())
+    training = Training(spec, tmp_path, Execution())
     logits = torch.tensor([[2.0, 0.0]])
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0]), label_smoothing=0.25)
     assert torch.equal(training.task.loss(logits, torch.tensor([0])), expected)
@@ -192,7 +192,7 @@ def test_evaluation_is_not_training_time(monkeypatch, tmp_path):
 
 def test_model_and_optimizer_are_evaluated_in_the_mode_for_it(tmp_path):
     spec = RunSpec("small_tasks:Moody", 16, 1, "small_optimizers.Moded", SGD)
-    training = Training(spec, tmp_path, How())
+    training = Training(spec, tmp_path, Execution())
     training.run(lambda *_: None)
     bare = copy.deepcopy(training.accelerator.unwrap_model(training.model))
     assert bare.training
@@ -272,7 +272,7 @@ def test_the_first_loss_is_that_of_the_first_step(tmp_path):
     model = task.model()
     at = torch.tensor(data.batch_of(0, 0, 64, 16))
     first = task.loss(model(splits.train.inputs[at]), splits.train.targets[at]).item()
-    training = Training(spec, tmp_path, How())
+    training = Training(spec, tmp_path, Execution())
     with pytest.raises(Failed) as failed:
         training.run(lambda *_: None)
     assert training.first == pytest.approx(first, rel=1e-6)

@@ -11,7 +11,7 @@ from thalweg import records
 from thalweg.commands import main as cli
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.contenders.space import settings
-from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, work
 from thalweg.records.reading import read
 from thalweg.report import code, words
@@ -106,7 +106,7 @@ def test_the_settings_as_python_build_the_same_optimizer(name):
 
 def test_the_settings_as_a_command_are_the_run(tmp_path, monkeypatch):
     recipe = {"schedule": "linear", "warmup": 0.2, "clip": 0.5, "augment": None}
-    plan = Plan(("small_tasks:Line",), (16,), ("adamw",), 2, 1, 1, steps=5, regimen=recipe)
+    plan = ComparisonPlan(("small_tasks:Line",), (16,), ("adamw",), 2, 1, 1, steps=5, regimen=recipe)
     cells, _ = plan.cells(tmp_path)
     for cell in cells:
         cell.record(tmp_path, "")

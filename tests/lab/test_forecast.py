@@ -9,7 +9,7 @@ from thalweg.lab.contenders import contender, defaults
 from thalweg.lab.engine import RunSpec, train
 from thalweg.lab.search import forecast as of_cells
 from thalweg.lab.search import timing
-from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.studies import forecast, recipe
 
 
@@ -110,8 +110,9 @@ def test_the_timing_pass_takes_as_long_as_is_said(step, optimizers, monkeypatch)
 
 def test_the_forecast_of_a_comparison_has_all_that_the_command_does(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    plan = Plan(("small_tasks:Line",), (16, 48), ("sgd", "adamw", "muon", "sgd:lr=0.1"), trials=3, studies=2, seeds=4,
-                steps=30)  # fmt: skip
+    plan = ComparisonPlan(
+        ("small_tasks:Line",), (16, 48), ("sgd", "adamw", "muon", "sgd:lr=0.1"), trials=3, studies=2, seeds=4, steps=30
+    )
     cells, _ = plan.cells(tmp_path)
     found = of_cells.expected(cells, 2, timing=True)
     # 2 tables; 4 optimizers of 6 trials and 4 seeds, one of given learning rates; 20 evaluations of 64 examples of 1 us

@@ -10,13 +10,13 @@ import pytest
 
 from thalweg.commands import main as cli
 from thalweg.lab.search import comparison
-from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.timing import time_tables
 from thalweg.lab.search.work import Assignment, work
 from thalweg.records import reading
 from thalweg.records.errors import UserError
 
-PLAN = Plan(("small_tasks:Line",), (16,), ("sgd", "alto"), trials=2, studies=1, seeds=2, steps=3)
+PLAN = ComparisonPlan(("small_tasks:Line",), (16,), ("sgd", "alto"), trials=2, studies=1, seeds=2, steps=3)
 ODD = [
     None,
     True,
@@ -213,7 +213,7 @@ def command_line_of(rng):
 def test_no_command_line_is_a_traceback(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(comparison, "run", lambda *_, **__: None)
-    monkeypatch.setattr("thalweg.lab.alone.claimed", lambda *_: contextlib.nullcontext(SimpleNamespace()))
+    monkeypatch.setattr("thalweg.lab.alone.reserved", lambda *_: contextlib.nullcontext(SimpleNamespace()))
     monkeypatch.setattr("thalweg.lab.engine.train", lambda *_, **__: {"status": "finished", "validation": 1.0})
     monkeypatch.setattr("thalweg.commands.bench._carry_out", lambda *_: None)
     (tmp_path / "ok.yaml").write_text("trials: 2\n")

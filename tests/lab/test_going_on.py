@@ -15,7 +15,7 @@ from lines import ADAMW, LINE, kept
 
 from thalweg import records
 from thalweg.lab.engine import (
-    How,
+    Execution,
     Place,
     RunSpec,
     Stopped,
@@ -36,19 +36,19 @@ def test_a_run_killed_at_every_event_ends_as_if_nothing_had_happened(optimizer, 
 
     settings = defaults(contender(optimizer), 16)
     spec = RunSpec("small_tasks:Moody", 16, 8, optimizer, settings, test=True, evaluations=2)
-    how = How(checkpoint_seconds=0.0)
-    train(spec, tmp_path / "whole", how=how)
+    execution = Execution(checkpoint_seconds=0.0)
+    train(spec, tmp_path / "whole", execution=execution)
     kills = 0
     while not (tmp_path / "killed" / "result.json").exists():
         left = [kills % 3 + 1]
 
-        def heard(training, event, left=left):
+        def on_event(training, event, left=left):
             left[0] -= event != "evaluation"
             if left[0] == 0:
                 raise Killed
 
         try:
-            train(spec, tmp_path / "killed", how=how, heard=heard)
+            train(spec, tmp_path / "killed", execution=execution, on_event=on_event)
         except Killed:
             kills += 1
             torch.rand(7)  # the generators are not where they were
@@ -59,7 +59,7 @@ def test_a_run_killed_at_every_event_ends_as_if_nothing_had_happened(optimizer, 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_run_killed_in_every_write_ends_as_if_nothing_had_happened(call, finished, monkeypatch, tmp_path):
-    how = How(checkpoint_seconds=0.0)
+    execution = Execution(checkpoint_seconds=0.0)
     owner = os if call == "fsync" else Path
     original, count, stop_at = getattr(owner, call), [0], [0]
 
@@ -74,7 +74,7 @@ def test_a_run_killed_in_every_write_ends_as_if_nothing_had_happened(call, finis
         stop_at[0] += 1
         count[0] = 0
         try:
-            train(LINE, tmp_path, Place("seed", number=3), how=how)
+            train(LINE, tmp_path, Place("seed", number=3), execution=execution)
         except Killed:
             continue
     assert stop_at[0] > 5
@@ -89,14 +89,14 @@ def test_a_stopped_run_leaves_no_result_and_goes_on(finished, tmp_path):
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(LINE, tmp_path, Place("seed", number=3), heard=stop)
+        train(LINE, tmp_path, Place("seed", number=3), on_event=stop)
     assert not (tmp_path / "result.json").exists()
     steps = []
     result = train(
         LINE,
         tmp_path,
         Place("seed", number=3),
-        heard=lambda t, event: steps.append(t.step) if event == "step" else None,
+        on_event=lambda t, event: steps.append(t.step) if event == "step" else None,
     )
     assert steps == list(range(5, 13))
     assert result["seconds"] > 100.0  # those of before count
@@ -117,7 +117,7 @@ def stopped_at(step, folder, spec=LINE, **options):
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(spec, folder, Place("seed", number=3), heard=stop, **options)
+        train(spec, folder, Place("seed", number=3), on_event=stop, **options)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -236,7 +236,7 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_the_older_one_stays(nam
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(UserError) as raised:
-            train(LINE, tmp_path, Place("seed", number=3), how=How(checkpoint_seconds=0.0))
+            train(LINE, tmp_path, Place("seed", number=3), execution=Execution(checkpoint_seconds=0.0))
     said = f"cannot write to {tmp_path / name} (No space left on device): make room there, and the same command goes on"
     assert (str(raised.value), len(descriptors)) == (said, 1)
     kept_whole = before.get(name)

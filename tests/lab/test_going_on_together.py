@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import thalweg
 from thalweg import records
-from thalweg.lab.engine import How, RunSpec, train, weights
+from thalweg.lab.engine import Execution, RunSpec, train, weights
 
 ODD = RunSpec("small_tasks:Line", 15, 20, "adamw", ADAMW, seed=3, test=True)
 TIED = replace(ODD, task="small_tasks:TiedLine")
@@ -46,10 +46,10 @@ def test_two_processes_go_on_as_one_and_none_waits_for_the_other(tmp_path):
         assert history(tmp_path / name) == pytest.approx(history(tmp_path / "alone"), rel=1e-4), name
         assert not list(tmp_path.glob("**/checkpoint.pt.other"))
     file = tmp_path / "alone.safetensors"
-    train(TIED, tmp_path / "tied", how=How(save_model=file))
+    train(TIED, tmp_path / "tied", execution=Execution(save_model=file))
     whole = load_file(file)
     assert set(whole) == {"0.weight", "0.bias", "2.bias", "3.weight", "3.bias"}
-    train(replace(TIED, init=weights.hash_of(file)), tmp_path / "from", how=How(init_from=file))
+    train(replace(TIED, init=weights.hash_of(file)), tmp_path / "from", execution=Execution(init_from=file))
     for sharding in ("ddp", "fsdp2"):
         found = load_file(tmp_path / f"{sharding}.safetensors")
         assert set(found) == set(whole)

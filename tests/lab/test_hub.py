@@ -16,7 +16,7 @@ from torch import nn
 import thalweg
 from thalweg import records
 from thalweg.lab import hub, tasks
-from thalweg.lab.columns import Picture
+from thalweg.lab.columns import ImageColumn
 from thalweg.lab.engine import RunSpec, train
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.tasks import fashion_mnist, imagenet
@@ -226,7 +226,7 @@ def test_weights_that_are_nowhere_are_one_error_that_says_what_to_fetch(monkeypa
 def test_without_the_library_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"uoft-cs/cifar10 needs the datasets library: pip install 'thalweg\[hub\]'"):
-        hub.load("uoft-cs/cifar10", "train", {"img": Picture()})
+        hub.load("uoft-cs/cifar10", "train", {"img": ImageColumn()})
 
 
 # what is measured

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from thalweg import records
 from thalweg.commands import main as cli
 from thalweg.lab import instruments, tasks
-from thalweg.lab.engine import How, RunSpec, train
+from thalweg.lab.engine import Execution, RunSpec, train
 from thalweg.lab.instruments import Panel
 from thalweg.records.errors import UserError
 
@@ -64,10 +64,10 @@ def test_a_run_that_is_looked_at_is_the_run_that_is_not(tmp_path, capsys):
 def test_the_sharpness_is_that_of_the_examples_at_that_step(tmp_path):
     states = {}
 
-    def heard(training, event):
+    def on_event(training, event):
         states[training.step] = {name: p.detach().clone().double() for name, p in training.bare().named_parameters()}
 
-    train(SPEC, tmp_path, how=How(watch=Panel(3, silent)), heard=heard)
+    train(SPEC, tmp_path, execution=Execution(observer=Panel(3, silent)), on_event=on_event)
     task, splits = tasks.load(SPEC.task)
     model = task.model().double()
     x, y = splits.train.inputs.double(), splits.train.targets.double()
@@ -88,19 +88,19 @@ class Killed(BaseException):
 
 
 def test_a_run_killed_at_every_event_has_each_line_once(tmp_path):
-    how = How(checkpoint_seconds=0.0, micro_batch=6, watch=Panel(3, silent))
-    train(SPEC, tmp_path / "whole", how=how)
+    execution = Execution(checkpoint_seconds=0.0, micro_batch=6, observer=Panel(3, silent))
+    train(SPEC, tmp_path / "whole", execution=execution)
     kills = 0
     while not (tmp_path / "killed" / "result.json").exists():
         left = [kills % 3 + 1]
 
-        def heard(training, event, left=left):
-            left[0] -= event in ("step", "watch", "checkpoint")
+        def on_event(training, event, left=left):
+            left[0] -= event in ("step", "observation", "checkpoint")
             if left[0] == 0:
                 raise Killed
 
         try:
-            train(SPEC, tmp_path / "killed", how=how, heard=heard)
+            train(SPEC, tmp_path / "killed", execution=execution, on_event=on_event)
         except Killed:
             kills += 1
         assert kills < 60
@@ -112,7 +112,7 @@ def test_a_run_killed_at_every_event_has_each_line_once(tmp_path):
 
 def test_looking_is_no_training_time(tmp_path, monkeypatch):
     monkeypatch.setattr(instruments, "sharpness", lambda *_: time.sleep(0.2) or ({}, None))
-    result = train(SPEC, tmp_path, how=How(watch=Panel(1, silent)))
+    result = train(SPEC, tmp_path, execution=Execution(observer=Panel(1, silent)))
     assert result["seconds"] < 1.2
     assert all(line["overhead_seconds"] >= 0.2 for line in records.read_lines(tmp_path / "instruments.jsonl"))
 
@@ -147,9 +147,9 @@ def test_steps_that_were_not_looked_at_are_not_passed_over(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        train(SPEC, tmp_path, how=How(checkpoint_seconds=0.0), heard=killed)
+        train(SPEC, tmp_path, execution=Execution(checkpoint_seconds=0.0), on_event=killed)
     with pytest.raises(UserError, match="the first 6 steps of this run were trained without --instruments 3: go on as"):
-        train(SPEC, tmp_path, how=How(watch=Panel(3, silent)))
+        train(SPEC, tmp_path, execution=Execution(observer=Panel(3, silent)))
     train(SPEC, tmp_path)
     assert not (tmp_path / "instruments.jsonl").exists()
 
@@ -167,7 +167,7 @@ def test_what_cannot_be_looked_at_is_refused_at_once(sharded, precision, says):
 def test_what_is_left_out_is_said(tmp_path):
     said = []
     spec = RunSpec("small_tasks:Named", 16, 2, "adamw", ADAMW)  # whose inputs go by name
-    train(spec, tmp_path, how=How(watch=Panel(1, said.append)))
+    train(spec, tmp_path, execution=Execution(observer=Panel(1, said.append)))
     assert said[1:] == [
         "instruments: without a_over_g, cosine_a_g: AdamW has no E",
         "instruments: without trust_ratio: AdamW has none",
@@ -182,7 +182,7 @@ def test_what_is_left_out_is_said(tmp_path):
 def test_a_sharpness_that_cannot_be_had_is_said_once_and_the_run_goes_on(tmp_path):
     said = []
     spec = RunSpec("small_tasks:Recurrent", 16, 4, "adamw", ADAMW)
-    result = train(spec, tmp_path / "seen", how=How(watch=Panel(1, said.append)))
+    result = train(spec, tmp_path / "seen", execution=Execution(observer=Panel(1, said.append)))
     assert untimed(result) == untimed(train(spec, tmp_path / "plain"))
     assert [line["sharpness"] for line in lines_of(tmp_path / "seen")] == [None] * 4
     assert said[-1] == (

@@ -176,7 +176,9 @@ def test_conll2003(tmp_path, own_data, tiny_weights, names):
     assert [[names[tag] for tag in tags] for tags in found["train"]["ner_tags"]] == [
         ["B-ORG", "O", "B-MISC", "O"], ["B-PER", "I-PER"], ["B-LOC", "B-LOC", "O"],
     ]  # fmt: skip
-    data = hub.load("lhoestq/conll2003", "test", {name: bert.Sequences(tags=True) for name in ("tokens", "ner_tags")})
+    data = hub.load(
+        "lhoestq/conll2003", "test", {name: bert.SequenceColumn(tags=True) for name in ("tokens", "ner_tags")}
+    )
     assert [len(words) for words, _ in bert.tagged_sentences(data, bert.CoNLL2003.labels)] == [4, 2, 3]
 
 

@@ -9,7 +9,7 @@ from scipy.stats import qmc
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.search import points
 from thalweg.lab.search.cells import Reader
-from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.records import reading, results
 from thalweg.records.errors import UserError
 from thalweg.records.results import Axis
@@ -131,7 +131,7 @@ def rounds_of(cell, root, value):
 
 
 def test_a_winner_at_an_edge_is_searched_beyond_it_at_most_twice(tmp_path):
-    (cell,), _ = Plan(("small_tasks:Line",), (16,), ("adamw",), 8, 1, 2, steps=6).cells(tmp_path)
+    (cell,), _ = ComparisonPlan(("small_tasks:Line",), (16,), ("adamw",), 8, 1, 2, steps=6).cells(tmp_path)
     inside, jobs = rounds_of(cell, tmp_path, lambda share: (share - 0.5) ** 2)
     assert list(inside) == [0]
     assert [job.place.kind for job in jobs] == ["seed", "seed"]

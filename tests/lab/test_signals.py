@@ -16,7 +16,7 @@ from test_processes import ENVIRONMENT, until
 from thalweg.commands import main as cli
 from thalweg.lab import signals
 from thalweg.lab.engine import RunSpec, data, train
-from thalweg.lab.signals import Terminated, handled, held
+from thalweg.lab.signals import Terminated, deferred, handled
 from thalweg.studies.measurements import work
 
 THALWEG = [sys.executable, "-m", "thalweg"]
@@ -71,7 +71,7 @@ def test_compare_saves_what_its_workers_train_and_goes_on(to, tmp_path):
     (checkpoint,) = tmp_path.glob("runs/**/checkpoint.pt")
     assert torch.load(checkpoint, weights_only=True)["step"] > 0
     assert not list(tmp_path.glob("runs/**/result.json"))
-    assert not list(tmp_path.glob("runs/**/claim-*"))
+    assert not list(tmp_path.glob("runs/**/ticket-*"))
     if to != "all its processes":
         return
     ran = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120)
@@ -97,23 +97,23 @@ def test_a_signal_is_noted_while_a_run_trains_and_raised_elsewhere(tmp_path):
             os.kill(os.getpid(), signal.SIGUSR2)
 
     with pytest.raises(SystemExit) as ended, handled():
-        train(spec, tmp_path, heard=signalled)
+        train(spec, tmp_path, on_event=signalled)
     assert ended.value.code == 128 + signal.SIGUSR2
     assert (steps[-1], torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]) == (4, 4)  # between two steps
     with pytest.raises(SystemExit) as ended, handled():  # in its last step, which may be long in being scored
-        train(spec, tmp_path, heard=lambda t, event: t.step == 12 and os.kill(os.getpid(), signal.SIGTERM))
+        train(spec, tmp_path, on_event=lambda t, event: t.step == 12 and os.kill(os.getpid(), signal.SIGTERM))
     assert ended.value.code == 128 + signal.SIGTERM
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 12
-    train(spec, tmp_path, heard=lambda *_: pytest.fail("all steps are done"))
+    train(spec, tmp_path, on_event=lambda *_: pytest.fail("all steps are done"))
     with handled():
         with pytest.raises(Terminated, match="ended by SIGTERM"):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # the same request
     with handled():
-        with held():
+        with deferred():
             os.kill(os.getpid(), signal.SIGTERM)
-            assert signals.noted() == signal.SIGTERM
-        with pytest.raises(Terminated), held():
+            assert signals.pending() == signal.SIGTERM
+        with pytest.raises(Terminated), deferred():
             pytest.fail("nothing begins any more")
 
 

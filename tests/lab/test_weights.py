@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from thalweg import records
 from thalweg.commands import main as cli
 from thalweg.lab import tasks
-from thalweg.lab.engine import How, RunSpec, Training, train, weights
+from thalweg.lab.engine import Execution, RunSpec, Training, train, weights
 from thalweg.records.errors import UserError
 
 TRAIN = ["train", "small_tasks:Line", "--batch-size", "16", "--optimizer", "adamw", "--track", "none"]
@@ -22,7 +22,7 @@ def test_what_is_saved_is_what_was_scored_and_is_where_the_next_run_starts(tmp_p
     settings = {"lr": 0.05, "weight_decay": 0.0, "momentum": 0.9, "beta2": 0.99}
     spec = replace(LINE, optimizer="schedule-free", settings=settings, schedule="constant")
     plain = train(spec, tmp_path / "plain")
-    result = train(spec, tmp_path / "run", how=How(save_model=tmp_path / "model.safetensors"))
+    result = train(spec, tmp_path / "run", execution=Execution(save_model=tmp_path / "model.safetensors"))
     assert {**result, "seconds": 0.0} == {**plain, "seconds": 0.0}
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "environment.json", "metrics.jsonl", "result.json", "spec.json"
@@ -34,7 +34,7 @@ def test_what_is_saved_is_what_was_scored_and_is_where_the_next_run_starts(tmp_p
         score = task.score(model(splits.test.inputs), splits.test.targets).mean().item()
     assert score == pytest.approx(result["test"], rel=1e-6)
     init = weights.hash_of(tmp_path / "model.safetensors")
-    second = Training(replace(LINE, init=init), tmp_path, How(init_from=tmp_path / "model.safetensors"))
+    second = Training(replace(LINE, init=init), tmp_path, Execution(init_from=tmp_path / "model.safetensors"))
     assert second.score("test") == pytest.approx(result["test"], rel=1e-6)
 
 
@@ -48,10 +48,10 @@ def test_the_content_of_the_weights_is_part_of_a_run_and_their_place_is_not(tmp_
     for spec in (LINE, a):
         assert RunSpec.of(json.loads(json.dumps(spec.as_dict()))) == spec
     with pytest.raises(UserError, match="has changed since this run was asked for"):
-        train(c, tmp_path / "run", how=How(init_from=tmp_path / "a"))
-    for spec, how in ((c, How()), (LINE, How(init_from=tmp_path / "a"))):
-        with pytest.raises(UserError, match=r"RunSpec.init and How.init_from go together"):
-            train(spec, tmp_path / "run", how=how)
+        train(c, tmp_path / "run", execution=Execution(init_from=tmp_path / "a"))
+    for spec, execution in ((c, Execution()), (LINE, Execution(init_from=tmp_path / "a"))):
+        with pytest.raises(UserError, match=r"RunSpec.init and Execution.init_from go together"):
+            train(spec, tmp_path / "run", execution=execution)
     assert not (tmp_path / "run").exists()
 
 
@@ -169,5 +169,5 @@ def test_weights_that_cannot_be_written_are_one_line_and_the_run_is_not_over(tmp
 
     monkeypatch.setattr(weights, "write_bytes", full)
     with pytest.raises(UserError, match=r"cannot write to .*model \(No space left on device\): make room there"):
-        train(LINE, tmp_path / "run", how=How(save_model=tmp_path / "model"))
+        train(LINE, tmp_path / "run", execution=Execution(save_model=tmp_path / "model"))
     assert not (tmp_path / "run" / "result.json").exists()

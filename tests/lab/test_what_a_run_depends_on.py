@@ -14,9 +14,9 @@ from accelerate.utils import DynamoBackend
 from lines import LINE, untimed
 
 from thalweg import records
-from thalweg.lab.engine import How, RunSpec, Training, source, train, variables
+from thalweg.lab.engine import Execution, RunSpec, Training, source, train, variables
 from thalweg.lab.engine.source import TRAINS, code_hash, own_source
-from thalweg.lab.search.plan import Plan
+from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.records.errors import UserError
 
 # the source
@@ -213,7 +213,7 @@ def test_what_contradicts_a_run_is_refused_by_its_name(name, monkeypatch, tmp_pa
         train(SHORT, tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
     with pytest.raises(UserError, match=line):
-        Plan(("small_tasks:Line",), (16,), ("sgd",), 1, 1, 1, steps=2).cells(tmp_path)
+        ComparisonPlan(("small_tasks:Line",), (16,), ("sgd",), 1, 1, 1, steps=2).cells(tmp_path)
 
 
 def test_what_agrees_with_a_run_is_not_refused(monkeypatch, tmp_path, anew):
@@ -239,7 +239,7 @@ def test_what_is_refused_is_given_to_accelerate_as_well(monkeypatch, tmp_path, a
     monkeypatch.setattr(variables, "check", lambda precision: None)
     for name in ("GRADIENT_ACCUMULATION_STEPS", "MIXED_PRECISION", "DYNAMO_BACKEND"):
         monkeypatch.setenv(f"ACCELERATE_{name}", REFUSED[f"ACCELERATE_{name}"])
-    made = Training(SHORT, tmp_path, How()).accelerator
+    made = Training(SHORT, tmp_path, Execution()).accelerator
     assert (made.gradient_accumulation_steps, made.mixed_precision) == (1, "no")
     assert made.state.dynamo_plugin.backend == DynamoBackend.NO
 

@@ -17,11 +17,11 @@ from comparisons import PLAN, carry_out, job_in
 from thalweg import records
 from thalweg.lab.contenders import contender
 from thalweg.lab.engine import train
-from thalweg.lab.search import claims, comparison, storage, timing
+from thalweg.lab.search import comparison, storage, tickets, timing
 from thalweg.lab.search.cells import Reader
-from thalweg.lab.search.claims import FileClaims, beating
+from thalweg.lab.search.tickets import FileTickets, beating
 from thalweg.lab.search.timing import time_tables
-from thalweg.lab.search.work import Assignment, open_claims
+from thalweg.lab.search.work import Assignment, open_tickets
 from thalweg.records import reading
 from thalweg.records.errors import TaskFault, UserError
 
@@ -30,11 +30,11 @@ from thalweg.records.errors import TaskFault, UserError
 
 def test_one_run_has_one_worker(open_two):
     (first, job), (second, same) = open_two
-    claim = first.take(job)
-    assert claim is not None
+    ticket = first.take(job)
+    assert ticket is not None
     assert second.take(same) is None
-    assert claim.beat()
-    claim.release(None)  # interrupted
+    assert ticket.beat()
+    ticket.release(None)  # interrupted
     other = second.take(same)
     assert other is not None
     result = train(same.spec, same.folder, same.place)
@@ -43,12 +43,12 @@ def test_one_run_has_one_worker(open_two):
     (job.folder / "checkpoint.pt").write_bytes(b"of a worker that was killed here")
     assert first.take(job) is None
     assert Reader()(job).validation == result["validation"]  # its records are here as well
-    assert list(job.folder.glob("claim-*")) == []
+    assert list(job.folder.glob("ticket-*")) == []
     assert job.folder == same.folder or not (job.folder / "checkpoint.pt").exists()
 
 
 def test_who_waits_for_a_storage_draws_no_tickets(tmp_path):
-    first, second = (open_claims(Assignment(tmp_path / name, [], f"journal:{tmp_path}/journal")) for name in "ab")
+    first, second = (open_tickets(Assignment(tmp_path / name, [], f"journal:{tmp_path}/journal")) for name in "ab")
     assert first.take(job_in(tmp_path / "a")) is not None
     waiting = job_in(tmp_path / "b")
     assert [second.take(waiting) for _ in range(3)] == [None] * 3
@@ -59,7 +59,7 @@ def test_who_waits_for_a_storage_draws_no_tickets(tmp_path):
 def test_of_two_who_draw_at_once_from_a_storage_the_first_holds(kind, tmp_path, monkeypatch):
     """Both have looked and seen nobody; then both draw."""
     url = f"journal:{tmp_path}/journal" if kind == "journal" else f"sqlite:///{tmp_path}/db"
-    first, second = (open_claims(Assignment(tmp_path / name, [], url)) for name in ("one", "two"))
+    first, second = (open_tickets(Assignment(tmp_path / name, [], url)) for name in ("one", "two"))
     draw, got = second.storage.create_new_trial, []
 
     def later(*arguments, **options):
@@ -74,15 +74,15 @@ def test_of_two_who_draw_at_once_from_a_storage_the_first_holds(kind, tmp_path, 
 
 def test_a_silent_holder_is_outbid_and_notices(open_two, monkeypatch):
     (first, job), (second, same) = open_two
-    claim = first.take(job)
-    monkeypatch.setattr(claims, "LEASE", 0.2)
+    ticket = first.take(job)
+    monkeypatch.setattr(tickets, "LEASE", 0.2)
     assert second.take(same) is None
     time.sleep(0.3)
-    claim.beat()
+    ticket.beat()
     assert second.take(same) is None  # it has beaten since
     time.sleep(0.3)
     assert second.take(same) is not None
-    assert not claim.beat()
+    assert not ticket.beat()
 
 
 def test_a_dead_holder_of_this_machine_is_outbid_at_once(open_two, tmp_path):
@@ -90,9 +90,9 @@ def test_a_dead_holder_of_this_machine_is_outbid_at_once(open_two, tmp_path):
     url = getattr(second, "url", None)
     script = (
         "import os, sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; from comparisons import *;"
-        "from thalweg.lab.search.work import Assignment, open_claims; root = Path(sys.argv[1]);"
-        "claims = open_claims(Assignment(root, [], sys.argv[2] or None));"
-        "assert claims.take(job_in(root)) is not None; os._exit(9)"
+        "from thalweg.lab.search.work import Assignment, open_tickets; root = Path(sys.argv[1]);"
+        "tickets = open_tickets(Assignment(root, [], sys.argv[2] or None));"
+        "assert tickets.take(job_in(root)) is not None; os._exit(9)"
     )
     root = job.folder.parents[6]
     command = [sys.executable, "-c", script, str(root), url or "", str(Path(__file__).parent)]
@@ -101,14 +101,14 @@ def test_a_dead_holder_of_this_machine_is_outbid_at_once(open_two, tmp_path):
 
 
 def test_a_process_number_used_again_is_not_the_same_process():
-    me = claims.owner()
-    assert not claims.known_dead(me)
-    assert claims.known_dead({**me, "started": me["started"] - 1000.0})
-    assert not claims.known_dead({**me, "host": "elsewhere", "pid": 2**22 + 1})
-    assert claims.known_dead({**me, "pid": 2**22 + 1})
-    unknown = {}, {"host": claims.here()}, {**me, "pid": "x"}
-    assert [claims.known_dead(odd) for odd in unknown] == [False] * 3
-    assert [claims.known_dead(odd) for odd in ({**me, "started": "x"}, {**me, "pid": -3})] == [True] * 2
+    me = tickets.owner()
+    assert not tickets.process_is_gone(me)
+    assert tickets.process_is_gone({**me, "started": me["started"] - 1000.0})
+    assert not tickets.process_is_gone({**me, "host": "elsewhere", "pid": 2**22 + 1})
+    assert tickets.process_is_gone({**me, "pid": 2**22 + 1})
+    unknown = {}, {"host": tickets.here()}, {**me, "pid": "x"}
+    assert [tickets.process_is_gone(odd) for odd in unknown] == [False] * 3
+    assert [tickets.process_is_gone(odd) for odd in ({**me, "started": "x"}, {**me, "pid": -3})] == [True] * 2
 
 
 def test_many_draw_one_ticket(tmp_path):
@@ -117,8 +117,8 @@ def test_many_draw_one_ticket(tmp_path):
 
     def draw():
         barrier.wait()
-        if (claim := FileClaims().take(job)) is not None:
-            got.append(claim)
+        if (ticket := FileTickets().take(job)) is not None:
+            got.append(ticket)
 
     threads = [threading.Thread(target=draw) for _ in range(8)]
     for thread in threads:
@@ -129,11 +129,11 @@ def test_many_draw_one_ticket(tmp_path):
 
 
 def test_who_has_been_outbid_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT", 0.02)
+    monkeypatch.setattr(tickets, "BEAT", 0.02)
     job = job_in(tmp_path)
-    claim = FileClaims().take(job)
-    with beating(claim) as lost:
-        (job.folder / "claim-1").write_text("{}")
+    ticket = FileTickets().take(job)
+    with beating(ticket) as lost:
+        (job.folder / "ticket-1").write_text("{}")
         assert lost.wait(5.0)
 
 
@@ -162,7 +162,7 @@ def test_workers_with_a_folder_each_share_a_storage(url, done, tmp_path):
     """What one has done the other has the records of, and neither does it twice."""
     plan, told = replace(PLAN, optimizers=("adamw",)), []
     for name in ("one", "two"):
-        carry_out(plan, tmp_path / name, url, tell=lambda what, value: told.append(what))
+        carry_out(plan, tmp_path / name, url, on_message=lambda what, value: told.append(what))
     ours = reading.read(tmp_path / "two").tables[0].cells[0]
     alone = next(cell for cell in reading.read(done[0]).tables[0].cells if cell.optimizer == "adamw")
     assert [run.validation for run in ours.trials] == [run.validation for run in alone.trials]
@@ -173,7 +173,7 @@ def test_workers_with_a_folder_each_share_a_storage(url, done, tmp_path):
 def test_a_storage_that_is_not_there_is_one_clear_error(tmp_path):
     for url in ("sqlite:////nowhere/at/all", "postgresql://nobody@localhost:1/x", "grpc://host:port", "what://x"):
         with pytest.raises(UserError, match=r"--storage .* cannot be opened"):
-            open_claims(Assignment(tmp_path, [], url))
+            open_tickets(Assignment(tmp_path, [], url))
 
 
 @pytest.mark.parametrize("times", [0, 1, 3])
@@ -193,11 +193,11 @@ def test_workers_that_make_the_tables_of_a_database_at_once_all_open_it(times, t
 
 def test_a_beat_reads_the_tickets_of_runs_under_way_and_no_finished_one_again(tmp_path):
     """Finished ones carry the records of their runs: hundreds of megabytes in a long comparison."""
-    first, second = (open_claims(Assignment(tmp_path / name, [], f"sqlite:///{tmp_path}/db")) for name in "ab")
+    first, second = (open_tickets(Assignment(tmp_path / name, [], f"sqlite:///{tmp_path}/db")) for name in "ab")
     jobs = [job_in(tmp_path / "a", seed) for seed in range(9)]
     for job in jobs[:8]:
-        claim = first.take(job)
-        claim.release(train(job.spec, job.folder, job.place))
+        ticket = first.take(job)
+        ticket.release(train(job.spec, job.folder, job.place))
     held = second.take(job_in(tmp_path / "b", 8))
     assert held.beat()
     loaded = []
@@ -242,7 +242,7 @@ def test_a_fault_of_the_task_stops_everything(tmp_path):
     with pytest.raises(TaskFault, match="the task 'small_tasks:BrokenLoss' failed in its model, loss or data"):
         carry_out(plan, tmp_path)
     assert list(tmp_path.glob("runs/**/result.json")) == []
-    assert list(tmp_path.glob("runs/**/claim-*")) == []
+    assert list(tmp_path.glob("runs/**/ticket-*")) == []
 
 
 def test_a_model_that_is_none_is_the_tasks_fault_before_anything_is_written(tmp_path):
@@ -306,18 +306,18 @@ def test_in_each_round_all_are_timed_in_an_order_of_its_own_and_the_first_rounds
 def test_a_run_that_took_its_process_down_is_recorded_unless_somebody_has_taken_it_over(kind, tmp_path):
     assignment = Assignment(tmp_path, [], None if kind == "file" else f"journal:{tmp_path}/journal")
     dead = SimpleNamespace(job=job_in(tmp_path), process=SimpleNamespace(exitcode=7))
-    other = open_claims(assignment).take(dead.job)
-    assert comparison._bury(dead, comparison._Crashes(), assignment) is None
+    other = open_tickets(assignment).take(dead.job)
+    assert comparison._record_crash(dead, comparison._Crashes(), assignment) is None
     assert not (dead.job.folder / "result.json").exists()
     other.release(None)
-    result = comparison._bury(dead, comparison._Crashes(), assignment)
+    result = comparison._record_crash(dead, comparison._Crashes(), assignment)
     assert (result["failure"], result["reason"]) == ("crashed", "its process ended (exit code 7)")
     assert Reader()(dead.job).failure == "crashed"
     elsewhere = Assignment(tmp_path / "b", [], assignment.storage)
     if kind == "journal":  # where its record arrives
-        assert open_claims(elsewhere).take(job_in(tmp_path / "b")) is None
+        assert open_tickets(elsewhere).take(job_in(tmp_path / "b")) is None
         assert Reader()(job_in(tmp_path / "b")).failure == "crashed"
-    assert list(tmp_path.glob("**/claim-*")) == []
+    assert list(tmp_path.glob("**/ticket-*")) == []
 
 
 def test_three_kills_of_a_run_without_progress_are_a_crash(tmp_path):

@@ -1,4 +1,4 @@
-"""The first step of a contender in a process of its own, with empty compiler caches: what a user waits for once.
+"""The first step of a candidate in a process of its own, with empty compiler caches: what a user waits for once.
 
 In a process that has measured others, what one has compiled the next one finds; and a crash would take all with it.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.bench.contenders import CONTENDERS, Contender, LeftOutError, Weights, make_gradients
+from thalweg.bench.candidates import CANDIDATES, Candidate, LeftOutError, Weights, make_gradients
 from thalweg.bench.shapes import Model, model
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 CACHES = ("THALWEG_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
-def cold_first_step(contender: Contender, shapes: Model, device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds of building a contender and of its first step, imports apart, in a fresh process.
+def cold_first_step(candidate: Candidate, shapes: Model, device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of building a candidate and of its first step, imports apart, in a fresh process.
 
     Raises:
         LeftOutError: it refuses, or the process dies of another's optimizer.
         RuntimeError: the process dies of ours.
     """
-    what = [contender.name, shapes.name, str(device), str(dtype).removeprefix("torch."), str(torch.get_num_threads())]
+    what = [candidate.name, shapes.name, str(device), str(dtype).removeprefix("torch."), str(torch.get_num_threads())]
     command = [sys.executable, "-m", __name__, *what]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -42,7 +42,7 @@ def cold_first_step(contender: Contender, shapes: Model, device: torch.device, d
         return float(answer["seconds"])
     last = next(reversed(done.stderr.splitlines()), "no message")[:300]
     why = f"its first step ends the process with code {done.returncode}: {last}"
-    raise RuntimeError(f"{contender.name}: {why}") if contender.ours else LeftOutError(why)
+    raise RuntimeError(f"{candidate.name}: {why}") if candidate.ours else LeftOutError(why)
 
 
 @contextmanager
@@ -62,16 +62,16 @@ def compiler_caches(folder: Path) -> Iterator[None]:
 def main(name: str, shapes: str, device: str, dtype: str, threads: str) -> None:
     """Print the seconds, or why there are none, as JSON."""
     torch.set_num_threads(int(threads))
-    contender = CONTENDERS[name]
+    candidate = CANDIDATES[name]
     try:
-        contender.load()
-        answer: dict[str, Any] = {"seconds": _seconds(contender, model(shapes), torch.device(device), dtype)}
+        candidate.load()
+        answer: dict[str, Any] = {"seconds": _seconds(candidate, model(shapes), torch.device(device), dtype)}
     except LeftOutError as error:
         answer = {"left_out": str(error)}
     print(json.dumps(answer))
 
 
-def _seconds(contender: Contender, shapes: Model, device: torch.device, dtype: str) -> float:
+def _seconds(candidate: Candidate, shapes: Model, device: torch.device, dtype: str) -> float:
     weights = Weights.of(shapes, device, getattr(torch, dtype))
     for p, g in zip(weights.all(), make_gradients(weights), strict=True):
         p.grad = g
@@ -81,8 +81,8 @@ def _seconds(contender: Contender, shapes: Model, device: torch.device, dtype: s
     torch.optim.SGD([other], lr=0.0).step()
     _wait(device)
     start = time.perf_counter()
-    optimizer = contender.start(weights)
-    contender.attempt(optimizer.step)
+    optimizer = candidate.start(weights)
+    candidate.attempt(optimizer.step)
     _wait(device)
     return time.perf_counter() - start
 

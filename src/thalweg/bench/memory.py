@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from thalweg.bench.contenders import Contender, LeftOutError, Weights, fresh_gradients, make_gradients
+from thalweg.bench.candidates import Candidate, LeftOutError, Weights, fresh_gradients, make_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,40 +118,40 @@ def _inner(tensor: Tensor) -> Iterator[Tensor]:
         yield from _inner(getattr(tensor, name))
 
 
-class Ledger:
-    """The memory of each contender on the shapes of one model, one contender after the other.
+class MemoryBenchmark:
+    """The memory of each candidate on the shapes of one model, one candidate after the other.
 
     Args:
         model: the shapes.
-        contenders: who takes part.
+        candidates: who takes part.
         device: where.
         dtype: of parameters and gradients.
-        advance: called with each contender.
+        advance: called with each candidate.
     """
 
     def __init__(
         self,
         model: Model,
-        contenders: Sequence[Contender],
+        candidates: Sequence[Candidate],
         device: torch.device,
         dtype: torch.dtype,
         advance: Callable[[str], None] = lambda doing: None,
     ) -> None:
-        self.model, self.waiting, self.device, self.dtype, self.advance = model, contenders, device, dtype, advance
+        self.model, self.waiting, self.device, self.dtype, self.advance = model, candidates, device, dtype, advance
         self.found: dict[str, dict[str, Any]] = {}
         self.left_out: dict[str, str] = {}
 
     def run(self) -> None:
         """Count everything; after an interruption, what is complete is there."""
-        for contender in self.waiting:
+        for candidate in self.waiting:
             try:
-                self.found[contender.name] = self._count(contender)
+                self.found[candidate.name] = self._count(candidate)
             except LeftOutError as error:
-                self.left_out[contender.name] = str(error)
-            self.advance(f"{self.model.name}: {contender.name}")
+                self.left_out[candidate.name] = str(error)
+            self.advance(f"{self.model.name}: {candidate.name}")
 
-    def _count(self, contender: Contender) -> dict[str, Any]:
-        contender.load()
+    def _count(self, candidate: Candidate) -> dict[str, Any]:
+        candidate.load()
         weights = Weights.of(self.model, self.device, self.dtype)
         source = make_gradients(weights)
         gradients = [g.clone() for g in source]
@@ -160,8 +160,8 @@ class Ledger:
         def step() -> None:
             nonlocal optimizer
             if optimizer is None:
-                optimizer = contender.start(weights)
-            contender.attempt(optimizer.step)
+                optimizer = candidate.start(weights)
+            candidate.attempt(optimizer.step)
 
         def before() -> None:
             fresh_gradients(weights, gradients, source)
@@ -173,8 +173,8 @@ class Ledger:
         scratch = max(0, sum(t.kept for t in traced) - state)  # kept from step to step, yet no state
         peak, n = scratch + max(t.peak for t in counted), self.model.parameters
         return {
-            "says": contender.says,
-            "ours": contender.ours,
+            "says": candidate.says,
+            "ours": candidate.ours,
             "state_bytes": state,
             "state_bytes_per_parameter": state / n,
             "first_step_kept_bytes": first.kept,

@@ -22,9 +22,9 @@ OURS, THEIRS, TEMPORARY, QUIET = ORANGE, BLUE, "#b9bec7", "#555555"
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def order(kind: str, contenders: dict[str, Found]) -> list[tuple[str, Found]]:
-    """The contenders with the fastest, or the one that needs least memory, first."""
-    return sorted(contenders.items(), key=lambda row: _ratio(row[1]) if kind == "step" else sum(_parts(row[1])))
+def order(kind: str, candidates: dict[str, Found]) -> list[tuple[str, Found]]:
+    """The candidates with the fastest, or the one that needs least memory, first."""
+    return sorted(candidates.items(), key=lambda row: _ratio(row[1]) if kind == "step" else sum(_parts(row[1])))
 
 
 def draw(record: dict[str, Any], path: Path) -> Path:

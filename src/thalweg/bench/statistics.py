@@ -1,4 +1,4 @@
-"""What timings say that were taken in rounds, one step of every contender in each round."""
+"""What timings say that were taken in rounds, one step of every candidate in each round."""
 
 from __future__ import annotations
 

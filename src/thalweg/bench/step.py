@@ -1,8 +1,8 @@
-"""Step times, interleaved: every round, each contender makes one step, in an order shuffled anew.
+"""Step times, interleaved: every round, each candidate makes one step, in an order shuffled anew.
 
 What disturbs the machine for a while then disturbs all of them, and a ratio within a round hardly changes. All
-contenders are in memory at once, each with its own parameters; the gradients, which all read, are written anew before
-each step. Between two steps of one contender all the others have passed through the caches. The first step is timed in
+candidates are in memory at once, each with its own parameters; the gradients, which all read, are written anew before
+each step. Between two steps of one candidate all the others have passed through the caches. The first step is timed in
 a process of its own (:mod:`thalweg.bench.first`).
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.bench.contenders import Contender, LeftOutError, Weights, fresh_gradients, make_gradients
+from thalweg.bench.candidates import Candidate, LeftOutError, Weights, fresh_gradients, make_gradients
 from thalweg.bench.environment import free_bytes
 from thalweg.bench.first import cold_first_step, compiler_caches
 from thalweg.bench.statistics import mean_with_first, paired_ratios, quartiles, ratio_of_medians
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 COPY = "copy"
 COPY_BYTES = 2**28  # far more than any cache holds
-HUNGRIEST = 40  # bytes per parameter of the parameter, the state and the temporaries of the largest contender
+HUNGRIEST = 40  # bytes per parameter of the parameter, the state and the temporaries of the largest candidate
 
 
 @dataclass(frozen=True)
-class Settings:
+class TimingSettings:
     """How the steps are timed."""
 
     rounds: int
@@ -48,27 +48,27 @@ class Settings:
     dtype: torch.dtype
 
 
-class Rounds:
-    """All contenders on the shapes of one model, and what has been measured of them.
+class StepBenchmark:
+    """All candidates on the shapes of one model, and what has been measured of them.
 
     Args:
         model: the shapes.
-        contenders: who takes part, the reference among them.
+        candidates: who takes part, the reference among them.
         settings: how.
-        advance: called after each contender's start and after each round.
+        advance: called after each candidate's start and after each round.
     """
 
     def __init__(
         self,
         model: Model,
-        contenders: Sequence[Contender],
-        settings: Settings,
+        candidates: Sequence[Candidate],
+        settings: TimingSettings,
         advance: Callable[[str], None] = lambda doing: None,
     ) -> None:
         self.model, self.settings, self.advance = model, settings, advance
-        self.waiting = sorted(contenders, key=lambda c: c.name != settings.reference)
+        self.waiting = sorted(candidates, key=lambda c: c.name != settings.reference)
         self.steps: dict[str, Callable[[], Any]] = {}
-        self.contenders: dict[str, Contender] = {}
+        self.candidates: dict[str, Candidate] = {}
         self.left_out: dict[str, str] = {}
         self.first: dict[str, float] = {}
         self.warmup: list[dict[str, float]] = []
@@ -81,15 +81,15 @@ class Rounds:
         Raises:
             UserError: the reference is left out.
         """
-        gc.collect()  # the contenders of the model before
+        gc.collect()  # the candidates of the model before
         weights = Weights.of(self.model, self.settings.device, self.settings.dtype)
         self._source = make_gradients(weights)
         self._gradients = [g.clone() for g in self._source]
         del weights
         with TemporaryDirectory(prefix="thalweg-bench-") as caches:
-            for contender in self.waiting:
-                self._start(contender, Path(caches))
-                self.advance(f"{self.model.name}: {contender.name}, first step")
+            for candidate in self.waiting:
+                self._start(candidate, Path(caches))
+                self.advance(f"{self.model.name}: {candidate.name}, first step")
             self._add_copy()
             with _without_collections():
                 for k in range(self.settings.warmup + self.settings.rounds):
@@ -97,25 +97,25 @@ class Rounds:
                     (self.warmup if warm else self.timed).append(self._round())
                     self.advance(f"{self.model.name}: {'warm-up' if warm else 'rounds'}")
 
-    def _start(self, contender: Contender, caches: Path) -> None:
-        """Build a contender and make its first step, which may compile and allocates the state."""
+    def _start(self, candidate: Candidate, caches: Path) -> None:
+        """Build a candidate and make its first step, which may compile and allocates the state."""
         need, free = HUNGRIEST * self.model.parameters, free_bytes(self.settings.device)
         if need > free:
             room = f"no room: up to {need / 2**30:.1f} GiB wanted, {free / 2**30:.1f} free"
-            return self._leave_out(contender.name, f"{room}; name fewer optimizers at once")
+            return self._leave_out(candidate.name, f"{room}; name fewer optimizers at once")
         weights = Weights.of(self.model, self.settings.device, self.settings.dtype)
         self._refresh(weights)
         try:
             # What is compiled in the other process is found by this one, and by nobody else.
-            with compiler_caches(caches / contender.name):
-                contender.load()
-                seconds = cold_first_step(contender, self.model, self.settings.device, self.settings.dtype)
-                optimizer = contender.start(weights)
-                contender.attempt(optimizer.step)
+            with compiler_caches(caches / candidate.name):
+                candidate.load()
+                seconds = cold_first_step(candidate, self.model, self.settings.device, self.settings.dtype)
+                optimizer = candidate.start(weights)
+                candidate.attempt(optimizer.step)
         except LeftOutError as error:
-            return self._leave_out(contender.name, str(error))
-        self.first[contender.name], self.contenders[contender.name] = seconds, contender
-        self.steps[contender.name] = lambda: self._step(contender, optimizer, weights)
+            return self._leave_out(candidate.name, str(error))
+        self.first[candidate.name], self.candidates[candidate.name] = seconds, candidate
+        self.steps[candidate.name] = lambda: self._step(candidate, optimizer, weights)
         return None
 
     def _leave_out(self, name: str, why: str) -> None:
@@ -139,9 +139,9 @@ class Rounds:
                 self._leave_out(name, f"after its first step, {error}")
         return seconds
 
-    def _step(self, contender: Contender, optimizer: Any, weights: Weights) -> float:
+    def _step(self, candidate: Candidate, optimizer: Any, weights: Weights) -> float:
         self._refresh(weights)
-        return self._time(lambda: contender.attempt(optimizer.step))[0]
+        return self._time(lambda: candidate.attempt(optimizer.step))[0]
 
     def _refresh(self, weights: Weights) -> None:
         fresh_gradients(weights, self._gradients, self._source)
@@ -177,15 +177,15 @@ class Rounds:
         }
 
     def _summary(self, name: str, bandwidth: float) -> dict[str, Any]:
-        contender, reference = self.contenders[name], self.settings.reference
+        candidate, reference = self.candidates[name], self.settings.reference
         seconds, basis = [r[name] for r in self.timed], [r[reference] for r in self.timed]
         warmup = [r[name] for r in self.warmup]
         mean = mean_with_first(self.first[name], warmup, seconds)
         of_reference = mean_with_first(self.first[reference], [r[reference] for r in self.warmup], basis)
         middle = quartiles(seconds)
         found = {
-            "says": contender.says,
-            "ours": contender.ours,
+            "says": candidate.says,
+            "ours": candidate.ours,
             "median_seconds": asdict(middle),
             "paired_ratio": asdict(paired_ratios(seconds, basis)),
             "ratio_of_medians": asdict(ratio_of_medians(seconds, basis, self.settings.seed)),
@@ -195,10 +195,10 @@ class Rounds:
             "warmup_seconds": warmup,
             "seconds": seconds,
         }
-        if contender.traffic is not None and self.settings.dtype == torch.float32:
-            achieved = contender.traffic * self.model.parameters / middle.median
+        if candidate.traffic is not None and self.settings.dtype == torch.float32:
+            achieved = candidate.traffic * self.model.parameters / middle.median
             found["bandwidth"] = {
-                "bytes_per_parameter": contender.traffic,
+                "bytes_per_parameter": candidate.traffic,
                 "bytes_per_second": achieved,
                 "of_copy": achieved / bandwidth,
             }

@@ -18,8 +18,8 @@ from thalweg.records.errors import UserError
 from thalweg.records.files import write_json
 
 if TYPE_CHECKING:
-    from thalweg.bench.memory import Ledger
-    from thalweg.bench.step import Rounds
+    from thalweg.bench.memory import MemoryBenchmark
+    from thalweg.bench.step import StepBenchmark
 
 FORMAT = 1
 Advance: TypeAlias = Callable[[str], None]
@@ -99,28 +99,28 @@ def _bench(what: str, options: Bench) -> None:
     import torch
 
     from thalweg.bench import environment
-    from thalweg.bench.contenders import CONTENDERS, contender
-    from thalweg.bench.memory import Ledger
+    from thalweg.bench.candidates import CANDIDATES, candidate
+    from thalweg.bench.memory import MemoryBenchmark
     from thalweg.bench.shapes import model
-    from thalweg.bench.step import Rounds, Settings
+    from thalweg.bench.step import StepBenchmark, TimingSettings
 
     terminal.interruptible()
     models = [model(name) for name in dict.fromkeys(options.shapes)]
-    names = options.optimizers or [name for name, one in CONTENDERS.items() if not one.patience]
-    contenders = {name: contender(name) for name in names}
+    names = options.optimizers or [name for name, one in CANDIDATES.items() if not one.patience]
+    candidates = {name: candidate(name) for name in names}
     arguments = {
         "shapes": [one.name for one in models],
-        "optimizers": list(contenders),
+        "optimizers": list(candidates),
         "device": options.device,
         "dtype": options.dtype,
     }
     device, dtype = environment.device(options.device), getattr(torch, options.dtype)
-    calls = len(contenders)
+    calls = len(candidates)
     if isinstance(options, Step):
-        contenders |= {options.reference: contender(options.reference, "--reference")}
-        calls = len(contenders) + options.warmup + options.rounds
+        candidates |= {options.reference: candidate(options.reference, "--reference")}
+        calls = len(candidates) + options.warmup + options.rounds
         own = {name: getattr(options, name) for name in ("rounds", "warmup", "reference", "seed")}
-        settings = Settings(**own, device=device, dtype=dtype)
+        settings = TimingSettings(**own, device=device, dtype=dtype)
         arguments |= own
     _make(options.out)
     console = terminal.console()
@@ -136,15 +136,17 @@ def _bench(what: str, options: Bench) -> None:
             "arguments": arguments,
             "models": [],
         }
-        measurements: Iterable[Rounds | Ledger]
+        measurements: Iterable[StepBenchmark | MemoryBenchmark]
         if isinstance(options, Step):
-            measurements = (Rounds(one, list(contenders.values()), settings, advance) for one in models)
+            measurements = (StepBenchmark(one, list(candidates.values()), settings, advance) for one in models)
         else:
-            measurements = (Ledger(one, list(contenders.values()), device, dtype, advance) for one in models)
+            measurements = (MemoryBenchmark(one, list(candidates.values()), device, dtype, advance) for one in models)
         _carry_out(measurements, record, options.out / "-".join(filter(None, (options.machine, what))), console)
 
 
-def _carry_out(measurements: Iterable[Rounds | Ledger], record: dict[str, Any], stem: Path, console: Any) -> None:
+def _carry_out(
+    measurements: Iterable[StepBenchmark | MemoryBenchmark], record: dict[str, Any], stem: Path, console: Any
+) -> None:
     """Measure one after the other; tabulate and write what is complete, however this ends."""
     from thalweg.bench.picture import draw
     from thalweg.commands.bench_tables import memory_table, step_table

@@ -17,7 +17,7 @@ from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, Regimen
 
 if TYPE_CHECKING:
-    from thalweg.lab.search.cells import Cell
+    from thalweg.lab.search.cells import PlannedCell
 
 
 @Parameter(name="*")
@@ -87,12 +87,12 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     from thalweg.lab import contenders
     from thalweg.lab.search import comparison
     from thalweg.lab.search.cells import slug
-    from thalweg.lab.search.plan import BUDGETS, Plan
-    from thalweg.lab.search.work import Assignment, open_claims
+    from thalweg.lab.search.plan import BUDGETS, ComparisonPlan
+    from thalweg.lab.search.work import Assignment, open_tickets
 
     terminal.interruptible()
     root = options.out or Path("runs") / "-".join(map(slug, dict.fromkeys(tasks)))
-    plan = Plan(
+    plan = ComparisonPlan(
         tasks=tasks,
         batch_sizes=options.batch_size or None,
         optimizers=options.optimizers or contenders.DEFAULTS,
@@ -120,14 +120,14 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))  # OMP_NUM_THREADS holds
     assignment = Assignment(root, cells, options.storage, threads)
     if options.storage is not None:
-        open_claims(assignment)  # or a clear error now
+        open_tickets(assignment)  # or a clear error now
     runs = sum(cell.trials * cell.studies + cell.seeds for cell in cells if cell.left_out is None)
     console.print(
         f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: {runs} runs at "
         f"least, {processes} at a time, in {root}"
     )
     with Progress(console, cells, root) as progress:
-        comparison.run(assignment, processes, progress.hear)
+        comparison.run(assignment, processes, progress.on_message)
         progress.finish()
         if options.timing:
             progress.say("timing steps, all optimizers in turn")
@@ -135,7 +135,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     conclude(root, terminal.command(), console)
 
 
-def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: Any, *, timing: bool) -> None:
+def _say_what_would_run(cells: list[PlannedCell], processes: int, root: Path, console: Any, *, timing: bool) -> None:
     for cell in cells:
         if cell.left_out is not None:
             console.print(f"{_where(cell)}: left out, {cell.left_out}")
@@ -158,5 +158,5 @@ def _say_what_would_run(cells: list[Cell], processes: int, root: Path, console: 
     )
 
 
-def _where(cell: Cell) -> str:
+def _where(cell: PlannedCell) -> str:
     return f"{cell.task} {cell.batch_size} {cell.budget} {cell.optimizer}"

@@ -35,7 +35,7 @@ COMMANDS = {
 }
 """The commands, to be listed where Cyclopts is not installed."""
 ABOUT = "Train, compare optimizers fairly, and look at the result."
-GOES_ON = ("compare", "train")
+RESUMABLE = ("compare", "train")
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     if code == 130:
-        goes_on = ": the same command continues there" if arguments[:1] and arguments[0] in GOES_ON else ""
+        goes_on = ": the same command continues there" if arguments[:1] and arguments[0] in RESUMABLE else ""
         print(f"\ninterrupted; what is complete is stored{goes_on}", file=sys.stderr)
     if code:
         sys.exit(code)

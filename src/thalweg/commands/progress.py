@@ -12,7 +12,7 @@ from rich.text import Text
 
 from thalweg.commands.terminal import suspendable
 from thalweg.lab import tasks
-from thalweg.lab.search.cells import Cell, Job, Reader
+from thalweg.lab.search.cells import Job, PlannedCell, Reader
 from thalweg.report.statistics import interval
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class _Doing(progress.ProgressColumn):
 class Progress:
     """A bar that names what runs, with a line for each cell that is complete."""
 
-    def __init__(self, console: Any, cells: list[Cell], root: Path) -> None:
+    def __init__(self, console: Any, cells: list[PlannedCell], root: Path) -> None:
         self.console, self.cells, self.root, self.reader = console, cells, root, Reader()
         self.open = [cell for cell in cells if cell.left_out is None]
         self.total = sum(cell.cost() for cell in cells)
@@ -66,7 +66,7 @@ class Progress:
         if not self.console.is_interactive:
             self.console.print(text)
 
-    def hear(self, what: str, value: Any) -> None:
+    def on_message(self, what: str, value: Any) -> None:
         """Told by workers, and every moment by the one who looks after them."""
         if what == "run":
             self.bar.update(self.task, description=value.label)
@@ -109,7 +109,7 @@ class Progress:
                 self.parts[folder] = run.spec["steps"] * cost
         self._draw()
 
-    def _line(self, cell: Cell) -> str:
+    def _line(self, cell: PlannedCell) -> str:
         metric = tasks.find(cell.task).metric
         folder = cell.folder(self.root)
         runs = [run for path, run in self.reader.found.items() if path.is_relative_to(folder)]

@@ -23,7 +23,7 @@ TFLOPS = 100.0
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from thalweg.lab.search.cells import Cell
+    from thalweg.lab.search.cells import PlannedCell
     from thalweg.studies.recipe import Recipe, Scale
 
 
@@ -128,14 +128,14 @@ def _text(one: Recipe, asked: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def _watched(cells: list[Cell], root: Path, console: Any, first: bool) -> Iterator[Callable[[str, Any], None]]:
+def _watched(cells: list[PlannedCell], root: Path, console: Any, first: bool) -> Iterator[Callable[[str, Any], None]]:
     if not first:
         yield lambda what, value: None
         return
     from thalweg.commands.progress import Progress
 
     with Progress(console, cells, root) as progress:
-        yield progress.hear
+        yield progress.on_message
         progress.finish()
 
 

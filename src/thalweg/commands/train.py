@@ -101,7 +101,7 @@ def train(task: str, *, options: Train | None = None) -> None:
     options = options or Train()
     given = assignments(options.settings, "--set")
     from thalweg.lab import alone, contenders, tasks
-    from thalweg.lab.engine import How, RunSpec, agreement, leave, variables, weights
+    from thalweg.lab.engine import Execution, RunSpec, agreement, leave, variables, weights
     from thalweg.lab.engine import train as run_one
     from thalweg.lab.instruments import Panel, overhead
     from thalweg.lab.search.cells import slug
@@ -132,24 +132,24 @@ def train(task: str, *, options: Train | None = None) -> None:
         if every > spec.steps:
             raise UserError(f"--instruments must be an integer from 1 to {spec.steps} (the steps), got {every}")
         panel = Panel(every, lambda line: console.print(line, soft_wrap=True))
-    how = How(
+    execution = Execution(
         options.micro_batch, options.sharding, options.workers, options.checkpoint_seconds, _trackers(options.track),
         panel, options.save_model, options.init_from,
     )  # fmt: skip
     variables.check(spec.precision)
     with ExitStack() as stack:
-        with agreement.on_all():
+        with agreement.raise_on_all():
             alone.check_room_for(options.save_model, options.init_from)
             if rank == 0:
                 alone.make_room(folder, spec, options.resume)
-                claimed = stack.enter_context(alone.claimed(spec, folder, how, options.resume))
+                reserved = stack.enter_context(alone.reserved(spec, folder, execution, options.resume))
             elif not options.resume:
                 raise UserError("--no-resume does not go with several processes: remove the folder, or choose another")
 
-        def heard(training: Training, event: str) -> None:
+        def on_event(training: Training, event: str) -> None:
             if rank != 0:
                 return
-            claimed.check()
+            reserved.check()
             if event == "evaluation":
                 line = training.history[-1]
                 console.print(
@@ -157,9 +157,11 @@ def train(task: str, *, options: Train | None = None) -> None:
                     f"{line['seconds']:.1f} s"
                 )
 
-        result = run_one(spec, folder, how=how, heard=heard, say=lambda line: console.print(line, soft_wrap=True))
+        result = run_one(
+            spec, folder, execution=execution, on_event=on_event, say=lambda line: console.print(line, soft_wrap=True)
+        )
         if rank == 0:
-            claimed.result = result
+            reserved.result = result
     if rank == 0:
         if panel is not None:
             console.print(overhead(folder, result), soft_wrap=True)

@@ -11,7 +11,7 @@ Rooms, each importing only from those above it::
     tasks/           what is trained, one file each, or the user's own class
     contenders/      how each optimizer is built, and the ranges it is searched over
     engine/          RunSpec, the training loop, schedules, checkpoints, typed failures
-    search/          points, studies, claims, workers
+    search/          points, studies, tickets, workers
     instruments.py   what thalweg.landscape sees of a run under way
     alone.py         a run alone in its folder, as ``thalweg train`` makes one
 

@@ -1,4 +1,4 @@
-"""A run alone in its folder, as ``thalweg train`` makes one: the folder is claimed, and holds no other run."""
+"""A run alone in its folder, as ``thalweg train`` makes one: the folder is reserved, and holds no other run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from thalweg import records
-from thalweg.lab.engine import How, Place, RunSpec, weights
+from thalweg.lab.engine import Execution, Place, RunSpec, weights
 from thalweg.lab.engine.run import stored
 from thalweg.lab.instruments import MEASUREMENTS, Panel, measured
 from thalweg.lab.search.cells import Job
-from thalweg.lab.search.claims import FileClaims, beating
+from thalweg.lab.search.tickets import FileTickets, beating
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Held:
+class ReservedFolder:
     """A run's folder while we train in it: ``check`` raises where it is not ours any more."""
 
     def __init__(self, folder: Path, lost: threading.Event | None) -> None:
@@ -34,27 +34,31 @@ class Held:
 
 
 @contextmanager
-def claimed(spec: RunSpec, folder: Path, how: How, resume: bool) -> Iterator[Held]:
+def reserved(spec: RunSpec, folder: Path, execution: Execution, resume: bool) -> Iterator[ReservedFolder]:
     """The folder to ourselves, unless the run is complete there."""
     if (found := stored(folder, spec)) is not None:
-        if isinstance(how.watch, Panel) and not measured(folder, how.watch.every, spec.steps, found):
-            raise _without(folder, f"--instruments {how.watch.every}")
-        if how.save_model is not None and found["status"] == "finished" and weights.run_of(how.save_model) != spec.hash:
-            raise _without(folder, f"--save-model {how.save_model}")
-        yield Held(folder, None)
+        if isinstance(execution.observer, Panel) and not measured(folder, execution.observer.every, spec.steps, found):
+            raise _without(folder, f"--instruments {execution.observer.every}")
+        if (
+            execution.save_model is not None
+            and found["status"] == "finished"
+            and weights.run_of(execution.save_model) != spec.hash
+        ):
+            raise _without(folder, f"--save-model {execution.save_model}")
+        yield ReservedFolder(folder, None)
         return
-    claim = FileClaims().take(Job(spec, Place(), folder))
-    if claim is None:
+    ticket = FileTickets().take(Job(spec, Place(), folder))
+    if ticket is None:
         raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
     if not resume:
         for name in ("checkpoint.pt", MEASUREMENTS):
             (folder / name).unlink(missing_ok=True)
-    with beating(claim) as lost:
-        held = Held(folder, lost)
+    with beating(ticket) as lost:
+        reservation = ReservedFolder(folder, lost)
         try:
-            yield held
+            yield reservation
         finally:
-            claim.release(held.result)
+            ticket.release(reservation.result)
 
 
 def _without(folder: Path, option: str) -> UserError:

@@ -39,7 +39,7 @@ class Column(ABC):
         return False
 
 
-class Text(Column):
+class TextColumn(Column):
     """A text in each row."""
 
     def problem(self, value: Any) -> str | None:
@@ -53,7 +53,7 @@ class Text(Column):
         return getattr(feature, "dtype", None) in ("string", "large_string") and column.null_count == 0
 
 
-class Label(Column):
+class LabelColumn(Column):
     """A class in each row, as a whole number.
 
     Args:
@@ -86,7 +86,7 @@ class Label(Column):
         return not len(column) or (bounds["min"] >= 0 and bounds["max"] < self.count)
 
 
-class Picture(Column):
+class ImageColumn(Column):
     """An image in each row, as bytes or the path of a file; whether it can be decoded shows when it is."""
 
     def problem(self, value: Any) -> str | None:
@@ -110,7 +110,7 @@ class Picture(Column):
         return any(not compute.struct_field(column, name).null_count for name in fields)
 
 
-class Sequences(Column):
+class SequenceColumn(Column):
     """A sequence in each row, of texts or, where ``tags`` is true, of texts or whole numbers."""
 
     def __init__(self, *, tags: bool = False) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.lab import layout, originals
-from thalweg.lab.columns import Column, Picture, kind_of
+from thalweg.lab.columns import Column, ImageColumn, kind_of
 from thalweg.lab.originals import VARIABLE
 from thalweg.lab.split import ROWS, Split, class_names, fetch, first_line, folder_of, lines
 from thalweg.records.errors import UserError
@@ -48,7 +48,7 @@ def load(
     except ImportError:
         raise UserError(f"{name} needs the datasets library: pip install 'thalweg[hub]'") from None
     folder = folder_of(name)
-    with _Quiet(datasets):
+    with _Silenced(datasets):
         if folder is not None:
             found = _from_folder(datasets, name, folder, split, columns, config)
         else:
@@ -61,7 +61,7 @@ def load(
     found.expect(len(found), published)
     found = _checked(found, columns)
     for column, kind in columns.items():
-        if isinstance(kind, Picture):
+        if isinstance(kind, ImageColumn):
             found = _with(found, found.data.cast_column(column, datasets.Image()))
     return found
 
@@ -82,10 +82,10 @@ def _from_folder(
 ) -> Split:
     files = layout.files_of(folder, split, config)
     if not files:
-        if any(isinstance(kind, Picture) for kind in columns.values()) and (
-            pictures := layout.picture_folder(folder, split)
+        if any(isinstance(kind, ImageColumn) for kind in columns.values()) and (
+            images := layout.image_folder(folder, split)
         ):
-            return _picture_folder(datasets, name, folder, split, pictures)
+            return _image_folder(datasets, name, folder, split, images)
         raise UserError(_nothing(name, folder, split))
     layout.check_whole(files, folder, split)
     if files[0].suffix == ".parquet":
@@ -98,10 +98,10 @@ def _from_folder(
     return Split(data, name, split, str(folder), tuple(files), config)
 
 
-def _picture_folder(datasets: Any, name: str, folder: Path, split: str, pictures: Path) -> Split:
+def _image_folder(datasets: Any, name: str, folder: Path, split: str, images: Path) -> Split:
     """Classes are the names of the folders, sorted: for ImageNet's WordNet numbers that is the published order."""
-    data = datasets.load_dataset("imagefolder", data_dir=str(pictures), split="train", drop_labels=False)
-    return Split(data, name, split, str(pictures))
+    data = datasets.load_dataset("imagefolder", data_dir=str(images), split="train", drop_labels=False)
+    return Split(data, name, split, str(images))
 
 
 def _nothing(name: str, folder: Path, split: str) -> str:
@@ -190,7 +190,7 @@ def _unreadable(path: Path, split: str, error: BaseException) -> UserError:
     return UserError(f"cannot read {path}, split {split} ({first_line(error)}): {mend}")
 
 
-class _Quiet:
+class _Silenced:
     """What is wrong with a file is said once, by us."""
 
     def __init__(self, datasets: Any) -> None:

@@ -28,7 +28,7 @@ MICRO_BATCHES = "gradient_noise_scale, gradient_noise_trace, gradient_squared_no
 
 
 class Panel:
-    """The instruments of one run: a :class:`~thalweg.lab.engine.loop.Watch`.
+    """The instruments of one run: a :class:`~thalweg.lab.engine.loop.Observer`.
 
     Each measurement starts from nothing, so that a run which goes on after a kill has the lines of one that was not.
 
@@ -55,12 +55,12 @@ class Panel:
             remedy = "--sharding ddp" if training.sharded else "--precision bf16 or no"
             what = "the gradients of each process are shards" if training.sharded else "gradients of fp16 are scaled"
             raise UserError(f"--instruments needs whole gradients as they are, and {what}: take {remedy}")
-        if not complete(training.watched, self.every, training.step):
+        if not complete(training.observations, self.every, training.step):
             raise UserError(
                 f"the first {training.step} steps of this run were trained without --instruments {self.every}: go on "
                 "as they were, or begin anew with --no-resume"
             )
-        if training.watch is None:  # another process looks
+        if training.observer is None:  # another process looks
             return
         self._sample, self._names = _sample(training), dict(training.bare().named_parameters())
         self._noise = training.parts > 1 and training.accelerator.num_processes == 1

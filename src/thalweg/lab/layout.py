@@ -16,7 +16,7 @@ NAMES = {
     "test": ("test", "testing"),
 }
 """What a split is called in the names of published files and folders."""
-PICTURES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
 
 
 def files_of(folder: Path, split: str, config: str | None = None) -> list[Path]:
@@ -84,7 +84,7 @@ def check_whole(files: list[Path], folder: Path, split: str) -> None:
             )
 
 
-def picture_folder(folder: Path, split: str) -> Path | None:
+def image_folder(folder: Path, split: str) -> Path | None:
     """The folder of a split that holds a folder of images for each class, as ImageNet's archives are unpacked.
 
     Raises:
@@ -94,8 +94,8 @@ def picture_folder(folder: Path, split: str) -> Path | None:
         if not (folder / word).is_dir():
             continue
         for path in sorted((folder / word).iterdir()):
-            if path.is_dir() and any(one.suffix.lower() in PICTURES for one in path.iterdir()):
+            if path.is_dir() and any(one.suffix.lower() in IMAGE_SUFFIXES for one in path.iterdir()):
                 return folder / word
-            if path.suffix.lower() in PICTURES:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
                 raise UserError(f"{folder / word} holds images, such as {path.name}, but no folder for each class")
     return None

@@ -38,7 +38,7 @@ _holding = False
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Inside, each of :data:`SIGNALS` raises :class:`Terminated`, or is noted in :func:`held`; for the main thread.
+    """Inside, each of :data:`SIGNALS` raises :class:`Terminated`, or is noted in :func:`deferred`; for the main thread.
 
     It becomes a line on standard error and the exit code by convention, 128 + the signal's number.
 
@@ -67,8 +67,8 @@ def handled() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Inside, a signal is noted instead of raised: whoever trains asks :func:`noted` after each step.
+def deferred() -> Iterator[None]:
+    """Inside, a signal is noted instead of raised: whoever trains asks :func:`pending` after each step.
 
     Raises:
         Terminated: one was noted earlier.
@@ -83,8 +83,8 @@ def held() -> Iterator[None]:
         _holding = outer
 
 
-def noted() -> int:
-    """The signal that was noted in :func:`held`, or 0."""
+def pending() -> int:
+    """The signal that was noted in :func:`deferred`, or 0."""
     return _noted
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.lab.columns import Label
+from thalweg.lab.columns import LabelColumn
 from thalweg.lab.originals import VARIABLE
 from thalweg.records.errors import UserError
 
@@ -80,7 +80,7 @@ class Split:
         """
         check_rows(rows, published, f"{self.place}, split {self.split}", fetch(self.name))
 
-    def labels(self, column: str, kind: Label) -> np.ndarray[Any, Any]:
+    def labels(self, column: str, kind: LabelColumn) -> np.ndarray[Any, Any]:
         """A column of classes, in the order of ``kind.names`` where it has some, whatever order the files have."""
         labels = np.asarray(self.data[column], dtype=np.int64)
         found = self.classes(column)

@@ -40,8 +40,8 @@ another batch size, other code or other data never meets it. ::
     ``reason`` (None or text),
     ``validation`` (at the end of the schedule), ``test`` and ``test_metrics`` (only of fresh seeds; the latter what
     the task's ``more`` says, by name), ``seconds``, ``steps_to_target`` and ``seconds_to_target`` (None: not reached).
-``claim-N``
-    Who is at it, while someone is (:mod:`thalweg.lab.search.claims`).
+``ticket-N``
+    Who is at it, while someone is (:mod:`thalweg.lab.search.tickets`).
 
 ``cell.json`` holds ``task``, ``title``, ``metric`` (its ``resolution`` that of the test set), ``batch_size``,
 ``steps``, ``budget`` ("short", "long" or "custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name,

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg import records
 from thalweg.lab import tasks
-from thalweg.lab.engine import How
+from thalweg.lab.engine import Execution
 from thalweg.lab.search import comparison, together
-from thalweg.lab.search.plan import Plan
-from thalweg.lab.search.work import Assignment, open_claims
+from thalweg.lab.search.plan import ComparisonPlan
+from thalweg.lab.search.work import Assignment, open_tickets
 from thalweg.records.errors import UserError
 from thalweg.studies.measured import measuring
 from thalweg.studies.resolved import resolved
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from thalweg.lab.search.cells import Cell
+    from thalweg.lab.search.cells import PlannedCell
     from thalweg.studies.recipe import Comparison, Recipe
 
 EVERY = 10.0  # seconds between two writes of the time spent
-Watched = Callable[[list["Cell"]], "AbstractContextManager[Callable[[str, Any], None]]"]
+Watched = Callable[[list["PlannedCell"]], "AbstractContextManager[Callable[[str, Any], None]]"]
 
 
-def unwatched(cells: list[Cell]) -> AbstractContextManager[Callable[[str, Any], None]]:
+def unwatched(cells: list[PlannedCell]) -> AbstractContextManager[Callable[[str, Any], None]]:
     """Nobody listens."""
     return nullcontext(lambda what, value: None)
 
 
-def cells_of(one: Comparison, root: Path) -> list[Cell]:
+def cells_of(one: Comparison, root: Path) -> list[PlannedCell]:
     """The cells of a table of a recipe.
 
     Raises:
         UserError: its data are not there, or a value that no run can have.
     """
     _, splits = tasks.load(one.task)
-    plan = Plan(
+    plan = ComparisonPlan(
         tasks=(one.task,), batch_sizes=(one.batch_size,), optimizers=one.optimizers, trials=one.trials,
         studies=one.studies, seeds=one.seeds, steps=one.length(len(splits.train)), regimen=one.regimen,
     )  # fmt: skip
@@ -105,18 +105,18 @@ def reproduce(
         for (micro_batch, sharding), group in groupby(cells, key=lambda pair: (pair[0].micro_batch, pair[0].sharding)):
             own = [cell for _, cell in group]
             threads = max(1, (os.cpu_count() or 1) // jobs)
-            assignment = Assignment(root, own, storage, threads, How(micro_batch=micro_batch, sharding=sharding))
-            open_claims(assignment)  # or a clear error now
-            with watched(own) as listen:
+            assignment = Assignment(root, own, storage, threads, Execution(micro_batch=micro_batch, sharding=sharding))
+            open_tickets(assignment)  # or a clear error now
+            with watched(own) as on_message:
 
-                def hear(what: str, value: Any, listen: Callable[[str, Any], None] = listen) -> None:
+                def forward(what: str, value: Any, on_message: Callable[[str, Any], None] = on_message) -> None:
                     tick()
-                    listen(what, value)
+                    on_message(what, value)
 
                 if together.launched():
-                    together.work_together(assignment, hear)
+                    together.work_together(assignment, forward)
                 else:
-                    comparison.run(assignment, jobs, hear)
+                    comparison.run(assignment, jobs, forward)
         if not together.launched():
             say("timing steps, all optimizers in turn")
             comparison.run(Assignment(root, [cell for _, cell in cells], storage, os.cpu_count() or 1), 1, timing=True)

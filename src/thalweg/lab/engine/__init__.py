@@ -1,18 +1,18 @@
 """One engine: a run is decided by its :class:`RunSpec`, carried out by :func:`train`, and leaves records."""
 
 from thalweg.lab.engine.failures import Failed, Stopped
-from thalweg.lab.engine.loop import How, Training
-from thalweg.lab.engine.run import Place, crashed, leave, stored, train
+from thalweg.lab.engine.loop import Execution, Training
+from thalweg.lab.engine.run import Place, leave, record_crash, stored, train
 from thalweg.lab.engine.spec import RunSpec
 
 __all__ = [
     "Failed",
-    "How",
+    "Execution",
     "Place",
     "RunSpec",
     "Stopped",
     "Training",
-    "crashed",
+    "record_crash",
     "leave",
     "stored",
     "train",

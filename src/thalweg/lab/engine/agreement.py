@@ -25,7 +25,7 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def of_all(mine: T) -> list[T]:
+def gather(mine: T) -> list[T]:
     """What each process has, in the order of their ranks."""
     if processes().num_processes == 1:
         return [mine]
@@ -33,7 +33,7 @@ def of_all(mine: T) -> list[T]:
     return found
 
 
-def of_rank(rank: int, mine: T) -> T:
+def broadcast(rank: int, mine: T) -> T:
     """What the process of this rank has."""
     if processes().num_processes == 1:
         return mine
@@ -42,14 +42,14 @@ def of_rank(rank: int, mine: T) -> T:
 
 
 @contextmanager
-def on_all() -> Iterator[None]:
+def raise_on_all() -> Iterator[None]:
     """What the code inside raises on one process, :class:`UserError` or :class:`Failed`, is raised on all."""
     mine: UserError | Failed | None = None
     try:
         yield
     except (UserError, Failed) as error:
         mine = error
-    said = of_all(None if mine is None else (type(mine), mine.args))
+    said = gather(None if mine is None else (type(mine), mine.args))
     if mine is not None:
         raise mine
     for kind, arguments in filter(None, said):

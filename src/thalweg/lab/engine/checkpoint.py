@@ -35,7 +35,7 @@ FORM: dict[str, Callable[[Any], bool]] = {
     "first": lambda x: isinstance(x, float),
     "window": lambda x: isinstance(x, torch.Tensor) and x.shape == (2,),
     "history": lambda x: isinstance(x, list) and all(isinstance(line, dict) for line in x),
-    "watched": lambda x: isinstance(x, list) and all(isinstance(line, dict) for line in x),
+    "observations": lambda x: isinstance(x, list) and all(isinstance(line, dict) for line in x),
     "generators": lambda x: isinstance(x, list) and all(isinstance(states, dict) for states in x),
     "model": lambda x: isinstance(x, dict),
     "optimizer": lambda x: isinstance(x, dict),
@@ -98,7 +98,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredCheckpoint:
     """The checkpoint in a folder: its ``state``, or why there is none that this run can go on from.
 
     ``problem`` is what is wrong with a file that is there, else ""; ``aside`` the name that keeps it.
@@ -114,32 +114,38 @@ class Found:
         return -1 if self.state is None else int(self.state["step"])
 
 
-def find(folder: Path, spec: RunSpec) -> Found:
+def find(folder: Path, spec: RunSpec) -> StoredCheckpoint:
     """Read the checkpoint of this very run, as if somebody had been at the file."""
     path = folder / NAME
     if not path.exists():
-        return Found()
+        return StoredCheckpoint()
     try:
         data = read_bytes(path, LARGEST)
         if not data:
             raise Damaged(path, "it is empty")
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Damaged as damaged:
-        return Found(None, damaged.why, DAMAGED)
+        return StoredCheckpoint(None, damaged.why, DAMAGED)
     except pickle.UnpicklingError:
-        return Found(None, "it is no checkpoint, or holds code that would have to run", DAMAGED)
+        return StoredCheckpoint(None, "it is no checkpoint, or holds code that would have to run", DAMAGED)
     except Exception as error:  # half a file, another format
-        return Found(None, f"it cannot be read: {' '.join(str(error).split())[:150] or type(error).__name__}", DAMAGED)
+        return StoredCheckpoint(
+            None, f"it cannot be read: {' '.join(str(error).split())[:150] or type(error).__name__}", DAMAGED
+        )
     if isinstance(state, dict) and isinstance(other := state.get("spec"), str) and other != spec.hash:
-        return Found(None, f"it is of another run ({other[:12]}, this is {spec.hash})", OTHER)
+        return StoredCheckpoint(None, f"it is of another run ({other[:12]}, this is {spec.hash})", OTHER)
     values = state if isinstance(state, dict) else {}
     wrong = next((key for key, right in FORM.items() if not right(values.get(key))), None)
     if wrong is None and state["step"] > spec.steps:
         wrong = "step"
-    return Found(state) if wrong is None else Found(None, f"it holds no {wrong!r} as a run has it", DAMAGED)
+    return (
+        StoredCheckpoint(state)
+        if wrong is None
+        else StoredCheckpoint(None, f"it holds no {wrong!r} as a run has it", DAMAGED)
+    )
 
 
-def put_aside(folder: Path, found: Found, step: int) -> str:
+def put_aside(folder: Path, found: StoredCheckpoint, step: int) -> str:
     """Keep a file that cannot be used beside, and return what to say of it; ``step`` is where the run goes on, or -1.
 
     Raises:

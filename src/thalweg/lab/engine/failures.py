@@ -57,7 +57,7 @@ def _said(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
-def of_another_process(error: BaseException) -> UserError | None:
+def peer_failure(error: BaseException) -> UserError | None:
     """What to say where a process waited for another that has gone, or None: it is something else."""
     if not isinstance(error, RuntimeError) or not torch.distributed.is_initialized():
         return None
@@ -70,27 +70,27 @@ def of_another_process(error: BaseException) -> UserError | None:
 
 
 @contextmanager
-def of_the_optimizer() -> Iterator[None]:
+def blame_optimizer() -> Iterator[None]:
     """Whatever an optimizer raises, ``SystemExit`` included, is a failure to count; only Ctrl-C passes."""
     try:
         yield
     except (KeyboardInterrupt, Stopped, Failed, UserError):
         raise
     except BaseException as error:
-        if (lost := of_another_process(error)) is not None:
+        if (lost := peer_failure(error)) is not None:
             raise lost from error
         raise Failed("out of memory" if _out_of_memory(error) else "refused", _said(error)) from error
 
 
 @contextmanager
-def of_the_task(task: str, where: str, model: nn.Module | None = None) -> Iterator[None]:
+def blame_task(task: str, where: str, model: nn.Module | None = None) -> Iterator[None]:
     """What a task's code raises stops everything, unless memory ran out or non-finite parameters explain it."""
     try:
         yield
     except (KeyboardInterrupt, Stopped, Failed, UserError, TaskFault):
         raise
     except BaseException as error:
-        if (lost := of_another_process(error)) is not None:
+        if (lost := peer_failure(error)) is not None:
             raise lost from error
         if _out_of_memory(error):
             raise Failed("out of memory", _said(error)) from error

@@ -23,7 +23,7 @@ from thalweg.lab import signals, tasks
 from thalweg.lab.contenders import contender
 from thalweg.lab.engine import agreement, checkpoint, data, experts, schedules, variables, weights
 from thalweg.lab.engine.augment import augmentation
-from thalweg.lab.engine.failures import Failed, diverged, of_the_optimizer, of_the_task
+from thalweg.lab.engine.failures import Failed, blame_optimizer, blame_task, diverged
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ EVALUATION_BATCH = 1024
 ASK_EVERY, ASK_SECONDS = 16, 2.0  # steps and seconds, at most, after which all ranks ask whether to save or to end
 
 
-class Watch(Protocol):
+class Observer(Protocol):
     """Looks at some steps between their gradient and their update; changes neither, nor draws random numbers.
 
     What it finds is a line of ``NAME.jsonl`` beside ``metrics.jsonl``, and ``NAME/...`` of the trackers. What it takes
@@ -45,7 +45,7 @@ class Watch(Protocol):
     name: str
 
     def begin(self, training: Training) -> None:
-        """On all processes: the run begins, or goes on after ``training.step`` steps with ``training.watched``.
+        """On all processes: the run begins, or goes on after ``training.step`` steps with ``training.observations``.
 
         Raises:
             UserError: it cannot be looked at.
@@ -62,13 +62,13 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class Execution:
     """How a run is carried out, without changing what it computes (but for rounding).
 
     ``micro_batch``: at most so many examples at a time on each process, the gradients accumulated. ``sharding``:
     one of :data:`~thalweg.records.regimen.SHARDINGS`, where there are several processes. ``workers``: processes that
     load data. ``checkpoint_seconds``: between two checkpoints. ``trackers``: Accelerate's names of them.
-    ``watch``: who looks at gradients and updates, on the first process. ``save_model``: a safetensors file for the
+    ``observer``: who looks at gradients and updates, on the first process. ``save_model``: a safetensors file for the
     weights that were scored last, written by the first process when the run has finished. ``init_from``: such a file to
     start from, whose hash (:func:`thalweg.lab.engine.weights.hash_of`) is the spec's ``init``.
     """
@@ -78,52 +78,52 @@ class How:
     workers: int = 0
     checkpoint_seconds: float = 30.0
     trackers: tuple[str, ...] = ()
-    watch: Watch | None = None
+    observer: Observer | None = None
     save_model: Path | None = None
     init_from: Path | None = None
 
 
 class Training:
-    """A run under way: ``history`` is what it has evaluated, ``watched`` seen, ``step`` how many steps are done."""
+    """A run under way: ``step`` steps are done, ``history`` has its evaluations, ``observations`` its observer's."""
 
-    def __init__(self, spec: RunSpec, folder: Path, how: How) -> None:
-        self.spec, self.folder, self.how = spec, folder, how
-        self.accelerator = accelerator = _accelerator(spec, how, folder)
-        self.sharded = how.sharding != "ddp" and accelerator.num_processes > 1
-        with agreement.on_all():
+    def __init__(self, spec: RunSpec, folder: Path, execution: Execution) -> None:
+        self.spec, self.folder, self.execution = spec, folder, execution
+        self.accelerator = accelerator = _accelerator(spec, execution, folder)
+        self.sharded = execution.sharding != "ddp" and accelerator.num_processes > 1
+        with agreement.raise_on_all():
             fill = self._take_task()
             set_seed(spec.seed)
             with (
-                of_the_task(spec.task, "model()"),
+                blame_task(spec.task, "model()"),
                 init_empty_weights(include_buffers=False) if fill else nullcontext(),
             ):
                 model = self.task.model()
                 if not any(p.requires_grad for p in model.parameters()):
                     raise ValueError("the model has no parameters to train")
         if self.sharded:
-            model = _sharded(model if fill else model.to(accelerator.device), accelerator, how)
-        with agreement.on_all():
+            model = _sharded(model if fill else model.to(accelerator.device), accelerator, execution)
+        with agreement.raise_on_all():
             if fill:
                 _take_memory(model, accelerator.device)
-                with of_the_task(spec.task, "initialise()"):
+                with blame_task(spec.task, "initialise()"):
                     fill(model)
-            if how.init_from is not None:
-                weights.load(how.init_from, model, sharded=self.sharded)
-            with of_the_optimizer():
+            if execution.init_from is not None:
+                weights.load(execution.init_from, model, sharded=self.sharded)
+            with blame_optimizer():
                 optimizer = contender(spec.optimizer).build(model, spec.settings)
         self.model = accelerator.prepare_model(model, evaluation_mode=self.sharded)  # that is: not in DDP as well
-        with agreement.on_all(), of_the_optimizer():  # whose state dict it loads
+        with agreement.raise_on_all(), blame_optimizer():  # whose state dict it loads
             self.optimizer = accelerator.prepare_optimizer(optimizer)
         scale = schedules.LR_RULES[spec.lr_rule](spec.batch_size / spec.lr_base)
         self.rates = [group["lr"] * scale for group in self.optimizer.param_groups]
-        self.watch = how.watch if accelerator.is_main_process else None
+        self.observer = execution.observer if accelerator.is_main_process else None
         self.step, self.seconds, self.first = 0, 0.0, 0.0
         self.since = 0.0  # when the training began whose seconds are not counted yet
         self.window = torch.zeros(2, device=accelerator.device)  # sum of training losses, and how many
         self.history: list[dict[str, Any]] = []
-        self.watched: list[dict[str, Any]] = []
+        self.observations: list[dict[str, Any]] = []
         whole, ranks = list(range(spec.batch_size)), accelerator.num_processes
-        self.sizes = [len(part) for part in data.parts(whole, accelerator.process_index, ranks, how.micro_batch)]
+        self.sizes = [len(part) for part in data.parts(whole, accelerator.process_index, ranks, execution.micro_batch)]
         self.parts = len(self.sizes)  # of a step
         self.model.train()
 
@@ -134,10 +134,10 @@ class Training:
             UserError: the data are missing, or the run does not go with the task or the processes.
         """
         spec, ranks = self.spec, self.accelerator.num_processes
-        if (spec.init != "") is not (self.how.init_from is not None):
-            raise UserError("RunSpec.init and How.init_from go together: the hash of the file, and the file")
-        if self.how.init_from is not None and weights.hash_of(self.how.init_from) != spec.init:
-            raise UserError(f"--init-from: {self.how.init_from} has changed since this run was asked for")
+        if (spec.init != "") is not (self.execution.init_from is not None):
+            raise UserError("RunSpec.init and Execution.init_from go together: the hash of the file, and the file")
+        if self.execution.init_from is not None and weights.hash_of(self.execution.init_from) != spec.init:
+            raise UserError(f"--init-from: {self.execution.init_from} has changed since this run was asked for")
         shared, self.data = tasks.load(spec.task)
         self.task = copy.copy(shared)
         if spec.label_smoothing and shared.label_smoothing is None:
@@ -152,8 +152,10 @@ class Training:
             )
         return getattr(self.task, "initialise", None) if self.sharded else None
 
-    def run(self, heard: Callable[[Training, str], None]) -> None:
-        """Train to the end of the schedule; ``heard`` is told of each "step", "watch", "evaluation" and "checkpoint".
+    def run(self, on_event: Callable[[Training, str], None]) -> None:
+        """Train to the end of the schedule.
+
+        ``on_event`` is called with "step", "observation", "evaluation" or "checkpoint".
 
         Raises:
             Failed: the run diverged, the optimizer refused, memory ran out.
@@ -166,25 +168,25 @@ class Training:
         self.asked, self.ask_at = (self.step, time.monotonic()), self.step + 1
         while self.step < spec.steps:
             self.take_step(batches)
-            if self.watched and self.watched[-1]["step"] == self.step:
-                with self._aside():
-                    heard(self, "watch")
+            if self.observations and self.observations[-1]["step"] == self.step:
+                with self._untimed():
+                    on_event(self, "observation")
             if spec.evaluated(self.step):
-                with self._aside():
+                with self._untimed():
                     self._evaluate()
-                    heard(self, "evaluation")
+                    on_event(self, "evaluation")
             due, number = self._asked(saved)
             if number or (due and self.step < spec.steps):
-                with self._aside():
+                with self._untimed():
                     self.save()
-                    heard(self, "checkpoint")
+                    on_event(self, "checkpoint")
                 saved = time.monotonic()
             if number:
                 raise signals.Terminated(number)
-            heard(self, "step")
+            on_event(self, "step")
 
     @contextmanager
-    def _aside(self) -> Iterator[None]:
+    def _untimed(self) -> Iterator[None]:
         """What is done inside is no training time."""
         self.seconds += self._clock() - self.since
         yield
@@ -195,20 +197,20 @@ class Training:
         factor = schedules.factor(self.spec.schedule, self.step, self.spec.steps, self.spec.warmup)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        watch = self.watch if self.watch is not None and self.watch.due(self.step + 1) else None
+        observer = self.observer if self.observer is not None and self.observer.due(self.step + 1) else None
         for part in range(self.parts):
-            with of_the_task(self.spec.task, "its model, loss or data", self.model):
+            with blame_task(self.spec.task, "its model, loss or data", self.model):
                 examples, share = self._backward(next(batches), self.sizes[part], last=part == self.parts - 1)
-            if watch is not None:
-                with self._aside():
-                    watch.part(self, examples, share)
-        with of_the_optimizer():
+            if observer is not None:
+                with self._untimed():
+                    observer.part(self, examples, share)
+        with blame_optimizer():
             if self.spec.clip is not None:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.clip)
-        if watch is not None:
-            with self._aside():
-                self.watched.append({"step": self.step + 1, **watch.gradient(self)})
-        with of_the_optimizer():
+        if observer is not None:
+            with self._untimed():
+                self.observations.append({"step": self.step + 1, **observer.gradient(self)})
+        with blame_optimizer():
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.step += 1
@@ -263,7 +265,7 @@ class Training:
     def score(self, split: str) -> float:
         """The task's metric on a split."""
         scores = self.scores(split)
-        with of_the_task(self.spec.task, "its combine"):
+        with blame_task(self.spec.task, "its combine"):
             return float(self.task.combine(scores))
 
     @torch.no_grad()
@@ -275,7 +277,7 @@ class Training:
         _mode(self.optimizer, "eval")
         model.eval()
         scores = []
-        with of_the_task(self.spec.task, "its model or score", model):
+        with blame_task(self.spec.task, "its model or score", model):
             for batch, piece in zip(data.loader(rows, iter([p or [0] for p in pieces])), pieces, strict=True):
                 inputs, targets = send_to_device(batch, self.accelerator.device)
                 scores.append(self.task.score(called(model, inputs), targets)[: len(piece)].cpu())
@@ -291,11 +293,11 @@ class Training:
 
     def batches(self) -> Iterator[Any]:
         """What this process trains on from here to the last step, part after part."""
-        a, how = self.accelerator, self.how
+        a, execution = self.accelerator, self.execution
         pieces = data.training_pieces(
-            self.spec, self.step, self.examples, a.process_index, a.num_processes, how.micro_batch
+            self.spec, self.step, self.examples, a.process_index, a.num_processes, execution.micro_batch
         )
-        return iter(data.loader(self.data.train, pieces, how.workers))
+        return iter(data.loader(self.data.train, pieces, execution.workers))
 
     def _clock(self) -> float:
         if self.accelerator.device.type == "cuda":
@@ -305,15 +307,15 @@ class Training:
     def _asked(self, saved: float) -> tuple[bool, int]:
         """Whether a checkpoint is due, by the first rank's clock, and the signal that any rank was sent, or 0."""
         now = time.monotonic()
-        due = now - saved >= self.how.checkpoint_seconds
+        due = now - saved >= self.execution.checkpoint_seconds
         if self.accelerator.num_processes == 1:
-            return due, signals.noted()
+            return due, signals.pending()
         if self.step < self.ask_at and self.step < self.spec.steps:
             return False, 0
         pace = (now - self.asked[1]) / max(1, self.step - self.asked[0])  # seconds a step
         self.asked = self.step, now
         steps = max(1, min(ASK_EVERY, int(ASK_SECONDS / max(pace, 1e-6))))
-        found = agreement.of_all((due, signals.noted(), steps))
+        found = agreement.gather((due, signals.pending(), steps))
         self.ask_at = self.step + found[0][2]
         return found[0][0], next((number for _, number, _ in found if number), 0)
 
@@ -329,7 +331,7 @@ class Training:
         window: Tensor = self.accelerator.reduce(self.window, "mean")  # every rank's, as every rank reads it again
         if self.accelerator.is_main_process:
             own = {"step": self.step, "seconds": self.seconds, "first": self.first, "window": window.cpu()}
-            own |= {"history": self.history, "watched": self.watched, "generators": states}
+            own |= {"history": self.history, "observations": self.observations, "generators": states}
             checkpoint.save(self.folder, {"spec": self.spec.hash, **state, **own})
 
     def restore(self, say: Callable[[str], None]) -> int:
@@ -345,24 +347,24 @@ class Training:
             UserError: a file that is not used cannot be renamed.
         """
         found = checkpoint.find(self.folder, self.spec)
-        seen = agreement.of_all((found.step, found.state and found.state["id"]))
+        seen = agreement.gather((found.step, found.state and found.state["id"]))
         best = max(range(len(seen)), key=lambda rank: (seen[rank][0], -rank))
-        with agreement.on_all():
+        with agreement.raise_on_all():
             if found.problem and self.accelerator.is_main_process:
                 say(checkpoint.put_aside(self.folder, found, seen[best][0]))
         if seen[best][0] < 0:
             return 0
         state = found.state
         if len(set(seen)) > 1:
-            state = agreement.of_rank(best, state)
+            state = agreement.broadcast(best, state)
         assert state is not None
-        with agreement.on_all(), of_the_optimizer():
+        with agreement.raise_on_all(), blame_optimizer():
             checkpoint.set_state(self.bare(), self.inner(), state, sharded=self.sharded)
             if len(state["generators"]) == self.accelerator.num_processes:
                 checkpoint.set_generators(state["generators"][self.accelerator.process_index])
         self.step, self.seconds, self.first = state["step"], state["seconds"], state["first"]
         self.window = state["window"].to(self.window.device)
-        self.history, self.watched = state["history"], state["watched"]
+        self.history, self.observations = state["history"], state["observations"]
         return self.step
 
     def save_model(self, path: Path) -> None:
@@ -389,7 +391,7 @@ class Training:
         return inner
 
 
-def _accelerator(spec: RunSpec, how: How, folder: Path) -> Accelerator:
+def _accelerator(spec: RunSpec, execution: Execution, folder: Path) -> Accelerator:
     variables.check(spec.precision)
     AcceleratorState._reset_state()  # the precision of an earlier run in this process
     return Accelerator(  # what it would read from the environment is given
@@ -397,18 +399,18 @@ def _accelerator(spec: RunSpec, how: How, folder: Path) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",
         cpu=not torch.accelerator.is_available(),  # said, or the processes of torchrun would each train alone on a CPU
-        log_with=list(how.trackers) or None,
+        log_with=list(execution.trackers) or None,
         project_dir=str(folder),
     )
 
 
-def _sharded(model: nn.Module, accelerator: Accelerator, how: How) -> nn.Module:
+def _sharded(model: nn.Module, accelerator: Accelerator, execution: Execution) -> nn.Module:
     """The model's parameters as shards, those of repeated blocks a block at a time.
 
     By torch's own call: Accelerate has FSDP2 for accelerators alone, and swaps the optimizer's parameters afterwards.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    apart = experts.spread(model, mesh) if how.sharding == "fsdp2+ep" else set()
+    apart = experts.spread(model, mesh) if execution.sharding == "fsdp2+ep" else set()
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
             fully_shard(block, mesh=mesh, ignored_params=apart)
@@ -443,7 +445,7 @@ def _mode(optimizer: Any, name: str) -> None:
     inner = getattr(optimizer, "optimizer", optimizer)
     while inner is not None:
         if callable(switch := getattr(inner, name, None)):
-            with of_the_optimizer():
+            with blame_optimizer():
                 switch()
             return
         inner = getattr(inner, "base", None) or getattr(inner, "optimizer", None)

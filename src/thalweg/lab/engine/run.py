@@ -16,8 +16,8 @@ import torch
 from thalweg import records
 from thalweg.lab import signals, tasks
 from thalweg.lab.engine import agreement, checkpoint, variables
-from thalweg.lab.engine.failures import Failed, of_another_process, of_the_task
-from thalweg.lab.engine.loop import How, Training
+from thalweg.lab.engine.failures import Failed, blame_task, peer_failure
+from thalweg.lab.engine.loop import Execution, Training
 from thalweg.records.errors import UserError
 from thalweg.records.files import Damaged
 from thalweg.records.reading import read_run
@@ -25,11 +25,11 @@ from thalweg.records.reading import read_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from thalweg.lab.engine.loop import Watch
+    from thalweg.lab.engine.loop import Observer
     from thalweg.lab.engine.spec import RunSpec
 
 WRITE_SECONDS = 2.0  # between two writes of the metrics of a run under way
-Heard = Callable[[Training, str], None]
+OnEvent = Callable[[Training, str], None]
 
 
 def _to_standard_error(line: str) -> None:
@@ -77,8 +77,8 @@ def train(
     folder: Path,
     place: Place | None = None,
     *,
-    how: How | None = None,
-    heard: Heard = lambda training, event: None,
+    execution: Execution | None = None,
+    on_event: OnEvent = lambda training, event: None,
     say: Callable[[str], None] = _to_standard_error,
 ) -> dict[str, Any]:
     """Train as ``spec`` says, record in ``folder``, and return the result, or the one that is there already.
@@ -91,8 +91,8 @@ def train(
         spec: what to train.
         folder: the run's own folder.
         place: what the run is to a comparison.
-        how: how to carry it out.
-        heard: told of each "step", "watch", "evaluation" and "checkpoint"; may raise :class:`Stopped`.
+        execution: how to carry it out.
+        on_event: told of each "step", "observation", "evaluation" and "checkpoint"; may raise :class:`Stopped`.
         say: told, on the first rank, of a checkpoint that cannot be used.
 
     Returns:
@@ -103,21 +103,21 @@ def train(
         UserError: the run cannot begin or go on, or the folder cannot be written.
         Terminated: a signal ended it (:mod:`thalweg.lab.signals`); there is a checkpoint.
     """
-    how = how or How()
+    execution = execution or Execution()
     variables.check(spec.precision)
     try:
         if (found := _agreed(spec, folder, place)) is not None:
             return found
-        return _trained(spec, _Writer(spec, folder, place or Place(), how.watch), how, heard, say)
+        return _trained(spec, _Writer(spec, folder, place or Place(), execution.observer), execution, on_event, say)
     except RuntimeError as error:
-        if (lost := of_another_process(error)) is not None:
+        if (lost := peer_failure(error)) is not None:
             raise lost from error
         raise
 
 
 def _agreed(spec: RunSpec, folder: Path, place: Place | None) -> dict[str, Any] | None:
     """The complete run that the first rank finds, or None; all ranks are to train the same."""
-    found = agreement.of_all((spec.hash, stored(folder, spec, place), str(folder)))
+    found = agreement.gather((spec.hash, stored(folder, spec, place), str(folder)))
     hashes = [one[0] for one in found]
     if len(set(hashes)) > 1:
         raise UserError(
@@ -133,42 +133,44 @@ def _agreed(spec: RunSpec, folder: Path, place: Place | None) -> dict[str, Any] 
     return result
 
 
-def _trained(spec: RunSpec, writer: _Writer, how: How, heard: Heard, say: Callable[[str], None]) -> dict[str, Any]:
-    unfinished = any(agreement.of_all((writer.folder / checkpoint.NAME).exists()))
+def _trained(
+    spec: RunSpec, writer: _Writer, execution: Execution, on_event: OnEvent, say: Callable[[str], None]
+) -> dict[str, Any]:
+    unfinished = any(agreement.gather((writer.folder / checkpoint.NAME).exists()))
     try:
-        training = Training(spec, writer.folder, how)
+        training = Training(spec, writer.folder, execution)
     except Failed as failed:
         if unfinished:
-            raise _left(writer.folder, failed) from failed
+            raise _cannot_resume(writer.folder, failed) from failed
         return writer.end(_failed(failed, None))
-    with signals.held():
+    with signals.deferred():
         try:
             reached = training.restore(say)
         except Failed as failed:
-            raise _left(writer.folder, failed) from failed
-        if how.trackers:
+            raise _cannot_resume(writer.folder, failed) from failed
+        if execution.trackers:
             training.accelerator.init_trackers("thalweg", config=_flat(spec))
         try:
-            if how.watch is not None:
-                how.watch.begin(training)
-            with agreement.on_all():
+            if execution.observer is not None:
+                execution.observer.begin(training)
+            with agreement.raise_on_all():
                 if not reached:
                     writer.begin()
-            training.run(lambda t, event: writer.hear(t, event, heard))
+            training.run(lambda t, event: writer.on_event(t, event, on_event))
             result = _finished(training)
         except Failed as failed:
             unmoved = reached and reached == training.step
             if unmoved and failed.kind not in ("diverged", "non-finite metric"):  # of what was trained before
-                raise _left(writer.folder, failed) from failed
+                raise _cannot_resume(writer.folder, failed) from failed
             result = _failed(failed, training)
         finally:
-            if how.trackers:
+            if execution.trackers:
                 training.accelerator.end_training()
         writer.lines(training)
         return writer.end(result)
 
 
-def _left(folder: Path, failed: Failed) -> UserError:
+def _cannot_resume(folder: Path, failed: Failed) -> UserError:
     """What to say of a run that raised before its first new step; its folder is as it was."""
     return UserError(
         f"cannot go on from {folder / checkpoint.NAME} ({failed.kind}: {failed.reason}): checkpoint and records are as "
@@ -189,9 +191,9 @@ def leave() -> None:
 class _Writer:
     """The records of a run; of a distributed one only the first rank's are written."""
 
-    def __init__(self, spec: RunSpec, folder: Path, place: Place, watch: Watch | None = None) -> None:
+    def __init__(self, spec: RunSpec, folder: Path, place: Place, observer: Observer | None = None) -> None:
         self.spec, self.folder, self.place = spec, folder, place
-        self.watch = None if watch is None else watch.name
+        self.observer = None if observer is None else observer.name
         state = agreement.processes()
         self.first_rank, self.processes = state.is_main_process, state.num_processes
         self.written, self.begun = 0.0, False
@@ -212,24 +214,24 @@ class _Writer:
         except OSError as error:
             raise records.unwritable(error, self.folder) from None
 
-    def hear(self, training: Training, event: str, heard: Heard) -> None:
+    def on_event(self, training: Training, event: str, on_event: OnEvent) -> None:
         self.begin()
-        if event in ("evaluation", "watch"):
-            if training.how.trackers:
-                line = training.history[-1] if event == "evaluation" else training.watched[-1]
-                room = "" if event == "evaluation" else f"{self.watch}/"
+        if event in ("evaluation", "observation"):
+            if training.execution.trackers:
+                line = training.history[-1] if event == "evaluation" else training.observations[-1]
+                room = "" if event == "evaluation" else f"{self.observer}/"
                 told = {room + key: x for key, x in line.items() if key != "step" and records.finite(x) is not None}
                 training.accelerator.log(told, step=line["step"])
             if time.monotonic() - self.written > WRITE_SECONDS and training.step < self.spec.steps:
                 self.lines(training)
-        heard(training, event)
+        on_event(training, event)
 
     def lines(self, training: Training) -> None:
         if self.first_rank:
             try:
                 records.write_lines(self.folder / "metrics.jsonl", training.history)
-                if self.watch is not None:
-                    records.write_lines(self.folder / f"{self.watch}.jsonl", training.watched)
+                if self.observer is not None:
+                    records.write_lines(self.folder / f"{self.observer}.jsonl", training.observations)
             except OSError as error:
                 raise records.unwritable(error, self.folder) from None
             self.written = time.monotonic()
@@ -238,7 +240,7 @@ class _Writer:
         self.begin()
         if self.first_rank:
             try:
-                for name in ("metrics", self.watch):
+                for name in ("metrics", self.observer):
                     if name is not None and not (self.folder / f"{name}.jsonl").exists():
                         records.write_lines(self.folder / f"{name}.jsonl", [])
                 records.write_json(self.folder / "result.json", result)
@@ -267,18 +269,18 @@ def _finished(training: Training) -> dict[str, Any]:
         "seconds_to_target": reached and reached["seconds"],
     }
     if spec.test:
-        with of_the_task(spec.task, "its score on the test set"):
+        with blame_task(spec.task, "its score on the test set"):
             scores = training.scores("test")
             result["test"] = float(task.combine(scores))
             more = {name: float(value) for name, value in task.more(scores).items()}
         if not math.isfinite(result["test"]):
             raise _unscored("test", result["test"], history[-1]["loss"])
         result["test_metrics"] = {name: value for name, value in more.items() if math.isfinite(value)}  # not 0 / 0
-    if training.how.save_model is not None:
+    if training.execution.save_model is not None:
         try:
-            training.save_model(training.how.save_model)
+            training.save_model(training.execution.save_model)
         except OSError as error:
-            raise records.unwritable(error, training.how.save_model) from None
+            raise records.unwritable(error, training.execution.save_model) from None
     return result
 
 
@@ -298,7 +300,7 @@ def _failed(failed: Failed, training: Training | None) -> dict[str, Any]:
     }
 
 
-def crashed(spec: RunSpec, folder: Path, place: Place, reason: str) -> dict[str, Any]:
+def record_crash(spec: RunSpec, folder: Path, place: Place, reason: str) -> dict[str, Any]:
     """Record that the run took its process down with it."""
     writer = _Writer(spec, folder, place)
     return writer.end(_failed(Failed("crashed", reason), None))

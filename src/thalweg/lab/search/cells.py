@@ -51,7 +51,7 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedCell:
     """One optimizer on one task at one batch size and training length, and how much is asked for."""
 
     task: str

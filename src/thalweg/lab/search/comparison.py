@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.lab.engine import crashed
+from thalweg.lab.engine import record_crash
 from thalweg.lab.engine.checkpoint import NAME
-from thalweg.lab.search.work import Assignment, open_claims, process
+from thalweg.lab.search.work import Assignment, open_tickets, process
 from thalweg.lab.signals import Terminated
 from thalweg.records.errors import TaskFault, UserError
 
@@ -30,7 +30,7 @@ KILLS = 3  # of a run's process without any progress, before it counts as a cras
 PATIENCE = 5.0  # seconds that workers have to stop when somebody waits at the keyboard
 GRACE = 20.0  # and when a cluster ends the job, of the 30 that SLURM, Kubernetes and torchrun leave by default
 LARGEST_JOBS = 256
-Listen = Callable[[str, Any], None]
+OnMessage = Callable[[str, Any], None]
 
 
 @dataclass
@@ -62,10 +62,12 @@ def default_jobs() -> int:
     return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, LARGEST_JOBS)
 
 
-def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: None, *, timing: bool = False) -> None:
+def run(
+    assignment: Assignment, jobs: int, on_message: OnMessage = lambda what, value: None, *, timing: bool = False
+) -> None:
     """Work with so many processes until the comparison is done, or time its tables with one.
 
-    ``listen`` hears what the workers tell, as (job, value) where it is about one.
+    ``on_message`` gets what the workers send, as (job, value) where it is about one.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the workers have stopped, or were killed after a few seconds.
@@ -80,7 +82,7 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
     def start() -> None:
         ours, theirs = context.Pipe(duplex=False)
         child = context.Process(target=process, args=(assignment, timing, theirs), daemon=True)
-        with _deaf():
+        with _sigint_blocked():
             child.start()
         theirs.close()
         workers.append(_Worker(child, ours))
@@ -90,7 +92,7 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
         for _ in range(1 if timing else jobs):
             start()
         while any(not worker.over for worker in workers):
-            listen("tick", None)
+            on_message("tick", None)
             for connection in wait([w.connection for w in workers if not w.over], timeout=0.2):
                 worker = next(w for w in workers if w.connection is connection)
                 try:
@@ -99,8 +101,8 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
                     worker.over = True
                     worker.process.join(PATIENCE)
                     early += worker.job is None
-                    if (result := _bury(worker, crashes, assignment)) is not None:
-                        listen("end", (worker.job, result))
+                    if (result := _record_crash(worker, crashes, assignment)) is not None:
+                        on_message("end", (worker.job, result))
                     if early > 2:
                         raise UserError(
                             f"worker processes end at once (exit code {worker.process.exitcode}): start fewer with "
@@ -108,7 +110,7 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
                         ) from None
                     start()
                     continue
-                _hear(worker, what, value, listen)
+                _handle(worker, what, value, on_message)
     except Terminated:
         patience = GRACE
         raise
@@ -116,7 +118,7 @@ def run(assignment: Assignment, jobs: int, listen: Listen = lambda what, value: 
         _stop(workers, patience)
 
 
-def _hear(worker: _Worker, what: str, value: Any, listen: Listen) -> None:
+def _handle(worker: _Worker, what: str, value: Any, on_message: OnMessage) -> None:
     if what == "over":
         worker.over = True
     elif what == "stopped":  # by a signal that it was sent itself: the job is ending
@@ -130,14 +132,14 @@ def _hear(worker: _Worker, what: str, value: Any, listen: Listen) -> None:
         raise RuntimeError(f"in a worker process:\n{value}")
     elif what == "run":
         worker.job = value
-        listen(what, value)
+        on_message(what, value)
     elif what in ("part", "end"):
-        listen(what, (worker.job, value))
+        on_message(what, (worker.job, value))
     else:
-        listen(what, value)
+        on_message(what, value)
 
 
-def _bury(worker: _Worker, crashes: _Crashes, assignment: Assignment) -> dict[str, Any] | None:
+def _record_crash(worker: _Worker, crashes: _Crashes, assignment: Assignment) -> dict[str, Any] | None:
     """Of a process that is gone: record the run that took it down, unless it was merely killed, which may be luck.
 
     Returns the result that was recorded, if any. A run that somebody else has taken over meanwhile is theirs.
@@ -152,10 +154,10 @@ def _bury(worker: _Worker, crashes: _Crashes, assignment: Assignment) -> dict[st
     else:
         how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         reason = f"its process ended ({how})"
-    if (claim := open_claims(assignment).take(job)) is None:
+    if (ticket := open_tickets(assignment).take(job)) is None:
         return None
-    result = crashed(job.spec, job.folder, job.place, reason)
-    claim.release(result)
+    result = record_crash(job.spec, job.folder, job.place, reason)
+    ticket.release(result)
     return result
 
 
@@ -182,7 +184,7 @@ def _stop(workers: list[_Worker], patience: float) -> None:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def _sigint_blocked() -> Iterator[None]:
     """Ctrl-C is for the parent: a process that starts within never hears it, not amid its imports either."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -20,7 +20,7 @@ from thalweg.lab.search.timing import ROUNDS, SECONDS, WARM
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from thalweg.lab.search.cells import Cell
+    from thalweg.lab.search.cells import PlannedCell
     from thalweg.lab.tasks import Splits, Task
 
 START = 5.0  # seconds until worker processes have imported torch
@@ -51,7 +51,7 @@ class Expected:
         return self.training + self.beside + self.timing
 
 
-def expected(cells: Sequence[Cell], jobs: int, *, timing: bool) -> Expected:
+def expected(cells: Sequence[PlannedCell], jobs: int, *, timing: bool) -> Expected:
     """How long the runs of these cells take, ``jobs`` at a time, from nothing to the end."""
     open_cells = [cell for cell in cells if cell.left_out is None]
     at_a_time = min(jobs, os.cpu_count() or 1)

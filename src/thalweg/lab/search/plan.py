@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
 from thalweg.lab.engine import variables
-from thalweg.lab.engine.failures import of_the_task
+from thalweg.lab.engine.failures import blame_task
 from thalweg.lab.engine.source import code_hash
 from thalweg.lab.engine.spec import RunSpec
-from thalweg.lab.search.cells import Cell, same_regimen, stored_cell
+from thalweg.lab.search.cells import PlannedCell, same_regimen, stored_cell
 from thalweg.lab.tasks import Budget
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN
@@ -26,7 +26,7 @@ BUDGETS = ("short", "long")
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What to compare.
 
     ``batch_sizes`` None: each task's own. ``steps`` None: the task's short and long budgets, as ``budgets`` says.
@@ -43,7 +43,7 @@ class Plan:
     budgets: tuple[str, ...] = BUDGETS
     regimen: dict[str, Any] = field(default_factory=dict)
 
-    def cells(self, root: Path) -> tuple[list[Cell], list[str]]:
+    def cells(self, root: Path) -> tuple[list[PlannedCell], list[str]]:
         """Every optimizer in every table, and what is left out of the comparison, a sentence each.
 
         Raises:
@@ -54,12 +54,12 @@ class Plan:
         for optimizer in dict.fromkeys(self.optimizers):
             contender(optimizer)
         variables.check(self.regimen.get("precision", "no"))
-        found: list[Cell] = []
+        found: list[PlannedCell] = []
         notes: list[str] = []
         for name in dict.fromkeys(self.tasks):
             task, splits = tasks.load(name)
             sizes = self.batch_sizes or tuple(one.batch_size for one in task.budgets)
-            with of_the_task(name, "model()"):
+            with blame_task(name, "model()"):
                 model = task.model()
                 lacks = {optimizer: contender(optimizer).lacks(model) for optimizer in dict.fromkeys(self.optimizers)}
             for batch_size in dict.fromkeys(sizes):
@@ -83,13 +83,13 @@ class Plan:
             if (budget := tasks.budget_at(task.budgets, batch_size, name)) is not None:
                 yield budget
 
-    def _cell(self, root: Path, task: str, budget: Budget, optimizer: str, lacking: str | None) -> Cell:
+    def _cell(self, root: Path, task: str, budget: Budget, optimizer: str, lacking: str | None) -> PlannedCell:
         defaults = RunSpec(task, budget.batch_size, budget.steps, optimizer, {})
         regimen = {name: getattr(defaults, name) for name in REGIMEN} | self.regimen
         if contender(optimizer).schedule is not None:
             regimen["schedule"] = contender(optimizer).schedule
         grid = contender(optimizer).grid
-        cell = Cell(
+        cell = PlannedCell(
             task=task,
             batch_size=budget.batch_size,
             steps=budget.steps,
@@ -106,10 +106,10 @@ class Plan:
             left_out=lacking,
         )
         cell.spec({}, 0, test=False)  # a value that no run can have is found here
-        return _no_less(cell, stored_cell(cell.folder(root)), root)
+        return _grow_only(cell, stored_cell(cell.folder(root)), root)
 
 
-def _no_less(cell: Cell, stored: dict[str, Any], root: Path) -> Cell:
+def _grow_only(cell: PlannedCell, stored: dict[str, Any], root: Path) -> PlannedCell:
     """The cell with at least as much as its folder has been asked for before."""
     before = stored.get("recipe")
     if isinstance(before, dict) and not same_regimen(cell.regimen, before):

@@ -1,4 +1,4 @@
-"""Claims in an Optuna storage: the same comparison on machines that share a database instead of a folder.
+"""Tickets in an Optuna storage: the same comparison on machines that share a database instead of a folder.
 
 A study of Optuna's holds the runs of one study (or of the fresh seeds) of a cell; a trial of its is a ticket of one
 run: RUNNING while somebody is at it, COMPLETE with the validation metric when it has finished, FAIL when it was given
@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from thalweg import records
 from thalweg.lab.engine import checkpoint
-from thalweg.lab.search import claims
-from thalweg.lab.search.claims import Watch, known_dead, owner
+from thalweg.lab.search import tickets
+from thalweg.lab.search.tickets import Heartbeats, owner, process_is_gone
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,15 +69,15 @@ def _database(url: str) -> BaseStorage:
     return get_storage(RDBStorage(url))
 
 
-class StorageClaims:
+class StorageTickets:
     """Tickets as trials of an Optuna storage, beating by an attribute."""
 
     def __init__(self, url: str) -> None:
-        self.url, self.storage, self.watch = url, open_storage(url), Watch()
+        self.url, self.storage, self.heartbeats = url, open_storage(url), Heartbeats()
         self.studies: dict[str, int] = {}
 
-    def take(self, job: Job) -> claims.Claim | None:
-        """See :class:`Claims`; runs that others have completed are written into their folders on the way."""
+    def take(self, job: Job) -> tickets.Ticket | None:
+        """See :class:`Tickets`; runs that others have completed are written into their folders on the way."""
         study, run = self._study(job), job.folder.name
         tickets = self.trials(study, run)
         if self._fetch(job, tickets) or self._holders(study, tickets):
@@ -87,7 +87,7 @@ class StorageClaims:
         if self._fetch(job, tickets) or any(other.number < mine.number for other in self._holders(study, tickets)):
             self.storage.set_trial_state_values(number, TrialState.FAIL)
             return None
-        return _StorageClaim(self, study, job, number, mine.number)
+        return _StorageTicket(self, study, job, number, mine.number)
 
     def _study(self, job: Job) -> int:
         spec, place = job.spec, job.place
@@ -115,8 +115,8 @@ class StorageClaims:
             t
             for t in tickets
             if t.state == TrialState.RUNNING
-            and not known_dead(t.user_attrs.get("owner", {}))
-            and not self.watch.silent(f"{study}/{t.number}", t.user_attrs.get("beat"))
+            and not process_is_gone(t.user_attrs.get("owner", {}))
+            and not self.heartbeats.silent(f"{study}/{t.number}", t.user_attrs.get("beat"))
         ]
 
     def _fetch(self, job: Job, tickets: list[FrozenTrial]) -> bool:
@@ -131,8 +131,8 @@ class StorageClaims:
         return False
 
 
-class _StorageClaim:
-    def __init__(self, parent: StorageClaims, study: int, job: Job, trial: int, number: int) -> None:
+class _StorageTicket:
+    def __init__(self, parent: StorageTickets, study: int, job: Job, trial: int, number: int) -> None:
         self.parent, self.study, self.job, self.trial, self.number = parent, study, job, trial, number
         self.beats = 0
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from thalweg import records
 from thalweg.lab import tasks
-from thalweg.lab.engine import Failed, How, RunSpec, Stopped, Training
-from thalweg.lab.search.cells import Cell, Reader, slug
+from thalweg.lab.engine import Execution, Failed, RunSpec, Stopped, Training
+from thalweg.lab.search.cells import PlannedCell, Reader, slug
 from thalweg.records import results
 from thalweg.records.errors import UserError
 from thalweg.records.reading import read_timing
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WARM, ROUNDS, SECONDS = 3, 20, 10.0  # steps before, steps of each, and at most so long a table
 
 
-def time_tables(root: Path, cells: Sequence[Cell], stop: Callable[[], bool] = lambda: False) -> None:
+def time_tables(root: Path, cells: Sequence[PlannedCell], stop: Callable[[], bool] = lambda: False) -> None:
     """Time every table whose optimizers have settings, and write ``timing/STEPS-steps.json`` beside its runs.
 
     A table is timed again when a setting has changed or an optimizer has come, and then all of it, also what earlier
@@ -44,7 +44,7 @@ def time_tables(root: Path, cells: Sequence[Cell], stop: Callable[[], bool] = la
         trainings = {}
         for name, spec in chosen.items():
             try:
-                trainings[name] = Training(replace(spec, steps=WARM + ROUNDS), root, How())
+                trainings[name] = Training(replace(spec, steps=WARM + ROUNDS), root, Execution())
             except Failed:
                 continue
         seconds = _interleaved(trainings, stop)
@@ -67,7 +67,7 @@ def timed(path: Path) -> dict[str, RunSpec]:
     return found
 
 
-def chosen_of(cell: Cell, root: Path, reader: Reader) -> results.Run | None:
+def chosen_of(cell: PlannedCell, root: Path, reader: Reader) -> results.Run | None:
     """The chosen trial of a cell whose studies are complete."""
     studies: dict[int, list[results.Run]] = {}
     for run in reader.found.values():

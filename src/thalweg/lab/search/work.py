@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.lab.engine import How, Stopped, Training, train
-from thalweg.lab.search.cells import Cell, Job, Reader
-from thalweg.lab.search.claims import Claims, FileClaims, beating
+from thalweg.lab.engine import Execution, Stopped, Training, train
+from thalweg.lab.search.cells import Job, PlannedCell, Reader
+from thalweg.lab.search.tickets import FileTickets, Tickets, beating
 from thalweg.lab.search.timing import time_tables
 from thalweg.lab.signals import SIGNALS
 from thalweg.records.errors import TaskFault, UserError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POLL = 0.5  # seconds between two looks whether others are done
-Tell = Callable[[str, Any], None]
+OnMessage = Callable[[str, Any], None]
 
 
 @dataclass(frozen=True)
@@ -34,34 +34,34 @@ class Assignment:
     """What the workers of a comparison need to know; all of them the same."""
 
     root: Path
-    cells: Sequence[Cell]
+    cells: Sequence[PlannedCell]
     storage: str | None = None
     threads: int = 1
-    how: How = field(default_factory=How)
+    execution: Execution = field(default_factory=Execution)
 
 
-def open_claims(assignment: Assignment) -> Claims:
+def open_tickets(assignment: Assignment) -> Tickets:
     """Where this comparison's tickets are drawn."""
     if assignment.storage is None:
-        return FileClaims()
-    from thalweg.lab.search.storage import StorageClaims
+        return FileTickets()
+    from thalweg.lab.search.storage import StorageTickets
 
-    return StorageClaims(assignment.storage)
+    return StorageTickets(assignment.storage)
 
 
 def work(
-    assignment: Assignment, tell: Tell = lambda what, value: None, stop: Callable[[], bool] = lambda: False
+    assignment: Assignment, on_message: OnMessage = lambda what, value: None, stop: Callable[[], bool] = lambda: False
 ) -> None:
     """Run whatever of the comparison is not done, until all of it is, by us or by others.
 
-    ``tell`` hears "run" (a job), "part" (the share of it that is done), "end" (its result), "waiting" and "note" (a
-    line about a checkpoint that cannot be used).
+    ``on_message`` gets "run" (a job), "part" (the share of it that is done), "end" (its result), "waiting" and "note"
+    (a line about a checkpoint that cannot be used).
 
     Raises:
         Stopped: ``stop`` says so.
         TaskFault: the code of a task raised.
     """
-    claims, reader = open_claims(assignment), Reader()
+    tickets, reader = open_tickets(assignment), Reader()
     while True:
         left = False
         for cell in assignment.cells:
@@ -69,16 +69,16 @@ def work(
                 if stop():
                     raise Stopped
                 left = True
-                if (claim := claims.take(job)) is not None:
+                if (ticket := tickets.take(job)) is not None:
                     result = None
                     try:
-                        result = _run(job, assignment.how, claim, tell, stop)
+                        result = _run(job, assignment.execution, ticket, on_message, stop)
                     finally:
-                        claim.release(result)
+                        ticket.release(result)
         if not left:
             return
         if not _progress(assignment, reader):
-            tell("waiting", None)
+            on_message("waiting", None)
             time.sleep(POLL)
 
 
@@ -91,12 +91,14 @@ def _progress(assignment: Assignment, reader: Reader) -> bool:
     return len(reader.found) > before
 
 
-def _run(job: Job, how: How, claim: Any, tell: Tell, stop: Callable[[], bool]) -> dict[str, Any] | None:
-    tell("run", job)
+def _run(
+    job: Job, execution: Execution, ticket: Any, on_message: OnMessage, stop: Callable[[], bool]
+) -> dict[str, Any] | None:
+    on_message("run", job)
     told = time.monotonic()
-    with beating(claim) as lost:
+    with beating(ticket) as lost:
 
-        def heard(training: Training, event: str) -> None:
+        def on_event(training: Training, event: str) -> None:
             nonlocal told
             if lost.is_set():
                 raise Stopped
@@ -105,15 +107,22 @@ def _run(job: Job, how: How, claim: Any, tell: Tell, stop: Callable[[], bool]) -
                 raise Stopped
             if time.monotonic() - told > 0.25:
                 told = time.monotonic()
-                tell("part", training.step / job.spec.steps)
+                on_message("part", training.step / job.spec.steps)
 
         try:
-            result = train(job.spec, job.folder, job.place, how=how, heard=heard, say=lambda line: tell("note", line))
+            result = train(
+                job.spec,
+                job.folder,
+                job.place,
+                execution=execution,
+                on_event=on_event,
+                say=lambda line: on_message("note", line),
+            )
         except Stopped:
             if stop():
                 raise
             return None  # outbid: somebody else has it
-    tell("end", result)
+    on_message("end", result)
     return result
 
 
@@ -128,27 +137,27 @@ def process(assignment: Assignment, timing: bool, connection: Connection) -> Non
     torch.set_num_threads(assignment.threads)
     warnings.filterwarnings("ignore", message=".* is stable only up to ", category=UserWarning)  # a search tries that
 
-    def tell(what: str, value: Any) -> None:
+    def send(what: str, value: Any) -> None:
         connection.send((what, value))
 
     try:
         if timing:
             time_tables(assignment.root, assignment.cells, stopped.is_set)
         else:
-            work(assignment, tell, stopped.is_set)
-        tell("over", None)
+            work(assignment, send, stopped.is_set)
+        send("over", None)
     except Stopped:
-        tell("stopped", None)
+        send("stopped", None)
     except UserError as error:
-        tell("error", str(error))
+        send("error", str(error))
     except TaskFault as fault:
-        tell("fault", (fault.task, fault.where, "".join(traceback.format_exception(fault.__cause__))))
+        send("fault", (fault.task, fault.where, "".join(traceback.format_exception(fault.__cause__))))
     except (BrokenPipeError, ConnectionError):
         pass
     except OSError as error:  # neither the task's nor the optimizer's: a full disk, a folder where a record should be
-        tell("error", f"{error.strerror or error}: {error.filename or assignment.root}")
+        send("error", f"{error.strerror or error}: {error.filename or assignment.root}")
     except BaseException:
-        tell("bug", traceback.format_exc())
+        send("bug", traceback.format_exc())
 
 
 def _follow_parent(parent: int) -> None:

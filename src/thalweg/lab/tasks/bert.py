@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
-from thalweg.lab.columns import Label, Sequences, Text
+from thalweg.lab.columns import LabelColumn, SequenceColumn, TextColumn
 from thalweg.lab.originals import ENTITIES, iob2
 from thalweg.lab.tasks.base import Budget, Rows, Splits, Task, held_out
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
@@ -93,7 +93,7 @@ class CoNLL2003(BERT, Tagging):
         return Splits(*(self._load(split) for split in ("train", "validation", "test")))
 
     def _load(self, split: str) -> Rows:
-        columns = {"tokens": Sequences(), "ner_tags": Sequences(tags=True)}
+        columns = {"tokens": SequenceColumn(), "ner_tags": SequenceColumn(tags=True)}
         data = hub.load("lhoestq/conll2003", split, columns)
         tokenizer = self.tokenizer()
         sentences = tagged_sentences(data, self.labels)
@@ -187,11 +187,11 @@ class IMDB(BERT, YesOrNo):
     download = "stanfordnlp/imdb (84 MB) and google-bert/bert-base-uncased (440 MB)"
     published_examples = 22_300
     weights, kind, classes, length = "google-bert/bert-base-uncased", "BertForSequenceClassification", 2, 512
-    label: ClassVar[Label] = Label(2, ("neg", "pos"))
+    label: ClassVar[LabelColumn] = LabelColumn(2, ("neg", "pos"))
 
     def splits(self) -> Splits:
         """The training set less a random tenth, which is to validate, and the 25,000 reviews of the test set."""
-        columns = {"text": Text(), "label": self.label}
+        columns = {"text": TextColumn(), "label": self.label}
         whole, test = (hub.load("stanfordnlp/imdb", split, columns, published=(25_000,)) for split in ("train", "test"))
         seen, kept = set(test.values("text")), []
         for i, text in enumerate(whole.values("text")):
@@ -223,7 +223,7 @@ class MRPC(BERT, YesOrNo):
     download = "nyu-mll/glue, mrpc (1 MB) and google-bert/bert-base-uncased (440 MB)"
     published_examples = 3668
     weights, kind, classes, length = "google-bert/bert-base-uncased", "BertForSequenceClassification", 2, 128
-    label: ClassVar[Label] = Label(2, ("not_equivalent", "equivalent"))
+    label: ClassVar[LabelColumn] = LabelColumn(2, ("not_equivalent", "equivalent"))
     published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (3668,), "validation": (408,), "test": (1725,)}
 
     def splits(self) -> Splits:
@@ -231,7 +231,7 @@ class MRPC(BERT, YesOrNo):
         return Splits(*(self._load(split) for split in ("train", "validation", "test")))
 
     def _load(self, split: str) -> Rows:
-        columns = {"sentence1": Text(), "sentence2": Text(), "label": self.label}
+        columns = {"sentence1": TextColumn(), "sentence2": TextColumn(), "label": self.label}
         data = hub.load("nyu-mll/glue", split, columns, "mrpc", self.published[split])
         labels = torch.from_numpy(data.labels("label", self.label))
         return Rows(self.encoded(data.data["sentence1"], data.data["sentence2"]), labels)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
-from thalweg.lab.columns import Label, Picture
+from thalweg.lab.columns import ImageColumn, LabelColumn
 from thalweg.lab.models import resnet18_cifar, resnet20, vgg16
 from thalweg.lab.tasks.base import Budget, Rows, Splits, held_out
 from thalweg.lab.tasks.classification import Classification
@@ -32,7 +32,10 @@ class CIFAR(Classification):
         """45,000 images to train on, a random 5,000 of the training set to validate, as He et al., 10,000 to test."""
         whole, test = (
             hub.load(
-                self.data, split, {"img": Picture(), self.labels: Label(self.classes)}, published=self.published[split]
+                self.data,
+                split,
+                {"img": ImageColumn(), self.labels: LabelColumn(self.classes)},
+                published=self.published[split],
             )
             for split in ("train", "test")
         )
@@ -49,7 +52,7 @@ class CIFAR(Classification):
 
     def _read(self, split: hub.Split) -> tuple[Tensor, Tensor]:
         pixels = torch.from_numpy(split.pictures("img", "RGB", (32, 32)))
-        labels = torch.from_numpy(split.labels(self.labels, Label(self.classes)))
+        labels = torch.from_numpy(split.labels(self.labels, LabelColumn(self.classes)))
         return scaled(pixels, self.mean, self.deviation), labels
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
-from thalweg.lab.columns import Label, Picture
+from thalweg.lab.columns import ImageColumn, LabelColumn
 from thalweg.lab.models import VGG
 from thalweg.lab.split import check_rows
 from thalweg.lab.tasks.base import Budget, Rows, Splits
@@ -140,9 +140,9 @@ def _idx(path: Path, axes: int) -> Any:
 
 
 def _from_hub(split: str) -> tuple[Any, Any]:
-    label = Label(10)
+    label = LabelColumn(10)
     try:
-        found = hub.load(HUB, split, {"image": Picture(), "label": label}, published=PUBLISHED[split])
+        found = hub.load(HUB, split, {"image": ImageColumn(), "label": label}, published=PUBLISHED[split])
     except UserError as error:
         if hub.folder_of(HUB) is not None:
             raise

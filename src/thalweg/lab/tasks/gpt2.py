@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
 from thalweg.lab import hub
-from thalweg.lab.columns import Text
+from thalweg.lab.columns import TextColumn
 from thalweg.lab.tasks.base import Budget, Splits, Task, held_out
 from thalweg.lab.tasks.classification import logits
 from thalweg.lab.tasks.mixture import Mixture
@@ -58,7 +58,7 @@ class LanguageModel(Task):
 
     def splits(self) -> Splits:
         """98, 1 and 1 % of the texts of the published training set."""
-        data = hub.load(self.data, "train", {"text": Text()}, published=self.published).data
+        data = hub.load(self.data, "train", {"text": TextColumn()}, published=self.published).data
         begins: set[str] = set()
         kept = []
         for i, text in enumerate(data["text"]):

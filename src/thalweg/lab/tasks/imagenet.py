@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.lab import hub
-from thalweg.lab.columns import Label, Picture
+from thalweg.lab.columns import ImageColumn, LabelColumn
 from thalweg.lab.models import resnet34, resnet50
 from thalweg.lab.tasks.base import Budget, Splits, held_out
 from thalweg.lab.tasks.cifar import scaled
@@ -20,7 +20,7 @@ from thalweg.lab.tasks.classification import Classification
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
+class DecodedImages(Dataset[tuple[Tensor, int]]):
     """Some images of a published split, each decoded and cut when it is asked for.
 
     Args:
@@ -32,7 +32,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __init__(self, split: hub.Split, rows: Tensor, side: int) -> None:
         self.split, self.rows, self.side = split, rows, side
         self.stored = split.values("image")
-        self.labels = split.labels("label", Label(1000))
+        self.labels = split.labels("label", LabelColumn(1000))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,7 +76,7 @@ class ImageNet(Classification):
 
     def splits(self) -> Splits:
         """1,271,167 images to train on, 10,000 to validate, 50,000 to test."""
-        columns = {"image": Picture(), "label": Label(1000)}
+        columns = {"image": ImageColumn(), "label": LabelColumn(1000)}
         whole, test = (
             hub.load("ILSVRC/imagenet-1k", split, columns, published=self.published[split])
             for split in ("train", "validation")
@@ -84,7 +84,9 @@ class ImageNet(Classification):
         hub.same_classes("label", whole, test)
         train, validation = held_out(len(whole), min(self.kept, len(whole) // 4))
         return Splits(
-            Pictures(whole, train, 256), Pictures(whole, validation, 224), Pictures(test, torch.arange(len(test)), 224)
+            DecodedImages(whole, train, 256),
+            DecodedImages(whole, validation, 224),
+            DecodedImages(test, torch.arange(len(test)), 224),
         )
 
     def example(self) -> tuple[Tensor, Tensor]:

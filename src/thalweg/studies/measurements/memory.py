@@ -8,8 +8,8 @@ import torch
 
 from thalweg import records
 from thalweg.bench import environment
-from thalweg.bench.contenders import contender
-from thalweg.bench.memory import Ledger
+from thalweg.bench.candidates import candidate
+from thalweg.bench.memory import MemoryBenchmark
 from thalweg.bench.shapes import model
 
 if TYPE_CHECKING:
@@ -30,6 +30,6 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
         if path.exists():
             continue
         say(f"memory on the shapes of {name}, on {device.type}")
-        ledger = Ledger(model(name), [contender(one) for one in WHO], device, torch.float32)
-        ledger.run()
-        records.write_json(path, {**(ledger.record() or {}), "environment": environment.environment()})
+        benchmark = MemoryBenchmark(model(name), [candidate(one) for one in WHO], device, torch.float32)
+        benchmark.run()
+        records.write_json(path, {**(benchmark.record() or {}), "environment": environment.environment()})

@@ -28,12 +28,12 @@ REFUSALS = (ValueError, ImportError, NotImplementedError, torch.OutOfMemoryError
 
 
 class LeftOutError(Exception):
-    """A contender that does not run here; the text says why."""
+    """A candidate that does not run here; the text says why."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The parameters that one contender owns."""
+    """The parameters that one candidate owns."""
 
     plain: list[Parameter]
     stacked: list[Parameter]
@@ -57,7 +57,7 @@ Build: TypeAlias = Callable[[Weights], Any]
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One optimizer, and the module it comes from if that is another package's.
 
     ``traffic`` is what a step has to read and write in float32, in bytes per parameter, where we know it; ``patience``
@@ -128,39 +128,39 @@ def _e_adamw(**options: Any) -> Build:
     return lambda weights: thalweg.EAdamW(weights.all(), lr=LR, weight_decay=WEIGHT_DECAY, **options)
 
 
-def _theirs(name: str, says: str, module: str, attribute: str) -> Contender:
+def _theirs(name: str, says: str, module: str, attribute: str) -> Candidate:
     """An optimizer of another package."""
 
     def build(weights: Weights) -> Any:
         return getattr(import_module(module), attribute)(weights.all(), lr=LR, weight_decay=WEIGHT_DECAY)
 
-    return Contender(name, says, build, module=module)
+    return Candidate(name, says, build, module=module)
 
 
 def _authors_e_adamw(weights: Weights) -> Any:
     return import_module("E").E(_adamw()(weights))
 
 
-CONTENDERS = {
-    contender.name: contender
-    for contender in (
-        Contender("adamw-fused", "torch AdamW, fused", _adamw(fused=True), traffic=28),
-        Contender("adamw-foreach", "torch AdamW, foreach", _adamw(foreach=True), traffic=28),
-        Contender("adamw-single", "torch AdamW, one tensor at a time", _adamw(foreach=False), traffic=28),
-        Contender("alto", "ALTO", _ours(thalweg.ALTO), ours=True, traffic=48),
-        Contender("alto-foreach", "ALTO, foreach", _ours(thalweg.ALTO, foreach=True), ours=True, traffic=48),
-        Contender("alto-single", "ALTO, foreach=False", _ours(thalweg.ALTO, foreach=False), ours=True, traffic=48),
-        Contender("alto-fused", "ALTO, fused", _ours(thalweg.ALTO, fused=True), ours=True, traffic=48),
-        Contender("alto-inductor", "ALTO, torch.compile", _by_inductor, ours=True, traffic=48, patience=True),
-        Contender("alto-bf16", "ALTO, fused, bfloat16 state", _narrow(torch.bfloat16), ours=True),
-        Contender("alto-8bit", "ALTO, fused, 8-bit state", _narrow("8bit"), ours=True),
-        Contender("lamb", "Lamb", _ours(thalweg.Lamb), ours=True),
-        Contender("lamb-fused", "Lamb, fused", _ours(thalweg.Lamb, fused=True), ours=True),
-        Contender("e-adamw", "EAdamW", _e_adamw(), ours=True, traffic=36),
-        Contender("e-adamw-foreach", "EAdamW, foreach", _e_adamw(foreach=True), ours=True, traffic=36),
-        Contender("e-adamw-fused", "EAdamW, fused", _e_adamw(fused=True), ours=True, traffic=36),
+CANDIDATES = {
+    candidate.name: candidate
+    for candidate in (
+        Candidate("adamw-fused", "torch AdamW, fused", _adamw(fused=True), traffic=28),
+        Candidate("adamw-foreach", "torch AdamW, foreach", _adamw(foreach=True), traffic=28),
+        Candidate("adamw-single", "torch AdamW, one tensor at a time", _adamw(foreach=False), traffic=28),
+        Candidate("alto", "ALTO", _ours(thalweg.ALTO), ours=True, traffic=48),
+        Candidate("alto-foreach", "ALTO, foreach", _ours(thalweg.ALTO, foreach=True), ours=True, traffic=48),
+        Candidate("alto-single", "ALTO, foreach=False", _ours(thalweg.ALTO, foreach=False), ours=True, traffic=48),
+        Candidate("alto-fused", "ALTO, fused", _ours(thalweg.ALTO, fused=True), ours=True, traffic=48),
+        Candidate("alto-inductor", "ALTO, torch.compile", _by_inductor, ours=True, traffic=48, patience=True),
+        Candidate("alto-bf16", "ALTO, fused, bfloat16 state", _narrow(torch.bfloat16), ours=True),
+        Candidate("alto-8bit", "ALTO, fused, 8-bit state", _narrow("8bit"), ours=True),
+        Candidate("lamb", "Lamb", _ours(thalweg.Lamb), ours=True),
+        Candidate("lamb-fused", "Lamb, fused", _ours(thalweg.Lamb, fused=True), ours=True),
+        Candidate("e-adamw", "EAdamW", _e_adamw(), ours=True, traffic=36),
+        Candidate("e-adamw-foreach", "EAdamW, foreach", _e_adamw(foreach=True), ours=True, traffic=36),
+        Candidate("e-adamw-fused", "EAdamW, fused", _e_adamw(fused=True), ours=True, traffic=36),
         _theirs("authors-alto", "the authors' ALTO", "ALTO", "ALTO"),
-        Contender("authors-e-adamw", "the authors' E around AdamW", _authors_e_adamw, module="E"),
+        Candidate("authors-e-adamw", "the authors' E around AdamW", _authors_e_adamw, module="E"),
         _theirs("pytorch-optimizer-lamb", "pytorch_optimizer Lamb", "pytorch_optimizer", "Lamb"),
         _theirs("torch-optimizer-lamb", "torch_optimizer Lamb", "torch_optimizer", "Lamb"),
         _theirs("heavyball-adamw", "HeavyBall AdamW", "heavyball", "AdamW"),
@@ -170,22 +170,22 @@ CONTENDERS = {
 }
 
 
-def contender(name: str, argument: str = "--optimizers") -> Contender:
-    """The contender of this name.
+def candidate(name: str, argument: str = "--optimizers") -> Candidate:
+    """The candidate of this name.
 
     Raises:
         UserError: no such name.
     """
-    if name not in CONTENDERS:
-        near = did_you_mean(name, CONTENDERS)
-        raise UserError(f"argument {argument}: unknown optimizer {name!r}: choose from {', '.join(CONTENDERS)}{near}")
-    return CONTENDERS[name]
+    if name not in CANDIDATES:
+        near = did_you_mean(name, CANDIDATES)
+        raise UserError(f"argument {argument}: unknown optimizer {name!r}: choose from {', '.join(CANDIDATES)}{near}")
+    return CANDIDATES[name]
 
 
 def fresh_gradients(weights: Weights, gradients: list[Tensor], source: list[Tensor]) -> None:
     """Write the gradients anew, as a backward pass does: some optimizers change ``p.grad``, some take it away.
 
-    It also leaves every contender's step the same caches to start from.
+    It also leaves every candidate's step the same caches to start from.
     """
     torch._foreach_copy_(gradients, source)
     for p, g in zip(weights.all(), gradients, strict=True):

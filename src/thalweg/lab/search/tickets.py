@@ -1,6 +1,6 @@
 """Who runs what: one run, one worker, wherever the workers are, and whoever of them dies.
 
-A claim is a ticket. The tickets of a run are numbered, a number is given out once, and the holder of the highest one
+Each run has tickets. They are numbered, a number is given out once, and the holder of the highest one
 runs. Its ticket *beats* while it lives; one that has not beaten for :data:`LEASE` seconds, by the observer's own clock,
 or whose process is known to be dead, can be outbid with the next number. So a stall of a machine costs a run twice, not
 its records, which are written whole: who sees a higher ticket than its own stops.
@@ -32,7 +32,7 @@ BEAT = 5.0
 LEASE = 60.0
 
 
-class Claim(Protocol):
+class Ticket(Protocol):
     """A run that is ours for now."""
 
     def beat(self) -> bool:
@@ -42,11 +42,11 @@ class Claim(Protocol):
         """Give it back, complete (its records are in its folder) or not (None)."""
 
 
-class Claims(Protocol):
+class Tickets(Protocol):
     """Where tickets are drawn."""
 
-    def take(self, job: Job) -> Claim | None:
-        """The claim of a run that nobody else runs or has run; None otherwise."""
+    def take(self, job: Job) -> Ticket | None:
+        """The ticket of a run that nobody else runs or has run; None otherwise."""
 
 
 @cache
@@ -68,7 +68,7 @@ def owner() -> dict[str, Any]:
     return {"host": here(), "pid": os.getpid(), "started": psutil.Process().create_time(), "id": uuid.uuid4().hex}
 
 
-def known_dead(who: dict[str, Any]) -> bool:
+def process_is_gone(who: dict[str, Any]) -> bool:
     """Whether a process of this machine is over."""
     if who.get("host") != here() or not isinstance(who.get("pid"), int):
         return False
@@ -80,7 +80,7 @@ def known_dead(who: dict[str, Any]) -> bool:
         return False
 
 
-class Watch:
+class Heartbeats:
     """Whose heart still beats, by our own clock: the machines' clocks need not agree."""
 
     def __init__(self) -> None:
@@ -93,20 +93,20 @@ class Watch:
         return time.monotonic() - self.seen[ticket][1] > LEASE
 
 
-class FileClaims:
-    """Tickets as files ``claim-N`` in a run's folder, which may be shared: made exclusively, touched to beat."""
+class FileTickets:
+    """Tickets as files ``ticket-N`` in a run's folder, which may be shared: made exclusively, touched to beat."""
 
     def __init__(self) -> None:
-        self.watch = Watch()
+        self.heartbeats = Heartbeats()
 
-    def take(self, job: Job) -> Claim | None:
-        """See :class:`Claims`."""
+    def take(self, job: Job) -> Ticket | None:
+        """See :class:`Tickets`."""
         job.folder.mkdir(parents=True, exist_ok=True)
         tickets = _numbers(job.folder)
         top = max(tickets, default=-1)
-        if top >= 0 and not self._over(job.folder / f"claim-{top}"):
+        if top >= 0 and not self._over(job.folder / f"ticket-{top}"):
             return None
-        path = job.folder / f"claim-{top + 1}"
+        path = job.folder / f"ticket-{top + 1}"
         try:
             with path.open("x") as file:
                 json.dump(owner(), file)
@@ -115,7 +115,7 @@ class FileClaims:
         if (job.folder / "result.json").exists() and not _damaged(job):  # complete since it was last looked at
             path.unlink(missing_ok=True)
             return None
-        return _FileClaim(path)
+        return _FileTicket(path)
 
     def _over(self, path: Path) -> bool:
         try:
@@ -125,12 +125,12 @@ class FileClaims:
             return False  # just given back: the next look will tell
         except Damaged:  # being written, or its disk was full
             who = {}
-        return known_dead(who) or self.watch.silent(str(path), beat)
+        return process_is_gone(who) or self.heartbeats.silent(str(path), beat)
 
 
-class _FileClaim:
+class _FileTicket:
     def __init__(self, path: Path) -> None:
-        self.path, self.number = path, int(path.name.removeprefix("claim-"))
+        self.path, self.number = path, int(path.name.removeprefix("ticket-"))
 
     def beat(self) -> bool:
         try:
@@ -142,7 +142,7 @@ class _FileClaim:
     def release(self, result: dict[str, Any] | None) -> None:
         for number in _numbers(self.path.parent) if result is not None else [self.number]:
             if number <= self.number:
-                (self.path.parent / f"claim-{number}").unlink(missing_ok=True)
+                (self.path.parent / f"ticket-{number}").unlink(missing_ok=True)
 
 
 def _damaged(job: Job) -> bool:
@@ -152,19 +152,19 @@ def _damaged(job: Job) -> bool:
 
 
 def _numbers(folder: Path) -> list[int]:
-    names = (path.name.removeprefix("claim-") for path in folder.glob("claim-*"))
+    names = (path.name.removeprefix("ticket-") for path in folder.glob("ticket-*"))
     return [int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 9]
 
 
 @contextmanager
-def beating(claim: Claim) -> Iterator[threading.Event]:
+def beating(ticket: Ticket) -> Iterator[threading.Event]:
     """Beat in the background; the event is set when somebody has outbid us."""
     lost, over = threading.Event(), threading.Event()
 
     def run() -> None:
         while not over.wait(BEAT):
             try:
-                alive = claim.beat()
+                alive = ticket.beat()
             except Exception:  # a database that is away for a moment; the lease is a dozen beats
                 continue
             if not alive:
