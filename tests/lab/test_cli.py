@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from comparisons import PLAN
 
 import thalweg
 from thalweg import records
 from thalweg.commands import main as cli
+from thalweg.commands.progress import Progress
+from thalweg.commands.terminal import console
 from thalweg.lab import tasks
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.search import comparison, tickets, work
@@ -383,6 +386,31 @@ def test_settings_may_stand_in_a_file(text, tmp_path):
     found = records.read_json(tmp_path / "run" / "spec.json")["settings"]
     assert found["lr"] == 0.25
     assert "alpha" not in text or found["alpha"] == -0.5
+
+
+def test_of_an_option_that_is_given_twice_the_last_counts_and_lists_take_both(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("steps: 9\n")
+    given = ["--seed", "7", "--steps", "3", "--seed", "8", "--set", "lr=0.25", "--set", "alpha=-0.5", "--resume"]
+    given += ["--out", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), "--no-resume", "--track", "none"]
+    cli.main(["train", "small_tasks:Line", *given, "--config", str(tmp_path / "c.yaml")])
+    spec = records.read_json(tmp_path / "run" / "spec.json")
+    assert (spec["seed"], spec["steps"]) == (8, 3)
+    assert (spec["settings"]["lr"], spec["settings"]["alpha"]) == (0.25, -0.5)
+    assert not (tmp_path / "nowhere").exists()
+    capsys.readouterr()
+    given = ["--optimizers", "adam", "--optimizers", "lamb", "--batch-size", "16", "--batch-size", "32"]
+    cli.main(["compare", "small_tasks:Line", *given, "--steps", "4", "--dry-run", "--out", str(tmp_path / "none")])
+    said = capsys.readouterr().out
+    assert all(f"Line {size} custom {name}" in said for size in (16, 32) for name in ("adam", "lamb"))
+
+
+def test_a_bar_that_waited_for_others_says_at_the_end_that_all_is_complete(tmp_path):
+    bar = Progress(console(), PLAN.cells(tmp_path)[0], tmp_path)
+    bar.on_message("waiting", None)
+    assert bar.bar.tasks[0].description == "waiting for runs of other processes"
+    bar.finish()
+    assert bar.bar.tasks[0].description == "all runs are complete"
+    assert bar.bar.finished
 
 
 def test_one_bad_batch_size_leaves_the_rest(tmp_path, capsys):

@@ -163,3 +163,30 @@ def test_idx_files_are_read_unpacked_and_in_the_hubs_folder(own_data, monkeypatc
     assert validation.targets.tolist() == [2, 3]
     np.testing.assert_allclose(train.inputs[5, 0], pixels[5] / 127.5 - 1.0, atol=1e-6)
     np.testing.assert_allclose(validation.inputs[:, 0], pixels[22:] / 127.5 - 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_mnist_in_the_place_of_fashion_mnist_is_refused(own_data, monkeypatch, packed):
+    """Its files have the same names, shapes and sizes; the labels differ."""
+    mnist = {"train": [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5], "t10k": [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 0, 6]}
+    monkeypatch.setattr(fashion_mnist, "PUBLISHED", {"train": (12,), "test": (12,)})
+    monkeypatch.setenv(fashion_mnist.VARIABLE, str(own_data))
+
+    def write(labels):
+        for part, own in labels.items():
+            for kind, data in (("images-idx3", np.zeros((12, 28, 28))), ("labels-idx1", own)):
+                path = own_data / f"{part}-{kind}-ubyte{'.gz' * packed}"
+                path.write_bytes(gzip.compress(idx(data)) if packed else idx(data))
+
+    write(mnist)
+    assert len(fashion_mnist.FashionMNIST().splits().test) == 12  # any rows are welcome here
+    monkeypatch.delenv(hub.ROWS)
+    for part, split in (("train", "train"), ("t10k", "test")):
+        message = refused(lambda part=part: fashion_mnist._load(part))
+        assert (
+            f"-labels-idx1-ubyte{'.gz' * packed}, split {split}, is not Fashion-MNIST: its first labels are ["
+            in message
+        )
+        assert message.endswith("or set THALWEG_DATA_ROWS=any if that is meant")
+    write({part: [*fashion_mnist.FIRST_LABELS[split], 0, 1] for part, split in (("train", "train"), ("t10k", "test"))})
+    assert len(fashion_mnist.FashionMNIST().splits().test) == 12

@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import pickle
 import random
 import re
 from pathlib import Path
@@ -126,14 +125,15 @@ def changed(folder, **values):
     torch.save({**state, **values}, folder / checkpoint.NAME)
 
 
-CODE = "it is no checkpoint, or holds code that would have to run"
+CODE = "it holds objects that are not tensors, numbers or text"
 
 
 @pytest.mark.parametrize(
     ("what", "problem", "aside"),
     [
         ("code", CODE, "damaged"),
-        ("rubbish", CODE, "damaged"),
+        ("rubbish", r"it is not a checkpoint: it begins with b'\x00\x00", "damaged"),
+        ("text", "it is not a checkpoint: it begins with b'lr: 0.1'; kept", "damaged"),
         ("nothing", "it is empty", "damaged"),
         ("half", "it cannot be read: ", "damaged"),
         ("folder", "not a file", "damaged"),
@@ -150,7 +150,7 @@ def test_a_checkpoint_that_cannot_be_used_is_said_and_kept_beside(
     folder = tmp_path / "run"
     stopped_at(4, folder)
     path = folder / checkpoint.NAME
-    content = {"code": pickle.dumps({"spec": LINE.hash, "step": Evil()}), "rubbish": b"\0" * 99, "nothing": b""}
+    content = {"rubbish": b"\0" * 99, "text": b"lr: 0.1", "nothing": b""}
     content["half"] = path.read_bytes()[: path.stat().st_size // 2]
     if what in content:
         path.write_bytes(content[what])
@@ -159,6 +159,8 @@ def test_a_checkpoint_that_cannot_be_used_is_said_and_kept_beside(
         path.mkdir()
     elif what == "a list":
         torch.save([1], path)
+    elif what == "code":
+        torch.save({"spec": LINE.hash, "step": Evil()}, path)
     else:
         changed(
             folder, **{"another run's": {"spec": "other"}, "no optimizer": {"optimizer": 1}}.get(what, {"step": 13})

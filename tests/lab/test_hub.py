@@ -1,6 +1,7 @@
 """Published data and the paper's tasks, on a few rows of each data set in its real schema."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import hub_folders
 import numpy as np
 import pytest
 import torch
+from safetensors import torch as safetensors
 from shrunk_tasks import SHRUNK
 from torch import nn
 
@@ -19,12 +21,12 @@ from thalweg.lab import hub, tasks
 from thalweg.lab.columns import ImageColumn
 from thalweg.lab.engine import RunSpec, train
 from thalweg.lab.engine.augment import augmentation
-from thalweg.lab.tasks import fashion_mnist, imagenet
+from thalweg.lab.tasks import bert, fashion_mnist, imagenet
 from thalweg.lab.tasks.base import fingerprint
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
 from thalweg.lab.tasks.mixture import balance
-from thalweg.records.errors import UserError
+from thalweg.records.errors import TaskFault, UserError
 
 SETTINGS = {"lr": 0.01, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
 
@@ -168,6 +170,26 @@ def test_a_words_label_is_that_of_its_first_token(here):
         assert counted
     first = splits.train.targets[:, 0]
     assert (first == -100).all()  # [CLS]
+
+
+def test_other_weights_under_the_same_name_make_another_run(here, own_data, monkeypatch):
+    """A checkpoint of a run from other weights is not this run's, nor is its result."""
+    monkeypatch.setenv(hub.VARIABLE, str(here))
+    monkeypatch.setattr(tasks, "data_hash", tasks.data_hash.__wrapped__)
+    before = tasks.data_hash(SHRUNK["mrpc-bert"])
+    assert tasks.data_hash(SHRUNK["mrpc-bert"]) == before
+    for name in ("nyu-mll", "google-bert"):
+        shutil.copytree(here / name, own_data / name)
+    monkeypatch.setenv(hub.VARIABLE, str(own_data))
+    assert tasks.data_hash(SHRUNK["mrpc-bert"]) == before  # wherever they are
+    path = own_data / "google-bert/bert-base-uncased/model.safetensors"
+    state = safetensors.load_file(path)
+    state["encoder.layer.1.output.dense.bias"][0] += 1e-3
+    safetensors.save_file(state, path, {"format": "pt"})
+    assert tasks.data_hash(SHRUNK["mrpc-bert"]) != before
+    monkeypatch.setattr(bert.MRPC, "pretrained", lambda self: 1 / 0)
+    with pytest.raises(TaskFault, match=r"failed in pretrained\(\)"):
+        tasks.data_hash(SHRUNK["mrpc-bert"])
 
 
 def test_reviews_that_are_published_twice_stand_in_one_split(here):

@@ -1,6 +1,7 @@
 """The commands on a terminal: bars that are drawn, Ctrl-C, Ctrl-Z and ``fg``, a window that is resized."""
 
 import json
+import re
 import time
 
 import pytest
@@ -85,6 +86,7 @@ def test_ctrl_z_gives_the_shell_its_cursor_and_fg_goes_on_in_a_window_of_another
         terminal.type(" ".join([*few, "; echo status $?\n"]))
         terminal.wait("small_tasks:Slow 16 sgd: study 0")
         assert not terminal.cursor
+        terminal.wait(lambda: re.search(r" [1-9]\d?% ", terminal.said))  # amid the steps of the first run
         terminal.type(CTRL_Z)
         terminal.wait("Stopped")
         assert terminal.cursor
@@ -99,6 +101,7 @@ def test_ctrl_z_gives_the_shell_its_cursor_and_fg_goes_on_in_a_window_of_another
         terminal.wait(lambda: terminal.cursor)
         terminal.type("exit\n")
         assert terminal.finish(10) == 0
+    assert max(run.seconds for run in reading.read(tmp_path).runs) < 3.0  # of training: not of the pause
     last = terminal.said.rindex("small_tasks:Slow, batch size 16")
     assert "…" not in terminal.said[last:]
 

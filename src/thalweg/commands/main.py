@@ -157,7 +157,7 @@ def _said_of(error: Any) -> str:
 
 
 def _app() -> Any:
-    from cyclopts import App
+    from cyclopts import App, Parameter
 
     from thalweg.commands import bench, compare, listing, report, reproduce, train
 
@@ -165,6 +165,7 @@ def _app() -> Any:
         "help_format": "markdown",
         "help_flags": ["--help", "-h"],
         "console": console(),
+        "default_parameter": Parameter(allow_repeating=True),  # the last one counts, as shell users expect
         "suppress_keyboard_interrupt": False,
     }
     app = App(name="thalweg", help=ABOUT, version=f"thalweg {thalweg.__version__}", **shared)

@@ -91,7 +91,7 @@ class Progress:
     def finish(self) -> None:
         """All is complete."""
         self._look()
-        self.bar.update(self.task, completed=self.bar.tasks[self.task].total)
+        self.bar.update(self.task, description="all runs are complete", completed=self.bar.tasks[self.task].total)
 
     def _look(self) -> None:
         """Say the cells that have become complete; of work that others have done, too."""

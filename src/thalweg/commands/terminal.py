@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from thalweg.lab import signals
+
 _typed: list[str] = []
 
 
@@ -145,9 +147,7 @@ def suspendable(console: Any) -> Iterator[None]:
 
     def stop(*_: object) -> None:
         _control(console, "\x1b[?25h\n")
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTSTP)  # returns when we are continued
-        signal.signal(signal.SIGTSTP, stop)
+        signals.suspend()
         _control(console, "\x1b[?25l")
 
     before = signal.signal(signal.SIGTSTP, stop)

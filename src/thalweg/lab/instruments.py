@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from thalweg import records
 from thalweg.lab.engine import Training, data
-from thalweg.lab.engine.loop import called, length
 from thalweg.landscape import FixedSample, Instruments
 from thalweg.landscape.instruments import sharpness
 from thalweg.records.errors import UserError
@@ -28,7 +27,7 @@ MICRO_BATCHES = "gradient_noise_scale, gradient_noise_trace, gradient_squared_no
 
 
 class Panel:
-    """The instruments of one run: a :class:`~thalweg.lab.engine.loop.Observer`.
+    """The instruments of one run: a :class:`~thalweg.lab.engine.execution.Observer`.
 
     Each measurement starts from nothing, so that a run which goes on after a kill has the lines of one that was not.
 
@@ -136,7 +135,7 @@ class _ByBatch(nn.Module):
         self.model = model
 
     def forward(self, inputs: Any) -> Tensor:
-        output: Tensor = called(self.model, inputs)
+        output: Tensor = data.apply(self.model, inputs)
         return output
 
 
@@ -146,5 +145,14 @@ def _sample(training: Training) -> FixedSample:
     size = math.ceil(training.spec.batch_size / training.accelerator.num_processes / training.parts)
     pieces = [list(range(at, min(at + size, count))) for at in range(0, count, size)]
     batches = list(send_to_device(list(data.loader(training.data.train, iter(pieces))), training.accelerator.device))
-    sizes = [length(targets) for _, targets in batches]
+    sizes = [_length(targets) for _, targets in batches]
     return FixedSample(_ByBatch(training.bare()), training.task.loss, batches, sizes=sizes)
+
+
+def _length(targets: Any) -> int:
+    """How many examples a batch of targets is of."""
+    if isinstance(targets, dict):
+        return _length(next(iter(targets.values())))
+    if isinstance(targets, (tuple, list)):
+        return _length(targets[0])
+    return len(targets)

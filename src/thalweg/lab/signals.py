@@ -2,7 +2,7 @@
 
 SIGTERM comes from schedulers, ``torchrun``, container runtimes and ``kill``; SIGUSR1 and SIGUSR2 are what SLURM's
 ``--signal`` is mostly given, some time before the end; SIGHUP is a closed terminal. One that was set to be ignored, as
-``nohup`` does with SIGHUP, stays ignored.
+``nohup`` does with SIGHUP, stays ignored. SIGTSTP is Ctrl-Z: the time until the process is continued is not counted.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Terminated(KeyboardInterrupt):
 
 
 _noted = 0
+_suspended = 0.0  # seconds
 _raised = float("-inf")
 _holding = False
 
@@ -54,6 +55,7 @@ def handled() -> Iterator[None]:
     ours = [one for one, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
     for one in ours:
         signal.signal(one, _on_signal)
+    count_suspensions()
     try:
         yield
     except Terminated as ended:
@@ -64,6 +66,30 @@ def handled() -> Iterator[None]:
         for one in ours:
             signal.signal(one, before[one])
         _noted = 0
+
+
+_suspended = 0.0  # seconds
+
+
+def clock() -> float:
+    """Seconds on a clock that stands still while Ctrl-Z has stopped this process (:func:`count_suspensions`)."""
+    return time.perf_counter() - _suspended
+
+
+def count_suspensions() -> None:
+    """From here on Ctrl-Z stops :func:`clock` as well; for the main thread."""
+    if hasattr(signal, "SIGTSTP") and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+        signal.signal(signal.SIGTSTP, suspend)
+
+
+def suspend(*_: object) -> None:
+    """Stop, as Ctrl-Z asks; returns when the process is continued."""
+    global _suspended
+    before = time.perf_counter()
+    handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTSTP)
+    signal.signal(signal.SIGTSTP, handler)
+    _suspended += time.perf_counter() - before
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """One engine: a run is decided by its :class:`RunSpec`, carried out by :func:`train`, and leaves records."""
 
+from thalweg.lab.engine.execution import Execution
 from thalweg.lab.engine.failures import Failed, Stopped
-from thalweg.lab.engine.loop import Execution, Training
+from thalweg.lab.engine.loop import Training
 from thalweg.lab.engine.run import Place, leave, record_crash, stored, train
 from thalweg.lab.engine.spec import RunSpec
 

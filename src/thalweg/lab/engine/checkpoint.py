@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 NAME = "checkpoint.pt"
 DAMAGED, OTHER = f"{NAME}.damaged", f"{NAME}.other"
 LARGEST = 2**50
+ZIP = b"PK\x03\x04"
 FORM: dict[str, Callable[[Any], bool]] = {
     "spec": lambda x: isinstance(x, str),
     "id": lambda x: isinstance(x, str),
@@ -123,11 +124,13 @@ def find(folder: Path, spec: RunSpec) -> StoredCheckpoint:
         data = read_bytes(path, LARGEST)
         if not data:
             raise Damaged(path, "it is empty")
+        if not data.startswith(ZIP):
+            raise Damaged(path, f"it is not a checkpoint: it begins with {data[:20]!r}")
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Damaged as damaged:
         return StoredCheckpoint(None, damaged.why, DAMAGED)
     except pickle.UnpicklingError:
-        return StoredCheckpoint(None, "it is no checkpoint, or holds code that would have to run", DAMAGED)
+        return StoredCheckpoint(None, "it holds objects that are not tensors, numbers or text", DAMAGED)
     except Exception as error:  # half a file, another format
         return StoredCheckpoint(
             None, f"it cannot be read: {' '.join(str(error).split())[:150] or type(error).__name__}", DAMAGED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from thalweg.lab.signals import SIGNALS
 from thalweg.lab.tasks import Rows
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from thalweg.lab.engine.spec import RunSpec
 
 
@@ -72,6 +74,11 @@ def _left_to_its_process(worker: int) -> None:
         signal.signal(one, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
+
+
+def apply(model: nn.Module, inputs: Any) -> Any:
+    """The model's output on a batch, which may be of several tensors by name."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
 
 class _Pieces(torch.utils.data.Sampler[list[int]]):

@@ -5,23 +5,20 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator, init_empty_weights
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin, gather_object, send_to_device, set_seed
+from accelerate import init_empty_weights
+from accelerate.utils import gather_object, send_to_device, set_seed
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from thalweg.lab import signals, tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import agreement, checkpoint, data, experts, schedules, variables, weights
+from thalweg.lab.engine import agreement, checkpoint, data, placement, schedules, weights
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import Failed, blame_optimizer, blame_task, diverged
 from thalweg.records.errors import UserError
@@ -29,58 +26,11 @@ from thalweg.records.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from thalweg.lab.engine.execution import Execution
     from thalweg.lab.engine.spec import RunSpec
 
 EVALUATION_BATCH = 1024
 ASK_EVERY, ASK_SECONDS = 16, 2.0  # steps and seconds, at most, after which all ranks ask whether to save or to end
-
-
-class Observer(Protocol):
-    """Looks at some steps between their gradient and their update; changes neither, nor draws random numbers.
-
-    What it finds is a line of ``NAME.jsonl`` beside ``metrics.jsonl``, and ``NAME/...`` of the trackers. What it takes
-    is no training time. Of several processes the first alone looks.
-    """
-
-    name: str
-
-    def begin(self, training: Training) -> None:
-        """On all processes: the run begins, or goes on after ``training.step`` steps with ``training.observations``.
-
-        Raises:
-            UserError: it cannot be looked at.
-        """
-
-    def due(self, step: int) -> bool:
-        """Whether to look at a step (from 1)."""
-
-    def part(self, training: Training, examples: int, share: float) -> None:
-        """In a step that is due: a part's gradient, times its share of the batch, has been added to ``p.grad``."""
-
-    def gradient(self, training: Training) -> dict[str, float | None]:
-        """In a step that is due: all of the gradient is there, clipped; the update comes. What was found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """How a run is carried out, without changing what it computes (but for rounding).
-
-    ``micro_batch``: at most so many examples at a time on each process, the gradients accumulated. ``sharding``:
-    one of :data:`~thalweg.records.regimen.SHARDINGS`, where there are several processes. ``workers``: processes that
-    load data. ``checkpoint_seconds``: between two checkpoints. ``trackers``: Accelerate's names of them.
-    ``observer``: who looks at gradients and updates, on the first process. ``save_model``: a safetensors file for the
-    weights that were scored last, written by the first process when the run has finished. ``init_from``: such a file to
-    start from, whose hash (:func:`thalweg.lab.engine.weights.hash_of`) is the spec's ``init``.
-    """
-
-    micro_batch: int | None = None
-    sharding: str = "ddp"
-    workers: int = 0
-    checkpoint_seconds: float = 30.0
-    trackers: tuple[str, ...] = ()
-    observer: Observer | None = None
-    save_model: Path | None = None
-    init_from: Path | None = None
 
 
 class Training:
@@ -88,7 +38,7 @@ class Training:
 
     def __init__(self, spec: RunSpec, folder: Path, execution: Execution) -> None:
         self.spec, self.folder, self.execution = spec, folder, execution
-        self.accelerator = accelerator = _accelerator(spec, execution, folder)
+        self.accelerator = accelerator = placement.accelerator_of(spec, execution, folder)
         self.sharded = execution.sharding != "ddp" and accelerator.num_processes > 1
         with agreement.raise_on_all():
             fill = self._take_task()
@@ -101,10 +51,10 @@ class Training:
                 if not any(p.requires_grad for p in model.parameters()):
                     raise ValueError("the model has no parameters to train")
         if self.sharded:
-            model = _sharded(model if fill else model.to(accelerator.device), accelerator, execution)
+            model = placement.sharded(model if fill else model.to(accelerator.device), accelerator, execution)
         with agreement.raise_on_all():
             if fill:
-                _take_memory(model, accelerator.device)
+                placement.take_memory(model, accelerator.device)
                 with blame_task(spec.task, "initialise()"):
                     fill(model)
             if execution.init_from is not None:
@@ -228,7 +178,7 @@ class Training:
             inputs = self.augment(inputs)
         share = examples * self.accelerator.num_processes / self.spec.batch_size  # ranks are averaged
         with self.accelerator.no_sync(self.model) if not last else nullcontext():
-            loss = self.task.loss(called(self.model, inputs), targets) * share
+            loss = self.task.loss(data.apply(self.model, inputs), targets) * share
             self.accelerator.backward(loss)
         self.window[0] += loss.detach()
         return examples, share
@@ -280,7 +230,7 @@ class Training:
         with blame_task(self.spec.task, "its model or score", model):
             for batch, piece in zip(data.loader(rows, iter([p or [0] for p in pieces])), pieces, strict=True):
                 inputs, targets = send_to_device(batch, self.accelerator.device)
-                scores.append(self.task.score(called(model, inputs), targets)[: len(piece)].cpu())
+                scores.append(self.task.score(data.apply(model, inputs), targets)[: len(piece)].cpu())
             mine = torch.cat(scores)
             found = torch.cat(gather_object([mine])) if ranks > 1 else mine
         if self.sharded:  # after a forward without a backward the root is still whole
@@ -302,7 +252,7 @@ class Training:
     def _clock(self) -> float:
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return signals.clock()
 
     def _asked(self, saved: float) -> tuple[bool, int]:
         """Whether a checkpoint is due, by the first rank's clock, and the signal that any rank was sent, or 0."""
@@ -389,55 +339,6 @@ class Training:
         """The optimizer, out of Accelerate's wrapper."""
         inner: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         return inner
-
-
-def _accelerator(spec: RunSpec, execution: Execution, folder: Path) -> Accelerator:
-    variables.check(spec.precision)
-    AcceleratorState._reset_state()  # the precision of an earlier run in this process
-    return Accelerator(  # what it would read from the environment is given
-        mixed_precision=spec.precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        dynamo_backend="no",
-        cpu=not torch.accelerator.is_available(),  # said, or the processes of torchrun would each train alone on a CPU
-        log_with=list(execution.trackers) or None,
-        project_dir=str(folder),
-    )
-
-
-def _sharded(model: nn.Module, accelerator: Accelerator, execution: Execution) -> nn.Module:
-    """The model's parameters as shards, those of repeated blocks a block at a time.
-
-    By torch's own call: Accelerate has FSDP2 for accelerators alone, and swaps the optimizer's parameters afterwards.
-    """
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    apart = experts.spread(model, mesh) if execution.sharding == "fsdp2+ep" else set()
-    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
-        for block in blocks:
-            fully_shard(block, mesh=mesh, ignored_params=apart)
-    fully_shard(model, mesh=mesh, ignored_params=apart)
-    return model
-
-
-def _take_memory(model: nn.Module, device: torch.device) -> None:
-    """Of parameters on the meta device what is to lie here; buffers keep their values."""
-    buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
-    model.to_empty(device=device)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
-
-
-def called(model: nn.Module, inputs: Any) -> Any:
-    """The model on a batch, which may be of several tensors by name."""
-    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-
-
-def length(targets: Any) -> int:
-    """How many examples a batch of targets is of."""
-    if isinstance(targets, dict):
-        return length(next(iter(targets.values())))
-    if isinstance(targets, (tuple, list)):
-        return length(targets[0])
-    return len(targets)
 
 
 def _mode(optimizer: Any, name: str) -> None:

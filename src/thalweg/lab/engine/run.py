@@ -16,8 +16,9 @@ import torch
 from thalweg import records
 from thalweg.lab import signals, tasks
 from thalweg.lab.engine import agreement, checkpoint, variables
+from thalweg.lab.engine.execution import Execution
 from thalweg.lab.engine.failures import Failed, blame_task, peer_failure
-from thalweg.lab.engine.loop import Execution, Training
+from thalweg.lab.engine.loop import Training
 from thalweg.records.errors import UserError
 from thalweg.records.files import Damaged
 from thalweg.records.reading import read_run
@@ -25,7 +26,7 @@ from thalweg.records.reading import read_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from thalweg.lab.engine.loop import Observer
+    from thalweg.lab.engine.execution import Observer
     from thalweg.lab.engine.spec import RunSpec
 
 WRITE_SECONDS = 2.0  # between two writes of the metrics of a run under way

@@ -18,7 +18,7 @@ from thalweg.lab.engine import Execution, Stopped, Training, train
 from thalweg.lab.search.cells import Job, PlannedCell, Reader
 from thalweg.lab.search.tickets import FileTickets, Tickets, beating
 from thalweg.lab.search.timing import time_tables
-from thalweg.lab.signals import SIGNALS
+from thalweg.lab.signals import SIGNALS, count_suspensions
 from thalweg.records.errors import TaskFault, UserError
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def process(assignment: Assignment, timing: bool, connection: Connection) -> Non
     for one in SIGNALS:  # the parent's, or a cluster's to all of its processes
         if signal.getsignal(one) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(one, lambda *_: stopped.set())
+    count_suspensions()
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(assignment.threads)
     warnings.filterwarnings("ignore", message=".* is stable only up to ", category=UserWarning)  # a search tries that

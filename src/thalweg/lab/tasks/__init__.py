@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from functools import cache
 from numbers import Real
 
+import torch
+
 from thalweg.arguments import did_you_mean
 from thalweg.lab.tasks.base import (
     Batch,
@@ -138,5 +140,18 @@ def load(name: str) -> tuple[Task, Splits]:
 
 @cache
 def data_hash(name: str) -> str:
-    """The fingerprint of the task's data."""
-    return fingerprint(load(name)[1])
+    """The fingerprint of the task's data, and of the pretrained weights that its model starts from.
+
+    Raises:
+        UserError: no such task, or its data or weights are not available.
+        TaskFault: the task's code raises.
+    """
+    task, splits = load(name)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of what the published file may lack
+            return fingerprint(splits, task.pretrained())
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise TaskFault(name, "pretrained()") from error

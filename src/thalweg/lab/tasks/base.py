@@ -110,6 +110,13 @@ class Task(ABC):
     def model(self) -> nn.Module:
         """A new model, initialised from torch's global generator."""
 
+    def pretrained(self) -> nn.Module | None:
+        """What :meth:`model` reads from a file or the hub, without a new head; None: nothing.
+
+        Its weights are part of a run's identity, as the data are.
+        """
+        return None
+
     def skeleton(self) -> nn.Module:
         """The model as :func:`parameters` builds it: nothing is fetched for it."""
         return self.model()
@@ -181,11 +188,11 @@ def target_of(task: Task, batch_size: int, steps: int) -> float | None:
     return min(found, key=lambda one: abs(math.log(one.steps / steps))).target if found else None
 
 
-def fingerprint(splits: Splits) -> str:
-    """A hash of the data, so that records of other data are not taken for these.
+def fingerprint(splits: Splits, pretrained: nn.Module | None = None) -> str:
+    """A hash of data and pretrained weights, so that records of others are not taken for these.
 
-    Of :class:`Rows` every element counts; of a dataset of the ``datasets`` library its own fingerprint; of any other
-    its length and 64 examples, evenly spaced.
+    Of :class:`Rows` and of weights every element counts; of a dataset of the ``datasets`` library its own fingerprint;
+    of any other its length and 64 examples, evenly spaced.
     """
     digest = hashlib.sha256()
     for part in splits:
@@ -199,6 +206,8 @@ def fingerprint(splits: Splits) -> str:
         else:
             for i in range(0, len(part), max(1, len(part) // 64)):
                 digest.update(_bytes(part[i]))
+    if pretrained is not None:
+        digest.update(_bytes(pretrained.state_dict()))
     return digest.hexdigest()[:16]
 
 

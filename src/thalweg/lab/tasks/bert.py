@@ -44,6 +44,13 @@ class BERT(Task):
         made: nn.Module = hub.pretrained(getattr(transformers, self.kind), self.weights, num_labels=self.classes)
         return made.float()
 
+    def pretrained(self) -> nn.Module:
+        """The published weights alone."""
+        from transformers import AutoModel
+
+        made: nn.Module = hub.pretrained(AutoModel, self.weights)
+        return made
+
     def skeleton(self) -> nn.Module:
         """BERT-base with the vocabulary of the weights."""
         import transformers

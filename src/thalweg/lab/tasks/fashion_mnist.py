@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from thalweg.lab import hub
 from thalweg.lab.columns import ImageColumn, LabelColumn
 from thalweg.lab.models import VGG
-from thalweg.lab.split import check_rows
+from thalweg.lab.split import ROWS, any_rows, check_rows
 from thalweg.lab.tasks.base import Budget, Rows, Splits
 from thalweg.lab.tasks.classification import Classification
 from thalweg.lab.tasks.digits import MatrixConv
@@ -26,6 +26,8 @@ FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
 VARIABLE = "THALWEG_FASHION_MNIST"
 HUB = "zalando-datasets/fashion_mnist"
 PUBLISHED = {"train": (60_000,), "test": (10_000,)}
+FIRST_LABELS = {"train": [9, 0, 0, 3, 0, 2, 7, 2, 5, 5], "test": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]}
+"""They tell Fashion-MNIST from MNIST, whose files have the same names, shapes and sizes."""
 
 
 class FashionMNIST(Classification):
@@ -94,6 +96,7 @@ def _load(part: str) -> tuple[Tensor, Tensor]:
     paths = [found for folder in folders if (found := _paths(folder, part)) is not None]
     if paths:
         images, labels = _read(*paths[0], split)
+        place = str(paths[0][1])
     elif named:
         raise UserError(
             f"{VARIABLE}={named} has no {part}-images-idx3-ubyte.gz and {part}-labels-idx1-ubyte.gz: name the folder "
@@ -101,6 +104,12 @@ def _load(part: str) -> tuple[Tensor, Tensor]:
         )
     else:
         images, labels = _from_hub(split)
+        place = str(hub.folder_of(HUB) or HUB)
+    if not any_rows() and (found := labels[:10].tolist()) != FIRST_LABELS[split]:
+        raise UserError(
+            f"{place}, split {split}, is not Fashion-MNIST: its first labels are {found}, not {FIRST_LABELS[split]}. "
+            f"MNIST's files have the same names: take those of Fashion-MNIST, or set {ROWS}=any if that is meant"
+        )
     return torch.from_numpy(images.reshape(-1, 1, 28, 28)).float() / 127.5 - 1.0, torch.from_numpy(labels).long()
 
 
