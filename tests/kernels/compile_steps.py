@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import triton as triton_package
 from kernel_layers import HYPER, TENSORS, in_8_bits, make_layers
+from support import pairwise
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
@@ -96,10 +97,11 @@ def widths(ptx: str) -> dict[str, int]:
 
 
 def cases(names: list[str], capability: int):
-    """All of float32; of the others one half for each GPU, in which any three options have all their values."""
-    for name, *options in itertools.product(names, *[(True, False)] * 4):
-        if name == "float32" or sum(options) % 2 == (capability == 80):
-            yield name, dict(zip(("explore", "trust_ratio", "on_device", "aligned"), options, strict=True))
+    """All of float32 alone; of more dtypes some in which any two values meet, other ones for each GPU."""
+    first = capability != 80
+    rows = list(itertools.product(names, *[(first, not first)] * 4))
+    for name, *options in pairwise(rows) if len(names) > 1 else rows:
+        yield name, dict(zip(("explore", "trust_ratio", "on_device", "aligned"), options, strict=True))
 
 
 def take_step(name: str, explore: bool, trust_ratio: bool, on_device: bool, aligned: bool, number: int = 3) -> None:
