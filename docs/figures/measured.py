@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from thalweg.report import drawing
 from thalweg.report.statistics import interval
 from thalweg.studies.pages import two_mechanisms, which_alpha
-from thalweg.studies.pages.numbers import PLAIN, half
+from thalweg.studies.pages.numbers import PLAIN
 from thalweg.studies.pages.settings import Record
 
 if TYPE_CHECKING:
@@ -75,12 +75,13 @@ def _settled(ax: Axes, records: list[Record]) -> None:
         for one in records:
             if one.settings["base"] == base:
                 at, found = two_mechanisms.threshold(one), interval(one.found["sharpness"], PLAIN)
-                ax.errorbar(at, found.mean, half(found), fmt=marker, color=colour, label=label, capsize=2)
+                ax.errorbar(at, found.mean, found.reach[1], fmt=marker, color=colour, label=label, capsize=2)
                 label = None
                 if base == "momentum" and at < 5.0:  # where the iterates swing
-                    name = drawing.setting(one.settings["alpha"], one.settings["beta"])
                     where = (-10, -18) if one.settings["alpha"] < -1.0 else (0, 9)
-                    ax.annotate(name, (at, found.mean), where, textcoords="offset points", fontsize=7, ha="center")
+                    ax.annotate(
+                        one.setting, (at, found.mean), where, textcoords="offset points", fontsize=7, ha="center"
+                    )
     ax.plot((3.0, 50.0), (3.0, 50.0), color=drawing.GREY, linewidth=0.8)
     ax.set(xscale="log", yscale="log", xlim=(2.6, 55), xlabel="stability limit over η")
     for axis in (ax.xaxis, ax.yaxis):

@@ -19,7 +19,8 @@ from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.records import reading, results
 from thalweg.records.metric import Metric
 from thalweg.report import words, write_report
-from thalweg.report.statistics import Paired, median_best, paired
+from thalweg.report.rankings import median_best
+from thalweg.report.statistics import Paired, paired
 from thalweg.report.summary import summarise
 from thalweg.studies import claims, page, recipe
 

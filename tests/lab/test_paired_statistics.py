@@ -12,21 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from thalweg.records.metric import Metric
-from thalweg.report.statistics import (
-    all_pairs,
-    best_of_n,
-    correct,
-    holm,
-    interval,
-    mean_ranks,
-    median_best,
-    median_time,
-    paired,
-    profile,
-    ranks,
-    restricted_mean,
-    special_case,
-)
+from thalweg.report.rankings import best_of_n, mean_ranks, median_best, median_time, profile, ranks
+from thalweg.report.statistics import all_pairs, correct, holm, interval, paired, restricted_mean, special_case
 
 ACCURACY = Metric("accuracy", "max", "%", low=0.0, high=100.0)
 LOSS = Metric("loss", "min", log=True, low=0.0)

@@ -14,7 +14,7 @@ from tiny import OPTIONS, stored, write
 
 from thalweg.lab import tasks
 from thalweg.studies import pages
-from thalweg.studies.measurements import two_mechanisms, which_alpha
+from thalweg.studies.measurements import two_mechanisms, which_alpha, work
 from thalweg.studies.measurements.networks import Dense
 from thalweg.studies.pages.numbers import ratios
 
@@ -28,14 +28,14 @@ def ignore(text):
 @pytest.fixture(scope="module")
 def descents(tmp_path_factory):
     folder = tmp_path_factory.mktemp("descents")
-    two_mechanisms.run(OPTIONS[two_mechanisms], folder, ignore)
+    work.run(two_mechanisms, OPTIONS[two_mechanisms], folder, ignore)
     return folder
 
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cells")
-    which_alpha.run(OPTIONS[which_alpha], folder, ignore)
+    work.run(which_alpha, OPTIONS[which_alpha], folder, ignore)
     return folder
 
 
@@ -91,7 +91,7 @@ def test_a_level_that_was_not_reached_is_none(tmp_path):
     settings = {"base": "gd", "lr": 0.1, "alpha": 0.0, "beta": 0.0} | {
         key: options[key] for key in ("task", "examples", "width", "levels", "steps", "seeds")
     }
-    found = two_mechanisms.descend(settings)
+    found = two_mechanisms.measure(settings)
     assert found["sharpness"][1] == [None] * 3
     assert None not in found["sharpness"][0]
     write(tmp_path, [(settings, found)])

@@ -12,9 +12,9 @@ from thalweg.lab import tasks
 from thalweg.landscape import landscape
 from thalweg.studies import pages, recipe
 from thalweg.studies.measured import measuring, paging
-from thalweg.studies.measurements import edge, flatness, sine, valleys
+from thalweg.studies.measurements import edge, flatness, sine, valleys, work
 from thalweg.studies.measurements.networks import Dense
-from thalweg.studies.pages import settings as work
+from thalweg.studies.pages import settings
 from thalweg.theory import stability_limit
 
 RECIPES = [
@@ -49,7 +49,7 @@ def test_each_recipe_names_a_measurement_and_its_options(name, scale):
 @pytest.fixture(scope="module")
 def edges(tmp_path_factory):
     folder = tmp_path_factory.mktemp("edge")
-    edge.run(OPTIONS[edge], folder, ignore)
+    work.run(edge, OPTIONS[edge], folder, ignore)
     return folder
 
 
@@ -173,7 +173,7 @@ def test_each_half_of_the_claim_is_judged(tmp_path, of_negative, of_positive, pa
 
 
 def test_ratios_of_flatness_are_those_of_the_records(tmp_path):
-    flatness.run(OPTIONS[flatness], tmp_path, ignore)
+    work.run(flatness, OPTIONS[flatness], tmp_path, ignore)
     section = pages.flatness.page(tmp_path)
     found = {(one["settings"]["base"], one["settings"]["alpha"]): one["found"] for one in stored(tmp_path).values()}
     for where, grid in zip(("tuned", "common"), section.grids, strict=True):
@@ -189,7 +189,7 @@ def test_ratios_of_flatness_are_those_of_the_records(tmp_path):
 
 
 def test_the_learning_rate_is_the_one_of_fewest_steps(tmp_path):
-    flatness.run(OPTIONS[flatness], tmp_path, ignore)
+    work.run(flatness, OPTIONS[flatness], tmp_path, ignore)
     for one in stored(tmp_path).values():
         reached = [(steps, -lr) for lr, steps in one["found"]["tried"] if steps is not None]
         assert one["found"]["lr"] == -min(reached)[1]
@@ -240,8 +240,8 @@ def test_walks_further_and_flatter_are_counted(tmp_path):
 
 
 def test_walkers_choose_the_learning_rate_that_others_report(tmp_path):
-    valleys.run(OPTIONS[valleys], tmp_path, ignore)
-    for record in work.finished(tmp_path):
+    work.run(valleys, OPTIONS[valleys], tmp_path, ignore)
+    for record in settings.finished(tmp_path):
         tuning = [row["lowest"] for row in record.found["tuning"]]
         assert pages.valleys.chosen(record) == record.found["factors"][int(np.argmin(tuning))]
     assert (tmp_path / "curved.png").stat().st_size < 300_000
@@ -249,7 +249,7 @@ def test_walkers_choose_the_learning_rate_that_others_report(tmp_path):
 
 
 def test_what_surrounds_the_sine_is_measured_on_the_solution(tmp_path):
-    sine.run(OPTIONS[sine], tmp_path, ignore)
+    work.run(sine, OPTIONS[sine], tmp_path, ignore)
     done = [one for one in stored(tmp_path).values() if None not in one["found"]["steps"]]
     assert done
     for one in done:

@@ -89,7 +89,7 @@ def test_a_kill_loses_nothing_that_is_finished(tmp_path):
 @pytest.mark.parametrize("module", OPTIONS, ids=lambda module: module.__name__.rpartition(".")[2])
 def test_every_measurement_resumes_without_computing_again(module, tmp_path, monkeypatch):
     page = paging(module.__name__.rpartition(".")[2]).page
-    module.run(OPTIONS[module], tmp_path, ignore)
+    work.run(module, OPTIONS[module], tmp_path, ignore)
     before = {path: path.read_bytes() for path in (tmp_path / "records").iterdir()}
     last = sorted(before)[-1]
     last.unlink()  # as if it had been killed then
@@ -98,7 +98,7 @@ def test_every_measurement_resumes_without_computing_again(module, tmp_path, mon
     done = []
     timed = work._timed
     monkeypatch.setattr(work, "_timed", lambda does, settings: done.append(settings) or timed(does, settings))
-    module.run(OPTIONS[module], tmp_path, ignore)
+    work.run(module, OPTIONS[module], tmp_path, ignore)
     assert len(done) == 1
     after = {path: path.read_bytes() for path in (tmp_path / "records").iterdir()}
     assert after.keys() == before.keys()

@@ -1,8 +1,8 @@
 """The report: one HTML file that explains itself and opens anywhere, without a network, and tables beside it.
 
 ``words`` says numbers and findings, ``svg`` draws axes, ``charts`` what is drawn on them, ``code`` is the settings as
-code, ``tabular`` the CSV and the Parquet, ``page`` puts all together. Charts are drawn here, not by the browser: the
-page prints, and reads without JavaScript, which only sorts, filters and copies.
+code, ``page`` puts all together, and ``write`` the table of all runs beside it. Charts are drawn here, not by the
+browser: the page prints, and reads without JavaScript, which only sorts, filters and copies.
 """
 
 from thalweg.report.page import render

@@ -59,13 +59,13 @@ def _is_ours(name: str) -> bool:
 def of_table(table: Table, drawn: Styles) -> list[Chart]:
     """The charts of a table, without those that have nothing to show."""
     quantity = words.quantity(table.metric)
-    unit = f" ({table.metric.unit})" if table.metric.unit else ""
+    validation = words.labelled(f"validation {quantity}", table.metric)
     band = "Mean over the fresh seeds with its 95 % band; geometric on a logarithmic axis."
     charts = [
         Chart(
             f"Validation {quantity} during training",
             f"{band} Dashed: the target.",
-            _curves(table, drawn, lambda row: row.validation, f"validation {quantity}{unit}", table.metric.log, True),
+            _curves(table, drawn, lambda row: row.validation, validation, table.metric.log, True),
         ),
         Chart(
             "Training loss during training",
@@ -76,13 +76,13 @@ def of_table(table: Table, drawn: Styles) -> list[Chart]:
             "Best of n trials",
             "What tuning with n trials finds on average, were they drawn from those that were made, and the quartiles. "
             "Two more hyperparameters cost trials: a curve that still gets better at its end was searched too little.",
-            _best_of(table, drawn, f"validation {quantity}{unit}"),
+            _best_of(table, drawn, validation),
         ),
         Chart(
             "Sensitivity to each hyperparameter",
             "Every trial, by one hyperparameter; the ringed one was chosen. Crosses at the worst edge: trials that "
             "failed. What is much worse than the rest is held at the edge.",
-            _sensitivity(table, drawn, f"validation {quantity}{unit}"),
+            _sensitivity(table, drawn, validation),
         ),
     ]
     return [chart for chart in charts if chart.views]

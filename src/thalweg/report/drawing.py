@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Literal
 
 import matplotlib
@@ -11,7 +10,10 @@ from matplotlib.figure import Figure
 from thalweg import files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from matplotlib.axis import Axis
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 BLACK, GREY = "#000000", "#777777"
@@ -43,10 +45,7 @@ def save(drawn: Figure, path: Path) -> Path:
     return path
 
 
-def setting(alpha: float, beta: float) -> str:
-    """An α and β1 as they are written in tables.
-
-    >>> setting(-5.0, 0.99), setting(0.0, 0.0)
-    ('-5, .99', 'no E')
-    """
-    return "no E" if alpha == 0.0 else re.sub(r"(?<!\d)0\.", ".", f"{alpha:g}, {beta:g}")
+def ticks(axis: Axis, values: Sequence[float]) -> None:
+    """Ticks at these values alone, each labelled."""
+    axis.set_ticks(values, [f"{value:g}" for value in values])
+    axis.set_ticks([], minor=True)

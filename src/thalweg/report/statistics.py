@@ -1,4 +1,4 @@
-"""What may be concluded from seeds and trials: intervals, paired tests, corrections, ranks, profiles.
+"""What may be concluded from seeds: intervals, paired tests, corrections.
 
 Everything here works on plain numbers; what is compared and how it is said is elsewhere.
 
@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from thalweg.records.metric import Metric
@@ -29,7 +28,6 @@ from thalweg.records.metric import Metric
 LEVEL = 0.95
 SIGNIFICANT = 0.05
 ALIKE = 0.01  # a spread this small beside the difference is none, where it may be rounding
-POINTS = 64  # of a best-of-n curve, at most
 
 CONTAINS = {"alto": "lamb", "ema-nesterov": "adamw", "thalweg.ALTO": "thalweg.Lamb",
             "thalweg.EAdamW": "torch.optim.AdamW", "thalweg.EAdam": "torch.optim.Adam",
@@ -48,6 +46,11 @@ class Interval:
     low: float | None
     high: float | None
     values: tuple[float, ...]
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far the limits are below and above the mean; 0 where there are none."""
+        return (0.0, 0.0) if self.low is None or self.high is None else (self.mean - self.low, self.high - self.mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +119,6 @@ class Paired:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class BestOf:
-    """The best validation metric of ``n`` trials drawn from those that were made: its mean and its quartiles."""
-
-    n: int
-    expected: float
-    low: float
-    high: float
-
-
 def interval(values: Sequence[float], metric: Metric) -> Interval:
     """The mean with its 95 % confidence limits by Student's t, on the scale of the metric.
 
@@ -140,12 +133,13 @@ def interval(values: Sequence[float], metric: Metric) -> Interval:
     0.003162
     """
     kept = tuple(values)
-    if metric.log and min(kept) > 0.0:
-        mean, half = _mean_and_half(np.log(kept))
-        return Interval(math.exp(mean), *_limits(mean, half, np.exp), kept)
-    mean, half = _mean_and_half(np.asarray(kept))
+    geometric = metric.log and min(kept) > 0.0
+    mean, half = _mean_and_half(np.log(kept) if geometric else np.asarray(kept))
     if half is None:
-        return Interval(mean, None, None, kept)
+        return Interval(math.exp(mean) if geometric else mean, None, None, kept)
+    if geometric:
+        with np.errstate(over="ignore"):
+            return Interval(math.exp(mean), float(np.exp(mean - half)), float(np.exp(mean + half)), kept)
     low, high = _bounded(mean, half, metric)
     return Interval(mean, min(mean, max(low, metric.low)), max(mean, min(high, metric.high)), kept)
 
@@ -207,13 +201,6 @@ def _inherited(values: np.ndarray, metric: Metric) -> float:
     """
     sizes = (float(np.abs(values).max()), abs(metric.low), abs(metric.high))
     return 4.0 * float(np.finfo(np.float32).eps) * max(size for size in sizes if math.isfinite(size))
-
-
-def _limits(mean: float, half: float | None, back: np.ufunc) -> tuple[float | None, float | None]:
-    if half is None:
-        return None, None
-    with np.errstate(over="ignore"):
-        return float(back(mean - half)), float(back(mean + half))
 
 
 def paired(
@@ -335,96 +322,6 @@ def restricted_mean(times: Sequence[float | None], horizon: float) -> Interval:
     """
     spent = [horizon if time is None else min(time, horizon) for time in times]
     return interval(spent, Metric("time", "min", low=0.0, high=horizon))
-
-
-def median_best(bests: Sequence[float | None], metric: Metric) -> float | None:
-    """The median of the studies' bests, of two middle ones the worse; a study without one (None) is the worst.
-
-    >>> median_best([0.9, None, 0.8], Metric("accuracy", "max"))
-    0.8
-    """
-    found = sorted((one for one in bests if one is not None), reverse=metric.goal == "max")
-    middle = len(bests) // 2
-    return found[middle] if middle < len(found) else None
-
-
-def best_of_n(values: Sequence[float | None], metric: Metric) -> tuple[BestOf, ...]:
-    """What the best of n trials is, for n up to their number, were they drawn without replacement from ``values``.
-
-    Of N values in order from the best, the i-th is the best of n with probability C(N - i, n - 1) / C(N, n), exactly.
-    A trial that failed (None) counts as the worst that finished. Means are geometric where the metric is logarithmic.
-
-    >>> [round(one.expected, 6) for one in best_of_n([1.0, 2.0, 3.0], Metric("accuracy", "max"))]
-    [2.0, 2.666667, 3.0]
-    """
-    finished = [value for value in values if value is not None]
-    if not finished:
-        return ()
-    descending = metric.goal == "max"
-    worst = min(finished) if descending else max(finished)
-    ordered = np.array(sorted((worst if v is None else v for v in values), reverse=descending))
-    geometric = metric.log and ordered.min() > 0.0
-    total = len(ordered)
-    counts = np.unique(np.geomspace(1, total, POINTS).round().astype(int)) if total > POINTS else range(1, total + 1)
-    found = []
-    for n in counts:
-        i = np.arange(1, total - n + 1)
-        weights = n / total * np.concatenate([[1.0], np.cumprod((total - i - n + 1) / (total - i))])
-        kept = ordered[: len(weights)]
-        mean = math.exp(float(weights @ np.log(kept))) if geometric else float(weights @ kept)
-        reached = np.cumsum(weights)
-        quartiles = [float(kept[min(int(np.searchsorted(reached, q - 1e-12)), len(kept) - 1)]) for q in (0.25, 0.75)]
-        found.append(BestOf(int(n), mean, min(quartiles), max(quartiles)))
-    return tuple(found)
-
-
-def ranks(scores: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
-    """1 for the lowest score, and so on; equal ones share the mean of their ranks.
-
-    >>> ranks({"a": (0, 1.0), "b": (0, 1.0), "c": (1, 0.5)})
-    {'a': 1.5, 'b': 1.5, 'c': 3.0}
-    """
-    places = {score: i for i, score in enumerate(sorted(set(scores.values())))}
-    found = rankdata([places[score] for score in scores.values()])
-    return {name: float(rank) for name, rank in zip(scores, found, strict=True)}
-
-
-def mean_ranks(tables: Sequence[Mapping[str, tuple[float, ...]]]) -> dict[str, float]:
-    """The mean rank of each optimizer over the tables in which it took part, the best first."""
-    found: dict[str, list[float]] = {}
-    for table in tables:
-        for name, rank in ranks(table).items():
-            found.setdefault(name, []).append(rank)
-    means = {name: float(np.mean(own)) for name, own in found.items()}
-    return dict(sorted(means.items(), key=lambda item: item[1]))
-
-
-def profile(tables: Sequence[Mapping[str, float | None]]) -> dict[str, tuple[float, ...]]:
-    """Performance profiles (Dolan and Moré 2002): of each optimizer, how many times the fastest's time it took.
-
-    One ratio a table in which anybody got to the target, in order; ``inf`` where the optimizer did not (None). The
-    profile at τ is the share of ratios that are at most τ.
-
-    >>> profile([{"a": 10.0, "b": 20.0}, {"a": 30.0, "b": None}])
-    {'a': (1.0, 1.0), 'b': (2.0, inf)}
-    """
-    found: dict[str, list[float]] = {}
-    for table in tables:
-        fastest = min((time for time in table.values() if time is not None), default=None)
-        if not fastest:
-            continue
-        for name, time in table.items():
-            found.setdefault(name, []).append(math.inf if time is None else time / fastest)
-    return {name: tuple(sorted(ratios)) for name, ratios in found.items()}
-
-
-def median_time(times: Sequence[float | None]) -> float | None:
-    """The median over seeds, of two middle ones the later; None where it is a seed that never got there.
-
-    >>> median_time([10.0, None, 20.0]), median_time([10.0, None])
-    (20.0, None)
-    """
-    return median_best(times, Metric("time", "min"))
 
 
 def special_case(name: str) -> str | None:

@@ -12,18 +12,13 @@ from datetime import UTC, datetime
 
 from thalweg.records import results
 from thalweg.records.metric import Metric
+from thalweg.report.rankings import BestOf, best_of_n, mean_ranks, median_best, median_time, profile
 from thalweg.report.statistics import (
-    BestOf,
     Interval,
     Paired,
     all_pairs,
-    best_of_n,
     correct,
     interval,
-    mean_ranks,
-    median_best,
-    median_time,
-    profile,
     restricted_mean,
     special_case,
 )
@@ -258,7 +253,7 @@ def _row(table: results.Table, cell: results.Cell) -> Row:
     finished = [run for run in cell.seeds if run.finished]
     tests = [run.test for run in finished if run.test is not None]
     steps = [run.steps_to_target if run.finished else None for run in cell.seeds]
-    second = _median(cell.seconds_per_step)
+    second = median_time(cell.seconds_per_step)
     to_target = restricted_mean(steps, table.steps) if steps and table.target is not None else None
     bests = tuple(None if (run := results.best(study, table.metric)) is None else run.validation
                   for study in cell.studies)  # fmt: skip
@@ -277,11 +272,6 @@ def _row(table: results.Table, cell: results.Cell) -> Row:
         validation=_curve(finished, "validation", table.metric, second),
         train_loss=_curve(finished, "loss", LOSS, second),
     )
-
-
-def _median(values: Sequence[float]) -> float | None:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2] if ordered else None
 
 
 def _times(found: Interval, factor: float) -> Interval:

@@ -76,6 +76,16 @@ def quantity(metric: Metric) -> str:
     return metric.name.removeprefix("test ")
 
 
+def labelled(name: str, metric: Metric) -> str:
+    """What an axis says of values of a metric: their name, and the unit in brackets.
+
+    >>> from thalweg.records.metric import Metric
+    >>> labelled("test accuracy", Metric("test accuracy", "max", "%")), labelled("loss", Metric("loss", "min"))
+    ('test accuracy (%)', 'loss')
+    """
+    return f"{name} ({metric.unit})" if metric.unit else name
+
+
 def units(metric: Metric) -> str:
     """Its unit, after a space."""
     return f" {metric.unit}" if metric.unit else ""

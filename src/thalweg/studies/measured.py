@@ -9,6 +9,7 @@ from thalweg.records.errors import UserError
 from thalweg.records.importing import importable_from_here
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
 
 FORMER = ("thalweg.experiments.", "thalweg.bench.")
@@ -16,15 +17,15 @@ FORMER = ("thalweg.experiments.", "thalweg.bench.")
 
 
 def measuring(name: str) -> ModuleType:
-    """The module of a measurement that has ``run(options, folder, say)``, which goes on where it stopped.
+    """The module of a measurement, which :func:`thalweg.studies.measurements.work.run` carries out.
 
     Args:
         name: of a measurement of the package, such as ``flatness``, or the dotted name of a module of one's own.
 
     Raises:
-        UserError: there is no such module, or it has no such function.
+        UserError: there is no such module, or it has neither ``run`` nor ``measure``.
     """
-    return _module(name, "measurements", "run", "(options, folder, say)")
+    return _module(name, "measurements", ("run(options, folder, say)", "measure(settings)"))
 
 
 def paging(name: str) -> ModuleType:
@@ -35,10 +36,10 @@ def paging(name: str) -> ModuleType:
     Raises:
         UserError: there is no such module, or it has no such function.
     """
-    return _module(name, "pages", "page", "(folder)")
+    return _module(name, "pages", ("page(folder)",))
 
 
-def _module(name: str, room: str, function: str, arguments: str) -> ModuleType:
+def _module(name: str, room: str, functions: Sequence[str]) -> ModuleType:
     own = name.rpartition(".")[2] if name.startswith(FORMER) else name
     own = "memory" if own == "recipe" else own
     if "." in own:
@@ -47,6 +48,6 @@ def _module(name: str, room: str, function: str, arguments: str) -> ModuleType:
         module = import_module(own if "." in own else f"thalweg.studies.{room}.{own}")
     except ImportError as error:
         raise UserError(f"cannot import the measurement {name!r} ({error})") from None
-    if not callable(getattr(module, function, None)):
-        raise UserError(f"the measurement {name!r} needs a function {function}{arguments}")
+    if not any(hasattr(module, function.partition("(")[0]) for function in functions):
+        raise UserError(f"the measurement {name!r} needs a function {' or '.join(functions)}")
     return module

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from thalweg.report import drawing, words
 from thalweg.report.drawing import COLOURS, save
 from thalweg.studies.sections import Picture, short_names
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from thalweg.records.metric import Metric
     from thalweg.report.summary import Row, Summary, Table
 
 DASHES = ("-", "--", "-.", ":")
@@ -57,7 +56,7 @@ def _labels(names: list[str]) -> dict[str, str]:
 
 def _curves(tables: tuple[Table, ...], path: Path) -> Picture:
     """Training loss and validation metric by epoch, a column a table."""
-    figure = Figure(figsize=(4.2 * len(tables), 6.4), layout="constrained")
+    figure = drawing.figure(4.2 * len(tables), 6.4)
     axes = figure.subplots(2, len(tables), squeeze=False)
     styles, labels = _styles(_names(tables)), _labels(_names(tables))
     for column, table in enumerate(tables):
@@ -70,18 +69,12 @@ def _curves(tables: tuple[Table, ...], path: Path) -> Picture:
                         **styles[row.optimizer],
                     )  # fmt: skip
         axes[0][column].set(title=f"{table.task}, batch {table.batch_size}", yscale="log", ylabel="training loss")
-        unit = f" ({table.metric.unit})" if table.metric.unit else ""
-        label = table.metric.name.replace("test ", "validation ") + unit
+        label = words.labelled(table.metric.name.replace("test ", "validation "), table.metric)
         axes[1][column].set(xlabel="epochs", ylabel=label, yscale="log" if table.metric.log else "linear")
         _zoom(axes[1][column], table)
         for line in range(2):
             axes[line][column].grid(alpha=0.3)
-    handles: dict[str, Any] = {}
-    for row_of_axes in axes:
-        for one in row_of_axes:
-            for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
-                handles.setdefault(name, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
+    drawing.legend(figure, "outside lower center", columns=4)
     save(figure, path)
     return Picture(path, "Training loss and validation metric by epoch, mean over the fresh seeds: see who is ahead "
                          "early, and who at the end.")  # fmt: skip
@@ -96,16 +89,16 @@ def _zoom(axes: Any, table: Table) -> None:
         for step, mean in zip(row.validation.steps, row.validation.mean, strict=True)
         if step >= table.steps / 10 and math.isfinite(mean)
     ]
-    if values and not table.metric.log and max(values) > min(values):
+    if values and table.metric.goal == "max" and not table.metric.log and max(values) > min(values):
         low, high = float(np.quantile(values, 0.1)), max(values)
         room = 0.05 * (high - low)
-        axes.set_ylim(low - room, high + room) if table.metric.goal == "max" else None
+        axes.set_ylim(low - room, high + room)
 
 
 def _scaling(tables: list[Table], path: Path) -> Picture:
     """The test metric of each optimizer over the batch sizes of a task."""
     metric = tables[0].metric
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = drawing.figure(6.4, 4.4)
     axes = figure.subplots()
     names = _names(tables)
     labels = _labels(names)
@@ -115,12 +108,9 @@ def _scaling(tables: list[Table], path: Path) -> Picture:
         if known:
             shift = 1.03 ** (i - len(names) / 2)
             x = [size * shift for size, _ in known]
-            y = [test.mean for _, test in known]
-            low = [test.mean - (test.mean if test.low is None else test.low) for _, test in known]
-            high = [(test.mean if test.high is None else test.high) - test.mean for _, test in known]
-            axes.errorbar(x, y, yerr=(low, high), label=labels[name], marker="o", ms=4, capsize=2, lw=1.4, **style)
-    unit = f" ({metric.unit})" if metric.unit else ""
-    axes.set(xscale="log", xlabel="batch size", ylabel=f"{metric.name}{unit}")
+            y, bars = [test.mean for _, test in known], np.transpose([test.reach for _, test in known])
+            axes.errorbar(x, y, yerr=bars, label=labels[name], marker="o", ms=4, capsize=2, lw=1.4, **style)
+    axes.set(xscale="log", xlabel="batch size", ylabel=words.labelled(metric.name, metric))
     axes.set_xticks([t.batch_size for t in tables], [f"{t.batch_size:,}" for t in tables], minor=False)
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
@@ -140,7 +130,7 @@ def _placed(table: Table) -> Iterator[tuple[float, float, Row]]:
 
 def _heat_maps(tables: list[Table], path: Path) -> Picture:
     """The test metric over gain and β1, with α written in each field; LAMB is the line at gain 0."""
-    figure = Figure(figsize=(6.2 * len(tables), 4.4), layout="constrained")
+    figure = drawing.figure(6.2 * len(tables), 4.4)
     for axes, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, strict=True):
         placed = [(float(f"{alpha * (1.0 - beta):.1g}"), beta, alpha, row) for alpha, beta, row in _placed(table)]
         gains, betas = sorted({p[0] for p in placed}), sorted({p[1] for p in placed})
@@ -160,9 +150,7 @@ def _heat_maps(tables: list[Table], path: Path) -> Picture:
         axes.set_xticks(range(len(gains)), [f"{gain:g}" for gain in gains])
         axes.set_yticks(range(len(betas)), [f"{beta:g}" for beta in betas])
         axes.set(xlabel="gain α(1 - β1)", ylabel="β1", title=_heading(table))
-        figure.colorbar(
-            image, ax=axes, label=table.metric.name + (f" ({table.metric.unit})" if table.metric.unit else "")
-        )
+        figure.colorbar(image, ax=axes, label=words.labelled(table.metric.name, table.metric))
     save(figure, path)
     return Picture(
         path,
@@ -173,9 +161,7 @@ def _heat_maps(tables: list[Table], path: Path) -> Picture:
 
 def _heading(table: Table) -> str:
     base = next((row for row in table.rows if row.optimizer.split(":")[0] == "lamb"), None)
-    beside = "" if base is None or base.test is None else f" (LAMB, α = 0: {_number(base.test.mean, table.metric)})"
-    return f"{table.task}, batch {table.batch_size}{beside}"
-
-
-def _number(value: float, metric: Metric) -> str:
-    return f"{value:.4g}" + (f" {metric.unit}" if metric.unit else "")
+    title = f"{table.task}, batch {table.batch_size}"
+    if base is None or base.test is None:
+        return title
+    return f"{title} (LAMB, α = 0: {base.test.mean:.4g}{words.units(table.metric)})"

@@ -21,6 +21,7 @@ from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, open_tickets
 from thalweg.records.errors import UserError
 from thalweg.studies.measured import measuring
+from thalweg.studies.measurements import work as measurement
 from thalweg.studies.resolved import resolved
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def reproduce(
         raise records.unwritable(error, root) from None
     with _clocked(root / "reproduce.json", scale, command) if first else nullcontext(lambda: None) as tick:
         if wanted.measure:
-            measuring(wanted.measure).run(wanted.options, root, say)
+            measurement.run(measuring(wanted.measure), wanted.options, root, say)
             return
         cells = [(one, cell) for one in wanted.comparisons for cell in cells_of(one, root)]
         for _, cell in cells:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from thalweg.studies.claims import Finding
@@ -17,9 +17,9 @@ class Grid:
     """A table whose first column names the rows; ``notes`` say what makes it less than it seems; ``prose`` wraps."""
 
     title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
     prose: bool = False
 
 
@@ -35,13 +35,13 @@ class Picture:
 class Section:
     """One recipe's part of the page; ``more`` are links to files beside it."""
 
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    claims: tuple[Finding, ...] = ()
-    findings: tuple[str, ...] = ()
-    grids: tuple[Grid, ...] = ()
-    pictures: tuple[Picture, ...] = ()
-    more: tuple[str, ...] = field(default=())
+    title: str = ""
+    paragraphs: Sequence[str] = ()
+    claims: Sequence[Finding] = ()
+    findings: Sequence[str] = ()
+    grids: Sequence[Grid] = ()
+    pictures: Sequence[Picture] = ()
+    more: Sequence[str] = ()
 
 
 def short_names(optimizers: Iterable[str]) -> dict[str, str]:

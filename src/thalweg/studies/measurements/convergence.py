@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
+from sklearn.linear_model import LogisticRegression
 
 from thalweg import equations as eq
 from thalweg.lab import tasks
 from thalweg.studies.measurements.networks import Dense, cross_entropy, is_matrix, optimizer
-from thalweg.studies.measurements.work import carry_out
 from thalweg.studies.pages.numbers import log_spaced
 from thalweg.studies.pages.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
     from torch.optim import Optimizer
@@ -41,34 +39,31 @@ class Optimum(NamedTuple):
     gradient: float
 
 
-def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> None:
-    """Regret of each optimizer at each η, and running means of the squared gradient norm.
+def wanted(options: dict[str, Any]) -> list[Settings]:
+    """Each optimizer at each η where the loss is convex, and at its own where it is not.
 
     Args:
         options: ``settings`` (pairs [α, β1]), ``seeds`` (of which the first chooses η), ``ridge``, ``batch_size``,
             ``convex_steps`` and ``eta`` (a list for each base), ``steps``, ``width``, ``network_ridge`` (a list),
-            ``constant`` and ``decaying`` (η of each base), and ``jobs``.
-        folder: where the records go.
-        say: told of progress.
+            ``constant`` and ``decaying`` (η of each base).
     """
     shared = {"seeds": options["seeds"], "batch": options["batch_size"]}
     pairs = [(float(alpha), float(beta)) for alpha, beta in options["settings"]]
-    wanted: list[Settings] = [
+    found: list[Settings] = [
         {"loss": "convex", "base": base, "alpha": alpha, "beta": beta, "eta": float(eta), "ridge": options["ridge"],
          "steps": options["convex_steps"], **shared}
         for base, etas in options["eta"].items() for alpha, beta in pairs for eta in etas
     ]  # fmt: skip
-    wanted += [
+    return found + [
         {"loss": "network", "base": base, "alpha": alpha, "beta": beta, "eta": float(eta), "decays": decays,
          "full": full, "ridge": float(strength), "steps": options["steps"], "width": options["width"], **shared}
         for decays, known in ((False, options["constant"]), (True, options["decaying"]))
         for base, eta in known.items() for alpha, beta in pairs for full in (True, False)
         for strength in options["network_ridge"]
     ]  # fmt: skip
-    carry_out(wanted, work, folder, say, jobs=options.get("jobs"))
 
 
-def work(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     """One setting, all seeds."""
     return regret(settings) if settings["loss"] == "convex" else gradients(settings)
 
@@ -228,33 +223,14 @@ def optimum(x: np.ndarray, labels: np.ndarray, strength: float) -> Optimum:
     Raises:
         RuntimeError: the largest entry of the gradient stays above 1e-10.
     """
-    n, classes = len(x), int(labels.max()) + 1
-    inputs = np.concatenate([x, np.ones((n, 1))], axis=1)
-    size = inputs.shape[1]
-    hot = np.eye(classes)[labels]
-
-    def value(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = inputs @ theta.reshape(size, classes)
-        loss = (logsumexp(logits, axis=1) - (hot * logits).sum(1)).mean() + strength / 2.0 * theta @ theta
-        slope = inputs.T @ (softmax(logits, axis=1) - hot) / n
-        return float(loss), slope.ravel() + strength * theta
-
-    def curvature(theta: np.ndarray) -> np.ndarray:
-        p = softmax(inputs @ theta.reshape(size, classes), axis=1)
-        blocks = np.empty((size, classes, size, classes))
-        for a in range(classes):
-            for b in range(classes):
-                weight = p[:, a] * ((a == b) - p[:, b]) / n
-                blocks[:, a, :, b] = inputs.T @ (weight[:, None] * inputs)
-        whole: np.ndarray = blocks.reshape(size * classes, -1) + strength * np.eye(size * classes)
-        return whole
-
-    found = minimize(
-        value, np.zeros(size * classes), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-11}
-    )
-    theta = found.x - np.linalg.solve(curvature(found.x), value(found.x)[1])  # one more step, to rounding
-    loss, slope = value(theta)
-    if (left := float(np.abs(slope).max())) > 1e-10:
+    n = len(x)
+    inputs = np.concatenate([x, np.ones((n, 1))], axis=1)  # the bias is penalised too
+    model = LogisticRegression(C=1.0 / (strength * n), fit_intercept=False, solver="newton-cholesky", tol=1e-13)
+    theta = model.fit(inputs, labels).coef_.T
+    logits = inputs @ theta
+    hot = np.eye(theta.shape[1])[labels]
+    loss = (logsumexp(logits, axis=1) - (hot * logits).sum(1)).mean() + strength / 2.0 * (theta**2).sum()
+    gradient = inputs.T @ (softmax(logits, axis=1) - hot) / n + strength * theta
+    if (left := float(np.abs(gradient).max())) > 1e-10:
         raise RuntimeError(f"the optimum of the regression was not found to 1e-10: a gradient of {left:.2g} is left")
-    matrix = theta.reshape(size, classes)
-    return Optimum(matrix[:-1], matrix[-1], loss, left)
+    return Optimum(theta[:-1], theta[-1], float(loss), left)

@@ -8,44 +8,38 @@ plain one. The network and data are those on which the table of ``docs/what-e-do
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from thalweg.lab import tasks
 from thalweg.studies.measurements.networks import Dense, Tops, forward, optimizer, squared_error
-from thalweg.studies.measurements.work import carry_out
 from thalweg.studies.pages.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
 
-def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> None:
-    """Train each base at each (α, β1) of the grid, on all data and on large batches.
+def wanted(options: dict[str, Any]) -> list[Settings]:
+    """Each base at each (α, β1) of the grid, on all data and on large batches.
 
     Args:
         options: ``lr`` (a list for each base), ``full`` and ``batch`` (pairs [α, β1]), ``batch_size``, ``steps``,
             ``last`` (the steps over which is averaged), ``every`` (steps between measurements), ``seeds``,
-            ``examples``, and ``jobs``.
-        folder: where the records go.
-        say: told of progress.
+            ``examples``.
     """
     shared = {key: options[key] for key in ("steps", "last", "every", "seeds", "examples")}
-    wanted: list[Settings] = [
+    return [
         {"base": base, "batch": size, "alpha": float(alpha), "beta": float(beta), "lr": float(lr), **shared}
         for size, grid in ((options["examples"], options["full"]), (options["batch_size"], options["batch"]))
         for base, lrs in options["lr"].items()
         for lr in lrs
         for alpha, beta in grid
     ]
-    carry_out(wanted, settle, folder, say, jobs=options.get("jobs"))
 
 
-def settle(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     """What is measured of each seed, a list over the last steps; None where a seed is not finite.
 
     ``eta_lambda`` is of the optimizer's own coordinates, ``sharpness`` the plain λ_max; ``batch`` is, with mini-batches

@@ -16,14 +16,12 @@ import torch
 from thalweg.studies.measurements.convergence import batches
 from thalweg.studies.measurements.networks import Tops, of_seed, optimizer
 from thalweg.studies.measurements.problems import Problem, problems
-from thalweg.studies.measurements.work import carry_out
 from thalweg.studies.pages.bases import MOMENTUM
 from thalweg.studies.pages.settings import Settings
 from thalweg.theory import stability_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from torch.optim import Optimizer
 
@@ -34,17 +32,15 @@ TUNING = 0
 """The seed that chooses the learning rate; those that are reported are 1, 2, ..."""
 
 
-def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> None:
-    """Train and measure every cell.
+def wanted(options: dict[str, Any]) -> list[Settings]:
+    """Each base at each (α, β1) of each task.
 
     Args:
         options: a table for each task with ``settings`` (pairs [α, β1]), ``bases`` (for each its highest learning rate
             and the common one, 0 for none), ``target``, ``batch``, ``examples`` and ``steps`` (at most, while tuning;
-            at the common learning rate five times as many); ``seeds``, those reported; and ``jobs``.
-        folder: where the records go.
-        say: told of progress.
+            at the common learning rate five times as many); ``seeds``, those reported.
     """
-    wanted: list[Settings] = [
+    return [
         {"task": task, "base": base, "alpha": float(alpha), "beta": float(beta), "highest": float(highest),
          "common": float(common), "seeds": options["seeds"],
          **{key: own[key] for key in ("target", "batch", "examples", "steps")}}
@@ -52,10 +48,9 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
         for base, (highest, common) in own["bases"].items()
         for alpha, beta in own["settings"]
     ]  # fmt: skip
-    carry_out(wanted, cell, folder, say, jobs=options.get("jobs"))
 
 
-def cell(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     """Tune, then measure fresh seeds at the tuned learning rate and at the common one.
 
     Returns:

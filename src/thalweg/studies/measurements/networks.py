@@ -105,21 +105,17 @@ def optimizer(
                 [group for group in groups if group["params"]], lr, betas=(BETA2, 0.99), alpha=alpha, beta=beta,
                 nonfinite="propagate",
             )  # fmt: skip
-        made: Optimizer
-        if base == "gd":
-            made = SGD(params, lr)
-        elif base == "momentum":
-            made = SGD(params, lr * (1.0 - BETA2), momentum=BETA2)
-        elif base == "rmsprop":
-            made = RMSprop(params, lr)
-        elif base == "adagrad":
-            made = Adagrad(params, lr)
-        elif base == "adam":
-            made = Adam(params, lr, betas=(BETA2, 0.999))
-        elif base == "adamw":
-            made = AdamW(params, lr, betas=(BETA2, 0.999), weight_decay=decay)
-        else:
+        bases: dict[str, Callable[[], Optimizer]] = {
+            "gd": lambda: SGD(params, lr),
+            "momentum": lambda: SGD(params, lr * (1.0 - BETA2), momentum=BETA2),
+            "rmsprop": lambda: RMSprop(params, lr),
+            "adagrad": lambda: Adagrad(params, lr),
+            "adam": lambda: Adam(params, lr, betas=(BETA2, 0.999)),
+            "adamw": lambda: AdamW(params, lr, betas=(BETA2, 0.999), weight_decay=decay),
+        }
+        if base not in bases:
             raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
+        made = bases[base]()
         return made if alpha == 0.0 else E(made, alpha=alpha, beta=beta, nonfinite="propagate")
 
 

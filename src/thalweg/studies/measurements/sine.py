@@ -18,13 +18,11 @@ from thalweg.landscape.scales import filter_scale
 from thalweg.landscape.slices import filter_normalised_directions, slice_2d
 from thalweg.studies.measurements.convergence import batches
 from thalweg.studies.measurements.networks import Dense, optimizer
-from thalweg.studies.measurements.work import carry_out
 from thalweg.studies.pages.settings import Settings
 from thalweg.studies.pages.sine import MEASURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
 
@@ -32,24 +30,21 @@ TASK, WIDTHS = "sine-noisy", (1, 32, 32, 1)
 SAMPLE = 4096  # training points on which loss and flatness are measured
 
 
-def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> None:
-    """Train Adam to one loss at each batch size, with each E in front, and look around.
+def wanted(options: dict[str, Any]) -> list[Settings]:
+    """Adam at each batch size, with each E in front.
 
     Args:
         options: ``batches`` (of each its size, learning rate and most steps), ``settings`` (pairs [α, β1]), ``target``,
-            ``seeds``, ``points`` and ``extent`` of each axis of the surface, and ``jobs``.
-        folder: where the records go.
-        say: told of progress.
+            ``seeds``, ``points`` and ``extent`` of each axis of the surface.
     """
     shared = {key: options[key] for key in ("target", "seeds", "points", "extent")}
-    wanted: list[Settings] = [
+    return [
         {"batch": int(size), "alpha": float(alpha), "beta": float(beta), "lr": float(lr), "steps": steps, **shared}
         for size, lr, steps in options["batches"] for alpha, beta in options["settings"]
     ]  # fmt: skip
-    carry_out(wanted, solve, folder, say, jobs=options.get("jobs"))
 
 
-def solve(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     """Of each seed the :data:`MEASURES` where the training loss first is at the target; of the first the surface.
 
     The loss is that of 4,096 training points; ``sharpness`` is the largest eigenvalue of its Hessian, ``normalised``

@@ -13,36 +13,31 @@ import torch
 
 from thalweg.studies.measurements.networks import Tops, optimizer
 from thalweg.studies.measurements.problems import images
-from thalweg.studies.measurements.work import carry_out
 from thalweg.studies.pages.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    pass
 
 MEASURES = ("steps", "sharpness", "gradient")
 
 
-def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> None:
-    """Train each (α, β1) of each grid to all levels.
+def wanted(options: dict[str, Any]) -> list[Settings]:
+    """Each (α, β1) of each grid.
 
     Args:
         options: ``grids`` (tables of a ``base``, a learning rate ``lr``, and ``settings``, pairs [α, β1]), ``task``,
             ``examples``, ``width`` (of the hidden layer), ``levels`` (training losses, falling), ``steps`` (at most),
-            ``seeds``, and ``jobs``.
-        folder: where the records go.
-        say: told of progress.
+            ``seeds``.
     """
     shared = {key: options[key] for key in ("task", "examples", "width", "levels", "steps", "seeds")}
-    wanted: list[Settings] = [
+    return [
         {"base": grid["base"], "lr": float(grid["lr"]), "alpha": float(alpha), "beta": float(beta), **shared}
         for grid in options["grids"]
         for alpha, beta in grid["settings"]
     ]
-    carry_out(wanted, descend, folder, say, jobs=options.get("jobs"))
 
 
-def descend(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     """The :data:`MEASURES` at each level, of each seed; None where the level was not reached."""
     levels, seeds = settings["levels"], range(settings["seeds"])
     problem = images(settings["task"], seeds, settings["examples"], settings["width"], torch.tanh)

@@ -17,13 +17,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from thalweg.studies.measurements.convergence import batches
 from thalweg.studies.measurements.networks import optimizer
 from thalweg.studies.measurements.problems import Problem, images
-from thalweg.studies.measurements.work import carry_out
 from thalweg.studies.pages.settings import Settings
 from thalweg.zeroth_order import spsa
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
 TUNING = (0, 1)
 FIRST_FRESH = 100
@@ -31,28 +29,25 @@ FACTOR, MOST = 3.0, 8
 """Between learning rates, and how many are tried at most."""
 
 
-def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> None:
-    """Tune and measure every cell.
+def wanted(options: dict[str, Any]) -> list[Settings]:
+    """Each base at each (α, β1) of each regime.
 
     Args:
         options: ``task``, ``examples``, ``width`` (of the hidden layer), ``seeds`` (fresh ones), ``settings`` (pairs
             [α, β1]), ``lr`` (of each base, where its search starts), ``regimes`` (by name: ``batch``, ``steps`` and
-            ``bases``, of which ``spsa`` is gradient descent on estimates without backpropagation), and ``jobs``.
-        folder: where the records go.
-        say: told of progress.
+            ``bases``, of which ``spsa`` is gradient descent on estimates without backpropagation).
     """
     shared = {key: options[key] for key in ("task", "examples", "width", "seeds")}
-    wanted: list[Settings] = [
+    return [
         {"regime": name, "base": base, "alpha": float(alpha), "beta": float(beta), "lr": float(options["lr"][base]),
          "batch": regime["batch"], "steps": regime["steps"], **shared}
         for name, regime in options["regimes"].items()
         for base in regime["bases"]
         for alpha, beta in options["settings"]
     ]  # fmt: skip
-    carry_out(wanted, cell, folder, say, jobs=options.get("jobs"))
 
 
-def cell(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     """Tune, then measure fresh seeds.
 
     Returns:

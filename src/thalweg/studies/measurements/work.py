@@ -22,8 +22,24 @@ from thalweg.studies.pages.settings import Settings, name_of, read
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
 Work = Callable[[Settings], dict[str, Any]]
+
+
+def run(measurement: ModuleType, options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> None:
+    """Carry a measurement out: by its own ``run``, or ``measure`` each of the settings that its ``wanted`` lists.
+
+    Args:
+        measurement: the module.
+        options: of the recipe; ``jobs`` is how many processes there are.
+        folder: where the records go.
+        say: told of progress.
+    """
+    if hasattr(measurement, "run"):
+        measurement.run(options, folder, say)
+    else:
+        carry_out(measurement.wanted(options), measurement.measure, folder, say, jobs=options.get("jobs"))
 
 
 def carry_out(

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg.records.metric import Metric
 from thalweg.report import drawing
-from thalweg.report.drawing import setting
-from thalweg.report.statistics import Interval, interval
-from thalweg.studies.pages.numbers import over, slope
+from thalweg.report.statistics import interval
+from thalweg.studies.pages.numbers import PLAIN, over, slope
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
 
@@ -32,8 +30,8 @@ def page(folder: Path) -> Section:
     done = finished(folder)
     convex, network = tuned(done), [one for one in done if one.settings["loss"] == "network"]
     grids = ([_regret(convex)] if convex else []) + ([_gradients(network)] if network else [])
-    pictures = (_picture(convex, network, folder / "convergence.svg"),) if convex and network else ()
-    return Section("", findings=(*_of_regret(convex), *_of_gradients(network)), grids=tuple(grids), pictures=pictures)
+    pictures = [_picture(convex, network, folder / "convergence.svg")] if convex and network else []
+    return Section(findings=[*_of_regret(convex), *_of_gradients(network)], grids=grids, pictures=pictures)
 
 
 def tuned(done: Sequence[Record]) -> list[Record]:
@@ -59,23 +57,16 @@ def _reported(one: Record) -> list[list[float]]:
 
 
 def _name(one: Record) -> str:
-    known, pair = one.settings, (one.settings["alpha"], one.settings["beta"])
-    return ALONE[known["base"]] if known["alpha"] == 0.0 else f"{NAMES[known['base']]} {setting(*pair)}"
+    base = one.settings["base"]
+    return ALONE[base] if one.settings["alpha"] == 0.0 else f"{NAMES[base]} {one.setting}"
 
 
 def _regret(convex: list[Record]) -> Grid:
     first = convex[0]
     steps, best = first.settings["steps"], first.found["optimum"]
     head = (
-        "optimizer",
-        "η",
-        "R(T) / √T",
-        "slope of R",
-        "condition: steps",
-        "in the last half",
-        "entries always",
-        "of v̂",
-    )
+        "optimizer", "η", "R(T) / √T", "slope of R", "condition: steps", "in the last half", "entries always", "of v̂",
+    )  # fmt: skip
     rows = []
     for one in convex:
         condition = one.found["condition"]["as written"]
@@ -88,11 +79,9 @@ def _regret(convex: list[Record]) -> Grid:
     return Grid(
         f"Convex, η_k = η/√k, T = {steps}: mean and half-width of the 95 % interval over seeds; the theorem says at "
         "most .5. Condition: the share of (entry, step) at which its quantity did not fall. ℓ(θ*) = "
-        f"{best['loss']:.10f}, largest "
-        f"entry of its gradient {best['gradient']:.1g}",
-        head,
-        tuple(rows),
-    )
+        f"{best['loss']:.10f}, largest entry of its gradient {best['gradient']:.1g}",
+        head, rows,
+    )  # fmt: skip
 
 
 def _gradients(network: list[Record]) -> Grid:
@@ -111,13 +100,12 @@ def _gradients(network: list[Record]) -> Grid:
         row.append(f"{known.settings['ridge']:g}")
         for full in (True, False):
             row += _of_gradient(both.get(full))
-        rows.append(tuple(row))
+        rows.append(row)
     steps = network[0].settings["steps"]
     return Grid(
         f"Not convex, T = {steps}: slope of the running mean of ‖∇f‖² over its last decade, mean and half-width of the "
-        "95 % "
-        "interval over seeds; the theorem says -1, and less it cannot be, as a running mean falls at most as 1/T",
-        head, tuple(rows),
+        "95 % interval over seeds; the theorem says -1, and less it cannot be, as a running mean falls at most as 1/T",
+        head, rows,
     )  # fmt: skip
 
 
@@ -128,18 +116,13 @@ def _of_gradient(one: Record | None) -> list[str]:
     return [over(slopes(one.found["at"], one.found["mean"])), over(last), over(one.found["loss"])]
 
 
-def interval_of(values: Sequence[float]) -> Interval:
-    """With its limits."""
-    return interval(values, Metric("slope", "min"))
-
-
 def _of_regret(convex: list[Record]) -> list[str]:
     said = []
     for base, name in NAMES.items():
-        own = [one for one in convex if one.settings["base"] == base]
+        own = [one for one in convex if one.has(base=base)]
         if not own:
             continue
-        found = {_name(one): interval_of(slopes(one.found["at"], _reported(one))) for one in own}
+        found = {_name(one): interval(slopes(one.found["at"], _reported(one)), PLAIN) for one in own}
         above = [who for who, one in found.items() if one.low is not None and one.low > 0.5]
         verdict = "compatible with O(√T) for all" if not above else f"above .5 for {', '.join(above)}"
         shares = [one.found["condition"]["as written"] for one in own]
@@ -162,11 +145,8 @@ def _of_gradients(network: list[Record]) -> list[str]:
     said = []
     kinds = dict.fromkeys((one.settings["full"], one.settings["ridge"], one.settings["decays"]) for one in network)
     for full, strength, decays in sorted(kinds, key=lambda kind: (not kind[0], kind[1], kind[2])):
-        own = [
-            one for one in network
-            if (one.settings["full"], one.settings["ridge"], one.settings["decays"]) == (full, strength, decays)
-        ]  # fmt: skip
-        found = {_name(one): interval_of(slopes(one.found["at"], one.found["mean"])) for one in own}
+        own = [one for one in network if one.has(full=full, ridge=strength, decays=decays)]
+        found = {_name(one): interval(slopes(one.found["at"], one.found["mean"]), PLAIN) for one in own}
         met = [who for who, one in found.items() if one.mean <= -1.0 + NEAR]
         where = f"{'full batch' if full else 'batches'}, ridge {strength:g}, {'η/√k' if decays else 'constant η'}"
         verdict = "1/T holds for all" if len(met) == len(found) else f"1/T holds for {', '.join(met) or 'nobody'}"
@@ -200,7 +180,7 @@ def _picture(convex: list[Record], network: list[Record], path: Path) -> Picture
     strengths = sorted({one.settings["ridge"] for one in network})
     for ax, full, strength in ((middle, True, strengths[0]), (right, False, strengths[-1])):
         for one in network:
-            if (one.settings["full"], one.settings["ridge"], one.settings["decays"]) == (full, strength, False):
+            if one.has(full=full, ridge=strength, decays=False):
                 ax.plot(one.found["at"], np.mean(one.found["mean"], axis=0), lw=1.6, **styles.get(_name(one), {}))
         at = np.array(network[0].found["at"], float)
         first = network[0].found["mean"][0][0]
@@ -216,6 +196,5 @@ def _picture(convex: list[Record], network: list[Record], path: Path) -> Picture
         drawing.save(drawn, path),
         "Left: regret of logistic regression; no steeper than the dotted √T is what the theorem says. Middle and "
         "right: the running mean of ‖∇f‖² of a network; parallel to the dotted line is 1/T. Curves that level off do "
-        "not follow the "
-        "theorem. Means over seeds.",
+        "not follow the theorem. Means over seeds.",
     )

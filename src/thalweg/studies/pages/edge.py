@@ -20,6 +20,8 @@ STYLES = dict(
     zip(NAMES, ((drawing.BLUE, "o"), (drawing.ORANGE, "^"), (drawing.GREEN, "s"), (drawing.PURPLE, "D")), strict=True)
 )
 WITHIN = 0.10
+KINDS = {False: "where iterates would change sign each step", True: "where they would swing slowly"}
+"""Whether a setting :func:`swings`, in words."""
 
 
 def page(folder: Path) -> Section:
@@ -33,9 +35,9 @@ def page(folder: Path) -> Section:
             f"Batches of {parts[0].settings['batch']} of {parts[0].settings['examples']}: the same, and batch sharpness"
         )
         grids.append(_grid(title, parts))
-    findings = [*_findings(whole), *_of_batches(parts, whole)]
+    findings = [*_findings(whole), *_of_batches(parts)]
     pictures = (_picture(whole, folder / "edge.svg"),) if whole else ()
-    return Section("", findings=tuple(findings), grids=tuple(grids), pictures=pictures)
+    return Section(findings=findings, grids=grids, pictures=pictures)
 
 
 def _averaged(one: Record) -> str:
@@ -62,13 +64,13 @@ def _grid(title: str, done: list[Record]) -> Grid:
         sharpness = [mean(values) for values in one.found["sharpness"] if values and None not in values]
         losses = [mean(values) for values in one.found["loss"] if values and None not in values]
         row = [
-            f"{NAMES[one.settings['base']]}; {drawing.setting(one.settings['alpha'], one.settings['beta'])}",
+            f"{NAMES[one.settings['base']]}; {one.setting}",
             f"{one.settings['lr']:g}", f"{limit(one.settings):.3g}",
             _plain([share * limit(one.settings) for share in shares(one)]),
             _plain(shares(one)), _plain(shares(one, middle=median)), _plain(sharpness), _plain(losses),
         ]  # fmt: skip
-        rows.append(tuple([*row, _plain(shares(one, "batch"))] if batch else row))
-    return Grid(title, (*head, "batch sharpness / predicted") if batch else head, tuple(rows))
+        rows.append([*row, _plain(shares(one, "batch"))] if batch else row)
+    return Grid(title, (*head, "batch sharpness / predicted") if batch else head, rows)
 
 
 def _plain(values: Sequence[float]) -> str:
@@ -82,11 +84,8 @@ def _plain(values: Sequence[float]) -> str:
 def _findings(whole: list[Record]) -> list[str]:
     said = []
     for base, name in NAMES.items():
-        for kind, words in (
-            (False, "where iterates would change sign each step"),
-            (True, "where they would swing slowly"),
-        ):
-            own = [one for one in whole if one.settings["base"] == base and swings(one) is kind]
+        for kind, words in KINDS.items():
+            own = [one for one in whole if one.has(base=base) and swings(one) is kind]
             found = [(one, mean(each)) for one in own if (each := shares(one))]
             if not found:
                 continue
@@ -99,7 +98,7 @@ def _findings(whole: list[Record]) -> list[str]:
             text += [f"{len(own) - len(found)} diverged"] if len(found) < len(own) else []
             said.append(
                 f"**{name}, {words}** — {_verdict([share for _, share in found])}: {', '.join(text)}; measured / "
-                f"predicted from {least[1]:.3g} ({_setting(least[0])}) to {most[1]:.3g} ({_setting(most[0])})."
+                f"predicted from {least[1]:.3g} ({least[0].setting}) to {most[1]:.3g} ({most[0].setting})."
             )
     return said
 
@@ -116,29 +115,16 @@ def _verdict(found: list[float]) -> str:
     return "the theory holds in part" if close else "the theory ends here"
 
 
-def _of_batches(parts: list[Record], whole: list[Record]) -> list[str]:
+def _of_batches(parts: list[Record]) -> list[str]:
     said = []
     for base, name in NAMES.items():
-        own = [
-            mean(found) for one in parts if one.settings["base"] == base and not swings(one) and (found := shares(one))
-        ]
-        along = [
-            mean(found)
-            for one in parts
-            if one.settings["base"] == base and not swings(one) and (found := shares(one, "batch"))
-        ]
+        flips = [one for one in parts if one.has(base=base) and not swings(one)]
+        own, along = ([mean(found) for one in flips if (found := shares(one, of))] for of in ("eta_lambda", "batch"))
         if own:
-            text = (
-                f"**{name}, batches**: the sharpness of all data is {min(own):.3g} to {max(own):.3g} of the prediction"
-            )
-            if along:
-                text += f", batch sharpness {min(along):.3g} to {max(along):.3g}"
-            said.append(f"{text}.")
+            text = f"sharpness of all data is {min(own):.3g} to {max(own):.3g} of the prediction"
+            text += f", batch sharpness {min(along):.3g} to {max(along):.3g}" if along else ""
+            said.append(f"**{name}, batches**: the {text}.")
     return said
-
-
-def _setting(one: Record) -> str:
-    return drawing.setting(one.settings["alpha"], one.settings["beta"])
 
 
 def _picture(whole: list[Record], path: Path) -> Picture:
@@ -148,22 +134,19 @@ def _picture(whole: list[Record], path: Path) -> Picture:
     ax.fill_between((0.5, 600.0), (0.45, 540.0), (0.55, 660.0), color=drawing.GREY, alpha=0.2, linewidth=0)
     for base, name in NAMES.items():
         colour, marker = STYLES[base]
+        own = [(one, found) for one in whole if one.has(base=base) and (found := shares(one))]
+        label: str | None = name
         for hollow in (False, True):
-            own = [(one, found) for one in whole if one.settings["base"] == base and (found := shares(one))]
-            own = [(one, found) for one, found in own if swings(one) is hollow]
-            if own:
-                x = [limit(one.settings) for one, _ in own]
-                y = [mean(found) * limit(one.settings) for one, found in own]
-                label = (
-                    None if hollow and any(not swings(one) for one in whole if one.settings["base"] == base) else name
-                )
+            x = [limit(one.settings) for one, _ in own if swings(one) is hollow]
+            y = [mean(found) * limit(one.settings) for one, found in own if swings(one) is hollow]
+            if x:
                 face = "white" if hollow else colour
                 ax.plot(x, y, marker, color=colour, markerfacecolor=face, markersize=6, label=label)
+                label = None
     ax.set(xscale="log", yscale="log", xlim=(0.8, 80), ylim=(0.8, 600))
     ax.set(xlabel="predicted: stability limit of ηλ", ylabel="measured: ηλ as the optimizer sees it")
-    for axis, ticks in ((ax.xaxis, (1, 2, 5, 10, 20, 40)), (ax.yaxis, (1, 2, 5, 10, 20, 40, 100, 200, 400))):
-        axis.set_ticks(ticks, [str(tick) for tick in ticks])
-        axis.set_ticks([], minor=True)
+    drawing.ticks(ax.xaxis, (1, 2, 5, 10, 20, 40))
+    drawing.ticks(ax.yaxis, (1, 2, 5, 10, 20, 40, 100, 200, 400))
     ax.legend(fontsize=8, loc="upper left")
     return Picture(
         drawing.save(drawn, path),

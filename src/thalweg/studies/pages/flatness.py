@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scipy.stats import spearmanr
 
 from thalweg.report import drawing
-from thalweg.report.drawing import setting
 from thalweg.studies.pages.bases import limit, strength
 from thalweg.studies.pages.numbers import Ratio, bars, over, ratios
 from thalweg.studies.pages.settings import Record, finished
@@ -55,7 +54,7 @@ def page(folder: Path) -> Section:
     grids = [
         _grid(task, where, own)
         for task in tasks for where in WHERE
-        if (own := [one for one in cells[where] if one.record.settings["task"] == task])
+        if (own := [one for one in cells[where] if one.record.has(task=task)])
     ]  # fmt: skip
     findings = [
         text
@@ -64,8 +63,8 @@ def page(folder: Path) -> Section:
         for text in (*_claims(cells[where], where), *_theory(cells[where], where))
     ]
     findings += _lost(done)
-    pictures = (_picture(cells, folder / "flatness.svg"),) if any(cells.values()) else ()
-    return Section("", findings=tuple(findings), grids=tuple(grids), pictures=pictures)
+    pictures = [_picture(cells, folder / "flatness.svg")] if any(cells.values()) else []
+    return Section(findings=findings, grids=grids, pictures=pictures)
 
 
 def cells_of(done: list[Record], where: str) -> list[Cell]:
@@ -96,19 +95,16 @@ def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
         known = one.record.settings
         compared = ["" if known["alpha"] == 0.0 or pair is None else str(pair) for pair in one.compared.values()]
         rows.append((
-            f"{NAMES[known['base']]}; {setting(known['alpha'], known['beta'])}", f"{strength(one.record.settings):.3g}",
-            f"{limit(one.record.settings):.3g}", f"{one.eta:.3g}", over(one.found["steps"]), compared[0],
-            over(one.found["sharpness"]), compared[1], compared[2], compared[3], over(one.found["test"]),
-            over(one.found["share"]),
+            f"{NAMES[known['base']]}; {one.record.setting}", f"{strength(known):.3g}", f"{limit(known):.3g}",
+            f"{one.eta:.3g}", over(one.found["steps"]), compared[0], over(one.found["sharpness"]), *compared[1:],
+            over(one.found["test"]), over(one.found["share"]),
         ))  # fmt: skip
     known = cells[0].record.settings
     return Grid(
         f"{task}, to a training loss of {known['target']:g}, {WHERE[where]}: mean and half-width, or ratio with "
-        "limits, of "
-        f"95 % over {known['seeds']} seeds",
-        head,
-        tuple(rows),
-    )
+        f"limits, of 95 % over {known['seeds']} seeds",
+        head, rows,
+    )  # fmt: skip
 
 
 def _claims(cells: list[Cell], where: str) -> list[str]:
@@ -175,16 +171,11 @@ def _theory(cells: list[Cell], where: str) -> list[str]:
     for predict, words in predictors:
         found = []
         for key in dict.fromkeys(_base(one.record) for one in cells):
-            pairs = [
-                (x, y)
-                for one in cells
-                if _base(one.record) == key
-                and (x := predict(one)) is not None
-                and (y := _average(one.found["sharpness"])) is not None
-            ]
+            own = [one for one in cells if _base(one.record) == key]
+            pairs = [(predict(one), _average(one.found["sharpness"])) for one in own]
+            pairs = [pair for pair in pairs if None not in pair]
             if len(pairs) >= 4:
-                rank = spearmanr([x for x, _ in pairs], [y for _, y in pairs])
-                found.append(f"{key[0]} {NAMES[key[1]]} {float(rank.statistic):.2f}")
+                found.append(f"{key[0]} {NAMES[key[1]]} {spearmanr(pairs).statistic:.2f}")
         if found:
             said.append(f"Rank correlation of λ_max with {words}, {WHERE[where]}: {', '.join(found)}.")
     shares = [value for one in cells for value in one.found["share"] if value is not None]
@@ -200,10 +191,9 @@ def _theory(cells: list[Cell], where: str) -> list[str]:
 def _lost(done: list[Record]) -> list[str]:
     """The cells that no learning rate took to the target."""
     lost = [
-        f"{one.settings['task']}, {NAMES[one.settings['base']]}, {setting(one.settings['alpha'], one.settings['beta'])}"
-        for one in done
-        if one.found["lr"] is None
-    ]
+        f"{one.settings['task']}, {NAMES[one.settings['base']]}, {one.setting}"
+        for one in done if one.found["lr"] is None
+    ]  # fmt: skip
     if not lost:
         return []
     return [f"No learning rate that was tried took these to the target, within the steps given: {'; '.join(lost)}."]
@@ -225,8 +215,7 @@ def _picture(cells: dict[str, list[Cell]], path: Path) -> Picture:
         drawing.save(drawn, path),
         "Each point is a task, a base and an (α, β1), geometric means over seeds, bars 95 %: steps to the target and "
         "the largest eigenvalue there, both to those of the base without E. Blue α < 0, orange α > 0; filled with "
-        "momentum, "
-        "hollow without. The slides' claim is blue in the lower right corner and orange in the upper left.",
+        "momentum, hollow without. The slides' claim is blue in the lower right corner and orange in the upper left.",
     )
 
 
@@ -248,9 +237,8 @@ def _quadrants(ax: Axes, cells: list[Cell], where: str) -> None:
     ax.axhline(1.0, color=drawing.GREY, lw=0.8)
     ax.axvline(1.0, color=drawing.GREY, lw=0.8)
     ax.set(xscale="log", yscale="log", xlabel="steps to the target, to those without E", title=WHERE[where])
-    for axis, ticks in ((ax.xaxis, (0.25, 0.5, 1, 2, 4, 8)), (ax.yaxis, (0.25, 0.5, 1, 2, 4, 8))):
-        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set_ticks([], minor=True)
+    for axis in (ax.xaxis, ax.yaxis):
+        drawing.ticks(axis, (0.25, 0.5, 1, 2, 4, 8))
     corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 8, "color": drawing.GREY}
     ax.text(0.98, 0.02, "slower, flatter", ha="right", **corner)
     ax.text(0.02, 0.96, "faster, sharper", ha="left", **corner)

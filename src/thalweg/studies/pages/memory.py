@@ -32,7 +32,7 @@ def page(folder: Path) -> Section:
         ]
         rows += [(name, f"left out: {why}", "", "") for name, why in found["left_out"].items()]
         head = ("optimizer", "state", "peak of temporaries", "both")
-        grids.append(Grid(f"Here: bytes a parameter, {found['says']}, float32", head, tuple(rows)))
+        grids.append(Grid(f"Here: bytes a parameter, {found['says']}, float32", head, rows))
         for a, b in BETWEEN:
             if a in counted and b in counted:
                 copies = (_held(counted[a]) - _held(counted[b])) / 4.0
@@ -40,7 +40,7 @@ def page(folder: Path) -> Section:
                     f"{found['says']}: {counted[a]['says']} holds {copies:.1f} float32 copies of the parameters more "
                     f"than {counted[b]['says']}, state and peak of temporaries together."
                 )
-    return Section("", findings=tuple(findings), grids=tuple(grids))
+    return Section(findings=findings, grids=grids)
 
 
 def _held(one: dict[str, Any]) -> float:

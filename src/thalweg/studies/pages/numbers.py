@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thalweg.records.metric import Metric
-from thalweg.report.statistics import SIGNIFICANT, Interval, interval, paired
+from thalweg.report.statistics import SIGNIFICANT, interval, paired
 
 PLAIN = Metric("value", "min")
 RATIO = Metric("ratio", "min", log=True, low=0.0)
@@ -67,13 +67,8 @@ def over(values: Sequence[float | None], digits: int = 3) -> str:
     within = interval(there, PLAIN)
     text = f"{within.mean:.{digits}g}"
     if within.high is not None:
-        text += f" ± {half(within):.{digits}g}"
+        text += f" ± {within.reach[1]:.{digits}g}"
     return text if len(there) == len(values) else f"{text} ({len(there)} of {len(values)})"
-
-
-def half(within: Interval) -> float:
-    """The half-width of a symmetric interval; 0 if it has none."""
-    return 0.0 if within.high is None else within.high - within.mean
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:

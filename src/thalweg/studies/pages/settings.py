@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thalweg import records
@@ -19,6 +20,20 @@ class Record(NamedTuple):
 
     settings: Settings
     found: dict[str, Any]
+
+    @property
+    def setting(self) -> str:
+        """Its α and β1 as they are written in tables.
+
+        >>> Record({"alpha": -5.0, "beta": 0.99}, {}).setting, Record({"alpha": 0.0}, {}).setting
+        ('-5, .99', 'no E')
+        """
+        alpha, beta = self.settings["alpha"], self.settings.get("beta")
+        return "no E" if alpha == 0.0 else re.sub(r"(?<!\d)0\.", ".", f"{alpha:g}, {beta:g}")
+
+    def has(self, **settings: Any) -> bool:
+        """Whether its settings are these, among others."""
+        return all(self.settings[name] == value for name, value in settings.items())
 
 
 def name_of(settings: Settings) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thalweg.report import drawing
-from thalweg.report.drawing import setting
 from thalweg.studies.pages.numbers import over, ratios
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
@@ -22,7 +21,7 @@ def page(folder: Path) -> Section:
     """Steps and flatness of each batch size and setting; the surfaces side by side."""
     done = finished(folder)
     pictures = (_picture(done, folder / "surface.png"),) if any(one.found["surface"] for one in done) else ()
-    return Section("", findings=tuple(_findings(done)), grids=(_grid(done),), pictures=pictures)
+    return Section(findings=_findings(done), grids=[_grid(done)], pictures=pictures)
 
 
 def _grid(done: list[Record]) -> Grid:
@@ -32,7 +31,7 @@ def _grid(done: list[Record]) -> Grid:
     )  # fmt: skip
     rows = [
         (
-            f"{one.settings['batch']}; {setting(one.settings['alpha'], one.settings['beta'])}",
+            f"{one.settings['batch']}; {one.setting}",
             f"{one.settings['lr']:g}", over(one.found["steps"]), over(one.found["loss"], 4), over(one.found["test"]),
             *(over(one.found[name]) for name in MEASURES[3:]),
         )
@@ -40,11 +39,9 @@ def _grid(done: list[Record]) -> Grid:
     ]  # fmt: skip
     return Grid(
         f"Adam, mean and half-width of the 95 % interval over {done[0].settings['seeds']} seeds, where the training "
-        "loss "
-        f"first is at {done[0].settings['target']:g}",
-        head,
-        tuple(rows),
-    )
+        f"loss first is at {done[0].settings['target']:g}",
+        head, rows,
+    )  # fmt: skip
 
 
 def _findings(done: list[Record]) -> list[str]:
@@ -69,7 +66,7 @@ def _findings(done: list[Record]) -> list[str]:
         base = alone[one.settings["batch"]]
         text = [f"{words} {ratios(one.found[name], base.found[name])}" for name, words in names.items()]
         said.append(
-            f"**Batch {one.settings['batch']}, α, β1 = {setting(one.settings['alpha'], one.settings['beta'])} against "
+            f"**Batch {one.settings['batch']}, α, β1 = {one.setting} against "
             f"Adam alone**: {'; '.join(text)}; steps {ratios(one.found['steps'], base.found['steps'])}."
         )
     return said
@@ -78,20 +75,19 @@ def _findings(done: list[Record]) -> list[str]:
 def _picture(done: list[Record], path: Path) -> Picture:
     shown = [one for one in done if one.found["surface"]]
     sizes = sorted({one.settings["batch"] for one in shown})
-    columns = list(dict.fromkeys((one.settings["alpha"], one.settings["beta"]) for one in shown))
+    columns = list(dict.fromkeys(one.setting for one in shown))
     drawn = drawing.figure(3.3 * len(columns) + 0.8, 3.0 * len(sizes))
     panels = drawn.subplots(len(sizes), len(columns), squeeze=False, sharex=True, sharey=True)
     surfaces = [np.array(one.found["surface"]) for one in shown]
     levels = np.geomspace(min(each.min() for each in surfaces), 1.0, 13)
     for one, losses in zip(shown, surfaces, strict=True):
-        where = (one.settings["alpha"], one.settings["beta"])
-        ax = panels[sizes.index(one.settings["batch"])][columns.index(where)]
+        ax = panels[sizes.index(one.settings["batch"])][columns.index(one.setting)]
         x = np.linspace(-1.0, 1.0, len(losses)) * one.settings["extent"]
         image = ax.contourf(x, x, losses.T, levels=levels, cmap="cividis", norm="log", extend="max")
         inside = ax.contour(x, x, losses.T, levels=[0.1], colors="white", linewidths=1.2)
         ax.clabel(inside, fmt="%g", fontsize=7)
         ax.plot(0, 0, "+", color=drawing.ORANGE, markersize=8)
-        ax.set_title(f"batch {one.settings['batch']}, {setting(*where)}", fontsize=10)
+        ax.set_title(f"batch {one.settings['batch']}, {one.setting}", fontsize=10)
     bar = drawn.colorbar(image, ax=panels, label="training loss", format="%.2g")
     bar.ax.minorticks_off()
     drawn.supxlabel("first random direction, filters normalised", fontsize=9)
@@ -100,6 +96,5 @@ def _picture(done: list[Record], path: Path) -> Picture:
         drawing.save(drawn, path),
         "The loss around what Adam finds (the cross) on two random directions with filters normalised, first seed; "
         "rows are batch sizes, columns E in front. A wider dark basin is a flatter place: compare the white line, "
-        "where the loss "
-        "is 0.1.",
+        "where the loss is 0.1.",
     )

@@ -8,10 +8,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from thalweg.report import drawing
-from thalweg.report.drawing import setting
 from thalweg.report.statistics import interval
 from thalweg.studies.pages.bases import limit, strength
-from thalweg.studies.pages.numbers import PLAIN, Ratio, bars, half, over, ratios
+from thalweg.studies.pages.numbers import PLAIN, Ratio, bars, over, ratios
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
 
@@ -42,14 +41,14 @@ def page(folder: Path) -> Section:
         "Sharpness where the training loss first falls to a level, bars 95 %. Left: below the edge of stability, to "
         "that without E, over S. Right: at the edge, over the stability limit, with which it is equal on the line.",
     )
-    findings = tuple(text for one in descents for text in _findings(one))
-    return Section("", findings=findings, grids=tuple(map(_grid, descents)), pictures=(picture,))
+    findings = [text for one in descents for text in _findings(one)]
+    return Section(findings=findings, grids=[_grid(one) for one in descents], pictures=[picture])
 
 
 def descents_of(done: Sequence[Record]) -> list[Descent]:
     """The records by base and learning rate, those of which one is without E."""
     keys = dict.fromkeys((one.settings["base"], one.settings["lr"]) for one in done)
-    found = [[one for one in done if (one.settings["base"], one.settings["lr"]) == key] for key in keys]
+    found = [[one for one in done if one.has(base=base, lr=lr)] for base, lr in keys]
     ordered = [sorted(own, key=lambda one: one.settings["alpha"] != 0.0) for own in found]
     return [own for own in ordered if own[0].settings["alpha"] == 0.0]
 
@@ -72,10 +71,6 @@ def _title(descent: Descent) -> str:
     return f"{NAMES[known['base']]}, η = {known['lr']:g}"
 
 
-def _name(one: Record) -> str:
-    return setting(one.settings["alpha"], one.settings["beta"])
-
-
 def _grid(descent: Descent) -> Grid:
     alone, known = descent[0], descent[0].settings
     levels = known["levels"]
@@ -89,12 +84,12 @@ def _grid(descent: Descent) -> Grid:
         pairs = zip(one.found["sharpness"], alone.found["sharpness"], strict=True)
         compared = [*pairs, (one.found["gradient"][0], alone.found["gradient"][0])]
         rows.append((
-            _name(one), f"{strength(one.settings):.3g}", f"{threshold(one):.1f}", *map(over, one.found["sharpness"]),
+            one.setting, f"{strength(one.settings):.3g}", f"{threshold(one):.1f}", *map(over, one.found["sharpness"]),
             *("" if one is alone else _more(ratios(mine, base)) for mine, base in compared),
             over(one.found["steps"][-1]),
         ))  # fmt: skip
     over_seeds = f"mean and half-width, or ratio with limits, of 95 %, {known['seeds']} seeds"
-    return Grid(f"{known['task']}, {_title(descent)}: {over_seeds}", head, tuple(rows))
+    return Grid(f"{known['task']}, {_title(descent)}: {over_seeds}", head, rows)
 
 
 def _to_alone(one: Record, descent: Descent) -> Ratio | None:
@@ -150,9 +145,9 @@ def draw_at(ax: Axes, descents: Sequence[Descent]) -> None:
         there = [one for one in descent if any(one.found["sharpness"][-1])]
         found = [interval([value for value in one.found["sharpness"][-1] if value], PLAIN) for one in there]
         x, y = [threshold(one) for one in there], [each.mean for each in found]
-        ax.errorbar(x, y, list(map(half, found)), fmt=marker, color=colour, label=_title(descent), capsize=2)
+        ax.errorbar(x, y, [each.reach[1] for each in found], fmt=marker, color=colour, label=_title(descent), capsize=2)
         for one, where in zip(there, zip(x, y, strict=True), strict=True):
-            ax.annotate(_name(one), where, (7, -9), textcoords="offset points", fontsize=7)
+            ax.annotate(one.setting, where, (7, -9), textcoords="offset points", fontsize=7)
         ax.set(ylabel=f"sharpness at loss {descent[0].settings['levels'][-1]:g}")
         ax.legend(fontsize=8, loc="lower right")
     ax.margins(0.15)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from thalweg.report.drawing import setting
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
 
@@ -30,8 +29,8 @@ def chosen(record: Record) -> dict[str, Any]:
 def page(folder: Path) -> Section:
     """For each function what walkers of each setting come to, at one learning rate and at their own."""
     done = finished(folder)
-    functions = list(dict.fromkeys(one.settings["function"] for one in done))
-    grids = [_grid(name, [one for one in done if one.settings["function"] == name]) for name in functions]
+    functions = dict.fromkeys(one.settings["function"] for one in done)
+    grids = [_grid(name, [one for one in done if one.has(function=name)]) for name in functions]
     pictures = [
         Picture(
             path,
@@ -42,7 +41,7 @@ def page(folder: Path) -> Section:
         for name in functions
         if (path := folder / f"{name}.png").exists()
     ]
-    return Section("", findings=tuple(_findings(done)), grids=tuple(grids), pictures=tuple(pictures))
+    return Section(findings=_findings(done), grids=grids, pictures=pictures)
 
 
 def _grid(function: str, done: list[Record]) -> Grid:
@@ -56,12 +55,12 @@ def _grid(function: str, done: list[Record]) -> Grid:
         same, own = one.found["factors"][one.settings["factors"].index(1.0)], chosen(one)
         factor = one.settings["factors"][one.found["factors"].index(own)]
         rows.append((
-            f"{NAMES[one.settings['base']]}; {setting(one.settings['alpha'], one.settings['beta'])}",
+            f"{NAMES[one.settings['base']]}; {one.setting}",
             *(_said(same, name) for name in ("along", "lowest", "end_sharpness")), f"{factor:g}",
             *(_said(own, name) for name in ("along", "lowest", "end_sharpness", "minima", "found_lowest")),
         ))  # fmt: skip
     title = f"{function}: means ± standard errors over {size['walkers']} walkers of {size['steps']} steps"
-    return Grid(title, head, tuple(rows))
+    return Grid(title, head, rows)
 
 
 def _said(row: dict[str, Any], name: str) -> str:
@@ -78,23 +77,17 @@ def _findings(done: list[Record]) -> list[str]:
         for base, name in NAMES.items():
             counts = []
             for sign, word in ((-1.0, "α < 0"), (1.0, "α > 0")):
-                further = shorter = flatter = sharper = total = 0
-                for one in done:
-                    if one.settings["base"] != base or one.settings["alpha"] * sign <= 0.0:
-                        continue
-                    alone = next(
-                        two for two in done
-                        if (two.settings["function"], two.settings["base"], two.settings["alpha"])
-                        == (one.settings["function"], base, 0.0)
-                    )  # fmt: skip
-                    total += 1
-                    walked = _apart(pick(one), pick(alone), "along")
-                    curved = _apart(pick(one), pick(alone), "end_sharpness")
-                    further, shorter = further + (walked > 0), shorter + (walked < 0)
-                    sharper, flatter = sharper + (curved > 0), flatter + (curved < 0)
+                own = [one for one in done if one.has(base=base) and one.settings["alpha"] * sign > 0.0]
+                alone = [
+                    next(two for two in done if two.has(function=one.settings["function"], base=base, alpha=0.0))
+                    for one in own
+                ]
+                pairs = [(pick(one), pick(two)) for one, two in zip(own, alone, strict=True)]
+                walked = [_apart(a, b, "along") for a, b in pairs]
+                curved = [_apart(a, b, "end_sharpness") for a, b in pairs]
                 counts.append(
-                    f"{word} walks further in {further} and less far in {shorter} of {total}, ends flatter in "
-                    f"{flatter} and sharper in {sharper}"
+                    f"{word} walks further in {walked.count(1)} and less far in {walked.count(-1)} of {len(own)}, "
+                    f"ends flatter in {curved.count(-1)} and sharper in {curved.count(1)}"
                 )
             said.append(f"**{name}, at {how}**: {'; '.join(counts)} (beyond two standard errors of the difference).")
     return said

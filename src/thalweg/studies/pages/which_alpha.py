@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from thalweg.records.metric import Metric
 from thalweg.report import drawing
-from thalweg.report.drawing import setting
 from thalweg.report.statistics import Paired, correct, paired
 from thalweg.studies.pages.bases import WITHOUT_MOMENTUM
 from thalweg.studies.pages.numbers import over
@@ -36,7 +35,7 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """α and β1."""
-        return setting(self.record.settings["alpha"], self.record.settings["beta"])
+        return self.record.setting
 
 
 def page(folder: Path) -> Section:
@@ -48,8 +47,8 @@ def page(folder: Path) -> Section:
         "Test accuracy minus that of the base alone, in points, paired by seed, bars 95 %.",
     )
     regimes = dict.fromkeys(one.settings["regime"] for one in done)
-    grids = tuple(_grid([one for one in cells if one.record.settings["regime"] == name]) for name in regimes)
-    return Section("", findings=tuple(_findings(cells)), grids=grids, pictures=(picture,))
+    grids = [_grid([one for one in cells if one.record.has(regime=name)]) for name in regimes]
+    return Section(findings=_findings(cells), grids=grids, pictures=[picture])
 
 
 def cells_of(done: Sequence[Record]) -> list[Cell]:
@@ -76,14 +75,14 @@ def _grid(cells: list[Cell]) -> Grid:
     names = list(dict.fromkeys(cell.name for cell in cells))
     rows = []
     for base in dict.fromkeys(cell.record.settings["base"] for cell in cells):
-        own = {cell.name: _entry(cell) for cell in cells if cell.record.settings["base"] == base}
+        own = {cell.name: _entry(cell) for cell in cells if cell.record.has(base=base)}
         rows.append((NAMES[base], *(own.get(name, "") for name in names)))
     title = (
         f"{known['task']}, {known['regime']} (batch {known['batch']} of {known['examples']}, {known['steps']} steps): "
         f"test accuracy in per cent without E, and what each α, β1 adds to it, ± 95 %, {known['seeds']} seeds "
         "(training loss; learning rate)"
     )
-    return Grid(title, ("base", *names), tuple(rows))
+    return Grid(title, ("base", *names), rows)
 
 
 def _entry(cell: Cell) -> str:
