@@ -69,6 +69,39 @@ def test_rounding_is_none_whatever_was_computed_of_a_mean(high, goal, of_a_mean)
         assert paired(a, a, metric).p == 1.0
 
 
+@pytest.mark.parametrize("low", [-math.inf, 0.0])
+@pytest.mark.parametrize("examples", [1_000, 25_000])
+@pytest.mark.parametrize("n", [3, 5, 8])
+def test_rounding_is_none_where_a_metric_names_no_bound_that_shows_its_size(low, examples, n):
+    """0.003 = 1 - 0.997 is rounded as 0.997 is, which neither the value nor a bound of the metric says."""
+    metric, rng = Metric("error", "min", low=low), np.random.default_rng(n)
+    single = np.float32
+    for of_a_mean in (
+        lambda mean: 1.0 - float(single(mean)),
+        lambda mean: float(single(1.0) - single(mean)),
+        lambda mean: 100.0 * (1.0 - float(single(mean))),
+        lambda mean: 100.0 - float(single(100.0 * mean)),
+    ):
+        for _ in range(25):
+            right = rng.integers(int(0.96 * examples), int(0.999 * examples), size=n)
+            a, b = (by_seed([of_a_mean(count / examples) for count in counts]) for counts in (right + 1, right))
+            found = paired(a, b, metric)
+            assert (found.p, found.alike, found.better) == (2.0 / 2.0**n, True, True)
+
+
+def test_whole_steps_are_no_rounding():
+    differences = np.array([300.0, 301.0, 302.0])
+    found = paired(by_seed(differences + 40.0), dict.fromkeys(range(3), 40.0), Metric("steps", "min", low=0.0))
+    assert found.p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def test_small_losses_that_differ_by_more_than_rounding_are_told_apart():
+    differences = np.array([3.0e-5, 3.01e-5, 3.02e-5])
+    found = paired(by_seed(differences + 1e-6), dict.fromkeys(range(3), 1e-6), Metric("loss", "min", low=0.0))
+    assert not found.alike
+    assert found.p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue, rel=1e-6)
+
+
 def test_a_small_spread_beside_a_small_difference_is_one():
     differences = np.array([1.0, 1.5, 0.75, 2.0]) * 1e-8
     found = paired(by_seed(differences), dict.fromkeys(range(4), 0.0), PERCENT)

@@ -28,6 +28,7 @@ from thalweg.records.metric import Metric
 LEVEL = 0.95
 SIGNIFICANT = 0.05
 ALIKE = 0.01  # a spread this small beside the difference is none, where it may be rounding
+FINE = 1e-4  # values in steps no larger than this may be in those of rounding
 
 CONTAINS = {"alto": "lamb", "ema-nesterov": "adamw", "thalweg.ALTO": "thalweg.Lamb",
             "thalweg.EAdamW": "torch.optim.AdamW", "thalweg.EAdam": "torch.optim.Adam",
@@ -197,10 +198,22 @@ def _rounding(values: np.ndarray) -> float:
 def _inherited(values: np.ndarray, metric: Metric) -> float:
     """What float32 can have left in values that no longer show it, as 100 m and 1 - m of a mean m do not.
 
-    Of 1 - m it is as large as m's own rounding, and so as that of the bound it was taken from.
+    Of 1 - m it is as large as m's own rounding, and so as that of the bound it was taken from. Where a metric has no
+    such bound, the step between the values shows it: 1 - m are multiples of the step of m, however small they are.
     """
     sizes = (float(np.abs(values).max()), abs(metric.low), abs(metric.high))
-    return 4.0 * float(np.finfo(np.float32).eps) * max(size for size in sizes if math.isfinite(size))
+    rounding = float(np.finfo(np.float32).eps) * max(size for size in sizes if math.isfinite(size))
+    step = _step(values)
+    return 4.0 * max(rounding, step if step <= FINE else 0.0)
+
+
+def _step(values: np.ndarray) -> float:
+    """The largest number of which all values are multiples; 0 if all are 0 or one is not finite."""
+    if not np.isfinite(values).all():
+        return 0.0
+    ratios = [float(value).as_integer_ratio() for value in values]
+    common = max(denominator for _, denominator in ratios)
+    return math.gcd(*(numerator * (common // denominator) for numerator, denominator in ratios)) / common
 
 
 def paired(
