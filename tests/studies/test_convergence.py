@@ -130,6 +130,16 @@ def test_ratios_are_paired_and_geometric():
     assert ratios([1.0], [1.0]) is None
 
 
+def test_the_seeds_that_are_left_are_never_below():
+    low, high = [0.5, 0.51, 0.52, 0.5, None, None], [1.0] * 6
+    assert ratios(low[:4], high[:4]).below
+    assert (ratios(low, high).above, ratios(low, high).below) == (False, False)
+    assert (ratios(high, low).above, ratios(high, low).below) == (False, False)
+    few = [2.0, 2.1, 2.2, 2.0, None, None]  # what failed more often and is worse besides is worse
+    assert ratios(few, high).above
+    assert ratios(high, few).below
+
+
 def test_running_means_are_means_of_the_squared_gradient():
     """At a learning rate of nothing the gradient stays, and so does the mean."""
     settings = {"base": "adam", "alpha": 0.0, "beta": 0.0, "eta": 1e-30, "decays": False, "full": False, "steps": 11,

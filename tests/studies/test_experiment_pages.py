@@ -220,7 +220,8 @@ def test_ranks_of_sharpness_and_theory(tmp_path):
 # pictures of the slides
 
 
-def test_walks_further_and_flatter_are_counted(tmp_path):
+@pytest.mark.parametrize(("diverged", "further", "less"), [(0.0, 1, 1), (0.25, 0, 1)])
+def test_walks_further_and_flatter_are_counted(tmp_path, diverged, further, less):
     rows = []
     for alpha, along, sharp in ((0.0, 1.0, 5.0), (-1.0, 2.0, 5.1), (1.0, 0.5, 9.0)):
         row = {
@@ -232,11 +233,16 @@ def test_walks_further_and_flatter_are_counted(tmp_path):
         }  # fmt: skip
         known = {"function": "curved", "base": "sgd", "alpha": alpha, "beta": 0.5, "factors": [1.0], "steps": 5,
                  "walkers": 4, "noise": 0.0}  # fmt: skip
-        rows.append((known, {"tuning": [{**row, "diverged": 0.0}], "factors": [{**row, "diverged": 0.0}]}))
+        rows.append(
+            (
+                known,
+                {"tuning": [{**row, "diverged": 0.0}], "factors": [{**row, "diverged": diverged if alpha else 0.0}]},
+            )
+        )
     write(tmp_path, rows)
     (text, _) = [one for one in pages.valleys.page(tmp_path).findings if one.startswith("**SGD")]
-    assert "α < 0 walks further in 1 and less far in 0 of 1, ends flatter in 0 and sharper in 0" in text
-    assert "α > 0 walks further in 0 and less far in 1 of 1, ends flatter in 0 and sharper in 1" in text
+    assert f"α < 0 walks further in {further} and less far in 0 of 1, ends flatter in 0 and sharper in 0" in text
+    assert f"α > 0 walks further in 0 and less far in {less} of 1, ends flatter in 0 and sharper in 1" in text
 
 
 def test_walkers_choose_the_learning_rate_that_others_report(tmp_path):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from thalweg.records.metric import Metric
-from thalweg.report.statistics import SIGNIFICANT, interval, paired
+from thalweg.report.statistics import interval, paired
 
 PLAIN = Metric("value", "min")
 RATIO = Metric("ratio", "min", log=True, low=0.0)
 
 
 class Ratio(NamedTuple):
-    """The geometric mean of the ratios of paired values, its 95 % interval, and whether that is beyond noise."""
+    """The geometric mean of the ratios of paired values, its 95 % interval, and whether it is decided to be not 1.
+
+    What is below 1, the better side, is never ``below`` by the seeds that are left where others have no value.
+    """
 
     mean: float
     low: float
@@ -32,21 +36,23 @@ class Ratio(NamedTuple):
 def ratios(a: Sequence[float | None], b: Sequence[float | None]) -> Ratio | None:
     """a over b at each seed that has both, by the paired test; None of less than two.
 
-    Where all seeds differ by the same factor, that is the interval; the test of signs decides.
+    Where all seeds differ by the same factor, that is the interval; the test of signs decides. A seed without a value
+    (None) failed: see :attr:`~thalweg.report.statistics.Paired.verdict`. The p-value is of this pair alone.
 
     >>> print(ratios([2.0, 2.0, None], [1.0, 1.0, 1.0]))
     2 (2 to 2)
     """
     pairs = ((seed, x, y) for seed, (x, y) in enumerate(zip(a, b, strict=True)) if x is not None and y is not None)
     quotients = {seed: x / y for seed, x, y in pairs if x > 0.0 and y > 0.0}
-    found = paired(quotients, dict.fromkeys(quotients, 1.0), RATIO)
+    failed, others = ([seed for seed, value in enumerate(own) if value is None] for own in (a, b))
+    found = paired(quotients, dict.fromkeys(quotients, 1.0), RATIO, failed=(failed, others))
     if found is None:
         return None
     low, high = (found.difference, found.difference) if found.alike else (found.low, found.high)
-    beyond = found.p < SIGNIFICANT
+    verdict = replace(found, adjusted=found.p).verdict
     return Ratio(
         math.exp(found.difference), math.exp(low), math.exp(high), found.seeds,
-        above=beyond and found.difference > 0.0, below=beyond and found.difference < 0.0,
+        above=verdict is False, below=verdict is True,
     )  # fmt: skip
 
 

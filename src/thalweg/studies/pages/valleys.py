@@ -83,8 +83,8 @@ def _findings(done: list[Record]) -> list[str]:
                     for one in own
                 ]
                 pairs = [(pick(one), pick(two)) for one, two in zip(own, alone, strict=True)]
-                walked = [_apart(a, b, "along") for a, b in pairs]
-                curved = [_apart(a, b, "end_sharpness") for a, b in pairs]
+                walked = [_apart(a, b, "along", better=1) for a, b in pairs]
+                curved = [_apart(a, b, "end_sharpness", better=-1) for a, b in pairs]
                 counts.append(
                     f"{word} walks further in {walked.count(1)} and less far in {walked.count(-1)} of {len(own)}, "
                     f"ends flatter in {curved.count(-1)} and sharper in {curved.count(1)}"
@@ -98,10 +98,12 @@ def _same(record: Record) -> dict[str, Any]:
     return found
 
 
-def _apart(a: dict[str, Any], b: dict[str, Any], name: str) -> int:
-    """1, -1 or 0: more, less, or not told apart."""
+def _apart(a: dict[str, Any], b: dict[str, Any], name: str, better: int) -> int:
+    """1, -1 or 0: more, less, or undecided, as where the better one is that of which more walkers diverged."""
     if a[name] is None or b[name] is None:
         return 0
     difference = a[name] - b[name]
     error = math.hypot(a[f"{name}_standard_error"], b[f"{name}_standard_error"])
-    return 0 if abs(difference) <= 2.0 * error else (1 if difference > 0.0 else -1)
+    more = 1 if difference > 0.0 else -1
+    ahead, behind = (a, b) if more == better else (b, a)
+    return 0 if abs(difference) <= 2.0 * error or ahead["diverged"] > behind["diverged"] else more
