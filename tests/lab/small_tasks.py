@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from thalweg.lab.tasks import Budget, Metric, Rows, Splits, Task
 from thalweg.lab.tasks.gpt2 import MoE
-from thalweg.lab.tasks.mixture import PydocMoE
+from thalweg.lab.tasks.pydoc_lm import PydocMoE
 
 
 class Line(Task):

@@ -56,7 +56,10 @@ def test_every_search_space_has_the_same_widths_and_those_of_the_recipes():
             assert found["horizon"].high >= 1000
 
 
-CENTRES = {3e-2: ("sgd", "e-sgd"), 2e-2: ("lamb", "lamb-uncorrected", "alto", "muon", "e-muon")}
+CENTRES = {
+    3e-2: ("sgd", "e-sgd"),
+    2e-2: ("lamb", "lamb-uncorrected", "alto", "alto-bf16", "alto-8bit", "muon", "e-muon"),
+}
 
 
 def test_learning_rates_lie_around_those_of_the_recipes():

@@ -25,7 +25,7 @@ from thalweg.lab.tasks import bert, fashion_mnist, imagenet
 from thalweg.lab.tasks.base import fingerprint
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
-from thalweg.lab.tasks.mixture import balance
+from thalweg.lab.tasks.language import balance
 from thalweg.records.errors import TaskFault, UserError
 
 SETTINGS = {"lr": 0.01, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}

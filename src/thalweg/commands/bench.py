@@ -160,7 +160,7 @@ def _carry_out(
             finally:
                 if (found := one.record()) is not None:
                     record["models"].append(found)
-                    console.print(table(found, record["arguments"], console.width))
+                    console.print(table(found, record["arguments"]))
     except BaseException:
         record["interrupted"] = True
         raise

@@ -1,4 +1,4 @@
-"""The two measurements as tables on a terminal; one that is wider than the terminal in parts, below each other."""
+"""The two measurements as tables for a terminal of 80 columns or more."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from rich.table import Table
 from rich.text import Text
 
 from thalweg.bench.picture import order
-from thalweg.commands.terminal import in_parts
 
 
-def step_table(found: dict[str, Any], arguments: dict[str, Any], width: int) -> Group:
-    """Times, and ratios to the reference."""
-    reference = found["contenders"][arguments["reference"]]["says"]
-    how = f"{found['rounds']} rounds, {arguments['device']}, {arguments['dtype']}; × is over {reference}"
-    headings = (
-        "median",
-        "quartiles",
-        "× within rounds",
-        "× of medians, 95 %",
-        "first step",
-        "× over 100, first in",
-        "of copy",
-    )
-    rows = []
+def step_table(found: dict[str, Any], arguments: dict[str, Any]) -> Group:
+    """Times, and below them ratios to the reference."""
+    times, ratios = [], []
     for _, one in order("step", found["contenders"]):
         middle, ratio, medians = one["median_seconds"], one["paired_ratio"], one["ratio_of_medians"]
-        rows.append(
+        times.append(
             (
                 one["says"],
                 f"{1e3 * middle['median']:.4g} ms",
                 f"{1e3 * middle['low']:.4g}-{1e3 * middle['high']:.4g}",
-                f"{ratio['median']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})",
-                f"{medians['median']:.3f} ({medians['low']:.3f}-{medians['high']:.3f})",
                 f"{one['first_step_seconds']:.3g} s",
                 f"{one['ratio_over_100_with_first']:.3f}",
                 f"{one['bandwidth']['of_copy']:.0%}" if "bandwidth" in one else "",
             )
         )
-    return _table(f"{_title(found)}: {how}", headings, rows, found["left_out"], width)
+        ratios.append(
+            (
+                one["says"],
+                f"{ratio['median']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})",
+                f"{medians['median']:.3f} ({medians['low']:.3f}-{medians['high']:.3f})",
+            )
+        )
+    reference = found["contenders"][arguments["reference"]]["says"]
+    how = f"{found['rounds']} rounds, {arguments['device']}, {arguments['dtype']}; × is over {reference}"
+    return Group(
+        Text(f"{_title(found)}: {how}", "bold"),
+        _table(("optimizer", "median", "quartiles", "first\nstep", "× over 100,\nfirst in", "of\ncopy"), times),
+        _table(("optimizer", "× within rounds", "× of medians, 95 %"), ratios),
+        *_left_out(found),
+    )
 
 
-def memory_table(found: dict[str, Any], arguments: dict[str, Any], width: int) -> Group:
+def memory_table(found: dict[str, Any], arguments: dict[str, Any]) -> Group:
     """State and temporaries."""
     rows = [
         (
@@ -58,26 +58,34 @@ def memory_table(found: dict[str, Any], arguments: dict[str, Any], width: int) -
         )
         for _, one in order("memory", found["contenders"])
     ]
-    headings = ("state", "bytes/parameter", "peak temporary", "bytes/parameter", "× largest parameter")
-    title = f"{_title(found)}: {arguments['device']}, {arguments['dtype']}"
-    return _table(title, headings, rows, found["left_out"], width)
+    headings = (
+        "optimizer",
+        "state",
+        "bytes per\nparameter",
+        "peak\ntemporary",
+        "bytes per\nparameter",
+        "× largest\nparameter",
+    )
+    return Group(
+        Text(f"{_title(found)}: {arguments['device']}, {arguments['dtype']}", "bold"),
+        _table(headings, rows),
+        *_left_out(found),
+    )
 
 
 def _title(found: dict[str, Any]) -> str:
     return f"{found['says']}, {found['parameters']:,} parameters in {found['tensors']} tensors"
 
 
-def _table(
-    title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], left_out: dict[str, str], width: int
-) -> Group:
-    headings = ("optimizer", *headings)
-    parts = []
-    for columns in in_parts(headings, rows, 1, width):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for at, wide in columns:
-            table.add_column(headings[at], justify="right" if at else "left", width=wide)
-        for row in rows:
-            table.add_row(*(row[at] for at, _ in columns))
-        parts.append(table)
-    below = [Text(f"left out: {name}: {why}") for name, why in left_out.items()]
-    return Group(Text(title, "bold"), *parts, *below)
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        numbers = heading != "optimizer"  # which stay whole: names may take two lines
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=numbers)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _left_out(found: dict[str, Any]) -> list[Text]:
+    return [Text(f"left out: {name}: {why}") for name, why in found["left_out"].items()]

@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from thalweg.lab import signals
@@ -101,38 +101,6 @@ def console(**options: Any) -> Any:
     from rich.console import Console
 
     return Console(file=Output(), highlight=False, markup=False, **options)  # type: ignore[arg-type]
-
-
-def in_parts(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], keys: int, width: int
-) -> list[list[tuple[int, int]]]:
-    """The columns, with their widths, of a table; of one wider than the terminal those of several that are not.
-
-    Each of these begins with the first ``keys`` columns, and breaks headings into words where that makes room.
-
-    >>> in_parts(["base", "loss", "sharpness"], [["adam", "0.25 (0.20-0.30)", "12"]], keys=1, width=30)
-    [[(0, 4), (1, 16)], [(0, 4), (2, 9)]]
-    """
-    from rich.cells import cell_len
-
-    def widths(pieces: Callable[[str], list[str]]) -> list[int]:
-        return [
-            max(map(cell_len, (*pieces(heading), *(row[at] for row in rows)))) for at, heading in enumerate(headings)
-        ]
-
-    whole = widths(lambda heading: [heading])
-    if sum(whole) + 3 * len(whole) < width:  # 3 between two columns, with the line
-        return [list(enumerate(whole))]
-    needs = widths(str.split)
-    found: list[list[tuple[int, int]]] = []
-    room = 0
-    for at in range(keys, len(headings)):
-        if needs[at] + 3 > room:
-            found.append(list(enumerate(needs[:keys])))
-            room = width - 1 - sum(needs[:keys]) - 3 * keys
-        found[-1].append((at, needs[at]))
-        room -= needs[at] + 3
-    return found
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ BETAS = "betas=({momentum}, {beta2})"
 ADAMW = f"torch.optim.AdamW({DECAYED}, lr={{lr}}, {BETAS})"
 SGD = f"torch.optim.SGD({DECAYED}, lr={{lr}}, momentum={{momentum}}, nesterov=True)"
 MUON = "thalweg.lab.contenders.muon.MuonAdamW(model, {settings})"
+ALTO = f"thalweg.ALTO({DECAYED}, lr={{lr}}, {BETAS}, alpha={{alpha}}, beta={{beta}}, eps=1e-6"
 E = "thalweg.E({base}, alpha={{alpha}}, beta={{beta}})"
 PYTHON = {
     "sgd": SGD,
@@ -31,7 +32,9 @@ PYTHON = {
     "lamb": f"thalweg.Lamb({DECAYED}, lr={{lr}}, {BETAS}, eps=1e-6)",
     "lamb-uncorrected": f"pytorch_optimizer.Lamb({DECAYED}, lr={{lr}}, {BETAS}, adam_debias=True, "
     "weight_decouple=False)",
-    "alto": f"thalweg.ALTO({DECAYED}, lr={{lr}}, {BETAS}, alpha={{alpha}}, beta={{beta}}, eps=1e-6)",
+    "alto": f"{ALTO})",
+    "alto-bf16": f"{ALTO}, state_dtype='bfloat16')",
+    "alto-8bit": f"{ALTO}, state_dtype='8bit')",
     "muon": MUON,
     "ema-nesterov": f"thalweg.lab.contenders.ema_nesterov.EMANesterov({ADAMW}, alpha={{alpha}}, beta={{beta}})",
     "e-adamw": E.format(base=ADAMW),

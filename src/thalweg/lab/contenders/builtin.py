@@ -107,9 +107,12 @@ def _lamb(model: nn.Module, s: Settings) -> Optimizer:
     return thalweg.Lamb(thalweg.param_groups(model, s["weight_decay"]), lr=s["lr"], betas=_betas(s), eps=1e-6)
 
 
-def _alto(model: nn.Module, s: Settings) -> Optimizer:
-    decayed = thalweg.param_groups(model, s["weight_decay"])
-    return thalweg.ALTO(decayed, lr=s["lr"], betas=_betas(s), alpha=s["alpha"], beta=s["beta"], eps=1e-6)
+def _alto(**options: Any) -> Build:
+    def build(model: nn.Module, s: Settings) -> Optimizer:
+        decayed = thalweg.param_groups(model, s["weight_decay"])
+        return thalweg.ALTO(decayed, lr=s["lr"], betas=_betas(s), alpha=s["alpha"], beta=s["beta"], eps=1e-6, **options)
+
+    return build
 
 
 def _with_e(base: Build) -> Build:
@@ -122,6 +125,7 @@ def _ema_nesterov(model: nn.Module, s: Settings) -> Optimizer:
 
 AHEAD = Axis("gain", 0.0, 0.9), E_AXES[1]  # E's axes, where they look ahead
 MIX = Axis("mix", 0.1, 20.0, log=True)
+ALTO_SPACE = space(2e-2, DECOUPLED, e=True)
 GAMMA = Axis("gamma", 0.0025, 0.5, log=True)
 
 CONTENDERS: dict[str, Contender] = {
@@ -166,7 +170,9 @@ CONTENDERS: dict[str, Contender] = {
             _ema_nesterov,
             "AdamW that looks ahead along the average of its moves",
         ),
-        Contender("alto", space(2e-2, DECOUPLED, e=True), _alto, "ALTO: E in front of LAMB"),
+        Contender("alto", ALTO_SPACE, _alto(), "ALTO: E in front of LAMB"),
+        Contender("alto-bf16", ALTO_SPACE, _alto(state_dtype="bfloat16"), "ALTO with its state in bfloat16"),
+        Contender("alto-8bit", ALTO_SPACE, _alto(state_dtype="8bit"), "ALTO with its state in 8 bits"),
         Contender("e-adamw", space(5e-3, DECOUPLED, e=True), _with_e(_adamw), "E around AdamW"),
         Contender("e-sgd", space(3e-2, COUPLED, second=False, e=True), _with_e(_sgd), "E around SGD"),
         Contender("e-muon", space(2e-2, DECOUPLED, e=True), _with_e(MuonAdamW), "E around Muon", needs_matrices),

@@ -30,8 +30,7 @@ from thalweg.lab.tasks.digits import Digits, DigitsResNet20, DigitsVGG
 from thalweg.lab.tasks.fashion_mnist import FashionMNIST, FashionMNISTConv, FashionMNISTVGG
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
 from thalweg.lab.tasks.imagenet import ImageNetResNet34, ImageNetResNet50
-from thalweg.lab.tasks.mixture import PydocMoE
-from thalweg.lab.tasks.pydoc_lm import PydocLM
+from thalweg.lab.tasks.pydoc_lm import PydocLM, PydocMoE
 from thalweg.lab.tasks.pydoc_sentences import PydocPairs, PydocSentences
 from thalweg.lab.tasks.python_tokens import PythonTokens
 from thalweg.lab.tasks.quadratic_deep import QuadraticDeep

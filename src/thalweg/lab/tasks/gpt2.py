@@ -12,9 +12,8 @@ from torch.utils.data import Dataset
 
 from thalweg.lab import hub
 from thalweg.lab.columns import TextColumn
-from thalweg.lab.tasks.base import Budget, Splits, Task, held_out
-from thalweg.lab.tasks.classification import logits
-from thalweg.lab.tasks.mixture import Mixture
+from thalweg.lab.tasks.base import Budget, Splits, held_out
+from thalweg.lab.tasks.language import Mixture, NextToken, gpt2, mixtral
 from thalweg.records.errors import UserError
 from thalweg.records.metric import Metric
 from thalweg.torch_private import shard_shape_and_offset
@@ -37,7 +36,7 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
         return row[:-1], row[1:]
 
 
-class LanguageModel(Task):
+class PublishedTexts(NextToken):
     """The next token of published texts.
 
     Texts are joined, each followed by the token for its end, and cut into windows. Texts of one split stand in no
@@ -90,18 +89,8 @@ class LanguageModel(Task):
         tokens = torch.zeros(2, self.length, dtype=torch.long)
         return tokens, tokens
 
-    def loss(self, output: Any, target: Any) -> Tensor:
-        """Cross-entropy per token."""
-        loss: Tensor = nn.functional.cross_entropy(logits(output).flatten(0, 1), target.flatten())
-        return loss
 
-    def score(self, output: Any, target: Any) -> Tensor:
-        """Mean cross-entropy of each window."""
-        each = nn.functional.cross_entropy(logits(output).transpose(1, 2), target, reduction="none")
-        return each.mean(1)
-
-
-class GPT2(LanguageModel):
+class GPT2(PublishedTexts):
     """GPT-2 medium, which Megatron calls 345 M: 24 layers of width 1024 with 16 heads, 1024 tokens."""
 
     name = "gpt2-345m"
@@ -114,18 +103,11 @@ class GPT2(LanguageModel):
     vocabulary: ClassVar[int] = 50_257
 
     def model(self) -> nn.Module:
-        """GPT-2 as transformers builds it, without dropout."""
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        config = GPT2Config(
-            vocab_size=self.vocabulary, n_positions=self.length, use_cache=False, bos_token_id=None, eos_token_id=None,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **self.shape,
-        )  # fmt: skip
-        model: nn.Module = GPT2LMHeadModel(config)
-        return model
+        """GPT-2 without dropout."""
+        return gpt2(vocabulary=self.vocabulary, length=self.length, **self.shape)
 
 
-class MoE(Mixture, LanguageModel):
+class MoE(Mixture, PublishedTexts):
     """A Mixtral of 85 B parameters, our choice of shape: the slides say the total and the batch, 1600 x 8192 tokens.
 
     384 experts a layer, 8 of them a token, 24 layers of width 2560: as many experts as the slides have GPUs, each of
@@ -146,14 +128,8 @@ class MoE(Mixture, LanguageModel):
     }  # fmt: skip
 
     def model(self) -> nn.Module:
-        """Mixtral as transformers builds it."""
-        from transformers import MixtralConfig, MixtralForCausalLM
-
-        config = MixtralConfig(
-            vocab_size=self.vocabulary, max_position_embeddings=self.length, num_experts_per_tok=self.chosen,
-            output_router_logits=True, use_cache=False, sliding_window=None, **self.shape,
-        )  # fmt: skip
-        model: nn.Module = MixtralForCausalLM(config)
+        """A Mixtral, filled unless it is made without memory."""
+        model = mixtral(vocabulary=self.vocabulary, length=self.length, chosen=self.chosen, **self.shape)
         if not next(model.parameters()).is_meta:
             self.initialise(model)
         return model

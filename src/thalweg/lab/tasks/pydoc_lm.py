@@ -1,15 +1,15 @@
-"""A small language model on text that comes with Python."""
+"""Small language models on text that comes with Python."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from thalweg.lab.tasks.base import Budget, Rows, Splits, Task
+from thalweg.lab.tasks.base import Budget, Rows, Splits
+from thalweg.lab.tasks.language import Mixture, NextToken, gpt2, mixtral
 from thalweg.records.metric import Metric
 
 REPEATED = 32  # bytes; a passage this long that stood anywhere before is left out
@@ -49,7 +49,7 @@ def without_repeats(texts: Sequence[Text], length: int = REPEATED) -> list[list[
     return found
 
 
-class PydocLM(Task):
+class PydocLM(NextToken):
     """A byte-level GPT-2 on the text of Python's own help topics.
 
     The topics repeat each other, some whole: only the first of each repeated passage is kept, so that no 32 bytes of
@@ -86,22 +86,25 @@ class PydocLM(Task):
         return Rows(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
 
     def model(self) -> nn.Module:
-        """GPT-2 as transformers builds it, without dropout."""
-        from transformers import GPT2Config, GPT2LMHeadModel
+        """GPT-2 without dropout."""
+        return gpt2(vocabulary=256, length=self.length, n_embd=64, n_layer=2, n_head=4)
 
-        config = GPT2Config(
-            vocab_size=256, n_positions=self.length, n_embd=64, n_layer=2, n_head=4,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, bos_token_id=0, eos_token_id=0,
+
+class PydocMoE(Mixture, PydocLM):
+    """The language model of ``pydoc-lm`` as a small Mixtral: 8 experts a layer, of which each byte is sent to two.
+
+    Transformers keeps the experts of a layer in one parameter: :func:`thalweg.param_groups` has their norms taken for
+    each expert. The metric is the cross-entropy alone.
+    """
+
+    name = "pydoc-moe"
+    title = "byte-level Mixtral (2 layers, width 64, 8 experts, 2 of them a byte) on the help topics of Python"
+    budgets: ClassVar = (Budget(16, 600, 2.2), Budget(256, 100, 3.0), Budget(256, 400, 2.0, "long"))
+    example_cost = 900.0
+
+    def model(self) -> nn.Module:
+        """A small Mixtral."""
+        return mixtral(
+            vocabulary=256, length=self.length, chosen=self.chosen, hidden_size=64, intermediate_size=88,
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, num_local_experts=8,
         )  # fmt: skip
-        model: nn.Module = GPT2LMHeadModel(config)
-        return model
-
-    def loss(self, output: Any, target: Tensor) -> Tensor:
-        """Cross-entropy per byte."""
-        loss: Tensor = F.cross_entropy(output.logits.flatten(0, 1), target.flatten())
-        return loss
-
-    def score(self, output: Any, target: Tensor) -> Tensor:
-        """Mean cross-entropy of each window."""
-        loss: Tensor = F.cross_entropy(output.logits.transpose(1, 2), target, reduction="none").mean(1)
-        return loss
