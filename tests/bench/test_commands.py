@@ -120,7 +120,7 @@ def stopped(capsys, act):
 def test_ctrl_c_keeps_the_rounds_that_are_complete(tmp_path, capsys, monkeypatch):
     interrupt(monkeypatch, StepBenchmark, "_step", after=2 * (1 + 2) + 1)  # in the middle of the third timed round
     captured = stopped(capsys, lambda: bench("step", tmp_path, "--rounds", "9", "--warmup", "1"))
-    assert captured.err == "\ninterrupted; what is complete is stored\n"
+    assert captured.err == "\ninterrupted; completed work is stored\n"
     record = json.loads((tmp_path / "step.json").read_text())
     assert record["interrupted"] is True
     assert [len(one["seconds"]) for one in record["models"][0]["contenders"].values()] == [2, 2]

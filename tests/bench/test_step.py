@@ -157,7 +157,9 @@ def test_who_has_no_room_is_listed(script, monkeypatch):
     free = iter([2**40, 2**10])
     monkeypatch.setattr(step, "free_bytes", lambda device: next(free))
     rounds.run()
-    assert rounds.left_out == {"b": "no room: up to 0.0 GiB wanted, 0.0 free; name fewer optimizers at once"}
+    assert rounds.left_out == {
+        "b": "not enough memory: up to 0.0 GiB needed, 0.0 free; choose fewer optimizers with --optimizers"
+    }
 
 
 def test_every_step_finds_the_same_gradients(script):

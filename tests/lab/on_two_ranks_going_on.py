@@ -59,7 +59,7 @@ def without_a_shared_folder(root):
 
 
 def asked_for_different_runs(root):
-    with pytest.raises(UserError, match="the processes were asked for different runs"):
+    with pytest.raises(UserError, match="the processes were given different runs"):
         train(replace(ODD, seed=RANK), root / "different")
     assert not (root / "different").exists()
 
@@ -93,7 +93,9 @@ def raised_before_the_first_new_step(root):
         for name in ("__init__", "load_state_dict", "step"):
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(torch.optim.AdamW, name, refuse)
-                with pytest.raises(UserError, match=r"cannot go on from .*checkpoint.pt \(refused: ValueError: not to"):
+                with pytest.raises(
+                    UserError, match=r"cannot resume from .*checkpoint.pt \(refused: ValueError: not to"
+                ):
                     train(ODD, folder, execution=execution)
             together()
             assert content(folder) == before

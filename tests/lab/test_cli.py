@@ -320,7 +320,7 @@ def test_a_dry_run_says_what_and_how_long_and_runs_nothing(tmp_path, capsys):
     cli.main([*SMALL, "--out", str(tmp_path / "none"), "--dry-run"])
     out = capsys.readouterr().out
     assert "small_tasks:Line 16 custom sgd: 1 x 2 trials and 2 seeds of 4 steps, about 0 s" in out
-    assert "in all about 0 s" in out
+    assert "in total about 0 s" in out
     assert not (tmp_path / "none").exists()
 
 
@@ -340,7 +340,7 @@ def test_options_may_stand_in_a_file(tmp_path, capsys):
     ("text", "message"),
     [
         ("trails: 7", "unknown option trails"),
-        ("- trials", "must hold options with values"),
+        ("- trials", "must map options to values"),
         ("trails: 7", "; did you mean 'trials'?"),
         ("config: c.yaml", "unknown option config"),
         ("trials: 7\ntrials: 8", "trials is given twice"),
@@ -376,7 +376,7 @@ def test_a_value_in_a_file_is_what_it_is_on_the_command_line(tmp_path, capsys):
     cli.main([*SMALL, "--out", str(tmp_path / "none"), "--config", str(tmp_path / "c.yaml"), "--dry-run"])
     (tmp_path / "c.yaml").write_text("dry-run: on\n")
     cli.main([*SMALL, "--out", str(tmp_path / "none"), "--config", str(tmp_path / "c.yaml")])
-    assert capsys.readouterr().out.count("in all about") == 2
+    assert capsys.readouterr().out.count("in total about") == 2
 
 
 @pytest.mark.parametrize("text", ["set: {lr: 0.25, alpha: -0.5}", "set: [lr=0.25, alpha=-0.5]", "settings: lr=.25"])

@@ -92,14 +92,14 @@ def test_the_number_of_rows_is_the_published_one_unless_it_is_meant(own_data, mo
     hub_folders.published_images(own_data)
     hub_folders.texts(own_data)
     shutil.copytree(tiny_weights, own_data, dirs_exist_ok=True)
-    counts = {"cifar10-resnet20": "30 rows of 50,000", "cifar100-vgg16": "30 rows of 50,000",
-              "imagenet-resnet50": "16 rows of 1,281,167", "conll2003-bert": "12 rows of 14,041",
-              "imdb-bert": "22 rows of 25,000", "mrpc-bert": "12 rows of 3,668",
-              "gpt2-345m": "14 rows of 2,340,000 or 250,000"}  # fmt: skip
+    counts = {"cifar10-resnet20": "30 rows, not 50,000", "cifar100-vgg16": "30 rows, not 50,000",
+              "imagenet-resnet50": "16 rows, not 1,281,167", "conll2003-bert": "12 rows, not 14,041",
+              "imdb-bert": "22 rows, not 25,000", "mrpc-bert": "12 rows, not 3,668",
+              "gpt2-345m": "14 rows, not 2,340,000 or 250,000"}  # fmt: skip
     for name, count in counts.items():
         message = refused(tasks.find(SHRUNK[name]).splits)
         assert f"split train, has {count}: hf download" in message
-        assert message.endswith("or set THALWEG_DATA_ROWS=any if that is meant")
+        assert message.endswith("or set THALWEG_DATA_ROWS=any if this is intended")
     monkeypatch.setenv(hub.ROWS, "some")
     assert "THALWEG_DATA_ROWS must be 'any' or unset, got 'some'" in refused(tasks.find("imdb-bert").splits)
 
@@ -112,7 +112,7 @@ def test_every_split_is_counted(own_data, monkeypatch, split, published):
     monkeypatch.setattr(cifar.CIFAR, "published", {"train": (30,), "test": (8,)})
     assert [len(part) for part in task.splits()] == [27, 3, 8]
     monkeypatch.setattr(cifar.CIFAR, "published", {"train": (30,), "test": (8,), split: (published + 1,)})
-    assert f"split {split}, has {published} rows of {published + 1}" in refused(task.splits)
+    assert f"split {split}, has {published} rows, not {published + 1}" in refused(task.splits)
 
 
 def test_the_published_numbers_of_rows():

@@ -86,7 +86,7 @@ def test_photographs_keep_their_labels_and_name_their_classes_in_one_order(own_d
     hub_folders.write(own_data, "ILSVRC/imagenet-1k/data", "validation",
                       {"image": hub_folders.pictures(2, (40, 40), 0), "label": [0, 1]},
                       {"image": Image(), "label": ClassLabel(names=names)})  # fmt: skip
-    assert "the splits train and validation name other classes, or in another order" in refused(task.splits)
+    assert "the splits train and validation have other classes, or in another order" in refused(task.splits)
 
 
 def test_an_image_without_bytes_and_path_is_null(own_data):
@@ -123,7 +123,7 @@ def test_splits_that_count_their_classes_otherwise_are_not_mixed(own_data):
     names = [f"class {i}" for i in range(10)]
     images(own_data, ClassLabel(names=names), splits=("train",))
     images(own_data, ClassLabel(names=names[::-1]), splits=("test",))
-    assert "column label: the splits train and test name other classes" in refused(cifar.CIFAR10ResNet20().splits)
+    assert "column label: the splits train and test have other classes" in refused(cifar.CIFAR10ResNet20().splits)
 
 
 def idx(values):
@@ -187,6 +187,6 @@ def test_mnist_in_the_place_of_fashion_mnist_is_refused(own_data, monkeypatch, p
             f"-labels-idx1-ubyte{'.gz' * packed}, split {split}, is not Fashion-MNIST: its first labels are ["
             in message
         )
-        assert message.endswith("or set THALWEG_DATA_ROWS=any if that is meant")
+        assert message.endswith("or set THALWEG_DATA_ROWS=any if this is intended")
     write({part: [*fashion_mnist.FIRST_LABELS[split], 0, 1] for part, split in (("train", "train"), ("t10k", "test"))})
     assert len(fashion_mnist.FashionMNIST().splits().test) == 12

@@ -180,7 +180,7 @@ def test_yes_is_what_its_name_says_whatever_its_number(own_data, tiny_weights, t
         if "label" in data.features:
             features = Features({**data.features, "label": ClassLabel(names=["ham", "spam"])})
             Dataset.from_dict(data.to_dict(), features=features).to_parquet(path)
-    assert f"is of the classes ham, spam: needed are {', '.join(names)}" in refused(task().splits)
+    assert f"has the classes ham, spam, not {', '.join(names)}" in refused(task().splits)
 
 
 def test_names_beside_the_files_are_those_of_the_configuration(own_data, tiny_weights):

@@ -48,4 +48,4 @@ def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
     for line, alone in zip(*measured, strict=True):  # of the whole gradient, not of a rank's
         assert {**line, "overhead_seconds": 0} == pytest.approx({**alone, "overhead_seconds": 0}, rel=1e-3)
     assert ran.stdout.count("without gradient_noise_scale") == 1  # by one of the ranks
-    assert ran.stdout.count("--instruments needs whole gradients") == 2
+    assert ran.stdout.count("--instruments needs full, unscaled gradients") == 2

@@ -183,8 +183,8 @@ def test_what_is_raised_before_the_first_new_step_leaves_checkpoint_and_records_
 ):
     """In the optimizer's construction, its loading, the model's, and the step itself; then the run goes on."""
     before = stopped_at(4, tmp_path)
-    error = re.escape(f"cannot go on from {tmp_path / checkpoint.NAME} (")
-    again = re.escape("): checkpoint and records are as they were; remove that file to begin anew")
+    error = re.escape(f"cannot resume from {tmp_path / checkpoint.NAME} (")
+    again = re.escape("): checkpoint and records are unchanged; remove that file to start over")
 
     def refuse(*_, **__):
         raise ValueError("not today")
@@ -239,7 +239,9 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_the_older_one_stays(nam
         patched.setattr(os, "fsync", full)
         with pytest.raises(UserError) as raised:
             train(LINE, tmp_path, Place("seed", number=3), execution=Execution(checkpoint_seconds=0.0))
-    said = f"cannot write to {tmp_path / name} (No space left on device): make room there, and the same command goes on"
+    said = (
+        f"cannot write to {tmp_path / name} (No space left on device): free some space, and run the same command again"
+    )
     assert (str(raised.value), len(descriptors)) == (said, 1)
     kept_whole = before.get(name)
     assert (tmp_path / name).read_bytes() == kept_whole if kept_whole is not None else not (tmp_path / name).exists()

@@ -69,7 +69,7 @@ def test_sigterm_to_torchrun_saves_and_the_same_command_goes_on(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert errors.count("ended by SIGTERM; what is complete is stored: the same command continues there") == 1, errors
+    assert errors.count("ended by SIGTERM; completed work is stored, and the same command resumes") == 1, errors
     step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < step < 100
     assert not list(tmp_path.glob("run/result.json"))

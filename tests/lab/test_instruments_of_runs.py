@@ -52,7 +52,7 @@ def test_a_run_that_is_looked_at_is_the_run_that_is_not(tmp_path, capsys):
     assert "without" not in printed
     spent = sum(line["overhead_seconds"] for line in lines)
     trained = records.read_json(tmp_path / "seen" / "result.json")["seconds"]
-    assert f"3 measurements took {spent:.1f} s, which is not in the {trained:.1f} s of training" in printed
+    assert f"3 measurements took {spent:.1f} s, not counted in the {trained:.1f} s of training" in printed
     (events,) = (tmp_path / "seen").glob("thalweg/events.*")
     told = EventAccumulator(str(events)).Reload()
     for name in ("cosine_a_g", "trust_ratio/0.weight", "sharpness", "overhead_seconds"):
@@ -148,7 +148,7 @@ def test_steps_that_were_not_looked_at_are_not_passed_over(tmp_path):
 
     with pytest.raises(Killed):
         train(SPEC, tmp_path, execution=Execution(checkpoint_seconds=0.0), on_event=killed)
-    with pytest.raises(UserError, match="the first 6 steps of this run were trained without --instruments 3: go on as"):
+    with pytest.raises(UserError, match="the first 6 steps of this run were trained without --instruments 3: resume"):
         train(SPEC, tmp_path, execution=Execution(observer=Panel(3, silent)))
     train(SPEC, tmp_path)
     assert not (tmp_path / "instruments.jsonl").exists()
@@ -156,11 +156,11 @@ def test_steps_that_were_not_looked_at_are_not_passed_over(tmp_path):
 
 @pytest.mark.parametrize(
     ("sharded", "precision", "says"),
-    [(True, "no", "are shards: take --sharding ddp"), (False, "fp16", "fp16 are scaled")],
+    [(True, "no", "are sharded: use --sharding ddp"), (False, "fp16", "fp16 scales them")],
 )
 def test_what_cannot_be_looked_at_is_refused_at_once(sharded, precision, says):
     training = SimpleNamespace(sharded=sharded, spec=SimpleNamespace(precision=precision))
-    with pytest.raises(UserError, match=f"--instruments needs whole gradients as they are, and .*{says}"):
+    with pytest.raises(UserError, match=f"--instruments needs full, unscaled gradients, and .*{says}"):
         Panel(1, silent).begin(training)
 
 

@@ -269,7 +269,7 @@ def test_a_folder_of_originals_is_recognised_and_the_command_named(own_data, tmp
 def test_a_command_that_cannot_be_followed_is_one_line(own_data, tmp_path, capsys, monkeypatch):
     for arguments, what in (
         (["mnist", str(tmp_path)], "cannot convert 'mnist': choose from uoft-cs/cifar10, "),
-        (["uoft-cs/cifar10", str(tmp_path / "no")], "no is no folder: unpack the archive"),
+        (["uoft-cs/cifar10", str(tmp_path / "no")], "no is not a folder: unpack the archive"),
         (["uoft-cs/cifar10", str(tmp_path)], "has no file data_batch_1 or data_batch_1.bin"),
     ):
         assert originals.main(arguments) == 2
@@ -279,7 +279,7 @@ def test_a_command_that_cannot_be_followed_is_one_line(own_data, tmp_path, capsy
         assert said.count("\n") == 1
     monkeypatch.delenv(hub.VARIABLE)
     assert originals.main(["uoft-cs/cifar10", str(tmp_path)]) == 2
-    assert "where to? Set THALWEG_DATA, or name a folder with --to" in capsys.readouterr().err
+    assert "no output folder: set THALWEG_DATA, or give one with --to" in capsys.readouterr().err
 
 
 def test_the_page_names_commands_that_work(tmp_path):

@@ -53,7 +53,7 @@ def test_an_optimizer_that_hangs_can_be_stopped(tmp_path):
     _, errors = process.communicate(timeout=15)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1] == "interrupted; what is complete is stored: the same command continues there"
+    assert errors.splitlines()[-1] == "interrupted; completed work is stored, and the same command resumes"
     assert psutil.wait_procs(children, timeout=5)[1] == []
 
 

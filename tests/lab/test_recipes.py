@@ -347,8 +347,8 @@ def test_the_recipe_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch
     command = [sys.executable, "-m", "thalweg", "reproduce", "wines.toml", "--dry-run"]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert "at batch size 16: 45 runs at least of 60 steps; 9.7e+07 operations, about" in ran.stdout
-    assert "at batch size 96: 45 runs at least of 120 steps" in ran.stdout
+    assert "at batch size 16: 45 runs or more of 60 steps; 9.7e+07 operations, about" in ran.stdout
+    assert "at batch size 96: 45 runs or more of 120 steps" in ran.stdout
 
 
 def test_a_table_says_what_of_it_is_missing_and_whose_learning_rate_lies_at_an_edge(tmp_path):

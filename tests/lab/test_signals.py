@@ -33,7 +33,7 @@ def start(command):
 
 
 def said(number):
-    return f"ended by {number.name}; what is complete is stored: the same command continues there"
+    return f"ended by {number.name}; completed work is stored, and the same command resumes"
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "0"), (signal.SIGUSR1, "1")])

@@ -225,7 +225,7 @@ def test_a_budget_at_any_batch_size(batch_size, name, steps):
         ("..x:Y", "unknown task '..x:Y'"),
         (":", "unknown task ':'"),
         ("small_tasks:", "unknown task 'small_tasks:'"),
-        ("small_tasks:Nope", "task 'small_tasks:Nope' is not there: name a subclass of thalweg.lab.tasks.Task"),
+        ("small_tasks:Nope", "task 'small_tasks:Nope' does not exist: name a subclass of thalweg.lab.tasks.Task"),
         ("small_tasks:NotATask", "name a subclass of thalweg.lab.tasks.Task"),
         ("small_tasks:Undeclared", "needs budgets = (Budget(batch_size, steps), ...)"),
         ("thalweg.lab.tasks:Task", "failed in its constructor"),
@@ -285,7 +285,9 @@ def test_fashion_mnist_is_read_from_the_folder_that_is_named(tmp_path, monkeypat
     with pytest.raises(UserError, match=r"has no train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz"):
         fashion_mnist._load("train")
     idx_files(tmp_path, 6)
-    with pytest.raises(UserError, match=r"train-images.*, split train, has 6 rows of 60,000: .*THALWEG_DATA_ROWS=any"):
+    with pytest.raises(
+        UserError, match=r"train-images.*, split train, has 6 rows, not 60,000: .*THALWEG_DATA_ROWS=any"
+    ):
         fashion_mnist._load("train")
     monkeypatch.setenv("THALWEG_DATA_ROWS", "any")
     images, labels = fashion_mnist._load("train")

@@ -39,7 +39,7 @@ def test_compare_ends_in_its_tables(tmp_path):
     assert terminal.cursor
     said = " ".join(terminal.said.split())
     assert "custom (200 steps) sgd: test squared error" in said
-    assert "timing steps, all optimizers in turn" in said
+    assert "timing the steps of all optimizers, interleaved" in said
     assert "100% 0:" in said  # the bar
     assert "mean (95 % interval) steps seconds reached failed" in said
     assert "best setting" not in said  # no room for it
@@ -61,7 +61,7 @@ def test_ctrl_c_once_ends_compare_with_complete_records_and_the_same_command_con
     with Terminal([*SLOW, "--out", str(tmp_path)], 200) as terminal:
         terminal.wait(lambda: len(list(tmp_path.glob("runs/**/result.json"))) >= 2)
         interrupted(terminal)
-    assert terminal.shown[-1] == "interrupted; what is complete is stored: the same command continues there"
+    assert terminal.shown[-1] == "interrupted; completed work is stored, and the same command resumes"
     for path in tmp_path.glob("runs/**/*.json"):
         json.loads(path.read_text())
     assert list(tmp_path.glob("runs/**/checkpoint.pt"))  # of what was under way
@@ -128,7 +128,7 @@ def test_ctrl_c_once_ends_reproduce(tmp_path):
     with Terminal([*THALWEG, "reproduce", "line.toml", "--jobs", "1", "--out", "found"], folder=tmp_path) as terminal:
         terminal.wait("small_tasks:Slow 16 ")
         interrupted(terminal)
-    assert terminal.shown[-1].startswith("interrupted; what is complete is stored")
+    assert terminal.shown[-1].startswith("interrupted; completed work is stored")
     assert list(tmp_path.glob("found/**/checkpoint.pt"))
 
 
@@ -137,7 +137,7 @@ def test_ctrl_c_once_ends_train_and_the_same_command_continues(tmp_path):
     with Terminal([*THALWEG, *run, "--out", str(tmp_path)]) as terminal:
         terminal.wait(lambda: (tmp_path / "checkpoint.pt").exists())
         interrupted(terminal)
-    assert terminal.shown[-1] == "interrupted; what is complete is stored: the same command continues there"
+    assert terminal.shown[-1] == "interrupted; completed work is stored, and the same command resumes"
     assert (tmp_path / "checkpoint.pt").exists()
     assert not (tmp_path / "result.json").exists()
     with Terminal([*THALWEG, *run, "--out", str(tmp_path)]) as terminal:

@@ -47,7 +47,7 @@ def test_the_content_of_the_weights_is_part_of_a_run_and_their_place_is_not(tmp_
     assert "init" not in LINE.as_dict()  # records of runs without are as they were
     for spec in (LINE, a):
         assert RunSpec.of(json.loads(json.dumps(spec.as_dict()))) == spec
-    with pytest.raises(UserError, match="has changed since this run was asked for"):
+    with pytest.raises(UserError, match="has changed since the run was set up"):
         train(c, tmp_path / "run", execution=Execution(init_from=tmp_path / "a"))
     for spec, execution in ((c, Execution()), (LINE, Execution(init_from=tmp_path / "a"))):
         with pytest.raises(UserError, match=r"RunSpec.init and Execution.init_from go together"):
@@ -103,12 +103,12 @@ def test_weights_that_do_not_fit_are_one_line_with_the_first_names(tmp_path):
         weights.load(path, Tied(), sharded=False)
     assert str(raised.value) == (
         f"--init-from: {path} does not fit the task's model: it lacks norm.weight, norm.bias, norm.running_mean and 2 "
-        "more; has beside extra; differs in embed.weight ([5, 3], not [5, 4]), head.weight ([5, 3], not [5, 4])"
+        "more; has in addition extra; differs in embed.weight ([5, 3], not [5, 4]), head.weight ([5, 3], not [5, 4])"
     )
     path.write_bytes(b"rubbish")
     with pytest.raises(UserError, match=r"--init-from: .* is not a safetensors file"):
         weights.load(path, Tied(), sharded=False)
-    with pytest.raises(UserError, match=r"--save-model: 'x' of the model's state dict is no dense tensor"):
+    with pytest.raises(UserError, match=r"--save-model: 'x' of the model's state dict is not a dense tensor"):
         weights.save(path, {"x": {"no": "tensor"}}, {}, "")
     assert path.read_bytes() == b"rubbish"
 
@@ -129,8 +129,8 @@ def test_the_command_saves_starts_from_and_says_what_it_cannot(tmp_path, capsys,
     capsys.readouterr()
     code, _, error = said([*first, "--save-model", "other"], capsys)
     assert (code, error) == (
-        2, "thalweg: error: one holds this run, trained without --save-model other: --no-resume trains it again, --out "
-        "puts it elsewhere\n",
+        2, "thalweg: error: one holds this run, trained without --save-model other: use --no-resume to train "
+        "it again, or another folder with --out\n",
     )  # fmt: skip
     cli.main([*TRAIN, "--init-from", "new/model.safetensors", "--out", "two"])
     histories = [records.read_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]

@@ -101,8 +101,8 @@ class StepBenchmark:
         """Build a candidate and make its first step, which may compile and allocates the state."""
         need, free = HUNGRIEST * self.model.parameters, free_bytes(self.settings.device)
         if need > free:
-            room = f"no room: up to {need / 2**30:.1f} GiB wanted, {free / 2**30:.1f} free"
-            return self._leave_out(candidate.name, f"{room}; name fewer optimizers at once")
+            room = f"not enough memory: up to {need / 2**30:.1f} GiB needed, {free / 2**30:.1f} free"
+            return self._leave_out(candidate.name, f"{room}; choose fewer optimizers with --optimizers")
         weights = Weights.of(self.model, self.settings.device, self.settings.dtype)
         self._refresh(weights)
         try:

@@ -31,25 +31,25 @@ class Bench:
     """The options of both."""
 
     shapes: Annotated[tuple[str, ...], names("--shapes")] = ("gpt2-23m", "resnet50")
-    """With commas between, of gpt2-23m, gpt2-small, gpt2-medium, resnet50, bert-base, moe-block."""
+    """Comma-separated: gpt2-23m, gpt2-small, gpt2-medium, resnet50, bert-base, moe-block."""
 
     optimizers: Annotated[tuple[str, ...], names("--optimizers")] = ()
-    """Only these, with commas between (default: all but alto-inductor, which compiles for minutes)."""
+    """Comma-separated names (default: all but alto-inductor, which takes minutes to compile)."""
 
     device: Annotated[str, one_of("cpu", "cuda")] = "cpu"
-    """Where the parameters are: cpu or cuda."""
+    """Device of the parameters: cpu or cuda."""
 
     dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"
-    """Of the parameters: float32 or bfloat16."""
+    """Dtype of the parameters: float32 or bfloat16."""
 
     threads: Annotated[int | None, whole(1)] = None
-    """Threads of torch (default: its own choice)."""
+    """Number of torch threads (default: torch's choice)."""
 
     out: Annotated[Path, folder] = Path("runs/bench")
-    """Folder of the results."""
+    """Output folder."""
 
     machine: str | None = None
-    """What the names of the files begin with."""
+    """Prefix of the output files' names."""
 
     def __post_init__(self) -> None:
         if self.machine is not None and not re.fullmatch(r"[\w.-]+", self.machine):
@@ -62,22 +62,22 @@ class Step(Bench):
     """Those of ``thalweg bench step``."""
 
     reference: str = "adamw-fused"
-    """What the ratios are to."""
+    """Optimizer that the ratios are relative to."""
 
     rounds: Annotated[int, whole(1)] = 30
-    """Steps of each to time."""
+    """Timed steps of each optimizer."""
 
     warmup: Annotated[int, whole(0)] = 5
-    """Steps before, beside the first."""
+    """Untimed steps of each, after its first."""
 
     seed: Annotated[int, whole(0)] = 0
-    """Of the order within the rounds."""
+    """Seed of the order within the rounds."""
 
 
 def step(*, options: Step | None = None) -> None:
     """Time the steps of optimizers, interleaved, on the shapes of real models.
 
-    Optimizers that do not run here are left out and listed with the reason.
+    Optimizers that cannot run here are left out and listed with the reason.
     """
     _bench("step", options or Step())
 
@@ -85,7 +85,7 @@ def step(*, options: Step | None = None) -> None:
 def memory(*, options: Bench | None = None) -> None:
     """Count the optimizer state and the temporary memory of a step on the shapes of real models.
 
-    Optimizers that do not run here are left out and listed with the reason.
+    Optimizers that cannot run here are left out and listed with the reason.
     """
     _bench("memory", options or Bench())
 

@@ -26,52 +26,52 @@ class Compare(Regimen):
     """The options of ``thalweg compare``."""
 
     batch_size: Annotated[tuple[int, ...], wholes("--batch-size", 1, LARGEST)] = ()
-    """Any batch sizes (default: the task's own)."""
+    """Batch sizes (default: the task's own)."""
 
     optimizers: Annotated[tuple[str, ...], names("--optimizers")] = ()
-    """Names, with commas between (see `thalweg optimizers`), or dotted names of any class."""
+    """Comma-separated names (see `thalweg optimizers`), or dotted names of classes."""
 
     trials: Annotated[int, whole(1, MOST)] = 8
-    """Tuning trials of a study."""
+    """Tuning trials per study."""
 
     studies: Annotated[int, whole(1, MOST)] = 3
-    """Studies; the median of their bests is taken."""
+    """Tuning studies; the setting whose best result is the median is chosen."""
 
     seeds: Annotated[int, whole(1, MOST)] = 5
-    """Fresh seeds of the setting taken."""
+    """Fresh seeds that the chosen setting is trained on."""
 
     budget: Annotated[str, one_of("short", "long", "both")] = "both"
-    """short, long or both: which of a task's training lengths."""
+    """Which of the task's training lengths: short, long or both."""
 
     steps: Annotated[int | None, whole(1, 10**9)] = None
-    """Training steps, instead of the task's."""
+    """Training steps (default: the task's)."""
 
     jobs: Annotated[int | None, whole(1, MOST_JOBS)] = None
-    """Runs at a time (default: one a core)."""
+    """Parallel runs (default: one per core)."""
 
     storage: str | None = None
-    """Optuna's storage in which workers on many machines share the runs: a database's URL, grpc://host:port or a
-    journal file. A shared --out needs none."""
+    """Optuna storage through which workers on several machines share the runs: a database URL, grpc://host:port or a
+    journal file. Not needed where --out is a shared folder."""
 
     timing: Annotated[bool, switch] = True
-    """Time steps afterwards, all optimizers in turn."""
+    """Afterwards, time the steps of all optimizers, interleaved."""
 
     dry_run: Annotated[bool, flag] = False
-    """Say what would run and how long it takes; run nothing."""
+    """Print what would run and for how long, and run nothing."""
 
     config: Path | None = None
-    """YAML file with any of these options."""
+    """YAML file with values for these options."""
 
     out: Annotated[Path | None, folder] = None
-    """Folder of the records (default: runs/TASK)."""
+    """Output folder (default: runs/TASK)."""
 
 
 @handled()
 def compare(*tasks: str, options: Compare | None = None) -> None:
-    """Tuned comparison of optimizers on tasks; ends in a report.
+    """Tune and compare optimizers on tasks, and write a report.
 
-    Every optimizer is tuned with the same quasi-random trials, the setting found trains on fresh seeds. Started again,
-    it continues; started elsewhere with the same --out or --storage, it joins.
+    Every optimizer is tuned with the same quasi-random trials, and the chosen setting is trained on fresh seeds.
+    Started again, the command continues; started elsewhere with the same --out or --storage, it joins the work.
 
     Args:
         tasks: Names (see `thalweg tasks`), or module:Class.
@@ -123,14 +123,14 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
         open_tickets(assignment)  # or a clear error now
     runs = sum(cell.trials * cell.studies + cell.seeds for cell in cells if cell.left_out is None)
     console.print(
-        f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: {runs} runs at "
-        f"least, {processes} at a time, in {root}"
+        f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: at least {runs} "
+        f"runs, {processes} at a time, in {root}"
     )
     with Progress(console, cells, root) as progress:
         comparison.run(assignment, processes, progress.on_message)
         progress.finish()
         if options.timing:
-            progress.say("timing steps, all optimizers in turn")
+            progress.say("timing the steps of all optimizers, interleaved")
             comparison.run(assignment, 1, timing=True)
     conclude(root, terminal.command(), console)
 
@@ -150,9 +150,9 @@ def _say_what_would_run(cells: list[PlannedCell], processes: int, root: Path, co
     found = expected(cells, processes, timing=timing)
     parts = {"training": found.training, "evaluations, models and records": found.beside, "timing steps": found.timing}
     said = ", ".join(f"{what} {terminal.duration(seconds)}" for what, seconds in parts.items() if seconds)
-    more = f", at most {terminal.duration(found.beyond)} more beyond edges of ranges" if found.beyond else ""
+    more = f", at most {terminal.duration(found.beyond)} more for searches beyond their ranges" if found.beyond else ""
     console.print(
-        f"in all about {terminal.duration(found.total)} ({said}) and {terminal.duration(found.starting)} to start "
+        f"in total about {terminal.duration(found.total)} ({said}) and {terminal.duration(found.starting)} to start "
         f"processes{more}; {processes} runs at a time on idle cores, in {root}",
         soft_wrap=True,
     )

@@ -6,7 +6,7 @@ from thalweg.commands import terminal
 
 
 def tasks() -> None:
-    """What can be trained, a line each."""
+    """List the tasks."""
     from thalweg.lab.tasks import TASKS
 
     console = terminal.console()
@@ -18,7 +18,7 @@ def tasks() -> None:
 
 
 def optimizers() -> None:
-    """What can be compared, a line each."""
+    """List the optimizers."""
     from thalweg.lab import contenders
 
     console = terminal.console()

@@ -24,13 +24,13 @@ LAB = (
     "safetensors", "scipy", "sklearn", "transformers", "yaml",
 )  # fmt: skip
 COMMANDS = {
-    "compare": "Tuned comparison of optimizers on tasks; ends in a report.",
-    "train": "One run, also under torchrun and accelerate launch; the same command goes on where it stopped.",
-    "reproduce": "The slides' experiments: run one, some or all, and write a page with the printed numbers beside.",
-    "report": "Write the report again, from stored runs.",
-    "tasks": "What can be trained, a line each.",
-    "optimizers": "What can be compared, a line each.",
-    "bench": "Step time and memory of optimizers, side by side with peers.",
+    "compare": "Tune and compare optimizers on tasks, and write a report.",
+    "train": "One run, on one process or many (torchrun, accelerate launch); the same command resumes it.",
+    "reproduce": "Run the slides' experiments, and write a page that compares them with the printed numbers.",
+    "report": "Rewrite the report from the stored runs.",
+    "tasks": "List the tasks.",
+    "optimizers": "List the optimizers.",
+    "bench": "Measure the step time and memory of optimizers beside their peers.",
     "theory": theory.HELP,
 }
 """The commands, to be listed where Cyclopts is not installed."""
@@ -76,8 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     if code == 130:
-        goes_on = ": the same command continues there" if arguments[:1] and arguments[0] in RESUMABLE else ""
-        print(f"\ninterrupted; what is complete is stored{goes_on}", file=sys.stderr)
+        goes_on = ", and the same command resumes" if arguments[:1] and arguments[0] in RESUMABLE else ""
+        print(f"\ninterrupted; completed work is stored{goes_on}", file=sys.stderr)
     if code:
         sys.exit(code)
 

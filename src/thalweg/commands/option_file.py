@@ -57,9 +57,9 @@ def _read(path: Path) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise UserError(f"--config: {path} must hold options with values")
+        raise UserError(f"--config: {path} must map options to values")
     if "config" in map(_plain, map(str, found)):
-        raise UserError(f"--config: {path}: unknown option config: a file names no other")
+        raise UserError(f"--config: {path}: unknown option config: a file cannot include another")
     values = {_plain(str(key)): value for key, value in found.items() if value is not None}
     return {key: _typed(f"--config: {path}: {key}", value) for key, value in values.items()}
 

@@ -11,10 +11,10 @@ from thalweg.records.errors import UserError
 
 
 def report(folder: Path, /) -> None:
-    """Write the report again, from stored runs.
+    """Rewrite the report from the stored runs.
 
     Args:
-        folder: The folder of a comparison, or of recipes.
+        folder: Output folder of `thalweg compare` or `thalweg reproduce`.
     """
     from thalweg.studies.page import write_page
 
@@ -46,5 +46,5 @@ def conclude(root: Path, command: str, console: Any) -> None:
     for problem in found.problems[:10]:
         console.print(f"not used: {problem}", soft_wrap=True)
     if len(found.problems) > 10:
-        console.print(f"... and {len(found.problems) - 10} damaged records more")
+        console.print(f"... and {len(found.problems) - 10} more damaged records")
     console.print(f"report: {path.resolve()}", soft_wrap=True)

@@ -36,36 +36,36 @@ class Reproduce:
     """lab (two cores, minutes to an hour) or paper (a cluster)."""
 
     jobs: Annotated[int | None, whole(1, MOST_JOBS)] = None
-    """Runs at a time (default: one a core)."""
+    """Parallel runs (default: one per core)."""
 
     storage: str | None = None
-    """As of `thalweg compare`."""
+    """As for `thalweg compare`."""
 
     devices: Annotated[int, whole(1)] = 1
-    """How many share a run, for --dry-run."""
+    """Devices per run, for the estimate of --dry-run."""
 
     tflops: Annotated[float | None, at_least(1e-3)] = None
-    """What a device sustains, for --dry-run (default: 100 at paper scale, this CPU at lab scale)."""
+    """TFLOP/s that a device sustains, for the estimate of --dry-run (default: 100 at paper scale, this CPU at lab)."""
 
     dry_run: Annotated[bool, flag] = False
-    """Say what would be downloaded, how long and how large it is; run nothing."""
+    """Print what would be downloaded, how long it takes and how large it is, and run nothing."""
 
     config: Path | None = None
-    """YAML file with any of these options."""
+    """YAML file with values for these options."""
 
     out: Annotated[Path | None, folder] = None
-    """Folder of the records and the page (default: runs/reproduce-SCALE)."""
+    """Output folder (default: runs/reproduce-SCALE)."""
 
 
 @handled()
 def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
-    """The slides' experiments: run one, some or all, and write a page with the printed numbers beside.
+    """Run the slides' experiments, and write a page that compares them with the printed numbers.
 
-    Started again, it goes on; started elsewhere with the same --out or --storage, it joins; under torchrun all
-    processes work on one run at a time.
+    Started again, the command continues; started elsewhere with the same --out or --storage, it joins the work; under
+    torchrun all processes work on one run at a time.
 
     Args:
-        recipes: `list`, names from there, `all`, or your own FILE.toml.
+        recipes: `list`, names that it prints, `all`, or your own FILE.toml.
         options: how to run them.
     """
     if not recipes:
@@ -97,7 +97,7 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
             for one, own in zip(wanted, scales, strict=True)
         ]
         where = _where(options.devices, tflops)
-        console.print(f"in all about {terminal.duration(sum(seconds))} {where}", soft_wrap=True)
+        console.print(f"in total about {terminal.duration(sum(seconds))} {where}", soft_wrap=True)
         return
     root = options.out or Path("runs") / f"reproduce-{scale}"
     first = os.environ.get("RANK", "0") == "0"
@@ -155,13 +155,13 @@ def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float |
         seconds = found.whole(tflops)
         total += seconds or 0.0
         size = f"{found.parameters / 1e6:,.2f} M parameters, {found.bytes / 2**30:,.2f} GiB a device"
-        steps = "steps as its data are many" if found.steps is None else f"{found.steps:,} steps"
+        steps = "steps set by the size of its data" if found.steps is None else f"{found.steps:,} steps"
         shared = f" ({found.devices} devices, {table.sharding})" if found.devices > 1 else ""
         work = "" if found.operations is None else f"{found.operations:.2g} operations, "
         took = "an unknown time" if seconds is None else f"about {terminal.duration(seconds)}"
         console.print(
-            f"  {table.task} at batch size {table.batch_size:,}: {found.runs} runs at least of {steps}; {work}{took}; "
-            f"{size}{shared} of parameters, gradients and state, activations apart; "
+            f"  {table.task} at batch size {table.batch_size:,}: {found.runs} runs or more of {steps}; {work}{took}; "
+            f"{size}{shared} for parameters, gradients and state, without activations; "
             f"download: {found.download or 'nothing'}",
             soft_wrap=True,
         )

@@ -58,19 +58,17 @@ def main(arguments: list[str], say: Callable[[str], None] = print) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="thalweg theory",
-        description="Say what α, β1, momentum and learning rate imply: how far the optimizer is stable, how strongly "
+        description="Print what α, β1, momentum and learning rate imply: how far the optimizer is stable, how strongly "
         "it favours flat regions, and, for a measured sharpness, which of the two decides and how fast errors die out.",
         formatter_class=_Defaults,
         allow_abbrev=False,
     )
     parser.add_argument("--alpha", type=_as_number, default=-5.0, help="α of E")
     parser.add_argument("--beta", type=_as_number, default=0.99, help="β1 of E")
-    parser.add_argument(
-        "--momentum", type=_as_number, default=0.9, help="β2: of Adam and ALTO betas[0]; 0 if there is none"
-    )
+    parser.add_argument("--momentum", type=_as_number, default=0.9, help="β2; betas[0] of Adam and ALTO, 0 for none")
     parser.add_argument("--nesterov", action="store_true", help="the momentum is Nesterov's, as NAdam's")
     parser.add_argument("--lr", type=_as_number, metavar="LR", help="learning rate")
-    parser.add_argument("--summed", action="store_true", help="the momentum is a sum, as of torch's SGD and RMSprop")
+    parser.add_argument("--summed", action="store_true", help="the momentum is a sum, as in torch's SGD and RMSprop")
     parser.add_argument("--sharpness", type=_as_number, metavar="λ", help="largest curvature measured; needs --lr")
     return parser
 

@@ -51,48 +51,48 @@ class Train(Regimen):
     """Hyperparameters as NAME=VALUE, such as lr=.02 alpha=-5."""
 
     steps: Annotated[int | None, whole(1, 10**9)] = None
-    """Training steps, instead of the task's."""
+    """Training steps (default: the task's)."""
 
     seed: Annotated[int, whole(0, 2**32 - 1)] = 0
-    """Of initialisation and data order."""
+    """Seed of the initialisation and the data order."""
 
     micro_batch: Annotated[int | None, whole(1)] = None
-    """At most so many examples at a time on a process."""
+    """Maximum number of examples per pass on each process; gradients are accumulated."""
 
     sharding: Annotated[str, one_of(*SHARDINGS)] = "ddp"
-    """ddp, fsdp2 or fsdp2+ep, on several processes."""
+    """How several processes share the model: ddp, fsdp2 or fsdp2+ep."""
 
     workers: Annotated[int, whole(0, MOST_JOBS)] = 0
-    """Processes that load data."""
+    """Data-loading processes."""
 
     checkpoint_seconds: Annotated[float, at_least(0.0)] = 30.0
-    """Between two checkpoints."""
+    """Seconds between checkpoints."""
 
     resume: Annotated[bool, switch] = True
-    """Go on from the checkpoint in the folder."""
+    """Resume from the checkpoint in the output folder."""
 
     track: Annotated[tuple[str, ...], names("--track")] = ("tensorboard",)
-    """Of tensorboard, wandb and mlflow, those installed; or none."""
+    """Comma-separated trackers: tensorboard, wandb, mlflow; or none."""
 
     instruments: Annotated[int | None, whole(1)] = None
-    """Every so many steps, record what E and the trust ratio do, gradient noise and sharpness."""
+    """Every N steps, record what E and the trust ratio do, the gradient noise and the sharpness."""
 
     save_model: Annotated[Path | None, file] = None
-    """Keep the weights at the end in this file, as safetensors; overwrites."""
+    """Save the final weights to this file, as safetensors; an existing file is overwritten."""
 
     init_from: Annotated[Path | None, file] = None
-    """Start from the weights in this file, as --save-model keeps them."""
+    """Start from the weights in this file, as written by --save-model."""
 
     config: Path | None = None
-    """YAML file with any of these options."""
+    """YAML file with values for these options."""
 
     out: Annotated[Path | None, folder] = None
-    """Folder of the records (default: runs/train/TASK/OPTIMIZER-HASH)."""
+    """Output folder (default: runs/train/TASK/OPTIMIZER-HASH)."""
 
 
 @handled()
 def train(task: str, *, options: Train | None = None) -> None:
-    """One run, also under torchrun and accelerate launch; the same command goes on where it stopped.
+    """One run, on one process or many (torchrun, accelerate launch); the same command resumes it.
 
     Args:
         task: A name (see `thalweg tasks`), or module:Class.
@@ -144,7 +144,7 @@ def train(task: str, *, options: Train | None = None) -> None:
                 alone.make_room(folder, spec, options.resume)
                 reserved = stack.enter_context(alone.reserved(spec, folder, execution, options.resume))
             elif not options.resume:
-                raise UserError("--no-resume does not go with several processes: remove the folder, or choose another")
+                raise UserError("--no-resume is for one process: remove the folder, or choose another")
 
         def on_event(training: Training, event: str) -> None:
             if rank != 0:

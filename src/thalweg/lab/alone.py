@@ -63,7 +63,7 @@ def reserved(spec: RunSpec, folder: Path, execution: Execution, resume: bool) ->
 
 def _without(folder: Path, option: str) -> UserError:
     return UserError(
-        f"{folder} holds this run, trained without {option}: --no-resume trains it again, --out puts it elsewhere"
+        f"{folder} holds this run, trained without {option}: use --no-resume to train it again, or another folder with --out"
     )
 
 

@@ -72,7 +72,7 @@ def same_classes(column: str, *splits: Split) -> None:
     for (a, first), (b, second) in pairwise(named):
         if first != second:
             raise UserError(
-                f"{a.place}, column {column}: the splits {a.split} and {b.split} name other classes, or in "
+                f"{a.place}, column {column}: the splits {a.split} and {b.split} have other classes, or in "
                 "another order: take both from one copy"
             )
 
@@ -186,8 +186,8 @@ def _culprit(datasets: Any, files: list[Path], split: str, error: Exception) -> 
 def _unreadable(path: Path, split: str, error: BaseException) -> UserError:
     with path.open("rb") as file:
         pointer = file.read(20).startswith(b"version https://git")
-    mend = "it is a pointer of Git LFS: git lfs pull" if pointer else "fetch it again"
-    return UserError(f"cannot read {path}, split {split} ({first_line(error)}): {mend}")
+    remedy = "it is a pointer of Git LFS: git lfs pull" if pointer else "download it again"
+    return UserError(f"cannot read {path}, split {split} ({first_line(error)}): {remedy}")
 
 
 class _Silenced:

@@ -52,12 +52,12 @@ class Panel:
         started = time.perf_counter()
         if training.sharded or training.spec.precision == "fp16":
             remedy = "--sharding ddp" if training.sharded else "--precision bf16 or no"
-            what = "the gradients of each process are shards" if training.sharded else "gradients of fp16 are scaled"
-            raise UserError(f"--instruments needs whole gradients as they are, and {what}: take {remedy}")
+            what = "gradients are sharded" if training.sharded else "fp16 scales them"
+            raise UserError(f"--instruments needs full, unscaled gradients, and {what}: use {remedy}")
         if not complete(training.observations, self.every, training.step):
             raise UserError(
-                f"the first {training.step} steps of this run were trained without --instruments {self.every}: go on "
-                "as they were, or begin anew with --no-resume"
+                f"the first {training.step} steps of this run were trained without --instruments {self.every}: "
+                "resume without it, or start over with --no-resume"
             )
         if training.observer is None:  # another process looks
             return
@@ -124,7 +124,7 @@ def overhead(folder: Path, result: dict[str, Any]) -> str:
     """What the measurements of a run took, beside what its training did."""
     lines = records.read_lines(folder / MEASUREMENTS)
     spent, trained = sum(line["overhead_seconds"] for line in lines), result["seconds"]
-    return f"{NAME}: {len(lines)} measurements took {spent:.1f} s, which is not in the {trained:.1f} s of training"
+    return f"{NAME}: {len(lines)} measurements took {spent:.1f} s, not counted in the {trained:.1f} s of training"
 
 
 class _ByBatch(nn.Module):

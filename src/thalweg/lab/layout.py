@@ -61,8 +61,8 @@ def check_whole(files: list[Path], folder: Path, split: str) -> None:
     if len(sets) > 1:
         firsts = [next(iter(one.values())).relative_to(folder).as_posix() for one in sets.values()]
         raise UserError(
-            f"{folder} holds the split {split} {len(sets)} times ({', '.join(firsts)}): keep one of them; parts of one "
-            f"are told by their numbers, as in {split}-00000-of-00002.parquet"
+            f"{folder} holds the split {split} {len(sets)} times ({', '.join(firsts)}): keep one of them (the "
+            f"parts of one are numbered, as in {split}-00000-of-00002.parquet)"
         )
     for (_, prefix, suffix, count), one in sets.items():
         numbers = sorted(one)
@@ -74,13 +74,15 @@ def check_whole(files: list[Path], folder: Path, split: str) -> None:
         expected = range(first, first + (numbers[-1] + 1 - first if count is None else count))
         if beyond := [number for number in numbers if number not in expected]:
             path = one[beyond[0]].relative_to(folder)
-            raise UserError(f"{folder}, split {split}: {path} is beyond the {count} files that its own name counts")
+            raise UserError(
+                f"{folder}, split {split}: {path} has a number beyond the {count} files that its name announces"
+            )
         if lacking := [number for number in expected if number not in one]:
             width = len(re.findall(r"\d+", one[numbers[0]].stem[len(prefix) :])[0])
             names = [f"{prefix}{n:0{width}}{f'-of-{count:0{width}}' if count else ''}{suffix}" for n in lacking[:3]]
             raise UserError(
                 f"{folder}, split {split}, lacks {', '.join(names)}{', ...' * (len(lacking) > 3)}: it has "
-                f"{len(one)} of {len(expected)} files; fetch the rest"
+                f"{len(one)} of {len(expected)} files; download the rest"
             )
 
 

@@ -77,7 +77,7 @@ def convert(name: str, source: Path, root: Path) -> list[Path]:
     if name not in forms:
         raise UserError(f"cannot convert {name!r}: choose from {', '.join(forms)}")
     if not source.is_dir():
-        raise UserError(f"{source} is no folder: unpack the archive, and name the folder")
+        raise UserError(f"{source} is not a folder: unpack the archive, and give its folder")
     try:
         import datasets
     except ImportError:
@@ -117,7 +117,7 @@ def _found(source: Path, *names: str) -> Path:
     for name in names:
         paths = sorted(path for path in source.rglob(name) if path.is_file())
         if len(paths) > 1:
-            raise UserError(f"{source} has several files {name}: name the folder of one")
+            raise UserError(f"{source} has several files {name}: give the folder of one")
         if paths:
             return paths[0]
     raise UserError(f"{source} has no file {' or '.join(names)}")
@@ -156,7 +156,7 @@ def _batch(path: Path, labels: tuple[str, ...]) -> tuple[Any, dict[str, list[int
             raise ValueError("its images are not bytes, or not as many as its labels")
         return data.reshape(-1, 3, 32, 32), found
     except Exception as error:  # whatever reading a damaged pickle raises is said of the file
-        raise UserError(f"cannot read {path} ({type(error).__name__}: {error}): fetch it again") from None
+        raise UserError(f"cannot read {path} ({type(error).__name__}: {error}): download it again") from None
 
 
 def _cifar(source: Path, files: dict[str, tuple[str, ...]], labels: tuple[str, ...], kept: tuple[str, ...]) -> Rows:
@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         root = given.to or os.environ.get(VARIABLE)
         if not root:
-            raise UserError(f"where to? Set {VARIABLE}, or name a folder with --to")
+            raise UserError(f"no output folder: set {VARIABLE}, or give one with --to")
         for path in convert(given.name, given.source.expanduser(), Path(root).expanduser()):
             print(path)
     except (UserError, OSError) as error:

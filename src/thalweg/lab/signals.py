@@ -60,7 +60,7 @@ def handled() -> Iterator[None]:
         yield
     except Terminated as ended:
         if os.environ.get("RANK", "0") == "0":
-            print(f"\n{ended}; what is complete is stored: the same command continues there", file=sys.stderr)
+            print(f"\n{ended}; completed work is stored, and the same command resumes", file=sys.stderr)
         raise SystemExit(128 + ended.number) from None
     finally:
         for one in ours:

@@ -89,7 +89,7 @@ class Split:
         order = {name.lower(): i for i, name in enumerate(kind.names)}
         if sorted(order) != sorted(name.lower() for name in found):
             raise UserError(
-                f"{self.place}, split {self.split}, column {column}, is of the classes {', '.join(found)}: needed are "
+                f"{self.place}, split {self.split}, column {column}, has the classes {', '.join(found)}, not "
                 f"{', '.join(kind.names)}"
             )
         return np.asarray([order[name.lower()] for name in found])[labels]
@@ -134,15 +134,15 @@ def any_rows() -> bool:
     return wanted == "any"
 
 
-def check_rows(rows: int, published: tuple[int, ...], place: str, mend: str) -> None:
+def check_rows(rows: int, published: tuple[int, ...], place: str, remedy: str) -> None:
     """Raise where there are other numbers of rows than published, and nothing says that it is meant.
 
     Raises:
-        UserError: naming the place and how to mend it.
+        UserError: naming the place and the remedy.
     """
     if not any_rows() and published and rows not in published:
         counts = " or ".join(f"{count:,}" for count in published)
-        raise UserError(f"{place}, has {rows:,} rows of {counts}: {mend}, or set {ROWS}=any if that is meant")
+        raise UserError(f"{place}, has {rows:,} rows, not {counts}: {remedy}, or set {ROWS}=any if this is intended")
 
 
 def class_names(feature: Any) -> tuple[str, ...]:

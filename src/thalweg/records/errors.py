@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend."""
+"""Errors that are for the user to correct."""
 
 
 class UserError(Exception):

@@ -94,7 +94,7 @@ def _processor() -> str:
 def unwritable(error: OSError, folder: Path) -> UserError:
     """What to tell the user of a record in ``folder`` that could not be written: the file, why, and what to do."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "make room there, and the same command goes on" if full else "choose another folder with --out"
+    remedy = "free some space, and run the same command again" if full else "choose another folder with --out"
     return UserError(f"cannot write to {error.filename or folder} ({error.strerror or error}): {remedy}")
 
 

@@ -39,31 +39,31 @@ class Regimen:
     """
 
     schedule: str = "cosine"
-    """cosine, linear, polynomial, step or constant, after a linear warm-up."""
+    """Learning-rate schedule after a linear warm-up: cosine, linear, polynomial, step or constant."""
 
     warmup: float = 0.05
-    """Share of the steps over which the learning rate rises."""
+    """Fraction of the steps spent on the warm-up."""
 
     lr_rule: str = "none"
-    """none, linear or sqrt: how the learning rate grows with the batch size."""
+    """How the learning rate scales with the batch size: none, linear or sqrt."""
 
     lr_base: int = 256
-    """The batch size for which lr is given, with an --lr-rule."""
+    """Batch size that the learning rate is given for, if there is an --lr-rule."""
 
     clip: float | None = None
-    """Largest global norm of the gradient."""
+    """Clip the gradient to this global norm."""
 
     label_smoothing: float = 0.0
     """Label smoothing, for tasks whose loss supports it."""
 
     augment: str | None = None
-    """Of batches of images, by kornia: flip, crop, flip-crop or resized-crop-flip."""
+    """Augmentation of image batches, by kornia: flip, crop, flip-crop or resized-crop-flip."""
 
     precision: str = "no"
-    """no (float32), bf16 or fp16."""
+    """Mixed precision: no (float32), bf16 or fp16."""
 
     evaluations: int = 20
-    """Validations over the run."""
+    """Number of validations during the run."""
 
     def __post_init__(self) -> None:
         for name, known in KNOWN.items():

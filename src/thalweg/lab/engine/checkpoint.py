@@ -159,7 +159,11 @@ def put_aside(folder: Path, found: StoredCheckpoint, step: int) -> str:
         path.replace(folder / found.aside)
     except OSError as error:
         raise unwritable(error, path) from None
-    begins = "training begins at step 0" if step < 0 else f"training goes on at step {step} from another process's"
+    begins = (
+        "training begins at step 0"
+        if step < 0
+        else f"training resumes at step {step} from another process's checkpoint"
+    )
     return f"{path} is not used: {found.problem}; kept as {found.aside}, {begins}"
 
 

@@ -39,13 +39,13 @@ def spread(model: nn.Module, mesh: DeviceMesh) -> set[nn.Parameter]:
         if _is_layer(module):
             if module.num_experts % mesh.size():
                 raise UserError(
-                    f"--sharding fsdp2+ep needs as many processes as divide the experts of a layer: {name} has "
+                    f"--sharding fsdp2+ep needs a number of processes that divides the experts of a layer: {name} has "
                     f"{module.num_experts}, there are {mesh.size()} processes"
                 )
             _spread(module, mesh)
             found |= set(module.parameters(recurse=False))
     if not found:
-        raise UserError("--sharding fsdp2+ep needs a model with layers of stacked experts: take fsdp2")
+        raise UserError("--sharding fsdp2+ep needs a model with layers of stacked experts: use fsdp2")
     return found
 
 

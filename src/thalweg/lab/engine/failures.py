@@ -64,8 +64,8 @@ def peer_failure(error: BaseException) -> UserError | None:
     if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
         return None
     return UserError(
-        "another process of this run has ended or cannot be reached; what it said tells why, and the same command goes "
-        f"on from the last checkpoint ({_said(error):.150})"
+        "another process of this run has ended or cannot be reached: see its error; the same command resumes from the "
+        f"last checkpoint ({_said(error):.150})"
     )
 
 

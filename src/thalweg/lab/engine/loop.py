@@ -87,7 +87,7 @@ class Training:
         if (spec.init != "") is not (self.execution.init_from is not None):
             raise UserError("RunSpec.init and Execution.init_from go together: the hash of the file, and the file")
         if self.execution.init_from is not None and weights.hash_of(self.execution.init_from) != spec.init:
-            raise UserError(f"--init-from: {self.execution.init_from} has changed since this run was asked for")
+            raise UserError(f"--init-from: {self.execution.init_from} has changed since the run was set up")
         shared, self.data = tasks.load(spec.task)
         self.task = copy.copy(shared)
         if spec.label_smoothing and shared.label_smoothing is None:

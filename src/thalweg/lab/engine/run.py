@@ -122,7 +122,7 @@ def _agreed(spec: RunSpec, folder: Path, place: Place | None) -> dict[str, Any] 
     hashes = [one[0] for one in found]
     if len(set(hashes)) > 1:
         raise UserError(
-            f"the processes were asked for different runs ({', '.join(hashes)}): options, code, data and --init-from "
+            f"the processes were given different runs ({', '.join(hashes)}): options, code, data and --init-from "
             "must be the same for all"
         )
     result = found[0][1]
@@ -174,8 +174,8 @@ def _trained(
 def _cannot_resume(folder: Path, failed: Failed) -> UserError:
     """What to say of a run that raised before its first new step; its folder is as it was."""
     return UserError(
-        f"cannot go on from {folder / checkpoint.NAME} ({failed.kind}: {failed.reason}): checkpoint and records are as "
-        "they were; remove that file to begin anew"
+        f"cannot resume from {folder / checkpoint.NAME} ({failed.kind}: {failed.reason}): checkpoint and records are "
+        "unchanged; remove that file to start over"
     )
 
 

@@ -51,7 +51,7 @@ def check(precision: str) -> None:
     if value("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") not in ("", "1"):
         refuse("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "--micro-batch accumulates gradients")
     if value("ACCELERATE_MIXED_PRECISION") not in ("", "no", precision):
-        refuse("ACCELERATE_MIXED_PRECISION", f"--precision says what a run has, here {precision}")
+        refuse("ACCELERATE_MIXED_PRECISION", f"--precision sets the precision of a run, here {precision}")
     if value("ACCELERATE_DYNAMO_BACKEND") not in ("", "no"):
         refuse("ACCELERATE_DYNAMO_BACKEND", "the lab compiles no models")
     if value("ACCELERATE_FP8_BACKEND") not in ("", "no"):  # TE's layers are put in whatever the precision
@@ -66,7 +66,7 @@ def check(precision: str) -> None:
         if kind == "cpu" and "WORLD_SIZE" not in os.environ and value(name) not in ("", "1"):
             refuse(name, "torchrun or accelerate launch starts several processes of one run")
     if value("ACCELERATE_TORCH_DEVICE").partition(":")[0] not in ("", kind):
-        refuse("ACCELERATE_TORCH_DEVICE", f"a run is on the {kind} device that is here")
+        refuse("ACCELERATE_TORCH_DEVICE", f"a run uses the {kind} device of this machine")
 
 
 def arithmetic() -> str:

@@ -48,7 +48,9 @@ def save(path: Path, state: dict[str, Any], tied: dict[str, str], run: str) -> N
     """
     for name, value in state.items():
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
-            raise UserError(f"--save-model: {name!r} of the model's state dict is no dense tensor, got {value!r:.60}")
+            raise UserError(
+                f"--save-model: {name!r} of the model's state dict is not a dense tensor, got {value!r:.60}"
+            )
     kept = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items() if name not in tied
     }  # copies, as safetensors takes no views of one storage
@@ -113,7 +115,7 @@ def load(path: Path, model: nn.Module, *, sharded: bool) -> None:
             found[name] = found[other]
     misfits = [
         ("lacks", [name for name in own if name not in found]),
-        ("has beside", [name for name in found if name not in own]),
+        ("has in addition", [name for name in found if name not in own]),
         (
             "differs in",
             [

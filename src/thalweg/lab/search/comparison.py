@@ -105,7 +105,7 @@ def run(
                         on_message("end", (worker.job, result))
                     if early > 2:
                         raise UserError(
-                            f"worker processes end at once (exit code {worker.process.exitcode}): start fewer with "
+                            f"worker processes exit at once (exit code {worker.process.exitcode}): start fewer with "
                             "--jobs"
                         ) from None
                     start()
@@ -150,7 +150,7 @@ def _record_crash(worker: _Worker, crashes: _Crashes, assignment: Assignment) ->
     if code == -signal.SIGKILL:
         if crashes.add(job) < KILLS:
             return None
-        reason = f"killed {KILLS} times (perhaps for want of memory)"
+        reason = f"killed {KILLS} times (probably out of memory)"
     else:
         how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         reason = f"its process ended ({how})"

@@ -63,7 +63,7 @@ def work_together(assignment: Assignment, on_message: OnMessage = lambda what, v
                     job.spec, job.folder, job.place, execution=assignment.execution, on_event=on_event, say=note
                 )
             except Stopped:
-                raise UserError(f"another process trains in {job.folder} now: start this one again") from None
+                raise UserError(f"another process trains in {job.folder} now: run this command again") from None
             finally:
                 if ticket is not None:
                     ticket.release(result)

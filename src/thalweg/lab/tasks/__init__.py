@@ -85,7 +85,7 @@ def find(name: str) -> Task:
     except (Exception, SystemExit) as error:
         raise TaskFault(name, "its module") from error
     if not (inspect.isclass(found) and issubclass(found, Task)):
-        what = "is not there" if found is None else f"is {found!r:.60}"
+        what = "does not exist" if found is None else f"is {found!r:.60}"
         near = did_you_mean(attribute, vars(there)) if found is None else ""
         raise UserError(f"task {name!r} {what}: name a subclass of thalweg.lab.tasks.Task{near}")
     try:

@@ -207,7 +207,7 @@ class IMDB(BERT, YesOrNo):
                 kept.append(i)
         if len(kept) < 2:
             raise UserError(
-                f"{whole.place} has {len(kept)} reviews to train on that are not in the test set: needed are 2"
+                f"{whole.place} has {len(kept)} reviews to train on that are not in the test set: at least 2 are needed"
             )
         train, validation = held_out(len(kept), max(1, len(kept) // 10))
         rows = torch.tensor(kept)
