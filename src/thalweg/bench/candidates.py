@@ -183,7 +183,7 @@ def candidate(name: str, argument: str = "--optimizers") -> Candidate:
 
 
 def fresh_gradients(weights: Weights, gradients: list[Tensor], source: list[Tensor]) -> None:
-    """Write the gradients anew, as a backward pass does: some optimizers change ``p.grad``, some take it away.
+    """Rewrite the gradients, as a backward pass does: some optimizers change ``p.grad``, some remove it.
 
     It also leaves every candidate's step the same caches to start from.
     """

@@ -1,7 +1,7 @@
-"""Step times, interleaved: every round, each candidate makes one step, in an order shuffled anew.
+"""Step times, interleaved: every round, each candidate makes one step, in a newly shuffled order.
 
 What disturbs the machine for a while then disturbs all of them, and a ratio within a round hardly changes. All
-candidates are in memory at once, each with its own parameters; the gradients, which all read, are written anew before
+candidates are in memory at once, each with its own parameters; the gradients, which all read, are rewritten before
 each step. Between two steps of one candidate all the others have passed through the caches. The first step is timed in
 a process of its own (:mod:`thalweg.bench.first`).
 """
@@ -106,7 +106,7 @@ class StepBenchmark:
         weights = Weights.of(self.model, self.settings.device, self.settings.dtype)
         self._refresh(weights)
         try:
-            # What is compiled in the other process is found by this one, and by nobody else.
+            # What is compiled in the other process is found by this one alone.
             with compiler_caches(caches / candidate.name):
                 candidate.load()
                 seconds = cold_first_step(candidate, self.model, self.settings.device, self.settings.dtype)
@@ -207,7 +207,7 @@ class StepBenchmark:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """No garbage collection in the midst of somebody's step."""
+    """No garbage collection during a timed step."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no Greek
+        sys.stdout.reconfigure(errors="replace")  # a terminal whose encoding lacks Greek letters
     if arguments[:1] == ["theory"]:
         try:
             theory.main(arguments[1:], say)

@@ -26,7 +26,7 @@ def command() -> str:
 
 
 def interruptible() -> None:
-    """From here on Ctrl-C is a :class:`KeyboardInterrupt`; before, amid imports, it ends the process at once."""
+    """From here on Ctrl-C is a :class:`KeyboardInterrupt`; before, during imports, it ends the process at once."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
 
 
 class Output:
-    """Standard output that goes on when nobody listens any more, and replaces what the terminal cannot show.
+    """Standard output that ignores a closed pipe, and replaces what the terminal cannot show.
 
     It writes to the stream that is standard output when it is made. A progress bar of rich's puts a proxy in the place
     of ``sys.stdout``, which writes to the bar's console, that is to us: to look ``sys.stdout`` up later is to write to
@@ -56,7 +56,7 @@ class Output:
         self.gone = self.stream is None  # closed before we were started
 
     def write(self, text: str) -> int:
-        """Write, if there is anybody to read it."""
+        """Write, unless the pipe is closed."""
         if not self.gone:
             try:
                 self.stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
@@ -65,7 +65,7 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if there is anybody to read it."""
+        """Flush, unless the pipe is closed."""
         if not self.gone:
             try:
                 self.stream.flush()
@@ -81,7 +81,7 @@ class Output:
             os.close(null)
 
     def isatty(self) -> bool:
-        """Whether somebody is at the other end."""
+        """Whether it is a terminal that is still open."""
         return bool(not self.gone and self.stream.isatty())
 
     def fileno(self) -> int:

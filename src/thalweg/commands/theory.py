@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 NEAR, BEYOND = 0.8, 1.2
-"""Of the limit; measured edges of stability lie between these where iterates flip (docs/what-e-does.md)."""
+"""Of the limit; measured edges of stability are between these where iterates flip (docs/what-e-does.md)."""
 
 
 def explain(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ReservedFolder:
-    """A run's folder while we train in it: ``check`` raises where it is not ours any more."""
+    """A run's folder while we train in it: ``check`` raises where another process has taken it over."""
 
     def __init__(self, folder: Path, lost: threading.Event | None) -> None:
         self.folder, self.lost = folder, lost
@@ -63,7 +63,8 @@ def reserved(spec: RunSpec, folder: Path, execution: Execution, resume: bool) ->
 
 def _without(folder: Path, option: str) -> UserError:
     return UserError(
-        f"{folder} holds this run, trained without {option}: use --no-resume to train it again, or another folder with --out"
+        f"{folder} holds this run, trained without {option}: use --no-resume to train it again, or another folder with "
+        "--out"
     )
 
 
@@ -96,7 +97,7 @@ def make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
                 if (folder / "result.json").exists():
                     raise UserError(f"{folder} holds another run ({before}): choose another folder with --out")
                 (folder / MEASUREMENTS).unlink(missing_ok=True)
-        if not resume:  # the rest goes when nobody else can be at it
+        if not resume:  # the rest is removed once the folder is reserved
             (folder / "result.json").unlink(missing_ok=True)
     except OSError as error:
         raise records.unwritable(error, folder) from None

@@ -1,11 +1,11 @@
-"""Published data and weights: from a folder of one's own, or from Hugging Face's hub.
+"""Published data and weights: from a local folder, or from Hugging Face's hub.
 
 ``THALWEG_DATA`` names a folder that holds them by the hub's names, as ``hf download`` leaves them::
 
     hf download --repo-type dataset uoft-cs/cifar10 --local-dir $THALWEG_DATA/uoft-cs/cifar10
 
-What lies there is taken; else the hub is asked, which keeps what it fetched in its own cache. Data in the form of their
-first publication are converted by :mod:`thalweg.lab.originals`.
+What is there is used; anything else is fetched from the hub, whose client has a cache of its own. Data in the form of
+their first publication are converted by :mod:`thalweg.lab.originals`.
 
 All that is read is checked: the number of files that their names count, the published number of rows, and each value.
 With ``THALWEG_DATA_ROWS=any`` a folder that was cut down on purpose may have any number of rows.
@@ -41,7 +41,7 @@ def load(
         published: how many rows it has, in each of its published forms; () where that is not known.
 
     Raises:
-        UserError: it is not to be had, not whole, or something else, in one line that names the file and the row.
+        UserError: it is not available, not complete or not as it should be; one line that names the file and the row.
     """
     try:
         import datasets
@@ -54,7 +54,7 @@ def load(
         else:
             try:
                 data = datasets.load_dataset(name, config, split=split)
-            except Exception as error:  # of the network, the hub, a gate: all are the user's to mend
+            except Exception as error:  # of the network, the hub, a gate: all are for the user to correct
                 raise UserError(f"{_wanted(name)} ({first_line(error)})") from None
             found = Split(data, name, split, name, config=config)
     _need(columns, found.data.column_names, str(found.files[0]) if found.files else found.place, split)

@@ -29,7 +29,7 @@ MICRO_BATCHES = "gradient_noise_scale, gradient_noise_trace, gradient_squared_no
 class Panel:
     """The instruments of one run: a :class:`~thalweg.lab.engine.execution.Observer`.
 
-    Each measurement starts from nothing, so that a run which goes on after a kill has the lines of one that was not.
+    Measurements are independent of each other, so that a run which resumes after a kill has the same lines.
 
     Args:
         every: steps between two measurements.

@@ -22,8 +22,8 @@ IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
 def files_of(folder: Path, split: str, config: str | None = None) -> list[Path]:
     """The files of a split: it is a word of their names (``train-00000-of-00002.parquet``) or their folder's name.
 
-    Where the folder has one of the configuration's name, only what lies in there counts; where it has not, what lies in
-    folders of other names belongs to other configurations. Hidden folders, such as a download's cache, do not count.
+    Where the folder has one of the configuration's name, only the files in there count; where it has not, files in
+    folders of other names belong to other configurations. Hidden folders, such as a download's cache, do not count.
     """
     words = NAMES.get(split, (split,))
     root = folder / config if config is not None and (folder / config).is_dir() else folder
@@ -90,7 +90,7 @@ def image_folder(folder: Path, split: str) -> Path | None:
     """The folder of a split that holds a folder of images for each class, as ImageNet's archives are unpacked.
 
     Raises:
-        UserError: images lie in the split's folder itself, so that nothing says their classes.
+        UserError: images are in the split's folder itself, so that their classes are unknown.
     """
     for word in NAMES.get(split, (split,)):
         if not (folder / word).is_dir():

@@ -68,7 +68,7 @@ def command(name: str, source: Path) -> str:
 
 
 def convert(name: str, source: Path, root: Path) -> list[Path]:
-    """Read what lies in ``source`` and write a Parquet file a split below ``root``; their paths.
+    """Read the files in ``source`` and write one Parquet file per split below ``root``; their paths.
 
     Raises:
         UserError: no such form, a file is missing, or a line of one is something else.

@@ -94,7 +94,7 @@ def suspend(*_: object) -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, a signal is noted instead of raised: whoever trains asks :func:`pending` after each step.
+    """Inside, a signal is noted instead of raised: the training loop asks :func:`pending` after each step.
 
     Raises:
         Terminated: one was noted earlier.

@@ -19,7 +19,7 @@ ROWS = "THALWEG_DATA_ROWS"
 
 
 def folder_of(name: str) -> Path | None:
-    """The folder of one's own that holds what has this name on the hub, or None."""
+    """The local folder of what has this name on the hub, or None."""
     root = os.environ.get(VARIABLE)
     found = Path(root, name).expanduser() if root else None
     return found if found is not None and found.is_dir() else None
@@ -30,7 +30,7 @@ class Split:
     """A split of a published data set.
 
     ``data`` is a ``datasets.Dataset``, ``place`` the folder or the hub's name that it is from, ``files`` are those of
-    a folder, in their order. Rows are counted from 0, in each file anew.
+    a folder, in their order. Rows are counted from 0 in each file.
     """
 
     data: Any

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and how it is read again: Python alone, so that whoever judges needs no torch.
+"""What a run leaves on disk, and how it is read again: Python alone, so that reports need no torch.
 
 What a comparison leaves on disk
 --------------------------------
@@ -32,7 +32,7 @@ another batch size, other code or other data never meets it. ::
     (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not available, and
     ``overhead_seconds``.
 ``checkpoint.pt``
-    While it runs, of a long run: everything to go on from. Deleted at its end. One that cannot be read, or is another
+    While it runs, of a long run: everything to resume from. Deleted at its end. One that cannot be read, or is another
     run's, is kept as ``checkpoint.pt.damaged`` or ``checkpoint.pt.other``.
 ``result.json``
     Written last; a run without it is not complete and is run again, from its checkpoint. ``status`` ("finished" or
@@ -41,7 +41,7 @@ another batch size, other code or other data never meets it. ::
     ``validation`` (at the end of the schedule), ``test`` and ``test_metrics`` (only of fresh seeds; the latter what
     the task's ``more`` says, by name), ``seconds``, ``steps_to_target`` and ``seconds_to_target`` (None: not reached).
 ``ticket-N``
-    Who is at it, while someone is (:mod:`thalweg.lab.search.tickets`).
+    The worker that trains it, while one does (:mod:`thalweg.lab.search.tickets`).
 
 ``cell.json`` holds ``task``, ``title``, ``metric`` (its ``resolution`` that of the test set), ``batch_size``,
 ``steps``, ``budget`` ("short", "long" or "custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name,
@@ -50,7 +50,7 @@ why the optimizer does not apply) and ``command``. Asked again for more, it grow
 names fewer optimizers leaves the others' alone.
 
 A study is ``trials`` points of a scrambled quasi-random sequence, a pure function of task, batch size, steps, optimizer
-and the study's number. Where its best learning rate lies at an edge of the range, the study goes on in a *round* beyond
+and the study's number. Where its best learning rate is at an edge of the range, the study continues in a *round* beyond
 that edge with half as many trials, at most twice. The best of a study is the best validation metric at the end of the
 schedule; the chosen setting is that of the study whose best is the median; its fresh seeds alone see the test set.
 """

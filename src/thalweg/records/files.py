@@ -1,4 +1,4 @@
-"""Files of a run: each written whole or not at all, and read as if somebody had been at them.
+"""Files of a run: each written whole or not at all, and read as if they might be damaged.
 
 What the files hold is said in :mod:`thalweg.records`.
 """
@@ -46,7 +46,7 @@ VARIABLES = (
 
 def environment() -> dict[str, str]:
     """Where this process runs: interpreter, packages, processor, accelerators, and what tunes the arithmetic."""
-    torch = sys.modules["torch"]  # whoever trains has it; whoever reads records needs none
+    torch = sys.modules["torch"]  # imported where runs are trained; reading records needs none
     return {
         **_machine(),
         "threads": str(torch.get_num_threads()),
@@ -73,7 +73,7 @@ def _machine() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    torch = sys.modules["torch"]  # whoever reads records needs none
+    torch = sys.modules["torch"]  # reading records needs none
     found["torch"] = torch.__version__  # with the build, which the package's metadata may lack
     found["processor"] = _processor()
     found["cores"] = str(os.cpu_count())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FAILURES = ("diverged", "non-finite metric", "refused", "out of memory", "crashed")
 """How a run can fail. Of the second the training loss was finite, and what is measured at the end is not."""
-EDGE = 0.1  # the share of a searched range, at either end, in which a winner counts as lying at the edge
+EDGE = 0.1  # the share of a searched range, at either end, in which a winner counts as being at the edge
 NONE = Metric("", "min")
 
 
@@ -71,7 +71,7 @@ class Run:
     """One complete run.
 
     ``kind`` is ``"trial"`` (tuning) or ``"seed"`` (the chosen setting on a fresh seed). ``point`` is where in the
-    search space a trial lies, ``settings`` what the optimizer got. ``failure`` is None or one of :data:`FAILURES`.
+    search space a trial is, ``settings`` what the optimizer got. ``failure`` is None or one of :data:`FAILURES`.
     ``test_metrics`` are further numbers of the test set, where the task has some.
     """
 
@@ -139,7 +139,7 @@ class Cell:
 
     @property
     def edges(self) -> dict[str, str]:
-        """The coordinates of the chosen setting that lie at an edge of all that was searched: "low" or "high"."""
+        """The coordinates of the chosen setting that are at an edge of all that was searched: "low" or "high"."""
         chosen = self.chosen
         if chosen is None:
             return {}
@@ -187,7 +187,7 @@ class Results:
 
 
 def edge(share: float) -> str | None:
-    """Which edge of a range a share of it lies at, if any.
+    """Which edge of a range a share of it is at, if any.
 
     >>> edge(0.95), edge(0.5), edge(0.0)
     ('high', None, 'low')

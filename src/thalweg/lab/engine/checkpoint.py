@@ -1,4 +1,4 @@
-"""Everything a run needs to go on, in one file that is there whole or not at all; loading it executes no code."""
+"""Everything a run needs to resume, in one file that is there whole or not at all; loading it executes no code."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
-    """The checkpoint in a folder: its ``state``, or why there is none that this run can go on from.
+    """The checkpoint in a folder: its ``state``, or why there is none that this run can resume from.
 
     ``problem`` is what is wrong with a file that is there, else ""; ``aside`` the name that keeps it.
     """
@@ -111,12 +111,12 @@ class StoredCheckpoint:
 
     @property
     def step(self) -> int:
-        """How many steps are done; -1 where there is nothing to go on from."""
+        """How many steps are done; -1 where there is nothing to resume from."""
         return -1 if self.state is None else int(self.state["step"])
 
 
 def find(folder: Path, spec: RunSpec) -> StoredCheckpoint:
-    """Read the checkpoint of this very run, as if somebody had been at the file."""
+    """Read the checkpoint of this very run; the file may be damaged or edited."""
     path = folder / NAME
     if not path.exists():
         return StoredCheckpoint()
@@ -149,7 +149,7 @@ def find(folder: Path, spec: RunSpec) -> StoredCheckpoint:
 
 
 def put_aside(folder: Path, found: StoredCheckpoint, step: int) -> str:
-    """Keep a file that cannot be used beside, and return what to say of it; ``step`` is where the run goes on, or -1.
+    """Rename a file that cannot be used, and return a message about it; ``step`` is where the run resumes, or -1.
 
     Raises:
         UserError: it cannot be renamed.

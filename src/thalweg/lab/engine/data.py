@@ -1,4 +1,4 @@
-"""Which examples make which step: a pure function of seed, step, ranks and parts, so that any run can go on."""
+"""Which examples make which step: a pure function of seed, step, ranks and parts, so that any run can resume."""
 
 from __future__ import annotations
 

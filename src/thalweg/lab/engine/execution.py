@@ -20,7 +20,7 @@ class Observer(Protocol):
     name: str
 
     def begin(self, training: Any) -> None:
-        """On all processes: the run begins, or goes on after ``training.step`` steps with ``training.observations``.
+        """On all processes: the run begins, or resumes after ``training.step`` steps with ``training.observations``.
 
         Raises:
             UserError: it cannot be looked at.

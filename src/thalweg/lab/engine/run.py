@@ -1,4 +1,4 @@
-"""One run in its folder: begun, gone on with, or already there."""
+"""One run in its folder: begun, resumed, or already complete."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def stored(folder: Path, spec: RunSpec, place: Place | None = None) -> dict[str,
         return None
     try:
         kept = records.read_json(folder / "spec.json")
-        lies = kept.pop("place", None)
-        if kept != json.loads(json.dumps(spec.as_dict())) or (place is not None and lies != place.as_dict()):
+        found = kept.pop("place", None)
+        if kept != json.loads(json.dumps(spec.as_dict())) or (place is not None and found != place.as_dict()):
             return None
         read_run(folder)  # as the report will read it
         return records.read_json(folder / "result.json")
@@ -84,7 +84,7 @@ def train(
 ) -> dict[str, Any]:
     """Train as ``spec`` says, record in ``folder``, and return the result, or the one that is there already.
 
-    An unfinished run of the same spec goes on from its checkpoint, and whatever is raised before its first new step
+    An unfinished run of the same spec resumes from its checkpoint, and whatever is raised before its first new step
     leaves the folder as it was. All ranks of a distributed run call this, with one folder or each with its own; the
     first one writes.
 
@@ -101,7 +101,7 @@ def train(
 
     Raises:
         TaskFault: the task's code raised; there is no result.
-        UserError: the run cannot begin or go on, or the folder cannot be written.
+        UserError: the run cannot begin or resume, or the folder cannot be written.
         Terminated: a signal ended it (:mod:`thalweg.lab.signals`); there is a checkpoint.
     """
     execution = execution or Execution()
@@ -207,7 +207,7 @@ class _Writer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             damaged = self.folder / "result.json"
-            if damaged.exists():  # of this run, or it would lie elsewhere, and unreadable: kept beside
+            if damaged.exists():  # of this run, whose folder it is, and unreadable: kept under another name
                 damaged.replace(self.folder / "result.json.damaged")
             records.write_json(self.folder / "spec.json", {**self.spec.as_dict(), "place": self.place.as_dict()})
             where = {**records.environment(), "processes": str(self.processes)}

@@ -30,7 +30,7 @@ def slug(name: str) -> str:
 
 
 class Job(NamedTuple):
-    """A run of a comparison and where it lies."""
+    """A run of a comparison and its folder."""
 
     spec: RunSpec
     place: Place
@@ -70,7 +70,7 @@ class PlannedCell:
     left_out: str | None = None
 
     def folder(self, root: Path) -> Path:
-        """Where the runs of this cell lie."""
+        """The folder of this cell's runs."""
         name = f"{self.steps}-steps"
         return root / "runs" / slug(self.task) / str(self.batch_size) / slug(self.optimizer) / name
 
@@ -132,7 +132,7 @@ class PlannedCell:
             yield [self.trial(root, space, study, turn, n) for n in range(math.ceil(self.trials / 2))]
 
     def cost(self) -> float:
-        """The cost of all but what lies beyond an edge, roughly in microseconds on one core."""
+        """The cost of all but the rounds beyond an edge, roughly in microseconds on one core."""
         if self.left_out is not None:
             return 0.0
         each = tasks.cost(tasks.find(self.task), self.batch_size, self.steps)

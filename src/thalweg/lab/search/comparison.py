@@ -1,4 +1,4 @@
-"""A comparison under way: worker processes, and somebody who looks after them."""
+"""A comparison under way: worker processes, and the process that watches over them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from thalweg.lab.search.cells import Job
 
 KILLS = 3  # of a run's process without any progress, before it counts as a crash: out of memory, as a rule
-PATIENCE = 5.0  # seconds that workers have to stop when somebody waits at the keyboard
+PATIENCE = 5.0  # seconds that workers have to stop after Ctrl-C
 GRACE = 20.0  # and when a cluster ends the job, of the 30 that SLURM, Kubernetes and torchrun leave by default
 LARGEST_JOBS = 256
 OnMessage = Callable[[str, Any], None]
@@ -97,7 +97,7 @@ def run(
                 worker = next(w for w in workers if w.connection is connection)
                 try:
                     what, value = worker.connection.recv()
-                except Exception:  # its process is gone, perhaps amid a sentence
+                except Exception:  # its process is gone, perhaps while it was sending
                     worker.over = True
                     worker.process.join(PATIENCE)
                     early += worker.job is None
@@ -142,7 +142,7 @@ def _handle(worker: _Worker, what: str, value: Any, on_message: OnMessage) -> No
 def _record_crash(worker: _Worker, crashes: _Crashes, assignment: Assignment) -> dict[str, Any] | None:
     """Of a process that is gone: record the run that took it down, unless it was merely killed, which may be luck.
 
-    Returns the result that was recorded, if any. A run that somebody else has taken over meanwhile is theirs.
+    Returns the result that was recorded, if any. A run that another worker has taken over meanwhile is left to it.
     """
     job, code = worker.job, worker.process.exitcode
     if job is None or (job.folder / "result.json").exists():
@@ -185,7 +185,7 @@ def _stop(workers: list[_Worker], patience: float) -> None:
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Ctrl-C is for the parent: a process that starts within never hears it, not amid its imports either."""
+    """Ctrl-C is for the parent: a process that starts inside never gets it, even during its imports."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

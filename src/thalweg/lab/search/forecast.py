@@ -36,7 +36,7 @@ class Expected:
 
     ``training``: all steps. ``beside``: evaluations, and what a run takes to begin and to end. ``timing``: the pass in
     which all optimizers take turns. Apart from these, ``starting``: until workers work; and ``beyond``: if every study
-    goes on beyond an edge of its range as often as it may.
+    is extended beyond its range as often as it may be.
     """
 
     training: float

@@ -38,7 +38,7 @@ def point(space: Space, name: str, number: int) -> dict[str, float]:
 
 
 def beyond(space: Space, side: str) -> Space:
-    """The space whose learning rates go on where those of ``space`` end, on one side."""
+    """The space whose learning rates continue where those of ``space`` end, on one side."""
 
     def moved(axis: Axis) -> Axis:
         if axis.name != "lr":

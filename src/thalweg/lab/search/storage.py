@@ -1,7 +1,7 @@
 """Tickets in an Optuna storage: the same comparison on machines that share a database instead of a folder.
 
 A study of Optuna's holds the runs of one study (or of the fresh seeds) of a cell; a trial of its is a ticket of one
-run: RUNNING while somebody is at it, COMPLETE with the validation metric when it has finished, FAIL when it was given
+run: RUNNING while a worker trains it, COMPLETE with the validation metric when it has finished, FAIL when it was given
 up or has failed. The records of a complete run travel with its trial, so that every machine has all of them.
 """
 
@@ -120,13 +120,13 @@ class StorageTickets:
         ]
 
     def _fetch(self, job: Job, tickets: list[FrozenTrial]) -> bool:
-        """Write the records of a run that somebody has completed; whether there were any."""
+        """Write the records of a run that another worker has completed; whether there were any."""
         for trial in tickets:
             if isinstance(kept := trial.user_attrs.get("records"), dict) and set(kept) == set(FILES):
                 job.folder.mkdir(parents=True, exist_ok=True)
                 for name in FILES:  # the result last
                     records.write_bytes(job.folder / name, str(kept[name]).encode())
-                checkpoint.remove(job.folder)  # of a worker that was killed here while others went on
+                checkpoint.remove(job.folder)  # of a worker that was killed here while others continued
                 return True
         return False
 

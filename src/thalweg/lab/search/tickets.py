@@ -1,9 +1,9 @@
-"""Who runs what: one run, one worker, wherever the workers are, and whoever of them dies.
+"""Who runs what: one run, one worker, wherever the workers are, and even if some of them die.
 
-Each run has tickets. They are numbered, a number is given out once, and the holder of the highest one
-runs. Its ticket *beats* while it lives; one that has not beaten for :data:`LEASE` seconds, by the observer's own clock,
-or whose process is known to be dead, can be outbid with the next number. So a stall of a machine costs a run twice, not
-its records, which are written whole: who sees a higher ticket than its own stops.
+The tickets of a run are numbered, a number is given out once, and the holder of the highest one trains. Its ticket
+*beats* while it lives; one that has not beaten for :data:`LEASE` seconds, by the observer's own clock, or whose process
+is known to be dead, can be outbid with the next number. So a stall of a machine costs a run twice, not its records,
+which are written whole: who sees a higher ticket than its own stops.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Ticket(Protocol):
     """A run that is ours for now."""
 
     def beat(self) -> bool:
-        """Say that we live; False if somebody has outbid us."""
+        """Show that we are alive; False if another worker has outbid us."""
 
     def release(self, result: dict[str, Any] | None) -> None:
         """Give it back, complete (its records are in its folder) or not (None)."""
@@ -46,7 +46,7 @@ class Tickets(Protocol):
     """Where tickets are drawn."""
 
     def take(self, job: Job) -> Ticket | None:
-        """The ticket of a run that nobody else runs or has run; None otherwise."""
+        """The ticket of a run that no other worker runs or has run; None otherwise."""
 
 
 @cache
@@ -81,7 +81,7 @@ def process_is_gone(who: dict[str, Any]) -> bool:
 
 
 class Heartbeats:
-    """Whose heart still beats, by our own clock: the machines' clocks need not agree."""
+    """Which tickets still beat, by our own clock: the machines' clocks need not agree."""
 
     def __init__(self) -> None:
         self.seen: dict[str, tuple[object, float]] = {}
@@ -158,7 +158,7 @@ def _numbers(folder: Path) -> list[int]:
 
 @contextmanager
 def beating(ticket: Ticket) -> Iterator[threading.Event]:
-    """Beat in the background; the event is set when somebody has outbid us."""
+    """Beat in the background; the event is set when another worker has outbid us."""
     lost, over = threading.Event(), threading.Event()
 
     def run() -> None:

@@ -26,14 +26,14 @@ def launched() -> bool:
 
 
 def work_together(assignment: Assignment, on_message: OnMessage = lambda what, value: None) -> None:
-    """Run what of the comparison nobody else runs, all ranks on each run; the first rank claims and writes.
+    """Run what of the comparison no other worker runs, all ranks on each run; the first rank claims and writes.
 
     On the first rank ``on_message`` gets "run" (a job), "end" (a job and its result) and "note" (a line about a
     checkpoint that cannot be used). What other groups of processes have claimed is left to them: the command returns
     when nothing else is left.
 
     Raises:
-        UserError: the ticket of a run was lost to somebody else.
+        UserError: the ticket of a run was lost to another worker.
         TaskFault: the code of a task raised.
     """
     first = agreement.processes().is_main_process

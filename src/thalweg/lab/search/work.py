@@ -1,4 +1,4 @@
-"""Workers: each takes the next run that nobody has, until nothing of the comparison is left."""
+"""Workers: each takes the next free run, until nothing of the comparison is left."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _run(
         except Stopped:
             if stop():
                 raise
-            return None  # outbid: somebody else has it
+            return None  # outbid: another worker has it
     on_message("end", result)
     return result
 

@@ -21,7 +21,7 @@ VOCABULARIES = {"google-bert/bert-base-cased": 28_996, "google-bert/bert-base-un
 class BERT(Task):
     """A task whose model is a published BERT with a new head.
 
-    ``weights`` is its name on the hub; :mod:`thalweg.lab.hub` says where else it may lie. ``length`` is how many tokens
+    ``weights`` is its name on the hub; :mod:`thalweg.lab.hub` says where else it may be. ``length`` is how many tokens
     of an example are kept.
     """
 
