@@ -176,7 +176,7 @@ def test_the_list_of_commands_is_what_there_is():
     ("arguments", "says"),
     [
         (["--version"], f"thalweg {thalweg.__version__}\n"),
-        (["--help"], "compare     Tuned comparison of optimizers on tasks"),
+        (["--help"], "compare     Tune and compare optimizers on tasks"),
         ([], "pip install 'thalweg[lab]'"),
         (["theory", "--help"], "usage: thalweg theory"),
     ],

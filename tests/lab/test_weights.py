@@ -168,6 +168,6 @@ def test_weights_that_cannot_be_written_are_one_line_and_the_run_is_not_over(tmp
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(weights, "write_bytes", full)
-    with pytest.raises(UserError, match=r"cannot write to .*model \(No space left on device\): make room there"):
+    with pytest.raises(UserError, match=r"cannot write to .*model \(No space left on device\): free some space"):
         train(LINE, tmp_path / "run", execution=Execution(save_model=tmp_path / "model"))
     assert not (tmp_path / "run" / "result.json").exists()
