@@ -175,7 +175,10 @@ def test_threads_are_given_back(tmp_path):
             "--machine must be letters, digits, '.', '_' and '-', got 'a/b'",
         ),
         (["memory", "--rounds", "3"], "Unknown option: --rounds"),
-        (["memory", "--out", "file/results"], "argument --out: cannot write to file/results (Not a directory)"),
+        (
+            ["memory", "--out", "file/results"],
+            "cannot write to file/results (Not a directory): choose another",
+        ),
         (["paint"], 'Unknown command "paint"'),
     ],
 )

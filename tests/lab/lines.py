@@ -1,14 +1,17 @@
 """A short run on ``small_tasks:Line``, and what of a run is compared."""
 
 from thalweg import records
-from thalweg.lab.engine import (
-    RunSpec,
-)
+from thalweg.lab.engine import RunSpec, data
 
 ADAMW = {"lr": 0.01, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99}
 SGD = {"lr": 0.05, "weight_decay": 0.0, "momentum": 0.5}
 LINE = RunSpec("small_tasks:Line", 16, 12, "adamw", ADAMW, seed=5, test=True)
 TIMES = ("seconds", "seconds_to_target")
+
+
+def batch_of(seed, step, examples, batch_size):
+    """The examples of a step."""
+    return next(data.batches(seed, step, examples, batch_size))
 
 
 def untimed(value):

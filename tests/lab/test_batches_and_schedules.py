@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lines import LINE, SGD
+from lines import LINE, SGD, batch_of
 
 from thalweg import records
 from thalweg.lab.engine import (
@@ -25,7 +25,7 @@ def test_seeds_share_no_order_not_even_of_another_epoch():
     """A comparison takes neighbouring seeds, which are to be independent of each other."""
     firsts = [0, 1000, 2**32 - 4]
     orders = {
-        (seed, epoch): tuple(data.batch_of(seed, epoch * 4, 64, 16))
+        (seed, epoch): tuple(batch_of(seed, epoch * 4, 64, 16))
         for first in firsts
         for seed in range(first, first + 4)
         for epoch in range(4)
@@ -34,12 +34,12 @@ def test_seeds_share_no_order_not_even_of_another_epoch():
 
 
 def test_each_epoch_sees_every_example_once_in_an_order_of_its_own():
-    epochs = [[i for k in range(4) for i in data.batch_of(3, 4 * e + k, 64, 16)] for e in range(3)]
+    epochs = [[i for k in range(4) for i in batch_of(3, 4 * e + k, 64, 16)] for e in range(3)]
     assert all(sorted(epoch) == list(range(64)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert data.batch_of(4, 0, 64, 16) != data.batch_of(3, 0, 64, 16)
+    assert batch_of(4, 0, 64, 16) != batch_of(3, 0, 64, 16)
     later = data.batches(3, 7, 64, 16)
-    assert [next(later), next(later)] == [data.batch_of(3, 7, 64, 16), data.batch_of(3, 8, 64, 16)]
+    assert [next(later), next(later)] == [batch_of(3, 7, 64, 16), batch_of(3, 8, 64, 16)]
 
 
 @pytest.mark.parametrize(("ranks", "micro"), [(1, None), (2, None), (3, 2), (4, 3), (5, 1)])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import small_tasks
 import torch
-from lines import ADAMW, LINE, SGD, untimed
+from lines import ADAMW, LINE, SGD, batch_of, untimed
 
 from thalweg import records
 from thalweg.lab import tasks
@@ -16,7 +16,6 @@ from thalweg.lab.engine import (
     Execution,
     RunSpec,
     Training,
-    data,
     loop,
     train,
 )
@@ -36,7 +35,7 @@ def test_a_run_is_plain_torch_training(finished):
     for k in range(12):
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * (1 / 2 if k < 1 else 0.5 * (1 + math.cos(math.pi * (k - 1) / 11)))
-        at = torch.tensor(data.batch_of(LINE.seed, k, 64, 16))
+        at = torch.tensor(batch_of(LINE.seed, k, 64, 16))
         optimizer.zero_grad()
         task.loss(model(splits.train.inputs[at]), splits.train.targets[at]).backward()
         optimizer.step()
@@ -270,7 +269,7 @@ def test_the_first_loss_is_that_of_the_first_step(tmp_path):
     task, splits = tasks.load(spec.task)
     torch.manual_seed(0)
     model = task.model()
-    at = torch.tensor(data.batch_of(0, 0, 64, 16))
+    at = torch.tensor(batch_of(0, 0, 64, 16))
     first = task.loss(model(splits.train.inputs[at]), splits.train.targets[at]).item()
     training = Training(spec, tmp_path, Execution())
     with pytest.raises(Failed) as failed:

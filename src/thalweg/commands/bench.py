@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from thalweg.commands import terminal
 from thalweg.commands.options import folder, names, one_of, whole
 from thalweg.records.errors import UserError
-from thalweg.records.files import write_json
+from thalweg.records.files import unwritable, write_json
 
 if TYPE_CHECKING:
     from thalweg.bench.memory import MemoryBenchmark
@@ -122,7 +122,10 @@ def _bench(what: str, options: Bench) -> None:
         own = {name: getattr(options, name) for name in ("rounds", "warmup", "reference", "seed")}
         settings = TimingSettings(**own, device=device, dtype=dtype)
         arguments |= own
-    _make(options.out)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(error, options.out) from None
     console = terminal.console()
     if not console.is_terminal:
         console.width = 160
@@ -170,13 +173,6 @@ def _carry_out(
             write_json(Path(f"{stem}.json"), record)
             draw(record, Path(f"{stem}.png"))
             console.print(f"written: {stem}.json and {stem}.png", soft_wrap=True)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"argument --out: cannot write to {folder} ({error.strerror}): choose another folder") from None
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _sample(training: Training) -> FixedSample:
     count = min(EXAMPLES, training.examples)
     size = math.ceil(training.spec.batch_size / training.accelerator.num_processes / training.parts)
     pieces = [list(range(at, min(at + size, count))) for at in range(0, count, size)]
-    batches = list(send_to_device(list(data.loader(training.data.train, iter(pieces))), training.accelerator.device))
+    batches = list(send_to_device(list(data.loader(training.data.train, pieces)), training.accelerator.device))
     sizes = [_length(targets) for _, targets in batches]
     return FixedSample(_ByBatch(training.bare()), training.task.loss, batches, sizes=sizes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from thalweg.lab.engine.spec import RunSpec
-
-
-def batch_of(seed: int, step: int, examples: int, batch_size: int) -> list[int]:
-    """The examples of step ``step`` (from 0): each epoch in an order of its own, what is left of it dropped."""
-    return next(batches(seed, step, examples, batch_size))
 
 
 def batches(seed: int, start: int, examples: int, batch_size: int) -> Iterator[list[int]]:
@@ -52,11 +47,11 @@ def _split(indices: list[int], count: int) -> list[list[int]]:
     return [indices[a:b] for a, b in pairwise(bounds)]
 
 
-def loader(data: Any, pieces: Iterator[list[int]], workers: int = 0) -> DataLoader[Any]:
+def loader(data: Any, pieces: Iterable[list[int]], workers: int = 0) -> DataLoader[Any]:
     """Batches of these pieces of a data set."""
     return DataLoader(
         data,
-        batch_sampler=_Pieces(pieces),
+        batch_sampler=pieces,
         collate_fn=_as_it_is if isinstance(data, Rows) else default_collate,
         num_workers=workers,
         worker_init_fn=_left_to_its_process,
@@ -79,14 +74,6 @@ def _left_to_its_process(worker: int) -> None:
 def apply(model: nn.Module, inputs: Any) -> Any:
     """The model's output on a batch, which may be of several tensors by name."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-
-
-class _Pieces(torch.utils.data.Sampler[list[int]]):
-    def __init__(self, pieces: Iterator[list[int]]) -> None:
-        self.pieces = pieces
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.pieces)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -228,7 +228,7 @@ class Training:
         model.eval()
         scores = []
         with blame_task(self.spec.task, "its model or score", model):
-            for batch, piece in zip(data.loader(rows, iter([p or [0] for p in pieces])), pieces, strict=True):
+            for batch, piece in zip(data.loader(rows, [p or [0] for p in pieces]), pieces, strict=True):
                 inputs, targets = send_to_device(batch, self.accelerator.device)
                 scores.append(self.task.score(data.apply(model, inputs), targets)[: len(piece)].cpu())
             mine = torch.cat(scores)
