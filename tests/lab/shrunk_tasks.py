@@ -2,34 +2,34 @@
 
 from thalweg.lab import models, tasks
 from thalweg.lab.models.resnet import Basic, Bottleneck, PaddedShortcut, ResNet
-from thalweg.lab.tasks import bert, cifar, gpt2, imagenet
+from thalweg.lab.tasks import bert, gpt2, published_images
 
 
-class CIFAR10ResNet20(cifar.CIFAR10ResNet20):
+class CIFAR10ResNet20(published_images.CIFAR10ResNet20):
     pass  # small enough
 
 
-class CIFAR100ResNet20(cifar.CIFAR100ResNet20):
+class CIFAR100ResNet20(published_images.CIFAR100ResNet20):
     def model(self):
         return ResNet(Basic, (1, 1, 1), 8, 100, small=True, shortcut=PaddedShortcut)
 
 
-class CIFAR100ResNet18(cifar.CIFAR100ResNet18):
+class CIFAR100ResNet18(published_images.CIFAR100ResNet18):
     def model(self):
         return ResNet(Basic, (1, 1), 8, 100, small=True)
 
 
-class CIFAR100VGG16(cifar.CIFAR100VGG16):
+class CIFAR100VGG16(published_images.CIFAR100VGG16):
     def model(self):
         return models.VGG(((1, 4), (2, 8), (1, 8)), 32, 100, hidden=16, dropout=0.0)
 
 
-class ImageNetResNet34(imagenet.ImageNetResNet34):
+class ImageNetResNet34(published_images.ImageNetResNet34):
     def model(self):
         return ResNet(Basic, (1, 1, 1, 1), 4, 1000, small=False)
 
 
-class ImageNetResNet50(imagenet.ImageNetResNet50):
+class ImageNetResNet50(published_images.ImageNetResNet50):
     def model(self):
         return ResNet(Bottleneck, (1, 1, 1, 1), 4, 1000, small=False)
 

@@ -14,7 +14,7 @@ from shrunk_tasks import SHRUNK
 
 from thalweg.lab import hub, layout, tasks
 from thalweg.lab.columns import ImageColumn, LabelColumn, SequenceColumn, TextColumn
-from thalweg.lab.tasks import bert, cifar, fashion_mnist, gpt2, imagenet
+from thalweg.lab.tasks import bert, fashion_mnist, gpt2, published_images
 from thalweg.records.errors import UserError
 
 # which files
@@ -24,7 +24,7 @@ def test_a_shard_that_is_missing_is_named(own_data):
     images(own_data)
     folder = own_data / CIFAR
     shutil.move(folder / "train-00000-of-00001.parquet", folder / "train-00000-of-00002.parquet")
-    message = refused(cifar.CIFAR10ResNet20().splits)
+    message = refused(published_images.CIFAR10ResNet20().splits)
     assert "split train, lacks train-00001-of-00002.parquet: it has 1 of 2 files" in message
 
 
@@ -108,16 +108,16 @@ def test_the_number_of_rows_is_the_published_one_unless_it_is_meant(own_data, mo
 def test_every_split_is_counted(own_data, monkeypatch, split, published):
     monkeypatch.delenv(hub.ROWS)
     hub_folders.published_images(own_data)
-    task = cifar.CIFAR10ResNet20()
-    monkeypatch.setattr(cifar.CIFAR, "published", {"train": (30,), "test": (8,)})
+    task = published_images.CIFAR10ResNet20()
+    monkeypatch.setattr(published_images.CIFAR, "published", {"train": (30,), "test": (8,)})
     assert [len(part) for part in task.splits()] == [27, 3, 8]
-    monkeypatch.setattr(cifar.CIFAR, "published", {"train": (30,), "test": (8,), split: (published + 1,)})
+    monkeypatch.setattr(published_images.CIFAR, "published", {"train": (30,), "test": (8,), split: (published + 1,)})
     assert f"split {split}, has {published} rows, not {published + 1}" in refused(task.splits)
 
 
 def test_the_published_numbers_of_rows():
-    assert cifar.CIFAR.published == {"train": (50_000,), "test": (10_000,)}
-    assert imagenet.ImageNet.published == {"train": (1_281_167,), "validation": (50_000,)}
+    assert published_images.CIFAR.published == {"train": (50_000,), "test": (10_000,)}
+    assert published_images.ImageNet.published == {"train": (1_281_167,), "validation": (50_000,)}
     assert bert.CoNLL2003.published == {"train": (14_041,), "validation": (3250,), "test": (3453,)}
     assert bert.MRPC.published == {"train": (3668,), "validation": (408,), "test": (1725,)}
     assert fashion_mnist.PUBLISHED == {"train": (60_000,), "test": (10_000,)}
@@ -147,7 +147,7 @@ def test_labels_that_are_none_are_named(own_data, kind, labels, what):
     images(own_data, splits=("test",))
     images(own_data, kind, splits=("train",), edit=lambda columns: columns.update(label=labels))
     path = own_data / CIFAR / "train-00000-of-00001.parquet"
-    assert f"{path}, split train, {what}" in refused(cifar.CIFAR10ResNet20().splits)
+    assert f"{path}, split train, {what}" in refused(published_images.CIFAR10ResNet20().splits)
 
 
 def test_a_row_is_counted_in_its_own_file(own_data):

@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from thalweg.lab import hub
 from thalweg.lab.columns import ImageColumn
 from thalweg.lab.engine.data import loader
-from thalweg.lab.tasks import cifar, fashion_mnist, imagenet
+from thalweg.lab.tasks import fashion_mnist, published_images
 from thalweg.records.errors import UserError
 
 # images
@@ -39,7 +39,7 @@ def put(place, image):
 def test_images_that_are_none_are_named(own_data, image, what):
     images(own_data, edit=put(4, image))
     path = own_data / CIFAR / "train-00000-of-00001.parquet"
-    message = refused(cifar.CIFAR10ResNet20().splits)
+    message = refused(published_images.CIFAR10ResNet20().splits)
     assert f"{path}, split train, row 4, column img: {what}" in message
 
 
@@ -66,7 +66,7 @@ def test_photographs_that_are_read_while_training_are_named_by_workers_too(own_d
     broken = [*hub_folders.pictures(3, (90, 120), 0), {"bytes": b"no image", "path": None}]
     hub_folders.write(own_data, "ILSVRC/imagenet-1k/data", "validation", {"image": broken, "label": [*range(4)]},
                       {"image": Image(), "label": hub_folders.numbered(1000)})  # fmt: skip
-    test = imagenet.ImageNetResNet50().splits().test
+    test = published_images.ImageNetResNet50().splits().test
     assert test[2][1] == 2
     expected = "data/validation-00000-of-00001.parquet, split validation, row 3, column image: the image cannot be"
     for workers in (0, 1):
@@ -75,12 +75,12 @@ def test_photographs_that_are_read_while_training_are_named_by_workers_too(own_d
 
 def test_photographs_keep_their_labels_and_name_their_classes_in_one_order(own_data):
     hub_folders.published_images(own_data)  # labelled by their rows
-    task = imagenet.ImageNetResNet34()
+    task = published_images.ImageNetResNet34()
     train, validation, _ = task.splits()
     kept = [[int(part[i][1]) for i in range(len(part))] for part in (train, validation)]
     assert kept == [part.rows.tolist() for part in (train, validation)]
     assert sorted([*kept[0], *kept[1]]) == [*range(16)]
-    others = [imagenet.DecodedImages(train.split, rows, 256) for rows in (train.rows, train.rows.flip(0))]
+    others = [published_images.DecodedImages(train.split, rows, 256) for rows in (train.rows, train.rows.flip(0))]
     assert others[0]._fingerprint == train._fingerprint != others[1]._fingerprint
     names = [f"class {i}" for i in range(1000)][::-1]
     hub_folders.write(own_data, "ILSVRC/imagenet-1k/data", "validation",
@@ -105,17 +105,17 @@ def test_imagenet_is_read_as_its_archives_are_unpacked(own_data):
             folder.mkdir(parents=True)
             for i, image in enumerate(hub_folders.pictures(count, (60, 60), 0)):
                 image.save(folder / f"{kind}_{i}.JPEG")
-    train, validation, test = imagenet.ImageNetResNet34().splits()
+    train, validation, test = published_images.ImageNetResNet34().splits()
     assert (len(train), len(validation)) == (8, 2)
     assert [test[i][1] for i in range(4)] == [0, 0, 1, 1]
     (own_data / "ILSVRC/imagenet-1k/val/n01443537/n01443537_1.JPEG").write_bytes(b"no image")
-    test = imagenet.ImageNetResNet34().splits().test
+    test = published_images.ImageNetResNet34().splits().test
     assert "val/n01443537/n01443537_1.JPEG cannot be decoded" in refused(lambda: test[3])
     shutil.rmtree(own_data / "ILSVRC/imagenet-1k/val")
     (own_data / "ILSVRC/imagenet-1k/val").mkdir()
     hub_folders.pictures(1, (60, 60), 0)[0].save(own_data / "ILSVRC/imagenet-1k/val/ILSVRC2012_val_00000001.JPEG")
     assert "such as ILSVRC2012_val_00000001.JPEG, but no folder for each class" in refused(
-        imagenet.ImageNetResNet34().splits
+        published_images.ImageNetResNet34().splits
     )
 
 
@@ -123,7 +123,9 @@ def test_splits_that_count_their_classes_otherwise_are_not_mixed(own_data):
     names = [f"class {i}" for i in range(10)]
     images(own_data, ClassLabel(names=names), splits=("train",))
     images(own_data, ClassLabel(names=names[::-1]), splits=("test",))
-    assert "column label: the splits train and test have other classes" in refused(cifar.CIFAR10ResNet20().splits)
+    assert "column label: the splits train and test have other classes" in refused(
+        published_images.CIFAR10ResNet20().splits
+    )
 
 
 def idx(values):

@@ -21,7 +21,7 @@ from thalweg.lab import hub, tasks
 from thalweg.lab.columns import ImageColumn
 from thalweg.lab.engine import RunSpec, train
 from thalweg.lab.engine.augment import augmentation
-from thalweg.lab.tasks import bert, fashion_mnist, imagenet
+from thalweg.lab.tasks import bert, fashion_mnist, published_images
 from thalweg.lab.tasks.base import fingerprint
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
@@ -150,8 +150,8 @@ def test_photographs_are_cut_from_the_middle_at_the_two_sizes(here):
     from PIL import Image
 
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 256, 0).repeat(3, 2)
-    assert np.array_equal(imagenet.cropped(Image.fromarray(ramp), 224), ramp[16:240, 16:240])
-    assert imagenet.cropped(Image.fromarray(ramp[:50, :90]), 224).shape == (224, 224, 3)
+    assert np.array_equal(published_images.cropped(Image.fromarray(ramp), 224), ramp[16:240, 16:240])
+    assert published_images.cropped(Image.fromarray(ramp[:50, :90]), 224).shape == (224, 224, 3)
 
 
 def test_resized_crops_are_seven_eighths_of_the_size_and_change_nothing_else():

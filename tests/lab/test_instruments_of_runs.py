@@ -128,7 +128,7 @@ def test_a_run_that_was_not_looked_at_is_not_taken_for_one_that_was(tmp_path, ca
         assert stop.value.code == 2
         return capsys.readouterr().err
 
-    assert "holds this run, trained without --instruments 3: --no-resume trains it again" in refused(
+    assert "holds this run, trained without --instruments 3: use --no-resume to train it again" in refused(
         "--instruments", "3"
     )
     cli.main([*run, "--instruments", "3", "--no-resume"])

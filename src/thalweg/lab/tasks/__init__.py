@@ -25,11 +25,17 @@ from thalweg.lab.tasks.base import (
     target_of,
 )
 from thalweg.lab.tasks.bert import IMDB, MRPC, CoNLL2003
-from thalweg.lab.tasks.cifar import CIFAR100VGG16, CIFAR10ResNet20, CIFAR100ResNet18, CIFAR100ResNet20
 from thalweg.lab.tasks.digits import Digits, DigitsResNet20, DigitsVGG
 from thalweg.lab.tasks.fashion_mnist import FashionMNIST, FashionMNISTConv, FashionMNISTVGG
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
-from thalweg.lab.tasks.imagenet import ImageNetResNet34, ImageNetResNet50
+from thalweg.lab.tasks.published_images import (
+    CIFAR100VGG16,
+    CIFAR10ResNet20,
+    CIFAR100ResNet18,
+    CIFAR100ResNet20,
+    ImageNetResNet34,
+    ImageNetResNet50,
+)
 from thalweg.lab.tasks.pydoc_lm import PydocLM, PydocMoE
 from thalweg.lab.tasks.pydoc_sentences import PydocPairs, PydocSentences
 from thalweg.lab.tasks.python_tokens import PythonTokens
