@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from thalweg.lab.engine import Execution, experts, leave, train
+from thalweg.lab.engine import Execution, experts, leave_process_group, train
 from thalweg.lab.instruments import Panel
 from thalweg.records.errors import UserError
 
@@ -102,4 +102,4 @@ def killed_and_resumed(spec, folder, sharding):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    leave()
+    leave_process_group()

@@ -11,7 +11,7 @@ import torch
 from lines import ADAMW, SGD
 from test_going_on_together import ODD, TIED
 
-from thalweg.lab.engine import Execution, RunSpec, Stopped, checkpoint, leave, train, weights
+from thalweg.lab.engine import Execution, RunSpec, Stopped, checkpoint, leave_process_group, train, weights
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 
@@ -164,4 +164,4 @@ def main(root):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    leave()
+    leave_process_group()

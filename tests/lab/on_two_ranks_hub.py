@@ -7,7 +7,7 @@ from shrunk_tasks import SHRUNK
 from test_hub import spec
 from torch.distributed.tensor import DTensor
 
-from thalweg.lab.engine import Execution, leave, train
+from thalweg.lab.engine import Execution, leave_process_group, train
 
 
 def sharded(training, event):
@@ -18,4 +18,4 @@ def sharded(training, event):
 if __name__ == "__main__":
     for name in SHRUNK:
         train(spec(name), Path(sys.argv[1]) / name, execution=Execution(sharding="fsdp2"), on_event=sharded)
-    leave()
+    leave_process_group()

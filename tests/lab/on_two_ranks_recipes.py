@@ -5,10 +5,10 @@ from pathlib import Path
 
 import shrunk_recipes
 
-from thalweg.lab.engine import leave
+from thalweg.lab.engine import leave_process_group
 from thalweg.studies import run
 
 if __name__ == "__main__":
     for name in shrunk_recipes.names():
         run.reproduce(shrunk_recipes.shrunk(name), "", "paper", Path(sys.argv[1]) / name)
-    leave()
+    leave_process_group()

@@ -104,7 +104,7 @@ def test_the_timing_pass_takes_as_long_as_is_said(step, optimizers, monkeypatch)
     Turning.now = 0.0
     seconds = timing._interleaved({str(i): Turning(step) for i in range(optimizers)}, lambda: False)
     assert all(seconds.values())
-    said = of_cells.timed(step, optimizers, 0) - optimizers * of_cells.RUN / 1e6
+    said = of_cells.timing_pass(step, optimizers, 0) - optimizers * of_cells.RUN / 1e6
     assert said == pytest.approx(Turning.now, abs=step * optimizers)
 
 
@@ -140,7 +140,7 @@ def test_the_forecast_of_a_recipe_has_evaluations_and_the_timing_pass(monkeypatc
     run = of_cells.RUN + of_cells.INITIAL * found.parameters
     evaluations = 16 * 7 * (1000 + 40 * validation / 3) + 6 * (1000 + 40 * test / 3)
     assert found.beside == pytest.approx((16 * run + evaluations) / 1e6)
-    turns = of_cells.timed((500 + 64 * 40) / 1e6, 2, found.parameters)
+    turns = of_cells.timing_pass((500 + 64 * 40) / 1e6, 2, found.parameters)
     assert found.whole(None) == pytest.approx(found.seconds(None) + found.beside / os.cpu_count() + turns)
     assert forecast.forecast(one, devices=8).whole(1.0) == forecast.forecast(one, devices=8).seconds(1.0)
     assert found.whole(1.0) > found.seconds(1.0)

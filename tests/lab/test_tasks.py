@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from thalweg.lab import tasks
 from thalweg.lab.tasks import fashion_mnist, python_tokens
-from thalweg.lab.tasks.base import Budget, Rows, Splits, apart, budget_at, fingerprint
+from thalweg.lab.tasks.base import Budget, Rows, Splits, budget_at, fingerprint, without_duplicates
 from thalweg.lab.tasks.digits import MatrixConv
 from thalweg.lab.tasks.pydoc_lm import REPEATED, without_repeats
 from thalweg.lab.tasks.stdlib import plain
@@ -152,7 +152,7 @@ def test_what_two_splits_would_tell_the_model_is_left_out_of_the_earlier():
     rows = [
         Rows({"a": torch.tensor(x), "b": torch.zeros(len(x))}, torch.tensor(x)) for x in ([1, 2, 3], [2, 4], [3, 4, 5])
     ]
-    assert [part.targets.tolist() for part in apart(*rows)] == [[1], [2], [3, 4, 5]]
+    assert [part.targets.tolist() for part in without_duplicates(*rows)] == [[1], [2], [3, 4, 5]]
 
 
 def test_repeats_are_cut_out_where_they_stand_again():

@@ -83,7 +83,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     import torch
 
     from thalweg.commands.progress import Progress
-    from thalweg.commands.report import conclude
+    from thalweg.commands.report import write_and_print
     from thalweg.lab import contenders
     from thalweg.lab.search import comparison
     from thalweg.lab.search.cells import slug
@@ -132,7 +132,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
         if options.timing:
             progress.say("timing the steps of all optimizers, interleaved")
             comparison.run(assignment, 1, timing=True)
-    conclude(root, terminal.command(), console)
+    write_and_print(root, terminal.command(), console)
 
 
 def _say_what_would_run(cells: list[PlannedCell], processes: int, root: Path, console: Any, *, timing: bool) -> None:

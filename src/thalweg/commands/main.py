@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import thalweg
 from thalweg.arguments import did_you_mean
 from thalweg.commands import theory
-from thalweg.commands.terminal import console, say, typed
+from thalweg.commands.terminal import console, remember_command, say
 
 LAB = (
     "accelerate", "cyclopts", "jinja2", "matplotlib", "numpy", "optuna", "psutil", "pytorch_optimizer", "rich",
@@ -63,8 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         _refuse(f"No such command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}", "thalweg")
-    typed(arguments)
-    before = signal.signal(signal.SIGINT, _at_once)
+    remember_command(arguments)
+    before = signal.signal(signal.SIGINT, _exit_at_once)
     try:
         code = _run(arguments)
     except ModuleNotFoundError as error:
@@ -107,7 +107,7 @@ def _refuse(says: str, where: str) -> NoReturn:
     fail(f"{says}{'' if says.endswith('?') else ';'} see `{where} --help`")
 
 
-def _at_once(*_: object) -> None:
+def _exit_at_once(*_: object) -> None:
     os.write(2, b"\ninterrupted\n")
     os._exit(130)
 
@@ -134,11 +134,11 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:  # a full disk, a folder where a file should be
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except CycloptsError as error:
-        _refuse(_said_of(error), " ".join(["thalweg", *(error.command_chain or ())]))
+        _refuse(_message_of(error), " ".join(["thalweg", *(error.command_chain or ())]))
     return returned if isinstance(returned, int) else 0
 
 
-def _said_of(error: Any) -> str:
+def _message_of(error: Any) -> str:
     """What is wrong, as our own errors say it: the nearest name last, the range of an option, the file of a value."""
     from thalweg.records.regimen import ALLOWED
 

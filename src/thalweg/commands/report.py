@@ -22,10 +22,10 @@ def report(folder: Path, /) -> None:
     if (page := write_page(folder)) is not None:
         terminal.console().print(f"report: {page.resolve()}", soft_wrap=True)
         return
-    conclude(folder, f"thalweg report {folder}", terminal.console())
+    write_and_print(folder, f"thalweg report {folder}", terminal.console())
 
 
-def conclude(root: Path, command: str, console: Any) -> None:
+def write_and_print(root: Path, command: str, console: Any) -> None:
     """The report, then the tables: whatever the terminal does, the report is there."""
     from thalweg.commands.tables import grid
     from thalweg.records.reading import read

@@ -78,7 +78,7 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
             console.print(f"{name:22} {found.title} ({', '.join(found.scales)})", soft_wrap=True)
         console.print("Your own: FILE.toml, described in docs/recipes.md.", soft_wrap=True)
         return
-    from thalweg.lab.engine import leave
+    from thalweg.lab.engine import leave_process_group
     from thalweg.lab.search import comparison
     from thalweg.studies.page import write_page
     from thalweg.studies.resolved import resolved
@@ -111,7 +111,7 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
         )  # fmt: skip
         if first and (page := write_page(root)) is not None:
             console.print(f"report: {page.resolve()}", soft_wrap=True)
-    leave()
+    leave_process_group()
 
 
 def _scale(one: Recipe, scale: str) -> Scale:

@@ -15,7 +15,7 @@ from thalweg.lab import signals
 _typed: list[str] = []
 
 
-def typed(arguments: list[str]) -> None:
+def remember_command(arguments: list[str]) -> None:
     """Keep what was typed, for the records."""
     _typed[:] = arguments
 

@@ -101,7 +101,7 @@ def train(task: str, *, options: Train | None = None) -> None:
     options = options or Train()
     given = assignments(options.settings, "--set")
     from thalweg.lab import alone, contenders, tasks
-    from thalweg.lab.engine import Execution, RunSpec, agreement, leave, variables, weights
+    from thalweg.lab.engine import Execution, RunSpec, agreement, leave_process_group, variables, weights
     from thalweg.lab.engine import train as run_one
     from thalweg.lab.instruments import Panel, overhead
     from thalweg.lab.search.cells import slug
@@ -173,7 +173,7 @@ def train(task: str, *, options: Train | None = None) -> None:
             console.print(
                 f"model: {options.save_model.resolve() if kept else 'none, as the run failed'}", soft_wrap=True
             )
-    leave()
+    leave_process_group()
     if result["status"] == "failed":
         raise SystemExit(1)
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from thalweg.lab import tasks
 from thalweg.lab.contenders import base_of, contender
 from thalweg.lab.engine import RunSpec
-from thalweg.lab.search.forecast import around, timed
+from thalweg.lab.search.forecast import run_overhead, timing_pass
 from thalweg.torch_private import FakeTensorMode
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Forecast:
             return None
         if self.devices == 1:
             of_steps = seconds if tflops is not None else self.core_seconds or 0.0
-            seconds += timed(of_steps / (self.runs * self.steps), self.optimizers, self.parameters)
+            seconds += timing_pass(of_steps / (self.runs * self.steps), self.optimizers, self.parameters)
         if tflops is not None:
             return seconds
         return seconds + (self.beside or 0.0) / (os.cpu_count() or 1)
@@ -94,7 +94,7 @@ def forecast(one: Comparison, devices: int) -> Forecast:
     beside = None
     if splits is not None and steps is not None:
         count = min(one.regimen.get("evaluations", RunSpec(one.task, one.batch_size, steps, "", {}).evaluations), steps)
-        trial, seed = (around(task, splits, count, test=test) for test in (False, True))
+        trial, seed = (run_overhead(task, splits, count, test=test) for test in (False, True))
         beside = (trials * trial + seeds * seed) / 1e6
     seen = None if steps is None else runs * steps * one.batch_size
     return Forecast(

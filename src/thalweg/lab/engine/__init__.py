@@ -3,7 +3,7 @@
 from thalweg.lab.engine.execution import Execution
 from thalweg.lab.engine.failures import Failed, Stopped
 from thalweg.lab.engine.loop import Training
-from thalweg.lab.engine.run import Place, leave, record_crash, stored, train
+from thalweg.lab.engine.run import Place, leave_process_group, record_crash, stored, train
 from thalweg.lab.engine.spec import RunSpec
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "Stopped",
     "Training",
     "record_crash",
-    "leave",
+    "leave_process_group",
     "stored",
     "train",
 ]

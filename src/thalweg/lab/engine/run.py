@@ -179,7 +179,7 @@ def _cannot_resume(folder: Path, failed: Failed) -> UserError:
     )
 
 
-def leave() -> None:
+def leave_process_group() -> None:
     """End this process's part in runs on several processes, if there were any.
 
     Sharded modules are in cycles, and what is left of them while the process ends may abort it.

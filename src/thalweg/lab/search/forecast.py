@@ -60,7 +60,8 @@ def expected(cells: Sequence[PlannedCell], jobs: int, *, timing: bool) -> Expect
         task, splits = tasks.load(cell.task)
         step = tasks.cost(task, cell.batch_size, 1)
         trial, seed = (
-            around(task, splits, min(cell.regimen["evaluations"], cell.steps), test=test) for test in (False, True)
+            run_overhead(task, splits, min(cell.regimen["evaluations"], cell.steps), test=test)
+            for test in (False, True)
         )
         trials = cell.trials * cell.studies
         training += cell.cost()
@@ -71,20 +72,20 @@ def expected(cells: Sequence[PlannedCell], jobs: int, *, timing: bool) -> Expect
     if timing:
         for (name, batch_size, _), table in groupby(open_cells, key=lambda c: (c.task, c.batch_size, c.steps)):
             task = tasks.find(name)
-            passes += timed(tasks.cost(task, batch_size, 1) / 1e6, len(list(table)), tasks.parameters(task))
+            passes += timing_pass(tasks.cost(task, batch_size, 1) / 1e6, len(list(table)), tasks.parameters(task))
     started = START * (bool(open_cells) + bool(open_cells and timing))
     second = 1e6 * at_a_time
     return Expected(training / second, beside / second, started, passes, beyond / second)
 
 
-def around(task: Task, splits: Splits, evaluations: int, *, test: bool) -> float:
+def run_overhead(task: Task, splits: Splits, evaluations: int, *, test: bool) -> float:
     """Microseconds on one core that a run takes beside its steps, so many evaluations and perhaps the test set."""
     parts = [len(splits.validation)] * evaluations + [len(splits.test)] * test
     examples = sum(EVALUATION + FORWARD * task.example_cost * part for part in parts)
     return RUN + INITIAL * tasks.parameters(task) + examples
 
 
-def timed(step: float, optimizers: int, parameters: int) -> float:
+def timing_pass(step: float, optimizers: int, parameters: int) -> float:
     """Seconds of the timing pass over one table, whose steps take so many seconds."""
     turn = step * optimizers
     turns = min(WARM + ROUNDS, max(WARM + 2, math.ceil(SECONDS / turn)))

@@ -34,7 +34,7 @@ def time_tables(root: Path, cells: Sequence[PlannedCell], stop: Callable[[], boo
     reader = Reader()
     for (task, batch_size, steps), group in groupby(cells, key=lambda cell: (cell.task, cell.batch_size, cell.steps)):
         path = root / "runs" / slug(task) / str(batch_size) / "timing" / f"{steps}-steps.json"
-        before = timed(path)
+        before = stored_specs(path)
         chosen = dict(before)
         for cell in group:
             if not list(cell.open_jobs(root, reader)) and (run := chosen_of(cell, root, reader)) is not None:
@@ -53,7 +53,7 @@ def time_tables(root: Path, cells: Sequence[PlannedCell], stop: Callable[[], boo
         records.write_json(path, {"specs": specs, "environment": records.environment(), "seconds": seconds})
 
 
-def timed(path: Path) -> dict[str, RunSpec]:
+def stored_specs(path: Path) -> dict[str, RunSpec]:
     """What a table was timed with, as far as the code and the data of it are still those that are here."""
     found = {}
     try:

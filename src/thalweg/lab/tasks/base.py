@@ -221,7 +221,7 @@ def _bytes(value: Any) -> bytes:
     return repr(value).encode()
 
 
-def apart(train: Rows, validation: Rows, test: Rows) -> Splits:
+def without_duplicates(train: Rows, validation: Rows, test: Rows) -> Splits:
     """The splits without what a later one tells the model too, word for word: texts that differ may look the same."""
     seen: set[bytes] = set()
     found = []

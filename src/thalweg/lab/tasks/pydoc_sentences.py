@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from thalweg.lab.tasks.base import Budget, Rows, Splits, apart
+from thalweg.lab.tasks.base import Budget, Rows, Splits, without_duplicates
 from thalweg.lab.tasks.classification import Classification, YesOrNo
 from thalweg.lab.tasks.small_bert import small_bert
 from thalweg.lab.tasks.stdlib import (
@@ -88,7 +88,7 @@ class PydocSentences(Classification):
         tenth = len(rows) // 10
         parts = rows[2 * tenth :], rows[:tenth], rows[tenth : 2 * tenth]
         known = Vocabulary((words(line) for _, line in parts[0]), self.vocabulary)
-        return apart(*(self._rows(part, known) for part in parts))
+        return without_duplicates(*(self._rows(part, known) for part in parts))
 
     def _rows(self, part: list[tuple[int, str]], known: Vocabulary) -> Rows:
         ids = padded([[START, *known.encode(words(line))] for _, line in part], self.length)
@@ -123,7 +123,7 @@ class PydocPairs(YesOrNo):
         tenth = len(rows) // 10
         parts = rows[2 * tenth :], rows[:tenth], rows[tenth : 2 * tenth]
         known = Vocabulary((words(line) for pair in parts[0] for line in pair), self.vocabulary)
-        return apart(*(self._rows(part, known) for part in parts))
+        return without_duplicates(*(self._rows(part, known) for part in parts))
 
     def _rows(self, part: list[tuple[str, str]], known: Vocabulary) -> Rows:
         half = self.length // 2

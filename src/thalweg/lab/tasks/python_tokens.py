@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from thalweg.lab.tasks.base import Budget, Rows, Splits, apart
+from thalweg.lab.tasks.base import Budget, Rows, Splits, without_duplicates
 from thalweg.lab.tasks.classification import Tagging
 from thalweg.lab.tasks.pydoc_lm import without_repeats
 from thalweg.lab.tasks.small_bert import small_bert
@@ -107,7 +107,7 @@ class PythonTokens(Tagging):
             for texts in (kept[2 * tenth :], kept[:tenth], kept[tenth : 2 * tenth])
         ]
         known = Vocabulary(parts[0], self.vocabulary)
-        return apart(*(self._rows(part, known) for part in parts))
+        return without_duplicates(*(self._rows(part, known) for part in parts))
 
     def _rows(self, parts: list[tuple[Piece, ...]], known: Vocabulary) -> Rows:
         n = self.length
