@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
+from thalweg.kernels import has_numbers
 from thalweg.lab import hub
 from thalweg.lab.columns import TextColumn
 from thalweg.lab.tasks.base import Budget, Splits, held_out
@@ -130,7 +131,7 @@ class MoE(Mixture, PublishedTexts):
     def model(self) -> nn.Module:
         """A Mixtral, filled unless it is made without memory."""
         model = mixtral(vocabulary=self.vocabulary, length=self.length, chosen=self.chosen, **self.shape)
-        if not next(model.parameters()).is_meta:
+        if has_numbers(next(model.parameters())):
             self.initialise(model)
         return model
 
