@@ -15,7 +15,7 @@ demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and w
 	$(BIN)/thalweg compare digits --batch-size 1024 --budget long $(DEMO)
 
 test: lint  ## lint, types, import rules, doctests and all tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/dev
 	$(BIN)/ruff check .

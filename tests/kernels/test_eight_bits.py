@@ -10,7 +10,7 @@ import torch
 import triton as triton_package
 import triton.language as tl
 from kernel_layers import HYPER, TENSORS, assert_agree, both, clone, in_8_bits, kernels_only, make_layers, step, written
-from support import assert_near, assert_same, clone_params, make_grads, make_params, take_steps
+from support import assert_near, assert_same, clone_params, make_grads, make_params, pairwise, take_steps
 
 from thalweg import ALTO, Lamb
 from thalweg.kernels import Scales, eightbit, single, triton
@@ -39,9 +39,11 @@ def layers_in_8_bits(names=STATE, shapes=SHAPES, rest=torch.float32, param=torch
     return [in_8_bits([x], names)[0] if eight else x for x, eight in zip(layers, large, strict=True)]
 
 
-@pytest.mark.parametrize("trust_ratio", [True, False])
-@pytest.mark.parametrize("rest", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("names", SUBSETS, ids=str)
+@pytest.mark.parametrize(
+    ("names", "rest", "trust_ratio"),
+    pairwise(itertools.product(SUBSETS, [torch.float32, torch.bfloat16], [True, False])),
+    ids=str,
+)
 def test_every_buffer_may_be_in_8_bits(names, rest, trust_ratio, monkeypatch):
     assert_agree(*kernels_only(monkeypatch, layers_in_8_bits(names, rest=rest), trust_ratio=trust_ratio), 1e-6)
 

@@ -1,4 +1,4 @@
-"""``make demo``, in a terminal, to its end: with fewer trials and seeds than it has."""
+"""``make demo``, in a terminal, to its end: with fewer trials, seeds and steps than it has."""
 
 import sys
 from pathlib import Path
@@ -14,15 +14,16 @@ OPTIMIZERS = {"sgd", "adamw", "lamb", "muon", "alto", "e-adamw"}
 
 @pytest.mark.slow
 def test_the_demo_ends_with_its_tables_on_the_screen(tmp_path):
-    few = ["TRIALS=1", "STUDIES=1", "SEEDS=1", f"OUT={tmp_path}", f"BIN={Path(sys.executable).parent}"]
-    with Terminal(["make", "--old-file", ".venv/lab", "demo", *few], 80, 50, FOLDER) as terminal:
+    few = "MUCH=--trials 1 --studies 1 --seeds 1 --steps 20"
+    variables = [few, f"OUT={tmp_path}", f"BIN={Path(sys.executable).parent}"]
+    with Terminal(["make", "--old-file", ".venv/lab", "demo", *variables], 80, 50, FOLDER) as terminal:
         assert terminal.finish(900) == 0, terminal.said
     assert terminal.cursor
     assert "…" not in terminal.said
     assert "".join(terminal.shown).endswith("report.html")
     found = reading.read(tmp_path)
     assert not found.problems
-    assert len(found.tables) == 5
+    assert len(found.tables) == 4  # of as many steps, short and long are one
     said = " ".join(terminal.said.split())
     for table in found.tables:
         assert f"{table.task}, batch size {table.batch_size}: test" in said
