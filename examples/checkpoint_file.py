@@ -1,4 +1,4 @@
-"""One file with weights, optimizer and scheduler, loaded without executing anything; and copies that go on alone."""
+"""One file with weights, optimizer and scheduler, loaded without executing anything; and independent copies."""
 
 import copy
 import pickle

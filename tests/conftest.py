@@ -94,6 +94,5 @@ def step_with_triton(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
         pytest.skip("needs Triton's interpreter")
     kernels = importlib.import_module("thalweg.kernels.triton")
-    for chooser in ("thalweg.optim.lamb", "thalweg.kernels.plan"):
-        monkeypatch.setattr(f"{chooser}.choose", lambda *_: kernels)
+    monkeypatch.setattr("thalweg.kernels.dispatch.choose", lambda *_: kernels)
     return {}

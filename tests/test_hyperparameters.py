@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import make_grads, make_params, take_steps
 
+import thalweg
 from thalweg import ALTO, EAdamW, Lamb
 from thalweg.arguments import check_exploration
 
@@ -201,3 +202,26 @@ def test_every_valid_combination_of_e_and_adamw_steps_without_a_nan(options):
         optimizer.step()
     assert p.isfinite().all()
     assert all(value.isfinite().all() for value in optimizer.state[p].values())
+
+
+@pytest.mark.parametrize("build", [ALTO, Lamb])
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ({"nonfinite": "skp"}, r"^nonfinite must be .*, got 'skp'; did you mean 'skip'\?$"),
+        ({"state_dtype": "bflot16"}, r"^state_dtype must be .*, got 'bflot16'; did you mean 'bfloat16'\?$"),
+        ({"state_dtype": "8bits"}, r"^state_dtype must be .*, got '8bits'; did you mean '8bit'\?$"),
+        ({"state_dtype": "complex"}, r"^state_dtype must be .*, got 'complex'$"),
+    ],
+)
+def test_of_names_that_are_misspelt_the_nearest_is_named(build, option, text):
+    with pytest.raises(ValueError, match=text):
+        build(make_params(), **option)
+
+
+def test_e_and_the_package_name_the_nearest_too():
+    with pytest.raises(ValueError, match=r"^nonfinite must be .*, got 'rais'; did you mean 'raise'\?$"):
+        EAdamW(make_params(), nonfinite="rais")
+    with pytest.raises(AttributeError, match=r"^module 'thalweg' has no attribute 'ALTOO'; did you mean 'ALTO'\?$"):
+        thalweg.ALTOO  # noqa: B018
+    assert not hasattr(thalweg, "unlike_any")

@@ -9,7 +9,7 @@ import torch
 from support import WAYS, assert_near, assert_same, clone_params, make_grads, make_params, random_tensors, take_steps
 
 from thalweg import ALTO, Lamb
-from thalweg.kernels import cpp, plan
+from thalweg.kernels import cpp, dispatch
 from thalweg.kernels.cpp import toolchain
 
 STEPS = 8
@@ -122,7 +122,7 @@ def test_kernels_are_the_default_on_cpu(optimizer, monkeypatch):
 
 def forget():
     """As in a process that has just begun."""
-    for known in (cpp._judge, cpp._kernel, plan._warn):
+    for known in (cpp._judge, cpp._kernel, dispatch._warn):
         known.cache_clear()
 
 
@@ -140,7 +140,7 @@ def test_without_a_compiler_the_default_is_multi_tensor_operations_and_fused_an_
     start = clone_params(params)
     for nonfinite in ("skip", "propagate"):
         optimizer = ALTO(params, fused=True, nonfinite=nonfinite)
-        assert "backend: fused on cpu, which cannot be had here" in repr(optimizer)
+        assert "backend: fused on cpu, which is not available here" in repr(optimizer)
         with pytest.raises(RuntimeError, match="no compiler"):
             take_steps(optimizer, params, make_grads(params, 1))
         assert_same(params, start)

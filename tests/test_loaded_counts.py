@@ -125,3 +125,12 @@ def test_what_is_no_finite_number_is_refused_and_the_optimizer_is_as_it_was(base
         optimizer.load_state_dict(saved)
     assert optimizer.state is state
     assert all(isinstance(optimizer.state[p][name], torch.Tensor) for p in params)
+
+
+@pytest.mark.parametrize("name", ["ALTO", "Lamb", "EAdamW", "Rprop"])
+def test_a_count_that_is_text_is_one_clear_error(name):
+    build, base = OF[name]
+    saved = saved_by(base, make_params(dtype=torch.float32))
+    saved["state"][0]["step"] = "2"
+    with pytest.raises(ValueError, match=r"^step of parameter 0 must be a whole number in \[0, inf\), got '2'$"):
+        resumed(build, make_params(dtype=torch.float32), saved)

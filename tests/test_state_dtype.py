@@ -20,6 +20,7 @@ from thalweg.kernels.pieces import PIECE, Scratch
 from thalweg.kernels.rounding import noise, stochastic_round
 from thalweg.optim import layers
 from thalweg.optim.layers import _seed
+from thalweg.optim.step_checks import check_gradients
 
 BUFFERS = ("exp_avg", "exp_avg_sq", "explore_ema")
 MIXED = {"exp_avg": "8bit", "exp_avg_sq": torch.float32, "explore_ema": torch.bfloat16}
@@ -231,9 +232,10 @@ def test_a_step_that_the_device_skips_leaves_every_bit(state_dtype, backend):
     group = optimizer.param_groups[0]
     proceed = torch.tensor(0.0)
     with torch.no_grad():
-        (given,) = layers.look([group], optimizer.state, Footprint(), "ALTO")
-        plan = layers.plan(group, given, optimizer.state, optimizer._hyper(group), proceed, rounds=True)
-        layers.count(plan)
+        (stepped,) = check_gradients([group], optimizer.state, Footprint(), "ALTO")
+        hyper, wanted = optimizer._hyper(group), layers.wanted(group)
+        plan = layers.plan_group(group, stepped, optimizer.state, hyper, wanted, proceed, rounds=True)
+        layers.count_step(plan)
         for _, bucket in plan.buckets:
             backend.step(bucket, plan.hyper, Scales(proceed=proceed), Scratch())
     assert_same(bits(optimizer, params), before)

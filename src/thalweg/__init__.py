@@ -50,7 +50,9 @@ def __getattr__(name: str) -> object:
 
         return E.of(base_named(name))
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from thalweg.arguments import did_you_mean
+
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, __all__)}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value
 

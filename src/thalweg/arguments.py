@@ -17,6 +17,11 @@ def reject(argument: str, value: object, allowed: str) -> NoReturn:
     raise ValueError(f"{argument} must be {allowed}, got {value!r}")
 
 
+def reject_name(argument: str, name: str, allowed: str, known: Iterable[str]) -> NoReturn:
+    """Raise the ``ValueError`` of :func:`reject` for a name that is not known, with the nearest that is."""
+    raise ValueError(f"{argument} must be {allowed}, got {name!r}{did_you_mean(name, known)}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The nearest of the known names, as a question to put behind an error; empty where none is near.
 
@@ -115,6 +120,13 @@ def check_bool(argument: str, value: object, *, none: bool = False) -> None:
 
 
 def check_choice(argument: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless value is one of the allowed strings."""
-    if not (isinstance(value, str) and value in allowed):
+    """Raise ``ValueError`` unless value is one of the allowed strings; of a string it names the nearest.
+
+    >>> check_choice("nonfinite", "skp", ("skip", "raise"))
+    Traceback (most recent call last):
+    ValueError: nonfinite must be 'skip' or 'raise', got 'skp'; did you mean 'skip'?
+    """
+    if not isinstance(value, str):
         reject(argument, value, " or ".join(map(repr, allowed)))
+    if value not in allowed:
+        reject_name(argument, value, " or ".join(map(repr, allowed)), allowed)

@@ -1,4 +1,4 @@
-"""Evaluating somebody's loss at places of our choosing, and leaving everything as it was found.
+"""Evaluating a user's loss at points of our choosing, and leaving everything as it was found.
 
 A loss is the user's code: in training mode it updates the statistics of batch norm and draws dropout's masks from
 torch's generators, and within ``torch.autocast`` it casts the parameters once and keeps the result until the outermost
@@ -24,7 +24,7 @@ from thalweg.torch_private import mps_generator
 def fresh_casts() -> Iterator[None]:
     """Inside, autocast casts the parameters as they are now; what it has cast inside is not used afterwards.
 
-    Autocast recognises a parameter, not its values: after one was moved in place, it goes on with the old cast.
+    Autocast recognises a parameter, not its values: after one was moved in place, it keeps using the old cast.
     """
     torch.clear_autocast_cache()
     try:

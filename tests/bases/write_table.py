@@ -34,9 +34,9 @@ Each cell is a test in `tests/bases`.
   ≈, here and under *fused*: up to rounding, as E and the base are one kernel; with `foreach` True or False it is bit
   for bit, and so it is with `fused=False`.
 - **trains**: with α = 0.5 and β1 = 0.01 the loss of a small least-squares problem falls.
-- **resumes**: saved to a file half way, loaded with `weights_only=True` into fresh objects, it goes on as if it had
-  never stopped, bit for bit. *base*: the base alone cannot be loaded so. ≈: the base alone goes on up to rounding (its
-  loaded matrices lie otherwise in memory), and E does as the base does.
+- **resumes**: saved to a file half way, loaded with `weights_only=True` into fresh objects, it continues as if it
+  had never stopped, bit for bit. *base*: the base alone cannot be loaded so. ≈: the base alone continues up to rounding
+  (its loaded matrices have another layout in memory), and E does as the base does.
 - **foreach**, **fused**, **compiled**: exact in this form as well, with `foreach` True and False; – where the base has
   no such form. *compiled* is `torch.compile` of the whole step, tried with those of torch's own optimizers that take no
   closure.

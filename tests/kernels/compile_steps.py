@@ -28,7 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from thalweg.kernels import Scales, triton
-from thalweg.kernels.addresses import located
+from thalweg.kernels.addresses import with_memory
 from thalweg.kernels.pieces import Scratch
 
 f64, f32, f16, bf16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -145,7 +145,7 @@ def take_step(name: str, explore: bool, trust_ratio: bool, on_device: bool, alig
         stochastic_rounding=param == bf16,
     )
     scales = Scales(torch.tensor(0.5), torch.tensor(1.0)) if on_device else Scales()
-    triton.step([located(layer, hyper) for layer in layers], hyper, scales, Scratch())
+    triton.step([with_memory(layer, hyper) for layer in layers], hyper, scales, Scratch())
 
 
 def compiled() -> dict[int, Any]:

@@ -10,7 +10,7 @@ import torch
 from support import assert_near
 from torch import Tensor
 
-from thalweg.kernels import Hyper, Layer, Scales, eightbit, plan, single, triton
+from thalweg.kernels import Hyper, Layer, Scales, Wanted, dispatch, eightbit, single, triton
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import noise
 
@@ -83,8 +83,8 @@ def written(layers):
 
 def step(layers, hyper=HYPER, scales=None):
     """By the kernels, but for what the planner leaves to others."""
-    with mock.patch.object(plan, "choose", return_value=triton):
-        for backend, some in plan.assign({}, layers, hyper):
+    with mock.patch.object(dispatch, "choose", return_value=triton):
+        for backend, some in dispatch.assign(Wanted(), layers, hyper):
             backend.step(some, hyper, scales or Scales(), Scratch())
 
 

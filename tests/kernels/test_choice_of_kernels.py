@@ -1,4 +1,4 @@
-"""When the Triton kernels are picked, and what is said where they cannot be had."""
+"""When the Triton kernels are picked, and what is said where they are not available."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
 
 from thalweg import ALTO
-from thalweg.kernels import plan, triton
-from thalweg.kernels.plan import choose, describe
+from thalweg.kernels import Wanted, dispatch, triton
+from thalweg.kernels.dispatch import choose, describe
 
 CUDA = torch.device("cuda", 0)
 
@@ -34,9 +34,9 @@ def test_e_leaves_gpus_that_the_kernels_are_not_compiled_for_to_the_base(runs, c
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(triton, "probe", lambda device: None)
-    assert plan._triton_runs_on.__wrapped__(CUDA) is runs
-    monkeypatch.setattr(plan, "_triton", lambda: importlib.import_module("triton_is_not_there"))
-    assert not plan._triton_runs_on.__wrapped__(CUDA)
+    assert dispatch._triton_runs_on.__wrapped__(CUDA) is runs
+    monkeypatch.setattr(dispatch, "_triton", lambda: importlib.import_module("triton_is_not_there"))
+    assert not dispatch._triton_runs_on.__wrapped__(CUDA)
 
 
 def test_where_triton_cannot_build_the_base_steps_and_a_warning_says_why(monkeypatch):
@@ -48,16 +48,16 @@ def test_where_triton_cannot_build_the_base_steps_and_a_warning_says_why(monkeyp
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(triton, "probe", refuse)
-    with pytest.warns(UserWarning, match=r"^Triton's kernels cannot be had on cuda.*: no C compiler$"):
-        assert not plan._triton_runs_on.__wrapped__(CUDA)
+    with pytest.warns(UserWarning, match=r"^Triton's kernels are not available on cuda.*: no C compiler$"):
+        assert not dispatch._triton_runs_on.__wrapped__(CUDA)
 
 
 def test_triton_is_picked_for_cuda_alone():
-    group = {"fused": True, "foreach": None}
-    assert choose(group, CUDA) is triton
-    assert describe(group, CUDA) == "triton on cuda"
-    assert describe(group, torch.device("cpu")) == "fused on cpu"
-    assert describe({"fused": None, "foreach": None}, CUDA) == "foreach on cuda"
+    fused = Wanted(fused=True)
+    assert choose(fused, CUDA) is triton
+    assert describe(fused, CUDA) == "triton on cuda"
+    assert describe(fused, torch.device("cpu")) == "fused on cpu"
+    assert describe(Wanted(), CUDA) == "foreach on cuda"
 
 
 def test_without_triton_the_constructor_says_what_to_install(monkeypatch):
@@ -83,10 +83,11 @@ SCRIPT = """
 import sys, torch
 sys.modules["triton"] = None
 import thalweg
-from thalweg.kernels.plan import choose
+from thalweg.kernels import Wanted
+from thalweg.kernels.dispatch import choose
 thalweg.ALTO([torch.nn.Parameter(torch.ones(2))], fused=True)
 try:
-    choose({"fused": True, "foreach": None}, torch.device("cuda"))
+    choose(Wanted(fused=True), torch.device("cuda"))
 except ImportError as error:
     print(error)
 """

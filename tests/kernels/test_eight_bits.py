@@ -13,8 +13,8 @@ from kernel_layers import HYPER, TENSORS, assert_agree, both, clone, in_8_bits, 
 from support import assert_near, assert_same, clone_params, make_grads, make_params, pairwise, take_steps
 
 from thalweg import ALTO, Lamb
-from thalweg.kernels import Scales, eightbit, single, triton
-from thalweg.kernels.plan import choose
+from thalweg.kernels import Scales, Wanted, eightbit, single, triton
+from thalweg.kernels.dispatch import choose
 from thalweg.kernels.rounding import noise
 from thalweg.kernels.triton import kernels as triton_kernels
 
@@ -105,14 +105,14 @@ def test_a_skipped_step_leaves_every_bit(trust_ratio):
 @pytest.mark.parametrize("cls", [ALTO, Lamb])
 def test_whole_steps_are_those_of_single(cls, state_dtype, monkeypatch):
     """From zeros, one of them skipped."""
-    assert choose({"fused": True, "state_dtype": state_dtype}, torch.device("cuda")) is triton
+    assert choose(Wanted(fused=True), torch.device("cuda")) is triton
     params = make_params(SHAPES, torch.float32)
     others = clone_params(params)
     grads = make_grads(params, 4)
     grads[2][1][5] = float("nan")
     expected = cls(others, lr=0.01, foreach=False, state_dtype=state_dtype)
     take_steps(expected, others, grads)
-    monkeypatch.setattr("thalweg.kernels.plan.choose", lambda *_: triton)
+    monkeypatch.setattr("thalweg.kernels.dispatch.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = cls(params, lr=0.01, state_dtype=state_dtype)
     take_steps(optimizer, params, grads)

@@ -21,7 +21,7 @@ from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg import ALTO, EAdamW, Lamb
-from thalweg.kernels import foreach, plan, single, triton
+from thalweg.kernels import dispatch, foreach, single, triton
 from thalweg.kernels.triton import address_tables as triton_tables
 from thalweg.optim import one_pass
 
@@ -169,7 +169,7 @@ def test_nor_does_a_step_for_which_there_is_no_gradient(cuda):
 
 @pytest.fixture
 def gpu_with_kernels(monkeypatch):
-    monkeypatch.setattr(plan, "_triton_runs_on", lambda device: True)
+    monkeypatch.setattr(dispatch, "_triton_runs_on", lambda device: True)
 
 
 @pytest.mark.parametrize("lr", ["number", "on the host", "on the device"])

@@ -14,7 +14,8 @@ from thalweg import ALTO, E, Lamb
 from thalweg.kernels import single, triton
 from thalweg.kernels.finite import all_finite
 from thalweg.kernels.overwriting import Footprint
-from thalweg.optim import layers, one_pass
+from thalweg.optim import one_pass
+from thalweg.optim.step_checks import check_gradients
 
 SHAPES = ((3, 4), (129,), (), (0,), (2, 3, 5))
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "complex": torch.complex64}
@@ -41,8 +42,7 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
         grads[2][1][5] = float("nan")
     expected = cls(others, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(expected, others, grads)
-    for module in ("optim.lamb", "kernels.plan"):
-        monkeypatch.setattr(f"thalweg.{module}.choose", lambda *_: triton)
+    monkeypatch.setattr("thalweg.kernels.dispatch.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = cls(params, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(optimizer, params, grads)
@@ -55,8 +55,7 @@ def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
 
 
 def test_a_closure_is_called_first(monkeypatch):
-    for module in ("optim.lamb", "kernels.plan"):
-        monkeypatch.setattr(f"thalweg.{module}.choose", lambda *_: triton)
+    monkeypatch.setattr("thalweg.kernels.dispatch.choose", lambda *_: triton)
     weight = Parameter(torch.ones(3))
     optimizer = ALTO([weight])
 
@@ -92,15 +91,15 @@ def test_e_and_adamw_in_one_pass_are_the_base_on_what_e_passes_on(dtype, judged,
         grads[0][1][5] = grads[3][2] = torch.tensor(float("inf"), dtype=dtype)
     expected = E(AdamW(two_groups(others), foreach=False, fused=False), 2.0, 0.75, nonfinite="skip")
     take_steps(expected, others, grads)
-    monkeypatch.setattr("thalweg.kernels.plan.choose", lambda *_: triton)
+    monkeypatch.setattr("thalweg.kernels.dispatch.choose", lambda *_: triton)
     monkeypatch.setattr(single, "step", lambda *args: pytest.fail("left to another backend"))
     optimizer = E(AdamW(two_groups(params), fused=True), 2.0, 0.75)
     for row in grads:
         for p, g in zip(params, row, strict=True):
             p.grad = g
         proceed = all_finite(g for g in row if g is not None) if judged else None
-        given = layers.look(optimizer.param_groups, optimizer.state, Footprint(), "E")
-        one_pass.step(one_pass.plan(optimizer.base, optimizer.param_groups, given, proceed))
+        stepped = check_gradients(optimizer.param_groups, optimizer.state, Footprint(), "E")
+        one_pass.carry_out(one_pass.plan_step(optimizer.base, optimizer.param_groups, stepped, proceed))
     assert expected.skipped_steps == (2 if judged else 0)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-12
     assert_near([p for p in params if p.numel()], [p for p in others if p.numel()], tolerance)

@@ -110,5 +110,7 @@ def test_the_lower_minimum_is_further_along():
 def test_bad_input():
     with pytest.raises(ValueError, match=r"name must be 'cardioid' or .*, got 'sombrero'"):
         landscape("sombrero")
+    with pytest.raises(ValueError, match=r"name must be .*, got 'rosenbroc'; did you mean 'rosenbrock'\?$"):
+        landscape("rosenbroc")
     with pytest.raises(ValueError, match=r"points must have the shape \(\.\.\., 2\), got \(3,\)"):
         landscape("beale")(torch.zeros(3))

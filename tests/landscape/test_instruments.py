@@ -152,6 +152,18 @@ def test_the_noise_of_a_step_that_is_over_is_not_that_of_the_next():
     assert set(instruments.measure()) == {"gradient_norm", "instruments_seconds"}
 
 
+def test_gradients_zeroed_in_place_without_a_step_are_over_once_measured():
+    model, x, y = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    instruments = Instruments(optimizer)
+    for _ in range(2):  # the first is given up
+        parts = micro_batches(model, x, y, instruments)
+        found = instruments.measure()
+        optimizer.zero_grad(set_to_none=False)
+    expected = gradient_noise(FixedSample(model, F.cross_entropy, parts), list(model.parameters()))
+    assert found["gradient_noise_trace"] == pytest.approx(expected.trace)
+
+
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
 def test_gradients_with_graphs_of_their_own_are_one_step():
     model, x, y = small_network()

@@ -57,8 +57,8 @@ def alto(
 ) -> optax.GradientTransformationExtraArgs:
     r"""ALTO: E in front of bias-corrected LAMB.
 
-    The state is three trees like the parameters, b, m and v: 12 bytes a parameter in float32. From the gradient to the
-    update everything is in float32 at least; the update is then rounded to the gradient's dtype.
+    The state is three trees like the parameters, b, m and v: 12 bytes per parameter in float32. From the gradient to
+    the update everything is in float32 at least; the update is then rounded to the gradient's dtype.
 
     Args:
         learning_rate: η, a number or a schedule.

@@ -40,6 +40,15 @@ class Hyper:
     stochastic_rounding: bool
 
 
+class Wanted(NamedTuple):
+    """What a group of parameters asks of those who execute its step; each field is the option of that name."""
+
+    fused: bool | None = None
+    foreach: bool | None = None
+    capturable: bool = False
+    norm_dims: tuple[int, ...] | None = None
+
+
 class Scales(NamedTuple):
     """What one step decides on the device, as 0-d tensors.
 
@@ -51,15 +60,33 @@ class Scales(NamedTuple):
     proceed: Tensor | None = None
 
 
+class Memory(NamedTuple):
+    """The addresses at which kernels find a layer's tensors, and the scales of its state in 8 bits.
+
+    An address is 0 where there is no such tensor; that of the gradient also where its layout is not the parameter's.
+    ``slices`` is how many equal parts of the memory have norms of their own; 0 where kernels cannot walk it.
+    """
+
+    param: int
+    grad: int
+    exp_avg: int
+    exp_avg_sq: int
+    explore_ema: int
+    exp_avg_scale: int = 0
+    exp_avg_sq_scale: int = 0
+    explore_ema_scale: int = 0
+    slices: int = 1
+
+
+UNWALKABLE = Memory(0, 0, 0, 0, 0, slices=0)
+
+
 class Layer(NamedTuple):
     """One parameter with its gradient and state. Complex tensors come as real views with a last axis of 2.
 
     ``norm_dims`` are the axes, counted from the front, over which its norm is taken (None: all of them); ``seed`` is
-    that of its stochastic rounding, another for every layer and step; ``start`` is where the tensors begin in those of
-    the layer, if they are a piece of it.
-    ``addresses`` is where kernels find θ, g, m, v and b, and the scales of m, v and b in 8 bits: 0 for what there is
-    not, and for a gradient that does not lie as its parameter does. None: nobody has looked. ``slices`` is how many
-    equal parts of that memory have norms of their own; 0: kernels cannot walk the layer.
+    that of its stochastic rounding, another for every layer and step; ``memory`` is None until it is looked up;
+    ``start`` is where the tensors begin in those of the layer, if they are a piece of it.
     """
 
     param: Tensor
@@ -68,11 +95,10 @@ class Layer(NamedTuple):
     exp_avg: Tensor
     exp_avg_sq: Tensor
     explore_ema: Tensor | None
-    norm_dims: tuple[int, ...] | None
-    seed: int
+    norm_dims: tuple[int, ...] | None = None
+    seed: int = 0
+    memory: Memory | None = None
     start: int = 0
-    addresses: tuple[int, ...] | None = None
-    slices: int = 0
 
 
 def is_fake(t: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Layers as kernels see them: addresses, and how many elements lie there."""
+"""Layers as kernels see them: the memory of each tensor, and how many of its parts have norms of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.kernels import Hyper, Layer, eightbit, has_numbers
+from thalweg.kernels import UNWALKABLE, Hyper, Layer, Memory, eightbit, has_numbers
 from thalweg.kernels.checks import (
     BUFFERS,
     LOW,
@@ -21,10 +21,10 @@ from thalweg.kernels.checks import (
 from thalweg.kernels.pieces import is_dense
 
 
-def look(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> tuple[int, ...] | None:
-    """The ``addresses`` of a layer, all of it checked that may change from step to step; None if it has no state yet.
+def checked_memory(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> Memory | None:
+    """Where a layer is, all of it checked that may change from step to step; None if it has no state yet.
 
-    Those of a fake tensor, or of one on meta, are none.
+    Fake tensors, and those on meta, have no memory to walk.
 
     Raises:
         ValueError, TypeError, RuntimeError: what :mod:`thalweg.kernels.checks` says of a tensor that does not fit.
@@ -47,76 +47,81 @@ def look(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> tuple[int,
             ):
                 at = grad.data_ptr()
                 if at >= LOW:
-                    return _lie(p, grad, m, v, b, at)
+                    return _locate_plain(p, grad, m, v, b, at)
         except (KeyError, AttributeError, RuntimeError):
             pass
-    if not has_numbers(p):  # torch's operations look themselves
-        return ()
+    if not has_numbers(p):  # torch's operations check for themselves
+        return UNWALKABLE
     check_parameter(p, optimizer)
     check_gradient(p, grad, optimizer)
     if not state or state.keys().isdisjoint(("step", *BUFFERS)):
         return None
     check_state(p, state)
-    return lie(p, grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema"))
+    return locate(p, grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema"))
 
 
-def lie(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, explore_ema: Tensor | None
-) -> tuple[int, ...]:
-    """The ``addresses`` of a layer; none if it is sharded, has gaps, or is otherwise not for kernels to walk."""
+def locate(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, explore_ema: Tensor | None) -> Memory:
+    """Where a layer is; ``UNWALKABLE`` if it is sharded, has gaps, or is otherwise not for kernels to walk."""
     (m, of_m), (v, of_v), (b, of_b) = _memory(exp_avg), _memory(exp_avg_sq), _memory(explore_ema)
     if not all(t is None or holds_its_values(type(t)) for t in (param, grad, m, v, b)):
-        return ()
-    scales = (of_m, of_v, of_b)
-    found = _lie(param, grad, m, v, b, grad.data_ptr(), scales)
-    return found if param.is_contiguous() or not any(scales) else ()
+        return UNWALKABLE
+    found = _locate_plain(param, grad, m, v, b, grad.data_ptr())
+    if found.slices == 0 or not (of_m or of_v or of_b):
+        return found
+    if not param.is_contiguous():
+        return UNWALKABLE
+    return found._replace(exp_avg_scale=of_m, exp_avg_sq_scale=of_v, explore_ema_scale=of_b)
 
 
-def _lie(
-    param: Any, grad: Any, m: Any, v: Any, b: Any, at_grad: int, scales: tuple[int, int, int] = (0, 0, 0)
-) -> tuple[int, ...]:
+def _locate_plain(param: Any, grad: Any, m: Any, v: Any, b: Any, at_grad: int) -> Memory:
     if param.is_contiguous() and m.is_contiguous() and v.is_contiguous() and (b is None or b.is_contiguous()):
         alike = grad.is_contiguous()
     else:
         stride = param.stride()
         if not (is_dense(param) and m.stride() == v.stride() == stride and (b is None or b.stride() == stride)):
-            return ()
+            return UNWALKABLE
         alike = grad.stride() == stride
     if not alike or grad.is_neg():
         at_grad = 0
-    return (param.data_ptr(), at_grad, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr(), *scales)
+    return Memory(param.data_ptr(), at_grad, m.data_ptr(), v.data_ptr(), 0 if b is None else b.data_ptr())
 
 
-def located(layer: Layer, hyper: Hyper) -> Layer:
-    """The layer with its ``addresses`` and ``slices``."""
-    addresses = lie(layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema)
-    return layer._replace(addresses=addresses, slices=slices(layer.param, addresses, layer.norm_dims, hyper))
+def with_memory(layer: Layer, hyper: Hyper) -> Layer:
+    """The layer with its ``memory`` looked up."""
+    memory = locate(layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema)
+    return layer._replace(memory=in_slices(memory, layer.param, layer.norm_dims, hyper))
 
 
-def slices(param: Tensor, addresses: tuple[int, ...], norm_dims: tuple[int, ...] | None, hyper: Hyper) -> int:
-    """How many equal parts of a layer's memory have norms of their own; 0 if kernels cannot walk it.
+def in_slices(memory: Memory, param: Tensor, norm_dims: tuple[int, ...] | None, hyper: Hyper) -> Memory:
+    """The memory of a layer, cut into the equal parts that have norms of their own.
 
-    So it is without addresses, with norms over axes in between, and where a scale of 8 bits is that of two parts.
+    Kernels cannot walk it with norms over axes in between, nor where two parts share a scale of 8 bits.
     """
-    if not addresses:
-        return 0
-    count = 1 if norm_dims is None or not hyper.trust_ratio else _runs(param, norm_dims)
-    if count == 0 or (any(addresses[5:]) and param.numel() // count % eightbit.BLOCK != 0):
-        return 0
-    return count
+    if memory.slices == 0 or norm_dims is None or not hyper.trust_ratio:
+        return memory
+    count = _runs(param, norm_dims)
+    scaled = memory.exp_avg_scale or memory.exp_avg_sq_scale or memory.explore_ema_scale
+    if count == 0 or (scaled and param.numel() // count % eightbit.BLOCK != 0):
+        return UNWALKABLE
+    return memory if count == 1 else memory._replace(slices=count)
 
 
-def with_gradient(layer: Layer) -> Layer:
-    """The layer, its gradient copied if that is zeros without memory, or values that lie otherwise than its parameter.
+def with_walkable_gradient(layer: Layer) -> Layer:
+    """The layer, its gradient copied if that has no memory, or another layout than its parameter.
 
-    It is to be kept until the kernels are through.
+    It is to be kept until the kernels have finished.
     """
-    at = layer.addresses
-    assert at, "plan leaves to others what kernels cannot walk"
-    if at[1] != 0:
+    memory = layer.memory
+    assert memory is not None, "kernels are given only what they can walk"
+    if memory.grad != 0:
         return layer
     grad = torch.empty_like(layer.param, dtype=layer.grad.dtype).copy_(layer.grad)
-    return layer._replace(grad=grad, addresses=(at[0], grad.data_ptr(), *at[2:]))
+    return layer._replace(grad=grad, memory=memory._replace(grad=grad.data_ptr()))
+
+
+def is_walkable(layer: Layer) -> bool:
+    """Whether kernels can walk the layer: all tensors in one layout without gaps, and so each part with its norm."""
+    return layer.memory is not None and layer.memory.slices > 0
 
 
 def is_plain(t: Tensor) -> bool:
@@ -125,7 +130,7 @@ def is_plain(t: Tensor) -> bool:
 
 
 def _memory(t: Any) -> tuple[Any, int]:
-    """The tensor whose memory is that of state ``t``, its codes if in 8 bits, and where their scales lie, or 0."""
+    """The tensor that holds the values of state ``t``, its codes if in 8 bits, and where their scales are, or 0."""
     if type(t) is Tensor or getattr(t, "block_size", None) != eightbit.BLOCK:
         return t, 0
     return t.codes, t.scale.data_ptr()

@@ -1,6 +1,6 @@
 """What a step takes for granted of a parameter, its gradient and its state: one error for each that is otherwise.
 
-Kernels walk memory by address: to them a buffer of another shape is somebody else's memory, and so is a tensor whose
+Kernels walk memory by address: to them a buffer of another shape is other memory, and so is a tensor whose
 storage has been freed, or whose class keeps its values elsewhere. All is looked at before a step changes anything.
 """
 
@@ -23,7 +23,7 @@ from thalweg.torch_private import is_in_functorch, is_zero_tensor
 BUFFERS = (EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA)
 PLAIN = frozenset({Tensor, Parameter})
 LOW = 1 << 40
-"""No memory lies below, on most systems; what seems to may be that of a storage which has been freed."""
+"""Addresses below are used by no system we know; one there may be that of a storage which has been freed."""
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _COMPLEX = (torch.complex128, torch.complex64)
 

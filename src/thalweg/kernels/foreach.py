@@ -149,7 +149,7 @@ def _count(step: eq.Scalar, device: torch.device) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _counted(step: float, device: torch.device) -> Tensor:
-    """One tensor for all layers that have made as many steps; nobody writes to it."""
+    """One tensor for all layers that have made as many steps; which is never written to."""
     return torch.full((), step, dtype=torch.float32, device=device)  # torch.tensor would wait for a device
 
 

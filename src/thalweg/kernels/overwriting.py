@@ -16,7 +16,7 @@ from thalweg.sharding import local, placement
 
 
 class Footprint:
-    """Where the last step wrote to. Only what lies elsewhere than then is looked at for what no address shows."""
+    """Where the last step wrote to. Only when that changes is everything checked that addresses do not show."""
 
     def __init__(self) -> None:
         self._written: list[int] = []

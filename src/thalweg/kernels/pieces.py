@@ -69,5 +69,7 @@ def pieces(layer: Layer, r: Tensor) -> Iterator[tuple[Layer, Tensor]]:
         return
     for i, (param, grad, m, v, r_piece, *rest) in enumerate(zip(*(t.split(size) for t in vectors), strict=True)):  # type: ignore[no-untyped-call]
         b = rest[0] if rest else None
-        piece = Layer(param, grad, layer.step, m, v, b, layer.norm_dims, layer.seed, start=i * size)
+        piece = layer._replace(
+            param=param, grad=grad, exp_avg=m, exp_avg_sq=v, explore_ema=b, memory=None, start=i * size
+        )
         yield piece, r_piece

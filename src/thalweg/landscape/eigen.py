@@ -60,7 +60,7 @@ def hessian_eigenvalues(loss: Loss, params: Iterable[Tensor], k: int = 1) -> Ten
 
     Returns:
         The eigenvalues λ_1 ≥ ... ≥ λ_k, shape (k,), in the dtype of the parameters, on the CPU. The largest are meant,
-        not those largest in magnitude. For k = 1 it takes about 40 bytes a parameter in float32, beside the graph.
+        not those largest in magnitude. For k = 1 it takes about 40 bytes per parameter in float32, beside the graph.
 
     Raises:
         ValueError: an argument outside its range, or a loss that is no finite scalar.

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from thalweg.arguments import reject
+from thalweg.arguments import check_choice
 from thalweg.landscape.vectors import Coordinates
 
 Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -97,8 +97,7 @@ def landscape(name: str) -> Landscape:
     Raises:
         ValueError: there is none.
     """
-    if name not in FUNCTIONS:
-        reject("name", name, " or ".join(map(repr, FUNCTIONS)))
+    check_choice("name", name, tuple(FUNCTIONS))
     return FUNCTIONS[name]
 
 

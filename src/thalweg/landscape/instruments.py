@@ -80,8 +80,9 @@ class Instruments:
     def micro_batch(self, examples: int, share: float) -> None:
         """Note the gradient that a micro-batch has just added to ``p.grad``.
 
-        Micro-batches of one step belong together: a new step begins when the optimizer has stepped, or the gradients
-        were set to None, whether or not :meth:`measure` was called.
+        Micro-batches of one step belong together: a new step begins when the optimizer has stepped, the gradients were
+        set to None, or :meth:`measure` was called. Gradients zeroed in place without a step
+        (``zero_grad(set_to_none=False)``) look like ones that have changed: call :meth:`measure` before.
 
         Args:
             examples: in it.

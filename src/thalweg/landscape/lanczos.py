@@ -29,7 +29,7 @@ def lanczos(
 ) -> tuple[Tensor, Tensor]:
     """The k largest eigenvalues with their eigenvectors.
 
-    Where the vectors so far span an invariant subspace, it goes on with a random vector orthogonal to them, until k
+    Where the vectors so far span an invariant subspace, it continues with a random vector orthogonal to them, until k
     such subspaces were found or one had nothing larger. So eigenvalues are found as often as they occur.
 
     Args:

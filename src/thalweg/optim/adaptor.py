@@ -9,12 +9,14 @@ the gradient and is otherwise untouched. Source: arXiv 2510.27153.
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
 from torch.optim import Optimizer
 
 from thalweg.arguments import check_beta, check_bool, check_choice, check_exploration, reject
+from thalweg.evaluation import fresh_casts
 from thalweg.kernels import has_numbers
 from thalweg.kernels.finite import all_finite, refuse_nonfinite
 from thalweg.kernels.overwriting import Footprint, overwritable
@@ -29,17 +31,14 @@ from thalweg.optim.exploration import (
     can_skip,
     explored,
     make_base_plain,
-    make_exploration_plain,
     only,
     parts,
-    refuse_misnamed,
     shifts,
     skipping,
     with_e,
 )
-from thalweg.optim.fitting import check_left
-from thalweg.optim.hyperparameters import NONFINITE, recheck_exploration
-from thalweg.optim.layers import look
+from thalweg.optim.fitting import check_options, check_tensors
+from thalweg.optim.hyperparameters import NONFINITE
 from thalweg.optim.loaders_step import can_make_state, is_loaders_step, make_state
 from thalweg.optim.objective import ShiftedObjective
 from thalweg.optim.plain import as_scalar, make_plain_as
@@ -77,7 +76,7 @@ class E(Optimizer):
 
     Of the base's own methods E has ``train`` and ``eval`` (of Schedule-Free, say), ``pc_backward`` and
     ``share_memory``. Others may step without E, as ``first_step`` and ``second_step`` of SAM would: they are an
-    AttributeError here, and at hand on ``base``.
+    AttributeError here, and available on ``base``.
 
     Args:
         optimizer: any torch optimizer.
@@ -320,25 +319,19 @@ class E(Optimizer):
             raise ValueError(f"closure must be given, as {type(self.base).__name__} evaluates it itself, got None")
         loss = None
         if closure is not None:
-            with torch.enable_grad():
+            # What autocast has cast before is of parameters that a base may have moved since.
+            with torch.enable_grad(), fresh_casts() if self.reevaluates else nullcontext():
                 loss = closure()
-        for group in self.param_groups:
-            make_exploration_plain(group)
-            recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
-            if "alpha" in group or "beta" in group:
-                refuse_misnamed(group, self.defaults)
-        flat_shards.check_first_step(self)
+        check_options(self)
         if closure is None and can_make_state(self.base) and is_loaders_step(self):
             make_state(self.base)
             return None
         in_one_pass, left = self._split()
-        one_pass.check(in_one_pass)
-        given = look(in_one_pass, self.state, self._footprint, "E")
-        check_left(self.base, left, judged=self.nonfinite != "propagate")
+        stepped = check_tensors(self.base, in_one_pass, left, self._footprint, judged=self.nonfinite != "propagate")
         steps, proceed = self._judge_finite(bool(in_one_pass))
         if not steps:
             return loss
-        plans = one_pass.plan(self.base, in_one_pass, given, proceed)
+        plans = one_pass.plan_step(self.base, in_one_pass, stepped, proceed)
         if self.reevaluates and closure is not None:
             self._step_on_shifted_objective(closure, loss)
         elif left:
@@ -346,7 +339,7 @@ class E(Optimizer):
             for part in parts(self.base, left):
                 with only(self.base, part), explored(self.base, proceed, own), skipping(self.base, proceed):
                     self.base.step()
-        one_pass.step(plans)
+        one_pass.carry_out(plans)
         return loss
 
     def _split(self) -> tuple[Groups, Groups]:

@@ -109,7 +109,7 @@ def _check_torchs(base: Any, group: dict[str, Any], p: Tensor, state: Any) -> No
 
 
 def _as_count(step: Any, count: int, group: dict[str, Any], p: Tensor) -> Tensor:
-    """A saved count of steps in the form that torch's own optimizers and the kernels go on from."""
+    """A saved count of steps in the form that torch's own optimizers and the kernels continue from."""
     if isinstance(step, Tensor):
         fits = step.ndim == 0 and step.dtype in (torch.float32, torch.float64)
         return step if fits else step.reshape(()).to(torch.float32)

@@ -75,7 +75,7 @@ def with_e(base: Optimizer, group: dict[str, Any], defaults: dict[str, Any]) -> 
     """A group with E's entries, those that it lacks from the defaults; SAM repeats E's own under their short names.
 
     Raises:
-        ValueError: an option that nobody would read, or E's out of range.
+        ValueError: an option that would not be read, or E's out of range.
     """
     checked = {**group, **{name: defaults[name] for name in (ALPHA, BETA) if name not in group}}
     refuse_misnamed(checked, defaults)
@@ -90,7 +90,7 @@ def with_e(base: Optimizer, group: dict[str, Any], defaults: dict[str, Any]) -> 
 
 
 def refuse_misnamed(group: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Raise ``ValueError`` for an α or β1 that nobody would read; some bases have an ``alpha`` of their own."""
+    """Raise ``ValueError`` for an α or β1 that would not be read; some bases have an ``alpha`` of their own."""
     for argument, name in (("alpha", ALPHA), ("beta", BETA)):
         if argument in group and argument not in defaults and group[argument] != group[name]:
             reject(argument, group[argument], f"called {name} in a group of E")
@@ -128,7 +128,7 @@ def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:
     """The groups, cut so that the base can step one part after the other, and g' is there for one part at a time.
 
     A part is as large as the largest parameter, or a piece if that is more. Only a base that steps each parameter by
-    itself, and whose ``step`` nobody watches or replaces, steps in parts; in a step being compiled, none.
+    itself, without hooks on ``step`` or another in its place, steps in parts; in a step being compiled, none.
     """
     if type(base) not in BY_PARAMETER or is_watched(base) or torch.compiler.is_compiling():
         yield groups

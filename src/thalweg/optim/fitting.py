@@ -1,4 +1,4 @@
-"""Whether gradients and what is kept fit the parameters that E's base steps itself."""
+"""Whether options, gradients and what is kept fit a step of E and of its base, checked before it begins."""
 
 from __future__ import annotations
 
@@ -18,15 +18,62 @@ from thalweg.kernels.checks import (
     check_storage,
     holds_its_values,
 )
-from thalweg.optim.exploration import ALPHA, BUFFERS, BY_PARAMETER, EMA, Groups
+from thalweg.optim import flat_shards, one_pass
+from thalweg.optim.exploration import (
+    ALPHA,
+    BETA,
+    BUFFERS,
+    BY_PARAMETER,
+    EMA,
+    Groups,
+    make_exploration_plain,
+    refuse_misnamed,
+)
+from thalweg.optim.hyperparameters import recheck_exploration
+from thalweg.optim.step_checks import check_gradients
 from thalweg.sharding import local
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from thalweg.kernels.overwriting import Footprint
+    from thalweg.optim.layers import Stepped
+
 # Refuse a sparse gradient themselves, but when other parameters may have been stepped.
 _DENSE = tuple(base for base in BY_PARAMETER if base not in (SGD, Adagrad))
+
+
+def check_options(e: Any) -> None:
+    """Raise ``ValueError`` for what a schedule may have written into E's groups, or at the first step for flat shards.
+
+    α and β1 become Python's own numbers.
+    """
+    for group in e.param_groups:
+        make_exploration_plain(group)
+        recheck_exploration(group[ALPHA], group[BETA], names=(ALPHA, BETA))
+        if "alpha" in group or "beta" in group:
+            refuse_misnamed(group, e.defaults)
+    flat_shards.check_first_step(e)
+
+
+def check_tensors(
+    base: Optimizer, in_one_pass: Groups, left: Groups, footprint: Footprint, *, judged: bool
+) -> list[list[Stepped]]:
+    """Check what E steps ``in_one_pass`` with its base, and what is ``left`` to that; nothing changes.
+
+    Returns:
+        The parameters of each group ``in_one_pass`` that have a gradient.
+
+    Raises:
+        ValueError: an option that the kernels cannot take.
+        ValueError, TypeError, RuntimeError: as :func:`thalweg.optim.step_checks.check_gradients` and
+            :func:`check_left`.
+    """
+    one_pass.check_options(in_one_pass)
+    stepped = check_gradients(in_one_pass, base.state, footprint, "E")
+    check_left(base, left, judged=judged)
+    return stepped
 
 
 def check_left(base: Optimizer, groups: Groups, *, judged: bool) -> None:
@@ -37,7 +84,7 @@ def check_left(base: Optimizer, groups: Groups, *, judged: bool) -> None:
     Args:
         base: the optimizer.
         groups: what it steps.
-        judged: whether somebody asks if the gradients are finite.
+        judged: whether gradients are judged for being finite.
 
     Raises:
         RuntimeError: a sparse gradient that E works on, or that the base does not take.

@@ -105,7 +105,7 @@ def check_base(e: Any, base: Any, groups: list[dict[str, Any]], nonfinite: str) 
     """Raise ``ValueError`` if E or its base, which are to step ``groups`` of flat shards, looks beyond an entry.
 
     Warns:
-        UserWarning: nobody knows whether the base does.
+        UserWarning: it is not known whether the base does.
     """
     params = [p for group in groups for p in group["params"]]
     flat = [p for p in params if has_become_flat(e, p, base.param_groups)]

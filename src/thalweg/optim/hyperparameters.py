@@ -19,6 +19,7 @@ from thalweg.arguments import (
     check_nonnegative,
     is_number,
     reject,
+    reject_name,
 )
 from thalweg.kernels import eightbit, has_numbers, is_abstract
 from thalweg.kernels.eightbit import EIGHT_BITS
@@ -74,7 +75,7 @@ def recheck_exploration(alpha: Any, beta: Any, *, names: tuple[str, str]) -> Non
         check_exploration(alpha, beta, names=names)
 
 
-# Options of other optimizers, and other names for ours: in a group they would say what nobody hears.
+# Options of other optimizers, and other names for ours: in a group they would have no effect.
 _FOREIGN = {
     *("amsgrad", "b1", "b2", "dampening", "decay"),
     *("differentiable", "learning_rate", "momentum", "nesterov", "wd"),
@@ -146,8 +147,11 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
     known = all(w is None or (isinstance(w, torch.dtype | str) and w in STATE_DTYPES) for w in wanted)
     if not known or (isinstance(named, dict) and not named.keys() <= set(buffers)):
         *first, last = (repr(value) for value in STATE_DTYPES)
-        mapping = f"a mapping of {', '.join(map(repr, buffers))} to these"
-        reject("state_dtype", given, f"{', '.join(first)}, {last} or {mapping}")
+        allowed = f"{', '.join(first)}, {last} or a mapping of {', '.join(map(repr, buffers))} to these"
+        if isinstance(given, str):
+            names = (EIGHT_BITS, *(str(dtype).removeprefix("torch.") for dtype in STATE_DTYPES if dtype is not None))
+            reject_name("state_dtype", given, allowed, names)
+        reject("state_dtype", given, allowed)
     _check_narrow(group)
     group["state_dtype"] = named
     if is_narrow(named) and any(p.is_complex() for p in group.get("params", ())):

@@ -30,7 +30,7 @@ def step_in_backward(optimizer: Optimizer, *, nonfinite_by_layer: bool = False) 
     every backward, also after one that has failed half way. The result is that of the ordinary loop bit for bit. A
     layer reads the options of its group in backward: change them before it.
 
-    What needs all gradients at once cannot be had: ``max_grad_norm``, a verdict of ``nonfinite`` on the whole step,
+    What needs all gradients at once is not available: ``max_grad_norm``, a verdict of ``nonfinite`` on the whole step,
     :class:`torch.amp.GradScaler` (autocast to bfloat16 needs none), and gradients accumulated over several backward
     passes, of which the second raises. ``torch.nn.utils.clip_grad_norm_`` after backward finds no gradient and does
     nothing. ``foreach=True`` has no layers to take together. FSDP2 works: call this after ``fully_shard``; unsharded

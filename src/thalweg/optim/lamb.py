@@ -20,18 +20,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from thalweg import equations as eq
-from thalweg.kernels import Hyper, Scales, compute_dtype, cpp, has_numbers, is_abstract
-from thalweg.kernels.finite import all_finite, refuse_nonfinite
-from thalweg.kernels.norms import global_norm
+from thalweg.kernels import Hyper, Scales, compute_dtype, dispatch
 from thalweg.kernels.overwriting import Footprint
 from thalweg.kernels.pieces import Scratch
-from thalweg.kernels.plan import choose, describe
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
-from thalweg.optim import flat_shards, layers, skipped
+from thalweg.optim import flat_shards, judging, layers, skipped
 from thalweg.optim.hyperparameters import DECAYED, check_count, check_keys, check_lamb, check_loaded
 from thalweg.optim.loaders_step import is_loaders_step
 from thalweg.optim.plain import restore
-from thalweg.optim.state import check_state, check_state_dict, load_keeping_dtype, renewed, restored_on_error
+from thalweg.optim.state import check_loaded_state, check_state_dict, load_keeping_dtype, renewed, restored_on_error
+from thalweg.optim.step_checks import check_lacking, check_step
 from thalweg.torch_private import refuse_if_capturing
 
 if TYPE_CHECKING:
@@ -84,7 +82,7 @@ class Lamb(Optimizer):
             changes. "propagate": step all the same, as torch's optimizers do.
         stochastic_rounding: round bfloat16 parameters up or down at random so that the mean is kept; small updates and
             decay then do not vanish. Reproducible, also after a resume: the seed is a count of steps, saved in the
-            group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as ever.
+            group as ``rounding_step``, and the place of the parameter among all. Other dtypes are written as usual.
         norm_dims: axes over which the norms of the trust ratio are taken, for parameters that stack layers: (-2, -1)
             for experts of shape (experts, in, out). None: over the whole parameter.
         maximize: ascend instead of descend.
@@ -93,7 +91,7 @@ class Lamb(Optimizer):
             in ``$THALWEG_CACHE_DIR`` or ``~/.cache/thalweg``. On CUDA they are Triton's, which has to be installed:
             three launches for all parameters of a group and dtype, and no waiting for the device; tested under Triton's
             interpreter and compiled for compute capability 8.0 and 9.0, but none has run on a GPU yet.
-            With ``foreach`` and ``fused`` both None: fused on the CPU where a C++ compiler is at hand (if not, foreach
+            With ``foreach`` and ``fused`` both None: fused on the CPU where there is a C++ compiler (if not, foreach
             and a warning), foreach on CUDA. ``repr(optimizer)`` says which.
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
 
@@ -187,7 +185,9 @@ class Lamb(Optimizer):
 
     def __repr__(self) -> str:
         """The groups, and how each is stepped."""
-        picked = {describe(group, p.device) for group in self.param_groups for p in group["params"]}
+        picked = {
+            dispatch.describe(layers.wanted(group), p.device) for group in self.param_groups for p in group["params"]
+        }
         return f"{super().__repr__()[:-1]}    backend: {', '.join(sorted(picked)) or 'none yet'}\n)"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -209,7 +209,7 @@ class Lamb(Optimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict, of ALTO, LAMB, or of torch's Adam, AdamW and E around them: training goes on from it.
+        """Load a state dict, of ALTO, LAMB, or of torch's Adam, AdamW and E around them, to continue training from it.
 
         Options that it lacks stay as they are (ALTO's α and β1, loading LAMB's or AdamW's), and b starts from zero
         where it has none. Moments keep the dtype they were saved with, which ``state_dtype`` then says. All is checked
@@ -237,7 +237,7 @@ class Lamb(Optimizer):
                     if state := self.state.get(p):
                         if EXPLORE_EMA not in buffers:
                             state.pop(EXPLORE_EMA, None)
-                        check_state(p, state, MOMENTS, buffers)
+                        check_loaded_state(p, state, MOMENTS, buffers)
                         state["step"] = layers.as_step(state["step"], p, group)
                 check_loaded(group, self.state, self._buffers)
 
@@ -247,24 +247,35 @@ class Lamb(Optimizer):
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""
+        lacking = self._lacking(self.param_groups)
+        check_lacking(self, lacking)
+        self._allocate(lacking)
+
+    def _allocate(self, lacking: list[layers.Lacking]) -> None:
         if torch.compiler.is_compiling():
             for group in self.param_groups:
                 self._init_group(group)
-        self._add_state(self.param_groups)  # or b alone, where α has become nonzero
+            lacking = self._lacking(self.param_groups)
+        for p, group, buffers in lacking:
+            layers.init_state(p, group, self.state[p], buffers)
 
     def _init_group(self, group: dict[str, Any]) -> None:
         # torch.compile runs a method of this name outside the graph. Inside, inductor would make one tensor of equal
         # new ones, and all parameters would count in one "step".
-        self._add_state([group], but=self.state)
+        lacking = self._lacking([group], but=self.state)
+        check_lacking(self, lacking)
+        for p, _, buffers in lacking:
+            layers.init_state(p, group, self.state[p], buffers)
 
-    def _add_state(self, groups: list[dict[str, Any]], but: Container[Tensor] = ()) -> None:
+    def _lacking(self, groups: list[dict[str, Any]], but: Container[Tensor] = ()) -> list[layers.Lacking]:
+        """What lacks its state, or b alone, where α has become nonzero."""
         lacking = []
         for group in groups:
             names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
             for p in group["params"]:
                 if names[-1] not in self.state.get(p, ()) and (p.requires_grad or p.grad is not None) and p not in but:
-                    lacking.append((p, group, names))
-        layers.add_state(self, lacking)
+                    lacking.append(layers.Lacking(p, group, names))
+        return lacking
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
         """(α, β1) of a group."""
@@ -292,21 +303,15 @@ class Lamb(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
-        for group in self.param_groups:  # a schedule may have written anything
-            self._check(group, may_wait=False)
         if closure is None and not self._is_base_of_e() and is_loaders_step(self):
             self.init_state()
             return None
-        for group in self.param_groups:
-            for p in group["params"][:1]:
-                if not is_abstract(p):
-                    choose(group, p.device)  # raises before anything changes, if its kernels cannot be had
-        given = layers.look(self.param_groups, self._own_state(), self._footprint, type(self).__name__)
-        gradients = [grad for some in given for _, _, grad, _ in some]
-        finite = self._judge_finite(gradients)
-        self.init_state()
-        total_norm = self._total_norm(gradients)
-        moving, states = self._moving(finite, given), self._own_state()
+        stepped, lacking = check_step(self, self._own_state(), self._footprint)  # nothing has changed where it raises
+        gradients = [one.grad for some in stepped for one in some]
+        finite = judging.judge_finite(self.param_groups, gradients)
+        self._allocate(lacking)
+        total_norm = judging.total_norm(self.param_groups, gradients)
+        moving, states = self._moving(finite, stepped), self._own_state()
         plans = [self._plan(*moves, states) for moves in moving]  # what raises has raised by now
         if finite is not None:
             skipped.count_skipped(self, finite)
@@ -315,22 +320,23 @@ class Lamb(Optimizer):
         return loss
 
     def _moving(
-        self, finite: Tensor | None, given: list[list[layers.Given]]
-    ) -> Iterator[tuple[dict[str, Any], list[layers.Given], Tensor | None]]:
-        """The groups that move as far as the host knows, each with what its step counts for if the device decides."""
-        for group, some in zip(self.param_groups, given, strict=True):
+        self, finite: Tensor | None, stepped: list[list[layers.Stepped]]
+    ) -> Iterator[tuple[dict[str, Any], list[layers.Stepped], Tensor | None]]:
+        """The groups that move as far as the host knows, each with 1 or 0 for its step if the device decides."""
+        for group, some in zip(self.param_groups, stepped, strict=True):
             if finite is None or group["nonfinite"] != "skip":
                 yield group, some, None
-            elif self._on_device(group, finite):
+            elif judging.is_decided_on_device(group, finite):
                 yield group, some, finite.float()
             elif finite:
                 yield group, some, None
 
     def _plan(
-        self, group: dict[str, Any], given: list[layers.Given], proceed: Tensor | None, states: dict[Tensor, Any]
-    ) -> layers.Plan:
+        self, group: dict[str, Any], stepped: list[layers.Stepped], proceed: Tensor | None, states: dict[Tensor, Any]
+    ) -> layers.GroupPlan:
         rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
-        return layers.plan(group, given, states, self._hyper(group), proceed, rounds=rounds)
+        wanted = layers.wanted(group)
+        return layers.plan_group(group, stepped, states, self._hyper(group), wanted, proceed, rounds=rounds)
 
     def _is_base_of_e(self) -> bool:
         return "explore_alpha" in self.defaults
@@ -338,11 +344,11 @@ class Lamb(Optimizer):
     def _own_state(self) -> dict[Tensor, Any]:
         return layers.without_b(self.state) if self._is_base_of_e() else self.state
 
-    def _carry_out(self, plan: layers.Plan, total_norm: Tensor | None) -> None:
+    def _carry_out(self, plan: layers.GroupPlan, total_norm: Tensor | None) -> None:
         scale = None
         if (bound := plan.group["max_grad_norm"]) is not None and total_norm is not None:
             scale = eq.clip_coefficient(total_norm, bound)
-        layers.count(plan)
+        layers.count_step(plan)
         for backend, bucket in plan.buckets:
             device = bucket[0].param.device
             on_device = Scales(
@@ -369,29 +375,3 @@ class Lamb(Optimizer):
             maximize=group["maximize"],
             stochastic_rounding=group["stochastic_rounding"],
         )
-
-    def _judge_finite(self, gradients: list[Tensor]) -> Tensor | None:
-        """Whether all gradients are finite, 0-d; None if there are none, or no group skips a step that is not."""
-        policies = {group["nonfinite"] for group in self.param_groups}
-        if policies == {"propagate"} or not gradients:
-            return None
-        fused = self._may_read(gradients) and all(
-            choose(group, p.device) is cpp for group in self.param_groups for p in group["params"][:1]
-        )
-        finite = all_finite(gradients, fused=fused)
-        if "raise" in policies and has_numbers(gradients[0]) and not finite:
-            refuse_nonfinite(gradients)
-        return finite if "skip" in policies else None
-
-    def _on_device(self, group: dict[str, Any], finite: Tensor) -> bool:
-        """Whether the group's steps are skipped on the device, without the host ever knowing."""
-        return finite.device.type != "cpu" or group["capturable"] or is_abstract(finite)
-
-    def _total_norm(self, gradients: list[Tensor]) -> Tensor | None:
-        """The global gradient norm, if a group asks for it."""
-        wanted = any(group["max_grad_norm"] is not None for group in self.param_groups)
-        return global_norm(gradients, may_read=self._may_read(gradients)) if wanted else None
-
-    def _may_read(self, gradients: list[Tensor]) -> bool:
-        """Whether numbers that are on the host may be read there."""
-        return not (any(map(is_abstract, gradients[:1])) or any(group["capturable"] for group in self.param_groups))

@@ -1,49 +1,53 @@
-"""From parameter groups to layers: looked at, their state allocated, a step planned and counted."""
+"""From parameters to layers: their state allocated, a step of a group planned and counted."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from thalweg.kernels import Hyper, Layer, compute_dtype, eightbit, is_abstract
-from thalweg.kernels.addresses import look as addresses_of
-from thalweg.kernels.addresses import slices
-from thalweg.kernels.checks import BUFFERS, check_parameter, check_state, refuse_step
-from thalweg.kernels.plan import assign
+from thalweg.kernels import Hyper, Layer, Memory, Wanted, compute_dtype, eightbit, is_abstract
+from thalweg.kernels.addresses import in_slices
+from thalweg.kernels.checks import BUFFERS, check_state, refuse_step
+from thalweg.kernels.dispatch import assign
 from thalweg.kernels.rounding import EXP_AVG_SQ, stored_as
-from thalweg.optim.flat_shards import check_new
 from thalweg.sharding import is_sharded, local
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from types import ModuleType
 
-    from thalweg.kernels.overwriting import Footprint
 
-Given: TypeAlias = "tuple[int, Tensor, Tensor, tuple[int, ...] | None]"
-"""A parameter's number in its group, itself, its gradient, and the addresses of both and its state (None: not yet)."""
+class Stepped(NamedTuple):
+    """A parameter that has a gradient and is to be stepped.
 
-
-def add_state(optimizer: Any, lacking: list[tuple[Tensor, dict[str, Any], tuple[str, ...]]]) -> None:
-    """Allocate the state that parameters, each with its group and the names of its buffers, lack; all or none.
-
-    Raises:
-        ValueError, TypeError: a parameter that the optimizer cannot step.
+    ``number`` is its place among the parameters of all groups; ``memory`` is None while it has no state.
     """
-    if not torch.compiler.is_compiling():
-        for p, group, _ in lacking:
-            check_parameter(p, type(optimizer).__name__)
-            check_new(optimizer, p, group)
-    for p, group, names in lacking:
-        init_state(p, group, optimizer.state[p], names)
+
+    number: int
+    param: Tensor
+    grad: Tensor
+    memory: Memory | None
+
+
+class Lacking(NamedTuple):
+    """A parameter that lacks some of its state, with its group and the names of the buffers it is to have."""
+
+    param: Tensor
+    group: dict[str, Any]
+    buffers: tuple[str, ...]
+
+
+def wanted(group: dict[str, Any]) -> Wanted:
+    """What a group of ALTO or Lamb asks of those who execute its step."""
+    return Wanted(group["fused"], group["foreach"], group["capturable"], group["norm_dims"])
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:
-    """Allocate what ``state`` lacks of the step count and of the named buffers, as zeros: all of it, or b.
+    """Allocate what ``state`` lacks of the step count and of the named buffers, as zeros: all of it, or b alone.
 
     Raises:
         ValueError: it has the step count or a moment, and not the others.
@@ -78,61 +82,8 @@ def without_b(states: Mapping[Tensor, dict[str, Any]]) -> dict[Tensor, dict[str,
     return {p: {name: x for name, x in state.items() if name != "explore_ema"} for p, state in states.items()}
 
 
-def look(
-    groups: list[dict[str, Any]], states: Mapping[Any, dict[str, Any]], footprint: Footprint, optimizer: str
-) -> list[list[Given]]:
-    """The parameters of each group that have a gradient, with it and their addresses; nothing changes.
-
-    Raises:
-        ValueError, TypeError, RuntimeError: a gradient, a parameter or its state is not what a step takes for granted.
-    """
-    if torch.compiler.is_compiling():  # torch's operations look themselves
-        return [_unseen(group, first) for group, first in _placed(groups)]
-    return _seen(groups, states, footprint, optimizer)
-
-
-def _unseen(group: dict[str, Any], first: int) -> list[Given]:
-    return [(i, p, p.grad, ()) for i, p in _numbered(group, first) if p.grad is not None]
-
-
-def _seen(
-    groups: list[dict[str, Any]], states: Mapping[Any, dict[str, Any]], footprint: Footprint, optimizer: str
-) -> list[list[Given]]:
-    everything: list[list[Given]] = []
-    written: list[int] = []
-    nothing: dict[str, Any] = {}
-    for group, first in _placed(groups):
-        found: list[Given] = []
-        for index, p in _numbered(group, first):
-            grad = p.grad
-            if grad is None:
-                continue
-            state = states.get(p, nothing)
-            addresses = addresses_of(p, grad, state, optimizer)
-            found.append((index, p, grad, addresses))
-            if addresses:
-                written += (addresses[0], addresses[2], addresses[3], addresses[4], id(state.get("step")))
-            else:
-                written += (id(p), *map(id, state.values()))
-        everything.append(found)
-    footprint.check(written, ((p, states.get(p, nothing)) for found in everything for _, p, *_ in found), optimizer)
-    return everything
-
-
-def _placed(groups: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each group, and the place of its first parameter among those of all."""
-    first = 0
-    for group in groups:
-        yield group, first
-        first += len(group["params"])
-
-
-def _numbered(group: dict[str, Any], first: int) -> Iterable[tuple[int, Tensor]]:
-    return enumerate(group["params"], group.get("first_index", first))
-
-
-class Plan(NamedTuple):
-    """What a step of a group is to do: layers in buckets, each with what steps it, and counts, yet to be moved on."""
+class GroupPlan(NamedTuple):
+    """What a step of a group is to do: layers in buckets, each with the backend that steps it, and counts to raise."""
 
     group: dict[str, Any]
     hyper: Hyper
@@ -142,31 +93,40 @@ class Plan(NamedTuple):
     buckets: list[tuple[ModuleType, list[Layer]]]
 
 
-def plan(
+def plan_group(
     group: dict[str, Any],
-    given: list[Given],
+    stepped: list[Stepped],
     states: dict[Tensor, Any],
     hyper: Hyper,
+    wanted: Wanted,
     proceed: Tensor | None,
     *,
     rounds: bool = False,
     by_shard: bool = False,
-) -> Plan:
-    """The group's parameters that are given a gradient, by device and how each tensor is stored; nothing changes.
+) -> GroupPlan:
+    """A step of those of a group's parameters that have a gradient; nothing changes yet.
 
-    ``proceed`` is what the step counts for, if that is decided on the device; ``rounds`` is whether something is
-    rounded stochastically; ``by_shard`` is whether every rank steps its shards by itself, as no norm needs the others.
-    The layers have the number of the step that is to come.
+    Buckets differ in device and in how tensors are stored. The layers have the number of the step that is to come.
+
+    Args:
+        group: the group.
+        stepped: its parameters that have a gradient.
+        states: the state of each.
+        hyper: the group's hyperparameters.
+        wanted: what the group asks of backends.
+        proceed: 1 or 0 for a step that is taken or skipped, if that is decided on the device.
+        rounds: whether something is rounded stochastically.
+        by_shard: whether every rank steps its shards by itself, as no norm needs the others.
 
     Raises:
-        ImportError, RuntimeError: kernels that the group asks for cannot be had.
+        ImportError, RuntimeError: kernels that the group asks for are not available.
     """
     found: dict[tuple[Any, ...], list[Layer]] = defaultdict(list)
-    on_device = group["capturable"] or proceed is not None or any(map(is_abstract, group["params"][:1]))
-    norm_dims = group["norm_dims"]
+    on_device = wanted.capturable or proceed is not None or any(map(is_abstract, group["params"][:1]))
+    norm_dims = wanted.norm_dims
     rounding_step = group.get("rounding_step", 0) + 1 if rounds else 0
     counts = []
-    for index, p, grad, addresses in given:
+    for index, p, grad, memory in stepped:
         state = states[p]
         param, step, m, v, b = p, state["step"], state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
         counts.append(step)
@@ -174,38 +134,29 @@ def plan(
             count = step.item() + 1.0
             if not 1.0 <= count < math.inf:
                 refuse_step(step, p)
-        if b is not None and addresses and not addresses[4]:
-            addresses = None  # b is there since the rest was looked at
+        if b is not None and memory is not None and memory.slices and not memory.explore_ema:
+            memory = None  # b was allocated after the rest was located
         if p.is_complex():
             if grad.is_conj():
-                grad, addresses = grad.resolve_conj(), None
+                grad, memory = grad.resolve_conj(), None
             param, grad, m, v = map(torch.view_as_real, (param, grad, m, v))
             b = None if b is None else torch.view_as_real(b)
         if by_shard and is_sharded(p):
             param, grad, m, v = map(local, (param, grad, m, v))
             b = None if b is None else local(b)
-            addresses = None
+            memory = None
         dims = None if norm_dims is None else _norm_dims(p, norm_dims)
-        layer = Layer(  # by position, as this is much of a step of many small layers
-            param,
-            grad,
-            step if on_device else count,
-            m,
-            v,
-            b,
-            dims,
-            _seed(rounding_step, index) if rounding_step else 0,
-            0,
-            addresses,
-            0 if addresses is None else slices(param, addresses, dims, hyper),
-        )
+        if dims is not None and memory is not None:
+            memory = in_slices(memory, param, dims, hyper)
+        seed = _seed(rounding_step, index) if rounding_step else 0
+        layer = Layer(param, grad, step if on_device else count, m, v, b, norm_dims=dims, seed=seed, memory=memory)
         types = (type(m), type(v), type(b))  # those of 8-bit state look like float32
         found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype, types].append(layer)
-    buckets = [part for bucket in found.values() for part in assign(group, bucket, hyper)]
-    return Plan(group, hyper, proceed, rounding_step, counts, buckets)
+    buckets = [part for bucket in found.values() for part in assign(wanted, bucket, hyper)]
+    return GroupPlan(group, hyper, proceed, rounding_step, counts, buckets)
 
 
-def count(plan: Plan) -> None:
+def count_step(plan: GroupPlan) -> None:
     """Count the step that is planned."""
     if plan.rounding_step:
         plan.group["rounding_step"] = plan.rounding_step

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.evaluation import fresh_casts
 from thalweg.kernels import compute_dtype
 from thalweg.torch_private import version_of
 
@@ -67,7 +68,7 @@ class ShiftedObjective:
                 p.grad = shown
             return self.loss
         self.close()
-        with torch.enable_grad():
+        with torch.enable_grad(), fresh_casts():  # the base has moved the parameters
             loss = self.closure()
         with torch.no_grad():
             for p, s, start in zip(self.params, self.shifts, self.start, strict=True):

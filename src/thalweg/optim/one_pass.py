@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.optim import Adam, AdamW
 
 from thalweg.arguments import check_nonnegative
-from thalweg.kernels import Hyper, Scales, is_abstract
+from thalweg.kernels import Hyper, Scales, Wanted, is_abstract
 from thalweg.kernels.checks import PLAIN, holds_its_values
+from thalweg.kernels.dispatch import has_kernels
 from thalweg.kernels.pieces import Scratch
-from thalweg.kernels.plan import has_kernels
 from thalweg.optim import layers
 from thalweg.optim.exploration import ALPHA, BETA, EMA, Groups, is_watched
 from thalweg.optim.hyperparameters import check_betas, check_lr
@@ -36,10 +36,10 @@ _DTYPES = (torch.float32, torch.float64)  # in others, the base rounds its own s
 def split(base: Optimizer) -> tuple[Groups, Groups]:
     """The parameters that the kernels step for the base, and those that it steps itself, by group.
 
-    The kernels take Adam without coupled weight decay and AdamW, not a subclass, whose ``step`` nobody watches or
-    replaces; groups without amsgrad and maximize in which α is not 0; and in those float32 and float64 parameters, not
-    sharded or sharded as their gradients are. On CUDA the group has ``fused=True``, and there is Triton and a GPU of
-    compute capability 8.0 at least. On the CPU there is a C++ compiler, and the group has ``fused=True``, or leaves
+    The kernels take Adam without coupled weight decay and AdamW, not a subclass, without hooks on ``step`` or another
+    in its place; groups without amsgrad and maximize in which α is not 0; and in those float32 and float64 parameters,
+    not sharded or sharded as their gradients are. On CUDA the group has ``fused=True``, and there is Triton and a GPU
+    of compute capability 8.0 at least. On the CPU there is a C++ compiler, and the group has ``fused=True``, or leaves
     ``fused`` and ``foreach`` open, and is not ``capturable``. Each parameter is judged by itself and its group alone,
     so that it makes the same step whoever else is there.
     """
@@ -89,7 +89,7 @@ def _takes(group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> b
     )
 
 
-def check(groups: Groups) -> None:
+def check_options(groups: Groups) -> None:
     """Raise ``ValueError`` for what a schedule may have written into groups and the kernels cannot take.
 
     Numbers of NumPy and 0-d tensors become Python's, as 1 - β2 would be rounded to their dtype.
@@ -103,19 +103,22 @@ def check(groups: Groups) -> None:
         check_nonnegative("weight_decay", group["weight_decay"])
 
 
-def plan(
-    base: Any, groups: Groups, given: list[list[layers.Given]], proceed: Tensor | None = None
-) -> list[layers.Plan]:
+def plan_step(
+    base: Any, groups: Groups, stepped: list[list[layers.Stepped]], proceed: Tensor | None = None
+) -> list[layers.GroupPlan]:
     """A step of the base on g' of ``groups``; nothing changes, but state that is missing is made as the base makes it.
 
-    ``given`` is what :func:`thalweg.optim.layers.look` found in them; ``proceed`` is what the step counts for, if that
-    is decided on the device.
+    Args:
+        base: the optimizer.
+        groups: what the kernels step for it, as :func:`split` says.
+        stepped: those parameters of each group that have a gradient.
+        proceed: whether the step is taken or skipped, if that is decided on the device.
     """
     if groups:
         refuse_if_capturing(base)  # as its own step does
     plans = []
     proceed = None if proceed is None else proceed.float()
-    for group, some in zip(groups, given, strict=True):
+    for group, some in zip(groups, stepped, strict=True):
         init_group(base, group)
         for p in group["params"]:
             if p.grad is not None and EMA not in base.state[p]:
@@ -135,18 +138,17 @@ def plan(
             maximize=False,
             stochastic_rounding=False,
         )
-        # Where the base counts, and nobody may wait for it.
-        on_device = any(not base.state[p]["step"].is_cpu for _, p, *_ in some)
-        options = {"norm_dims": None, "capturable": on_device, "foreach": None, "fused": on_device or None}
-        # On the CPU, with no kernel foreach, no error.
-        plans.append(layers.plan({**group, **options}, some, base.state, hyper, proceed, by_shard=True))
+        # Where the base counts, and which must not be waited for.
+        on_device = any(not base.state[one.param]["step"].is_cpu for one in some)
+        wanted = Wanted(fused=on_device or None, capturable=on_device)  # on the CPU foreach, no error, without kernels
+        plans.append(layers.plan_group(group, some, base.state, hyper, wanted, proceed, by_shard=True))
     return plans
 
 
-def step(plans: list[layers.Plan]) -> None:
+def carry_out(plans: list[layers.GroupPlan]) -> None:
     """Take the step that is planned, and move b on."""
     for planned in plans:
-        layers.count(planned)
+        layers.count_step(planned)
         for backend, bucket in planned.buckets:
             device = bucket[0].param.device
             scales = Scales(proceed=None if planned.proceed is None else planned.proceed.to(device))

@@ -27,7 +27,7 @@ def resize_state(optimizer: Optimizer, old: Tensor, new: Tensor, index: Tensor |
     .. math:: s'_j = s_{i_j} \quad (j < k), \qquad s'_j = 0 \quad (j \ge k).
 
     The step count is kept, so that new rows are corrected for bias as old ones are. Nothing else of a parameter is
-    looked at: set the rows of ``new`` and, as ever, the attribute of the module that holds it. Buffers in 8 bits are
+    looked at: set the rows of ``new`` and, as usual, the attribute of the module that holds it. Buffers in 8 bits are
     read and rounded again, since their blocks move; where the new size is no whole number of blocks, in float32.
 
     Code that replaces ``exp_avg`` and ``exp_avg_sq`` by hand knows nothing of ``explore_ema``: the next step then
@@ -38,14 +38,14 @@ def resize_state(optimizer: Optimizer, old: Tensor, new: Tensor, index: Tensor |
             tensors in the parameter's shape and numbers.
         old: one of its parameters, of shape (n, ...).
         new: a leaf of shape (m, ...), other axes, dtype and device those of ``old``.
-        index: which row of ``old`` each of the first k rows of ``new`` goes on from, k ≤ m; integers in [0, n), in any
+        index: which row of ``old`` each of the first k rows of ``new`` continues, k ≤ m; integers in [0, n), in any
             order, repeated where rows are cloned or split. Or n booleans, true for the rows that stay. None: all n
             rows in their order, n ≤ m.
 
     Raises:
         TypeError: ``optimizer`` is not a :class:`torch.optim.Optimizer`, or a parameter is not a tensor.
-        ValueError: an argument does not fit, or the optimizer keeps a tensor in another shape, such as Adafactor's, of
-            which nobody can say how it follows; nothing has changed then.
+        ValueError: an argument does not fit, or the optimizer keeps a tensor in another shape, such as Adafactor's, for
+            which there is no rule; nothing has changed then.
 
     >>> from thalweg import EAdamW
     >>> old = torch.nn.Parameter(torch.tensor([[1.0], [2.0], [3.0]]))
@@ -96,7 +96,7 @@ def _check_new(optimizer: Optimizer, old: Tensor, new: Tensor) -> None:
 
 
 def _rows(old: Tensor, new: Tensor, index: Tensor | None) -> Tensor:
-    """The rows of the old parameter that the first rows of the new one go on from, as integers."""
+    """The rows of the old parameter that the first rows of the new one continue, as integers."""
     n, m = len(old), len(new)
     if index is None:
         if m < n:

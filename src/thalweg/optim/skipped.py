@@ -1,4 +1,4 @@
-"""The steps that ``nonfinite="skip"`` leaves out: counted where the verdict is, saved, and warned of if they go on."""
+"""The steps that ``nonfinite="skip"`` leaves out: counted where the verdict is, saved, and warned of if many follow."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from thalweg.optim.hyperparameters import check_count
 IN_A_ROW = 10
 
 
-class Watch:
-    """Looks at the count at every tenth step, and warns once if all ten were skipped.
+class SkipMonitor:
+    """Reads the count at every tenth step, and warns once if all ten were skipped.
 
-    One on CUDA is copied without waiting, to be read at the next look; if the copy is late, so is the warning.
+    One on CUDA is copied without waiting, to be read ten steps later; if the copy is late, so is the warning.
     """
 
     def __init__(self, count: int) -> None:
@@ -25,8 +25,8 @@ class Watch:
         self.done = False
         self.arriving: Tensor | None = None
 
-    def look(self, optimizer: Any, count: Tensor) -> None:
-        """To be called once for each step that has been judged."""
+    def after_step(self, optimizer: Any, count: Tensor) -> None:
+        """Note a step that has been judged: to be called once for each."""
         self.judged += 1
         if self.judged % IN_A_ROW or self.done or type(count) is not Tensor:  # a fake tensor has no number
             return
@@ -35,7 +35,7 @@ class Watch:
             self.done = True
             warnings.warn(
                 f"{IN_A_ROW} steps in a row were skipped by {type(optimizer).__name__}, as a gradient had an infinity, "
-                "a NaN or an entry whose square overflows; skipped_steps goes on counting them, and nonfinite='raise' "
+                "a NaN or an entry whose square overflows; skipped_steps keeps counting them, and nonfinite='raise' "
                 "says which gradient it is",
                 RuntimeWarning,
                 stacklevel=2,
@@ -65,7 +65,7 @@ def start(optimizer: Any, key: str) -> None:
     for group in groups:
         group[key] = count
     optimizer.skipped_steps = torch.tensor(count, device="cpu")
-    optimizer._watch = Watch(count)
+    optimizer._skip_monitor = SkipMonitor(count)
 
 
 def note(optimizer: Any, key: str) -> None:
@@ -87,4 +87,4 @@ def count_skipped(optimizer: Any, finite: Tensor) -> None:
         optimizer.skipped_steps = optimizer.skipped_steps.to(device, non_blocking=device.type != "cpu")
     optimizer.skipped_steps.add_(finite.logical_not())  # in place: torch 2.11 does not compile that it is assigned
     if not torch.compiler.is_compiling() and "first_index" not in optimizer.param_groups[0]:  # a layer, in backward
-        optimizer._watch.look(optimizer, optimizer.skipped_steps)
+        optimizer._skip_monitor.after_step(optimizer, optimizer.skipped_steps)

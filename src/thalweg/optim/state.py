@@ -54,10 +54,15 @@ def check_state_dict(state_dict: Any) -> None:
     if not (isinstance(groups, list | tuple) and all(isinstance(group, Mapping) for group in groups)):
         got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else state_dict
         reject("state_dict", got, "an optimizer's, a dictionary with 'state' and a list of 'param_groups'")
+    for key, state in state_dict["state"].items():
+        if isinstance(state, Mapping) and isinstance(step := state.get("step"), str):  # torch would iterate over it
+            reject(f"step of parameter {key!r}", step, "a whole number in [0, inf)")
 
 
-def check_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...], buffers: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless a parameter's state is a count of steps and moving averages of its gradient.
+def check_loaded_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...], buffers: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless the state loaded for a parameter is a count of steps and averages of its gradient.
+
+    The count may have any form of a number, and is brought into that of a step later.
 
     Args:
         p: the parameter.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from thalweg import equations as eq
 from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit
-from thalweg.kernels.addresses import is_plain, with_gradient
+from thalweg.kernels.addresses import is_plain, is_walkable, with_walkable_gradient
 from thalweg.kernels.cpp import toolchain
 from thalweg.kernels.pieces import Scratch
 
@@ -32,7 +32,7 @@ _TYPES = {
 }
 _Stored: TypeAlias = torch.dtype | str
 _Kernel: TypeAlias = toolchain.Function | str
-"""A kernel, or why it cannot be had, which is found out once."""
+"""A kernel, or why it is not available, which is found out once."""
 
 
 class Variant(NamedTuple):
@@ -57,7 +57,7 @@ _VECTOR = struct.Struct("=3qQ")
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     """One step of ALTO on each layer, in place, with no temporary but a copy of a gradient that is laid out otherwise.
 
-    Kernels can walk them all, as :func:`takes` says.
+    Kernels can walk them all, as :func:`~thalweg.kernels.addresses.is_walkable` says.
     """
     if scales.proceed is not None and not scales.proceed.item():
         return
@@ -65,10 +65,12 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     corrections = functools.cache(
         lambda count: [1.0 / float(eq.bias_correction(beta, count)) for beta in (hyper.beta2, hyper.beta3)]
     )
-    kept = [with_gradient(layer) for layer in layers if layer.param.numel() > 0]
+    kept = [with_walkable_gradient(layer) for layer in layers if layer.param.numel() > 0]
     for layer in kept:
-        size, slices, addresses = layer.param.numel(), layer.slices, layer.addresses or ()
-        row = _LAYER.pack(*addresses, slices, size // slices, *corrections(float(layer.step)), layer.seed)
+        memory = layer.memory
+        assert memory is not None
+        size = layer.param.numel() // memory.slices
+        row = _LAYER.pack(*memory, size, *corrections(float(layer.step)), layer.seed)
         calls[layer.grad.dtype].append(row)
     numbers = _numbers(hyper, scales)
     for dtype, rows in calls.items():
@@ -81,9 +83,7 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     torch.autograd.graph.increment_version([layer.param for layer in kept])
 
 
-def takes(layer: Layer) -> bool:
-    """Whether kernels can walk the layer: its tensors lie alike and without gaps, and so do parts with own norms."""
-    return layer.slices > 0
+takes = is_walkable
 
 
 def all_within(tensors: Sequence[Tensor], limit: Callable[[torch.dtype], float]) -> bool | None:
@@ -127,7 +127,7 @@ def variants(layers: Sequence[Layer], hyper: Hyper) -> set[Variant]:
 
 
 def missing(wanted: Iterable[Variant] = ()) -> str | None:
-    """Why kernels cannot be had here, the one that judges gradients and those wanted; None if they are there."""
+    """Why kernels are not available, the one that judges gradients or those wanted; None if all are."""
     kernels = chain((_judge(),), map(_kernel, wanted))
     return next((kernel for kernel in kernels if isinstance(kernel, str)), None)
 
@@ -182,7 +182,7 @@ def _type(stored: _Stored, *, signed: bool) -> str:
 
 @functools.cache
 def _fractions() -> tuple[bytes, object]:
-    """Where the tables of 8 bits lie, unsigned and signed, and what is to be kept for it."""
+    """The addresses of the tables of 8 bits, unsigned and signed, and what has to be kept so that they stay valid."""
     tables = [t for signed in (False, True) for t in eightbit.tables(signed, torch.device("cpu"))]
     return _FRACTIONS.pack(*(t.data_ptr() for t in tables)), tables
 

@@ -1,11 +1,12 @@
 """Files that later processes of the same user find again, in a directory of the user's own: compiled kernels.
 
 The directory is ``$THALWEG_CACHE_DIR``, else ``$XDG_CACHE_HOME/thalweg``, else ``~/.cache/thalweg``. It is made with
-mode 0700. What is read from it is run, so one that belongs to somebody else, or that others may write to, is refused;
+mode 0700. What is read from it is run, so one that belongs to another user, or that others may write to, is refused;
 and so is a file. A directory that cannot be used is said once in a process, which then keeps nothing.
 
-Nobody waits for anybody: a file appears under its name when it is complete, and of several writers the last one stays.
-A checksum of its name and content finds one that has been damaged, cut short, or put in another's place.
+No process waits for another: a file appears under its name when it is complete, and the last of
+several writers stays. A checksum of its name and content finds one that has been damaged, cut short, or put in
+another's place.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def folder() -> Path:
     """Where files are kept.
 
     Raises:
-        OSError: nobody says where, and the user has no home.
+        OSError: no folder is named, and the user has no home.
     """
     if named := os.environ.get(VARIABLE):
         return Path(named)
@@ -79,7 +80,7 @@ def _opened() -> Iterator[int]:
 
 
 def _is_ours(status: os.stat_result) -> bool:
-    """Whether nobody but this user, and root, has had a say in what is there."""
+    """Whether only this user, and root, could have written what is there."""
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 

@@ -80,7 +80,7 @@ def _library(stem: str, source: str) -> ctypes.CDLL:
 
 
 def _loaded(code: bytes) -> ctypes.CDLL:
-    """A library, from a copy that is nobody else's: what has been verified, and what nobody can cut short in use."""
+    """A library, from a private copy: what was verified is what runs, and no other process can truncate it in use."""
     with tempfile.TemporaryDirectory(prefix="thalweg-") as private:
         path = Path(private) / "kernels.so"
         path.write_bytes(code)

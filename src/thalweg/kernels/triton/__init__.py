@@ -15,8 +15,8 @@ it is computed in is left alone by the first pass and moved by the second: r is 
 other backends. A block has whole runs of the numbers that share a scale in 8 bits. Sums are taken in a fixed order: a
 step is a function of its inputs, bit for bit.
 
-A table on the device says where the layers lie, and which layer a program works on. It stays there from step to step,
-and is sent again, without waiting for it, when an address has changed. Nothing is ever read back.
+A table on the device has the addresses of the layers, and which layer a program works on. It stays there from step to
+step, and is sent again, without waiting for it, when an address has changed. Nothing is ever read back.
 
 Bandwidth is the bound. On an H100, with 27 GB/s and 30 KB to be kept in flight for each multiprocessor: a program moves
 64 KiB of each tensor in blocks of 8 elements for each of its 128 threads, loaded 16 bytes at a time; at 72 registers a
@@ -43,10 +43,10 @@ from torch import Tensor
 
 from thalweg import equations as eq
 from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit
-from thalweg.kernels.addresses import with_gradient
+from thalweg.kernels.addresses import is_walkable, with_walkable_gradient
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import NARROW
-from thalweg.kernels.triton.address_tables import COLUMNS, tables
+from thalweg.kernels.triton.address_tables import COLUMNS, Row, tables
 from thalweg.kernels.triton.kernels import adapt, sweep, touch
 
 CHUNK = 16384
@@ -69,8 +69,8 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
 
     Parameters are float64, float32, float16 or bfloat16, gradients and each of the buffers any of these; arithmetic is
     in float64 if the parameter is, else in float32. There are three launches, or one without the trust ratio, for each
-    dtype of gradients, and as many again for tensors that do not lie at multiples of 16 bytes. A layer's tensors may
-    have any one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
+    dtype of gradients, and as many again for tensors whose addresses are no multiples of 16 bytes. A layer's tensors
+    may have any one dense layout, such as channels-last; a gradient laid out otherwise is copied first.
 
     With ``norm_dims``, slices of a contiguous parameter over its last axes are layers of their own, at no cost. Norms
     over other axes, other layouts, subclasses of Tensor, in 8 bits slices that share a scale and parameters that are
@@ -81,7 +81,7 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     compiled the kernels.
     """
     groups: dict[_Kind, list[Layer]] = defaultdict(list)
-    for layer in map(with_gradient, (layer for layer in layers if layer.param.numel() > 0)):
+    for layer in map(with_walkable_gradient, (layer for layer in layers if layer.param.numel() > 0)):
         groups[_kind(layer)].append(layer)
     device = layers[0].param.device
     for kind, group in groups.items():
@@ -94,7 +94,7 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
 def takes(layer: Layer) -> bool:
     """Whether kernels can walk the layer, and read its number of the step if that is a tensor."""
     step = layer.step
-    return layer.slices > 0 and not (
+    return is_walkable(layer) and not (
         isinstance(step, Tensor) and (step.device != layer.param.device or step.dtype != torch.float32)
     )
 
@@ -119,8 +119,12 @@ class _Kind(NamedTuple):
 def _kind(layer: Layer) -> _Kind:
     param, grad, m, v, b = layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema
     tensors = (param, grad, m, v) if b is None else (param, grad, m, v, b)
-    aligned = not any(a % _ALIGNMENT for a in (layer.addresses or ())[:5]) and (
-        layer.slices == 1 or all(param.numel() // layer.slices * t.element_size() % _ALIGNMENT == 0 for t in tensors)
+    memory = layer.memory
+    assert memory is not None
+    starts = (memory.param, memory.grad, memory.exp_avg, memory.exp_avg_sq, memory.explore_ema)
+    size = param.numel() // memory.slices
+    aligned = not any(start % _ALIGNMENT for start in starts) and (
+        memory.slices == 1 or all(size * t.element_size() % _ALIGNMENT == 0 for t in tensors)
     )
     state = (eightbit.kind(m), eightbit.kind(v), compute_dtype(param.dtype) if b is None else eightbit.kind(b))
     return _Kind(param.dtype, grad.dtype, state, b is not None, isinstance(layer.step, Tensor), aligned)
@@ -134,16 +138,7 @@ def _launch(kind: _Kind, layers: list[Layer], hyper: Hyper, scales: Scales) -> N
     seed = first.seed if stochastic or not NARROW.isdisjoint(kind.state) else None
     in_8_bits = eightbit.EIGHT_BITS in kind.state
     count = 0 if isinstance(first.step, Tensor) else int(first.step)
-    rows = tuple(
-        (
-            *(layer.addresses or ()),
-            layer.step.data_ptr() if isinstance(layer.step, Tensor) else int(layer.step) - count,
-            0 if seed is None else (layer.seed - seed) % 2**32,
-            layer.param.numel(),
-            layer.slices,
-        )
-        for layer in layers
-    )
+    rows = tuple(_row(layer, count, seed) for layer in layers)
     state_sizes = [1 if isinstance(t, str) else t.itemsize for t in kind.state]
     sizes = (kind.param.itemsize, kind.grad.itemsize, *state_sizes, 0, 0, 0)
     lines, work = tables(rows, sizes, CHUNK, device)
@@ -200,6 +195,14 @@ def _launch(kind: _Kind, layers: list[Layer], hyper: Hyper, scales: Scales) -> N
         lines, partials, rates, lr_tensor, lr, low, high, hyper.trust_eps, CHUNK=CHUNK, BLOCK=_BLOCK, num_warps=_WARPS
     )
     launch(None, rates, MEASURE=False, FRESH=not exact, KEEP=not exact)
+
+
+def _row(layer: Layer, count: int, seed: int | None) -> Row:
+    """What the tables say of a layer; numbers of steps and seeds are counted from those of the launch."""
+    assert layer.memory is not None
+    *addresses, slices = layer.memory
+    step = layer.step.data_ptr() if isinstance(layer.step, Tensor) else int(layer.step) - count
+    return (*addresses, step, 0 if seed is None else (layer.seed - seed) % 2**32, layer.param.numel(), slices)
 
 
 def _log2(beta: float) -> float:

@@ -1,4 +1,4 @@
-"""Where the layers of :mod:`thalweg.kernels.triton` lie, as the kernels read it: tables that stay on the device."""
+"""The addresses of the layers of :mod:`thalweg.kernels.triton`: tables for the kernels that stay on the device."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _captured: list[Tensor] = []  # pinned memory that graphs read when they are rep
 def tables(rows: tuple[Row, ...], sizes: tuple[int, ...], chunk: int, device: torch.device) -> Tables:
     """The tables for ``rows``, from the device if they are there already.
 
-    There is one for each set of parameters and each stream, sent from pinned memory in the order of the stream: nobody
-    waits, and the memory is used again only when it has been read. A capture has its own, which the graph sends from
-    pinned memory at every replay; that memory therefore stays for good. As a capture may not allocate it, the last step
-    before has laid some by, enough for one.
+    There is one for each set of parameters and each stream, sent from pinned memory in the order of the stream,
+    without waiting; the memory is used again only when it has been read. A capture has its own, which the graph sends
+    from pinned memory at every replay; that memory therefore stays for good. As a capture may not allocate it, the last
+    step before has laid some by, enough for one.
 
     Args:
         rows: one for each parameter.

@@ -1,31 +1,31 @@
-"""The planner: which backend steps a group of parameters, and who what it cannot take."""
+"""Dispatch: which backend steps a group of parameters, and which one what the first cannot take."""
 
 from __future__ import annotations
 
 import functools
 import warnings
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from thalweg.kernels import cpp, foreach, is_fake, single
-from thalweg.kernels.addresses import located
+from thalweg.kernels.addresses import with_memory
 from thalweg.sharding import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from thalweg.kernels import Hyper, Layer
+    from thalweg.kernels import Hyper, Layer, Wanted
 
 _NAMES = {single: "single", foreach: "foreach", cpp: "fused"}
 
 
 def choose(
-    group: dict[str, Any], device: torch.device, layers: Sequence[Layer] = (), hyper: Hyper | None = None
+    wanted: Wanted, device: torch.device, layers: Sequence[Layer] = (), hyper: Hyper | None = None
 ) -> ModuleType:
-    """The module that steps the group's parameters on ``device``, its C++ for these ``layers`` built.
+    """The module that steps parameters on ``device`` as ``wanted``, its C++ for these ``layers`` built.
 
     What is asked for, by ``fused=True`` (Triton's kernels on CUDA, those in C++ on CPU) or ``foreach``. Left open: on
     CPU the fused kernels, or foreach where they cannot be built; foreach on CUDA; single elsewhere. In a step that is
@@ -38,37 +38,37 @@ def choose(
     if torch.compiler.is_compiling():
         return single
     fake = len(layers) > 0 and is_fake(layers[0].param)
-    if group["fused"] and device.type == "cuda" and not fake:
+    if wanted.fused and device.type == "cuda" and not fake:
         return _triton()
-    if device.type == "cpu" and not fake and (group["fused"] or (group["fused"] is None and group["foreach"] is None)):
+    if device.type == "cpu" and not fake and (wanted.fused or (wanted.fused is None and wanted.foreach is None)):
         why = cpp.missing(() if hyper is None else cpp.variants(layers, hyper))
         if why is None:
             return cpp
-        if group["fused"]:
+        if wanted.fused:
             raise RuntimeError(why)
         _warn(why)
-    if group["foreach"] is None:
+    if wanted.foreach is None:
         return foreach if device.type in ("cpu", "cuda") else single
-    return foreach if group["foreach"] else single
+    return foreach if wanted.foreach else single
 
 
-def assign(group: dict[str, Any], layers: list[Layer], hyper: Hyper) -> list[tuple[ModuleType, list[Layer]]]:
+def assign(wanted: Wanted, layers: list[Layer], hyper: Hyper) -> list[tuple[ModuleType, list[Layer]]]:
     """Who steps which of a bucket's layers: what :func:`choose` says, but for those that it cannot take.
 
     Kernels walk memory: sharded layers, whose norms are those of all shards, they leave to foreach; norms over axes in
-    between, layouts with gaps and tensors of other classes to single. So does foreach with tensors that lie
-    differently.
+    between, layouts with gaps and tensors of other classes to single. So does foreach with tensors of different
+    layouts.
 
     Raises:
         ImportError, RuntimeError: as :func:`choose`.
     """
-    chosen = choose(group, layers[0].param.device, layers, hyper)
+    chosen = choose(wanted, layers[0].param.device, layers, hyper)
     if chosen is single:
         return [(single, layers)]
     found: dict[ModuleType, list[Layer]] = defaultdict(list)
     for layer in layers:
-        if chosen is not foreach and layer.addresses is None:
-            layer = located(layer, hyper)
+        if chosen is not foreach and layer.memory is None:
+            layer = with_memory(layer, hyper)
         if chosen.takes(layer):
             found[chosen].append(layer)
         else:
@@ -86,12 +86,12 @@ def _warn(why: str) -> None:
     )
 
 
-def describe(group: dict[str, Any], device: torch.device) -> str:
+def describe(wanted: Wanted, device: torch.device) -> str:
     """The choice in words."""
     try:
-        return f"{_NAMES.get(choose(group, device), 'triton')} on {device.type}"
+        return f"{_NAMES.get(choose(wanted, device), 'triton')} on {device.type}"
     except (ImportError, RuntimeError):
-        return f"fused on {device.type}, which cannot be had here"
+        return f"fused on {device.type}, which is not available here"
 
 
 def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
@@ -113,7 +113,9 @@ def _triton_runs_on(device: torch.device) -> bool:
     except ImportError:
         return False
     except Exception as error:  # it lacks a compiler or a header, say, and has no one way to tell
-        warnings.warn(f"Triton's kernels cannot be had on {device}, torch's own step instead: {error}", stacklevel=2)
+        warnings.warn(
+            f"Triton's kernels are not available on {device}, so torch's own step is used: {error}", stacklevel=2
+        )
         return False
     return True
 

@@ -9,13 +9,13 @@ from support import assert_near, clone_params, make_grads, take_steps
 from torch.nn import Parameter
 
 from thalweg import ALTO, Lamb
-from thalweg.kernels import cpp, foreach, single
-from thalweg.kernels.plan import assign
+from thalweg.kernels import UNWALKABLE, Wanted, cpp, foreach, single
+from thalweg.kernels.dispatch import assign
 
 WAYS = {
-    "fused": {"fused": True, "foreach": None},
-    "foreach": {"fused": None, "foreach": True},
-    "single": {"fused": None, "foreach": False},
+    "fused": Wanted(fused=True),
+    "foreach": Wanted(foreach=True),
+    "single": Wanted(foreach=False),
 }
 LAST = torch.channels_last
 
@@ -45,9 +45,9 @@ def norms_over_the_first_axis(layer):
 
 
 def sharded(layer):
-    """As far as the planner looks; kernels find no addresses."""
+    """As far as dispatch sees; kernels cannot walk it."""
     layer.param.device_mesh = "a mesh"
-    return layer._replace(addresses=())
+    return layer._replace(memory=UNWALKABLE)
 
 
 EXPECTED = {  # of fused and of foreach
@@ -79,5 +79,6 @@ def test_a_gradient_laid_out_otherwise_is_the_same_gradient(build, way):
     others = clone_params(params)
     rows = make_grads(params, 3)
     take_steps(build(others, foreach=False), others, rows)
-    take_steps(build(params, **WAYS[way]), params, [[g.contiguous(memory_format=LAST) for g in row] for row in rows])
+    optimizer = build(params, fused=WAYS[way].fused, foreach=WAYS[way].foreach)
+    take_steps(optimizer, params, [[g.contiguous(memory_format=LAST) for g in row] for row in rows])
     assert_near(params, others, 1e-6)
