@@ -7,7 +7,7 @@ import functools
 
 import torch
 
-from thalweg.kernels import cpp, plan
+from thalweg.kernels import cpp, dispatch
 from thalweg.kernels.cpp import toolchain
 
 compile_ = toolchain._compiled
@@ -31,5 +31,5 @@ def files(folder):
 
 def forget():
     """As in a process that has just begun."""
-    for known in (cpp._judge, cpp._kernel, plan._warn):
+    for known in (cpp._judge, cpp._kernel, dispatch._warn):
         known.cache_clear()

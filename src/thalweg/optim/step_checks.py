@@ -42,6 +42,8 @@ def check_step(optimizer: Any, states: Mapping[Any, dict[str, Any]], footprint: 
             if not is_abstract(p):
                 dispatch.choose(wanted(group), p.device)
     stepped = check_gradients(groups, states, footprint, type(optimizer).__name__)
+    if torch.compiler.is_compiling():  # looked at here, Dynamo would take the state for what it is before
+        return Checked(stepped, [])
     lacking = optimizer._lacking(groups)
     check_lacking(optimizer, lacking)
     return Checked(stepped, lacking)
