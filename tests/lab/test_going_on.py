@@ -137,10 +137,10 @@ CODE = "it holds objects that are not tensors, numbers or text"
         ("nothing", "it is empty", "damaged"),
         ("half", "it cannot be read: ", "damaged"),
         ("folder", "not a file", "damaged"),
-        ("a list", "it holds no 'spec' as a run has it", "damaged"),
+        ("a list", "its 'spec' is missing or not valid", "damaged"),
         ("another run's", f"it is of another run (other, this is {LINE.hash})", "other"),
-        ("no optimizer", "it holds no 'optimizer' as a run has it", "damaged"),
-        ("too far", "it holds no 'step' as a run has it", "damaged"),
+        ("no optimizer", "its 'optimizer' is missing or not valid", "damaged"),
+        ("too far", "its 'step' is missing or not valid", "damaged"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_said_and_kept_beside(

@@ -50,7 +50,7 @@ def test_a_list_of_values_is_tried_value_by_value():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("alto:gamma=1", "has no gamma"),
+        ("alto:gamma=1", "has no setting gamma"),
         ("alto:alpha", "'alpha' is not"),
         ("alto:alpha=x", "'alpha=x' is not"),
         ("alto:lr=nan", "'lr=nan' is not"),
@@ -58,7 +58,7 @@ def test_a_list_of_values_is_tried_value_by_value():
         ("alto:beta=1", "beta must be in"),
         ("alto:alpha=1|2", "alpha takes one value"),
         ("nobody:lr=1", "unknown optimizer 'nobody'"),
-        ("lamb:lr=1:lr=2", "has no lr"),
+        ("lamb:lr=1:lr=2", "has no setting lr"),
         ("alto:", "'' is not"),
     ],
 )

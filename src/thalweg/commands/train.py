@@ -92,7 +92,7 @@ class Train(Regimen):
 
 @handled()
 def train(task: str, *, options: Train | None = None) -> None:
-    """One run, on one process or many (torchrun, accelerate launch); the same command resumes it.
+    """Train one run, on one process or many (torchrun, accelerate launch); the same command resumes it.
 
     Args:
         task: A name (see `thalweg tasks`), or module:Class.

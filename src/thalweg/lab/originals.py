@@ -216,7 +216,7 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
             words, tags = [], []
             continue
         if len(fields) < 2 or iob2([fields[-1]])[0] not in ENTITIES:
-            raise UserError(f"{path}, line {number}: {line.strip()!r:.60} is not a word and its columns up to the tag")
+            raise UserError(f"{path}, line {number}: {line.strip()!r:.60} is not a word followed by its columns")
         words.append(fields[0])
         tags.append(fields[-1])
     if words:

@@ -65,6 +65,8 @@ def handled() -> Iterator[None]:
     finally:
         for one in ours:
             signal.signal(one, before[one])
+        if hasattr(signal, "SIGTSTP") and signal.getsignal(signal.SIGTSTP) is suspend:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         _noted = 0
 
 

@@ -148,7 +148,7 @@ def read_run(folder: Path) -> Run:
     result = Fields(folder / "result.json", read_json(folder / "result.json"))
     status, failure = result.text("status"), result.text("failure", optional=True) or None
     if (status, failure is None) not in (("finished", True), ("failed", False)):
-        raise Damaged(result.path, f"status {status!r:.60} does not go with failure {failure!r:.60}")
+        raise Damaged(result.path, f"status {status!r:.60} does not match failure {failure!r:.60}")
     if failure is not None and failure not in FAILURES:
         raise Damaged(result.path, f"failure should be one of {', '.join(FAILURES)}, got {failure!r:.60}")
     steps = spec.count("steps", 1)

@@ -45,13 +45,15 @@ def pinned(name: str, base: Contender) -> Contender:
         if axis not in known:
             has = sorted({_setting_of(one) for one in known} | set(fixed))
             raise UserError(
-                f"optimizer {name!r}: {base.name} has no {key} to give; it has {', '.join(has)}{did_you_mean(key, has)}"
+                f"optimizer {name!r}: {base.name} has no setting {key}; it has {', '.join(has)}{did_you_mean(key, has)}"
             )
         if len(values) == 1:
             fixed[key] = values[0]
             del known[axis]
         elif axis != key:
-            raise UserError(f"optimizer {name!r}: {key} takes one value; to choose among several, name each apart")
+            raise UserError(
+                f"optimizer {name!r}: {key} takes one value; to choose among several, list the optimizer once for each"
+            )
         else:
             known[axis] = Axis(key, min(values), max(values), log=min(values) > 0.0, values=values)
     if "beta" in fixed and not 0.0 <= fixed["beta"] < 1.0:

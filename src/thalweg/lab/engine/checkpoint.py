@@ -144,7 +144,7 @@ def find(folder: Path, spec: RunSpec) -> StoredCheckpoint:
     return (
         StoredCheckpoint(state)
         if wrong is None
-        else StoredCheckpoint(None, f"it holds no {wrong!r} as a run has it", DAMAGED)
+        else StoredCheckpoint(None, f"its {wrong!r} is missing or not valid", DAMAGED)
     )
 
 

@@ -108,7 +108,7 @@ def _load(part: str) -> tuple[Tensor, Tensor]:
     if not any_rows() and (found := labels[:10].tolist()) != FIRST_LABELS[split]:
         raise UserError(
             f"{place}, split {split}, is not Fashion-MNIST: its first labels are {found}, not {FIRST_LABELS[split]}. "
-            f"MNIST's files have the same names: take those of Fashion-MNIST, or set {ROWS}=any if this is intended"
+            f"MNIST's files have the same names: use the files of Fashion-MNIST, or set {ROWS}=any if this is intended"
         )
     return torch.from_numpy(images.reshape(-1, 1, 28, 28)).float() / 127.5 - 1.0, torch.from_numpy(labels).long()
 
