@@ -51,7 +51,7 @@ def test_layers_larger_than_a_piece_are_updated_as_if_whole(way, options, monkey
 @pytest.mark.parametrize(("device", "size"), [("cpu", PIECE), ("meta", CHUNK)])
 def test_pieces_fit_the_cache_of_a_cpu_and_outlast_the_launch_on_an_accelerator(device, size):
     tensors = [torch.empty(2 * size + 5, device=device) for _ in range(6)]
-    layer = Layer(*tensors[:2], 1.0, *tensors[2:5], None, 0)
+    layer = Layer(*tensors[:2], 1.0, *tensors[2:5])
     assert [(piece.start, r.numel()) for piece, r in pieces(layer, tensors[5])] == [
         (0, size),
         (size, size),

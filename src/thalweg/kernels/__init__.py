@@ -95,9 +95,9 @@ class Layer(NamedTuple):
     exp_avg: Tensor
     exp_avg_sq: Tensor
     explore_ema: Tensor | None
+    memory: Memory | None = None
     norm_dims: tuple[int, ...] | None = None
     seed: int = 0
-    memory: Memory | None = None
     start: int = 0
 
 

@@ -126,7 +126,7 @@ def is_walkable(layer: Layer) -> bool:
 
 def is_plain(t: Tensor) -> bool:
     """Whether the memory of ``t`` holds its values, but perhaps their signs; that of a subclass may hold anything."""
-    return holds_its_values(type(t)) and is_dense(t)
+    return (type(t) in PLAIN and t.is_contiguous()) or (holds_its_values(type(t)) and is_dense(t))
 
 
 def _memory(t: Any) -> tuple[Any, int]:

@@ -307,7 +307,7 @@ class Lamb(Optimizer):
             self.init_state()
             return None
         stepped, lacking = check_step(self, self._own_state(), self._footprint)  # nothing has changed where it raises
-        gradients = [one.grad for some in stepped for one in some]
+        gradients = [grad for some in stepped for _, _, grad, _ in some]
         finite = judging.judge_finite(self.param_groups, gradients)
         self._allocate(lacking)
         total_norm = judging.total_norm(self.param_groups, gradients)

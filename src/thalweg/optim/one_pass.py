@@ -139,7 +139,7 @@ def plan_step(
             stochastic_rounding=False,
         )
         # Where the base counts, and which must not be waited for.
-        on_device = any(not base.state[one.param]["step"].is_cpu for one in some)
+        on_device = any(not base.state[p]["step"].is_cpu for _, p, *_ in some)
         wanted = Wanted(fused=on_device or None, capturable=on_device)  # on the CPU foreach, no error, without kernels
         plans.append(layers.plan_group(group, some, base.state, hyper, wanted, proceed, by_shard=True))
     return plans
