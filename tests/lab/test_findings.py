@@ -42,7 +42,7 @@ def test_who_wins_against_a_special_case_of_itself_is_better(tmp_path):
 
 def test_what_the_seeds_do_not_tell_apart_is_said_to_be_so(tmp_path):
     (said,) = words.about_inclusions(two(tmp_path, 0.0, 0.0).verdict.inclusions)
-    assert said == "alto and lamb, its special case at α = 0, are not told apart in 1 of 1 table."
+    assert said == "Between alto and lamb, its special case at α = 0, nothing is decided in 1 of 1 table."
 
 
 def test_records_of_other_code_and_seeds_of_another_setting_are_not_shown(tmp_path):
@@ -66,7 +66,7 @@ def test_questions_of_inclusion_are_corrected_over_all_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sign", "side", "beyond"), [(1, "highest", "above"), (-1, "lowest", "below"), (0, None, None)]
+    ("sign", "side", "beyond"), [(1, "highest", "higher"), (-1, "lowest", "lower"), (0, None, None)]
 )
 def test_a_winner_at_an_edge_is_flagged(sign, side, beyond, tmp_path):
     Comparison(tmp_path).cell("digits", ACCURACY, 1024, 40, "adamw", trials=20)
@@ -81,7 +81,7 @@ def test_a_winner_at_an_edge_is_flagged(sign, side, beyond, tmp_path):
     else:
         (sentence,) = said
         assert sentence.startswith("The best learning rate of adamw (")
-        assert sentence.endswith(f") is about the {side} tried: there may be better {beyond}.")
+        assert sentence.endswith(f") is close to the {side} tried: a {beyond} one may be better.")
 
 
 @pytest.mark.parametrize("name", CONTENDERS)

@@ -116,7 +116,10 @@ def test_what_orders_sharpness_is_said_of_each_descent(tmp_path):
         rows.append((known | {"alpha": alpha, "beta": 0.5}, found))
     write(tmp_path, rows)
     (text,) = pages.two_mechanisms.page(tmp_path).findings
-    assert "no momentum, η = 0.1, below the edge of stability**, at a loss of 0.5: beyond noise 2 of 3 settings" in text
+    assert (
+        "no momentum, η = 0.1, below the edge of stability**, at a loss of 0.5: 2 of 3 settings are significantly"
+        in text
+    )
     assert "flatter than without E, 1 sharper; rank correlation of λ_max with S -1.00" in text
 
 

@@ -119,8 +119,8 @@ def settled(folder, shares, base="gd", alpha=1.0, beta=0.5):
         ([0.95, 1.0, 1.11], "the theory holds in part", "2 of 3 within 10 % of the prediction, 1 above"),
         (
             [0.85, 1.2],
-            "the theory ends here",
-            "0 of 2 within 10 % of the prediction, 1 below it, where sharpness did not",
+            "the theory fails here",
+            "0 of 2 within 10 % of the prediction, 1 below it (sharpness did not rise",
         ),
     ],
 )
@@ -131,7 +131,7 @@ def test_the_theory_holds_within_ten_per_cent(tmp_path, shares, verdict, counts)
 
 def test_swinging_settings_and_diverged_ones_are_told_apart(tmp_path):
     (text,) = settled(tmp_path, [1.2, None], "momentum", -0.5)
-    assert "where they would swing slowly" in text
+    assert "where it is a slow oscillation" in text
     assert "0 of 2 within 10 % of the prediction, 1 above, 1 diverged" in text
 
 
@@ -154,9 +154,9 @@ def trained(alpha, steps, sharpness, base="adamw"):
     ("of_negative", "of_positive", "pace", "place"),
     [
         ((200, 1.0), (50, 4.0), "holds", "holds"),
-        ((50, 4.0), (200, 1.0), "rather the other way round", "rather the other way round"),
+        ((50, 4.0), (200, 1.0), "mostly the opposite", "mostly the opposite"),
         ((100, 2.0), (100, 2.0), "not seen", "not seen"),
-        ((200, 4.0), (50, 1.0), "holds", "rather the other way round"),
+        ((200, 4.0), (50, 1.0), "holds", "mostly the opposite"),
     ],
 )
 def test_each_half_of_the_claim_is_judged(tmp_path, of_negative, of_positive, pace, place):
@@ -166,7 +166,7 @@ def test_each_half_of_the_claim_is_judged(tmp_path, of_negative, of_positive, pa
     both = int(pace == place == "holds")
     for name, first, second in (("α < 0", "slower", "flatter"), ("α > 0", "faster", "sharper")):
         text = next(text for text in findings if text.startswith(f"**{name} is {first}"))
-        assert f"** — {pace}: beyond the interval" in text
+        assert f"** — {pace}: " in text
         assert f"**And {second}** — {place}:" in text
         assert text.endswith(f"Both at once: {both}.")
     assert any("in 6 of 9 runs" in text for text in findings)
@@ -206,7 +206,7 @@ def test_a_cell_that_never_gets_there_says_so(tmp_path):
     write(tmp_path, [trained(0.0, 100, 2.0), (known, found)])
     section = pages.flatness.page(tmp_path)
     assert "1 did not reach the target" in section.findings[0]
-    assert section.findings[-1].endswith("within the steps given: digits, AdamW, -1, .5.")
+    assert section.findings[-1].endswith("within the steps allowed for: digits, AdamW, -1, .5.")
     assert section.grids[0].rows[1][4] == "none"
 
 

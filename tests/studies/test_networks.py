@@ -9,7 +9,15 @@ from torch.nn import functional as F
 
 import thalweg
 from thalweg.landscape import preconditioned_sharpness
-from thalweg.studies.measurements.networks import BASES, Dense, Tops, cross_entropy, forward, optimizer, squared_error
+from thalweg.studies.measurements.networks import (
+    BASES,
+    Dense,
+    TopEigenvalues,
+    cross_entropy,
+    forward,
+    optimizer,
+    squared_error,
+)
 
 X = torch.randn(30, 5, generator=torch.Generator().manual_seed(3))
 Y = torch.randint(4, (30,), generator=torch.Generator().manual_seed(4))
@@ -59,7 +67,7 @@ def test_stacked_seeds_train_as_if_alone(base, alpha, beta):
             other.zero_grad()
             F.cross_entropy(model(X), Y).backward()
             other.step()
-    tops = Tops(lambda own: cross_entropy(forward(own, X[None], torch.tanh), Y[None]), tolerance=1e-6)
+    tops = TopEigenvalues(lambda own: cross_entropy(forward(own, X[None], torch.tanh), Y[None]), tolerance=1e-6)
     for at, (model, other) in enumerate(zip(single, theirs, strict=True)):
         torch.testing.assert_close(stacked(X[None])[at], model(X), rtol=1e-4, atol=1e-5)
         if base != "adagrad":  # whose preconditioner the landscape does not know
@@ -71,7 +79,7 @@ def test_stacked_seeds_train_as_if_alone(base, alpha, beta):
 def test_the_top_of_a_seed_is_that_of_its_dense_hessian(loss):
     stacked = Dense((5, 6, 4), [7, 8], dtype=torch.float64)
     x = X.double()
-    tops = Tops(lambda own: loss(forward(own, x[None], torch.tanh), Y[None]), tolerance=1e-8)
+    tops = TopEigenvalues(lambda own: loss(forward(own, x[None], torch.tanh), Y[None]), tolerance=1e-8)
     for at in range(2):
         model = alone(copy.deepcopy(stacked), at).double()
         names = list(dict(model.named_parameters()))

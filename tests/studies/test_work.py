@@ -51,7 +51,7 @@ def test_a_damaged_record_is_made_anew(tmp_path):
     settings = wanted(tmp_path, [5])
     work.carry_out(settings, count, tmp_path, ignore, jobs=1)
     (tmp_path / "records" / f"{kept.name_of(settings[0])}.json").write_text('{"settings": {')
-    with pytest.raises(ValueError, match="0 of its 1 settings are there so far; the same command goes on"):
+    with pytest.raises(ValueError, match="0 of its 1 settings are done; run the same command again"):
         kept.finished(tmp_path)
     work.carry_out(settings, count, tmp_path, ignore, jobs=1)
     assert marks(tmp_path) == [5, 5]
@@ -82,7 +82,7 @@ def test_a_kill_loses_nothing_that_is_finished(tmp_path):
         process.kill()
         process.wait()
     assert sorted(one["found"]["square"] for one in stored(tmp_path).values()) == [0, 1]
-    with pytest.raises(ValueError, match="2 of its 3 settings are there so far"):
+    with pytest.raises(ValueError, match="2 of its 3 settings are done"):
         kept.finished(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_every_measurement_resumes_without_computing_again(module, tmp_path, mon
     before = {path: path.read_bytes() for path in (tmp_path / "records").iterdir()}
     last = sorted(before)[-1]
     last.unlink()  # as if it had been killed then
-    with pytest.raises(ValueError, match="are there so far"):
+    with pytest.raises(ValueError, match="settings are done"):
         page(tmp_path)
     done = []
     timed = work._timed

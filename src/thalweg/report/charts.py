@@ -74,14 +74,14 @@ def of_table(table: Table, drawn: Styles) -> list[Chart]:
         ),
         Chart(
             "Best of n trials",
-            "What tuning with n trials finds on average, were they drawn from those that were made, and the quartiles. "
-            "Two more hyperparameters cost trials: a curve that still gets better at its end was searched too little.",
+            "Mean and quartiles of the best of n trials, drawn at random from those that were run. Two more "
+            "hyperparameters need more trials: where a curve still improves at its end, the search was too short.",
             _best_of(table, drawn, validation),
         ),
         Chart(
             "Sensitivity to each hyperparameter",
-            "Every trial, by one hyperparameter; the ringed one was chosen. Crosses at the worst edge: trials that "
-            "failed. What is much worse than the rest is held at the edge.",
+            "Every trial against one hyperparameter; the chosen one is ringed. Crosses at the worst edge are failed "
+            "trials; values much worse than the rest are drawn at the edge.",
             _sensitivity(table, drawn, validation),
         ),
     ]

@@ -15,28 +15,32 @@ if TYPE_CHECKING:
     from thalweg.report.summary import Row, Summary, Table
 
 METHOD = (
-    "Every optimizer is tuned with equally many trials, in studies of their own: points of a scrambled quasi-random "
-    "sequence over learning rate, weight decay, momentum and second-moment decay, and with E in front also the gain "
-    "α(1 - β1) and the horizon 1/(1 - β1). On the axes that optimizers share they try the same shares of their ranges.",
-    "Where the best learning rate of a study lies at an edge of its range, the study goes on beyond it with half as "
-    "many trials, at most twice.",
-    "The best trial has the best validation metric at the end of the schedule, not at its best moment. The setting "
-    "taken is that of the study whose best is the median of the studies' bests.",
-    "It then trains on fresh seeds. A seed decides initialisation and data order and is shared by all optimizers; only "
-    "these runs ever see the test set.",
-    "Intervals hold 95 % and are Student's t: of logarithms where the metric's axis is logarithmic, of log-odds where "
-    "the metric has two bounds. They say how well a mean is known, not whether two optimizers differ.",
-    "Whether two differ is tested by their differences on each shared seed (paired t-test), with p-values corrected by "
-    "Holm's method over all pairs of a table. The intervals of differences are of one pair alone, not corrected. "
-    "Effect sizes are Hedges' g. An optimizer that failed on more seeds is never called better.",
-    "An accuracy moves in steps of one example. The variance that such steps hide, a twelfth of their square, is added "
-    "to that of the differences. Where all seeds differ by the same, the exact test of signs takes the t-test's place.",
-    "Steps to target are restricted means: a seed that never got there counts with the whole run. Seconds to target "
-    "are these steps times the median second of a step in a pass of its own, in which all optimizers take turns.",
-    "Performance profiles show, of the median seed, the share of tables in which an optimizer got to the target within "
-    "so many times the time of the fastest.",
-    "Best-of-n curves are exact means over all ways to draw n of the trials that were made; those beyond an edge are "
-    "left out, as what was found before decided where they lie. A failed trial counts as the worst that finished.",
+    "Every optimizer is tuned with the same number of trials, in studies of its own. Trials are points of a scrambled "
+    "quasi-random sequence over learning rate, weight decay, momentum and second-moment decay, and with E in front "
+    "also over the gain α(1 - β1) and the horizon 1/(1 - β1). On axes that optimizers share, their trials are at the "
+    "same relative positions of the range.",
+    "Where the best learning rate of a study is at the edge of its range, the study is extended beyond that edge with "
+    "half as many trials, at most twice.",
+    "The best trial is the one with the best validation metric at the end of the schedule, not at its best moment. The "
+    "setting chosen is that of the study whose best is the median of the studies' bests.",
+    "This setting is then trained on fresh seeds. A seed determines initialisation and data order and is shared by all "
+    "optimizers; only these runs see the test set.",
+    "Intervals are 95 % intervals by Student's t: of logarithms where the metric's axis is logarithmic, of log-odds "
+    "where the metric has two bounds. They say how well a mean is known, not whether two optimizers differ.",
+    "Whether two optimizers differ is tested on their differences on each shared seed (paired t-test), with p-values "
+    'corrected by Holm\'s method over all pairs of a table; "significantly" refers to this corrected p. The '
+    "intervals of differences are for one pair alone, not corrected. Effect sizes are Hedges' g. An optimizer that "
+    "failed on more seeds is never called better.",
+    "An accuracy changes in steps of one example. The variance that such steps hide, a twelfth of their square, is "
+    "added to that of the differences. Where the difference is the same on all seeds, an exact sign test replaces the "
+    "t-test.",
+    "Steps to target are restricted means: a seed that never reached the target counts with the whole run. Seconds to "
+    "target are these steps times the median duration of a step, timed in a separate pass in which all optimizers take "
+    "turns.",
+    "Performance profiles show the share of tables in which the median seed of an optimizer reached the target within "
+    "a given multiple of the fastest one's time.",
+    "Best-of-n curves are exact means over all ways to draw n of the trials that were run. Trials beyond an edge are "
+    "left out, since earlier results decided where to place them. A failed trial counts as the worst that finished.",
 )
 
 

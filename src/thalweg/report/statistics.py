@@ -5,7 +5,7 @@ Everything here works on plain numbers; what is compared and how it is said is e
 * An interval never reaches where the metric cannot be, and is geometric where the metric's axis is.
 * Seeds are shared: optimizers start from the same weights and see the same batches, so their results rise and fall
   together from seed to seed. Two are compared by the differences on each seed, not by their intervals.
-* A metric that moves in steps hides part of the spread: the variance of what lies within a step is added, and where
+* A metric that moves in steps hides part of the spread: the variance within a step is added, and where
   all seeds differ by the same, only their signs count. What floating point makes of values of their size is no spread.
 * Many are compared: p-values are corrected by Holm's method, over all pairs of a table. Intervals are not.
 * A seed that never reached the target counts with the whole length of the run; it is not left out of the mean.

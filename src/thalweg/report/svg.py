@@ -36,7 +36,7 @@ class Scale:
         return cls(math.exp(max(low, -700.0)), math.exp(min(high, 700.0)), True) if log else cls(low, high)
 
     def share(self, value: float) -> float:
-        """0 at ``low``, 1 at ``high``; what lies beyond is held at the edge."""
+        """0 at ``low``, 1 at ``high``; values beyond them are drawn at the edge."""
         if self.log:
             if value <= 0:
                 return 0.0
@@ -98,7 +98,7 @@ class Plot:
     parts: list[Markup] = field(default_factory=list)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point lies in the picture."""
+        """The position of a point in the picture."""
         return (
             self.left + self.x.share(x) * (self.width - self.left - self.right),
             self.height - self.bottom - self.y.share(y) * (self.height - self.bottom - self.top),

@@ -165,7 +165,7 @@ def about_table(table: Table) -> list[str]:
     metric, ranked = table.metric, [row for row in table.rows if row.test is not None]
     found = []
     if not ranked:
-        return ["No optimizer has a result here yet."] if table.rows else ["Every optimizer is left out here."]
+        return ["No optimizer has a result here yet."] if table.rows else ["Every optimizer is left out of this table."]
     first = ranked[0]
     assert first.test is not None
     found.append(
@@ -173,10 +173,10 @@ def about_table(table: Table) -> list[str]:
         f"{len(first.test.values)} {_plural(len(first.test.values), 'seed')}."
     )
     says = {
-        "better": "Beyond the noise of the seeds it is better than {}.",
-        "worse": "On the seeds that both finished it is, beyond noise, worse than {}.",
-        "left": "Nothing is decided between it and {}: the better mean is that of the seeds left after failures.",
-        "level": "The seeds do not tell it apart from {}.",
+        "better": "It is significantly better than {}.",
+        "worse": "On the seeds that both finished it is significantly worse than {}.",
+        "left": "Against {} nothing is decided: the better mean comes from fewer seeds, as the others failed.",
+        "level": "It does not differ significantly from {}.",
     }
     against = [(row.optimizer, _against(table.pairs.get((first.optimizer, row.optimizer)))) for row in ranked[1:]]
     for how, sentence in says.items():
@@ -185,7 +185,7 @@ def about_table(table: Table) -> list[str]:
     if len(ranked) > 1 and (pair := table.pairs.get((first.optimizer, ranked[1].optimizer))) is not None:
         found.append(_second(pair, metric, ranked[1].optimizer))
     found += [
-        f"{row.optimizer} failed on {row.failed_seeds} of {row.seeds} seeds, and ranks after all that failed on fewer."
+        f"{row.optimizer} failed on {row.failed_seeds} of {row.seeds} seeds and ranks after all that failed on fewer."
         for row in ranked
         if row.failed_seeds
     ]
@@ -206,10 +206,12 @@ def _second(pair: Paired, metric: Metric, second: str) -> str:
     """How the first and the second differ."""
     if not pair.difference:
         return f"It and the second, {second}, {'are equal on every seed' if pair.alike else 'have the same mean'}."
-    said = f"{p_value(pair.adjusted)} after correction, a {size(pair.effect)} effect beside the seeds' spread"
+    said = (
+        f"{p_value(pair.adjusted)} after correction, a {size(pair.effect)} effect relative to the spread of the seeds"
+    )
     if pair.survivor and not pair.better:
         return f"On the seeds that both finished the second, {second}, is ahead by {gap(pair, metric)}: {said}."
-    return f"Between it and the second, {second}, lies {gap(pair, metric)}: {said}."
+    return f"It and the second, {second}, differ by {gap(pair, metric)}: {said}."
 
 
 def cautions(table: Table) -> list[str]:
@@ -222,15 +224,15 @@ def cautions(table: Table) -> list[str]:
             assert chosen is not None
             tried = "highest" if side == "high" else "lowest"
             found.append(
-                f"The best {axis(name)} of {row.optimizer} ({short(chosen.point[name])}) is about the {tried} tried: "
-                f"there may be better {'above' if side == 'high' else 'below'}."
+                f"The best {axis(name)} of {row.optimizer} ({short(chosen.point[name])}) is close to the {tried} "
+                f"tried: a {'higher' if side == 'high' else 'lower'} one may be better."
             )
         found += incomplete(row)
         if cell.older:
-            found.append(f"{cell.older} runs of {row.optimizer} are of other code or data, and are not used.")
+            found.append(f"{cell.older} runs of {row.optimizer} were made with other code or data and are not used.")
     plans = {(row.cell.planned_trials, row.cell.planned_studies) for row in table.rows}
     if len(plans) > 1:
-        found.append("The optimizers were not asked for equally many trials: the comparison is not fair.")
+        found.append("The optimizers were not given the same number of trials: the comparison is not fair.")
     seeds = {row.seeds for row in table.rows if row.test is not None}
     if seeds and min(seeds) < 3:
         found.append("With fewer than 3 seeds hardly any difference can be shown.")
@@ -244,7 +246,7 @@ def incomplete(row: Row) -> list[str]:
     if sum(run.round == 0 for run in cell.trials) >= wanted and row.seeds >= cell.planned_seeds:
         return []
     return [
-        f"{row.optimizer} is not complete: {row.trials} of at least {wanted} trials, {row.seeds} of "
+        f"{row.optimizer} is incomplete: {row.trials} of at least {wanted} trials, {row.seeds} of "
         f"{cell.planned_seeds} seeds."
     ]
 
@@ -266,7 +268,7 @@ def about_inclusions(found: Sequence[Inclusion]) -> list[str]:
     for one in found:
         decided.setdefault((one.general, one.special), []).append(one.found.verdict is not None)
     return [about_inclusion(one) for one in found if one.found.significant] + [
-        f"{general} and {special}, its special case at α = 0, are not told apart in {known.count(False)} of "
+        f"Between {general} and {special}, its special case at α = 0, nothing is decided in {known.count(False)} of "
         f"{len(known)} {_plural(len(known), 'table')}."
         for (general, special), known in decided.items()
         if False in known
@@ -280,15 +282,15 @@ def about_inclusion(one: Inclusion) -> str:
     if pair.verdict is None:
         ahead, behind = (one.general, one.special) if pair.better else (one.special, one.general)
         return (
-            f"{where}: {ahead} is ahead of {behind} on the seeds that both finished, {apart}, and yet nothing is "
+            f"{where}: {ahead} is ahead of {behind} on the seeds that both finished, {apart}, but nothing is "
             f"decided: {losses(pair, one.general, one.special)}."
         )
     if pair.verdict:
         return f"{where}: {one.general} is better than {one.special}, its special case at α = 0, {apart}."
     return (
-        f"{where}: {one.general} contains {one.special} (α = 0) and yet loses to it {apart}. This says that the search "
-        f"({one.trials} trials) was too small for two more hyperparameters, not that {one.special} is better: searched "
-        "enough, an optimizer cannot lose to a special case of itself."
+        f"{where}: {one.general} contains {one.special} (α = 0) and yet loses to it {apart}. This means that the "
+        f"search ({one.trials} trials) was too small for two more hyperparameters, not that {one.special} is better: "
+        "with a large enough search, an optimizer cannot lose to a special case of itself."
     )
 
 
@@ -300,21 +302,21 @@ def about_all(summary: Summary) -> list[str]:
     names = list(verdict.ranks)
     count = len(summary.tables)
     lead, rest = names[0], names[1:3]
-    tables = f"{count} {_plural(count, 'table')} (a task at a batch size and a length)"
+    tables = f"{count} {_plural(count, 'table')} (one for each task, batch size and length)"
     after = f", before {listed([f'{name} ({short(verdict.ranks[name])})' for name in rest])}" if rest else ""
     found = [f"Over {tables}, {lead} has the best mean rank, {short(verdict.ranks[lead])}{after}."]
     won, lost = verdict.wins[lead], verdict.losses[lead]
     pairs = sum(1 for table in summary.tables for a, _ in table.pairs if a == lead)
     if pairs:
         found.append(
-            f"Compared {pairs} times with another optimizer, it wins {won} and loses {lost} beyond the noise of the "
-            f"seeds; {pairs - won - lost} stay undecided."
+            f"Of its {pairs} comparisons with other optimizers it wins {won} and loses {lost} significantly; "
+            f"{pairs - won - lost} are undecided."
         )
     edges = sum("lr" in row.cell.edges for table in summary.tables for row in table.rows)
     if edges:
         cells = sum(row.cell.chosen is not None for table in summary.tables for row in table.rows)
         found.append(
-            f"In {edges} of {cells} cells the best learning rate lies at an edge of all that was tried (marked below)."
+            f"In {edges} of {cells} cells the best learning rate is at the edge of the range tried (marked below)."
         )
     return found
 

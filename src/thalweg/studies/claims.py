@@ -132,16 +132,16 @@ def in_print(claim: Claim) -> str:
         f"{where}: {claim.paper_a} {a}, {claim.paper_b} {b} ({float(a) - float(b):+.3g})"
         for where, (a, b) in printed(claim).items()
     ]
-    return f"In print: {'; '.join(found)}" if found else ""
+    return f"Published: {'; '.join(found)}" if found else ""
 
 
 def lead(pair: Paired, metric: Metric) -> str:
     """How far a is ahead of b, or behind it: a difference, or a factor where the metric spans decades."""
     if pair.unseen:
-        return "neither at the target"
+        return "target never reached"
     if not pair.difference:
-        return "0, not all at the target" if any(pair.censored) else "0"
-    left = " (of the seeds that are left)" if pair.survivor else ""
+        return "0, target not always reached" if any(pair.censored) else "0"
+    left = " (on the seeds that both finished)" if pair.survivor else ""
     if pair.ratio:
         return f"{'×' if pair.better else '÷'}{words.short(math.exp(min(abs(pair.difference), 700.0)))}{left}"
     return f"{'+' if pair.better else '-'}{words.short(abs(pair.difference))}{words.points(metric)}{left}"
@@ -157,7 +157,13 @@ def _sentence(claim: Claim, table: Table, metric: Metric, pair: Paired) -> str:
     if pair.unseen:
         return f"{table.name}: neither reached the target within {table.steps} steps on any of {pair.seeds} seeds"
     if not pair.difference:
-        same = "no difference within the run" if any(pair.censored) else "equal" if pair.alike else "the same mean"
+        same = (
+            "no difference within the length of the run"
+            if any(pair.censored)
+            else "equal"
+            if pair.alike
+            else "the same mean"
+        )
         return f"{table.name}: {same} in {metric.name}, {pair.seeds} seeds{f'; {lost}' if lost else ''}"
     return (
         f"{table.name}: {claim.a} {_how(pair)} by {words.gap(pair, metric)} in {metric.name}, "
@@ -168,6 +174,6 @@ def _sentence(claim: Claim, table: Table, metric: Metric, pair: Paired) -> str:
 def _how(pair: Paired) -> str:
     """Never "better" of what is left after failing on more seeds."""
     if pair.survivor:
-        return f"not decided, {'ahead' if pair.better else 'behind'} on the seeds that are left"
+        return f"{'ahead' if pair.better else 'behind'} (not decided, fewer seeds left)"
     how = "better" if pair.better else "worse"
-    return how if pair.verdict is not None else f"within noise, in the mean {how}"
+    return how if pair.verdict is not None else f"{how} on average (within noise)"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STATES = {"sgd": 4, "e-sgd": 8, "muon": 8, "alto": 12, "e-adamw": 12, "e-muon": 12, "ademamix": 12, "mars": 12,
           "ema-nesterov": 12, "soap": 24}  # fmt: skip
-"""Bytes of float32 state a parameter; 8 for those that are not here. SOAP's factors are on top of it."""
+"""Bytes of float32 state per parameter; 8 for those not listed. SOAP's factors come on top of it."""
 
 
 @dataclass(frozen=True, slots=True)

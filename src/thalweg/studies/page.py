@@ -48,11 +48,17 @@ class Page:
     def glance(self) -> Grid:
         """Each tested claim with its verdict."""
         rows = tuple(
-            (finding.claim.says, section.title, _few(finding.claim), finding.verdict, "; ".join(finding.leads))
+            (
+                finding.claim.says,
+                section.title,
+                _extremes(finding.claim),
+                finding.verdict,
+                "; ".join(finding.leads),
+            )
             for section in self.sections
             for finding in section.claims
         )
-        head = ("claim", "experiment", "in print", "here", "lead here, table by table")
+        head = ("claim", "experiment", "published", "here", "lead here, table by table")
         return Grid("The claims at a glance", head, rows, prose=True)
 
 
@@ -66,7 +72,7 @@ def write_page(root: Path) -> Path | None:
     """
     sections, said = [], []
     seconds = 0.0
-    for path in sorted(root.glob("*/reproduce.json"), key=lambda path: _place(path.parent.name)):
+    for path in sorted(root.glob("*/reproduce.json"), key=lambda path: _rank_on_page(path.parent.name)):
         try:
             done = records.read_json(path)
             recipe = read_text(path.parent.name, (path.parent / "recipe.toml").read_text("utf-8"))
@@ -78,7 +84,7 @@ def write_page(root: Path) -> Path | None:
         return None
     try:
         own = (root / "preface.md").read_text("utf-8") if (root / "preface.md").exists() else ""
-        preface = [*filter(None, own.strip().split("\n\n")), f"All of it took {_duration(seconds)}."]
+        preface = [*filter(None, own.strip().split("\n\n")), f"Total time: {_duration(seconds)}."]
         page = Page(tuple(preface), tuple(sections), tuple(said))
         records.write_bytes(root / "README.md", markdown(page, root).encode())
         records.write_bytes(root / "report.html", html(page).encode())
@@ -89,7 +95,7 @@ def write_page(root: Path) -> Path | None:
     return root / "report.html"
 
 
-def _place(name: str) -> tuple[int, str]:
+def _rank_on_page(name: str) -> tuple[int, str]:
     """Recipes of the package in the order of the slides, then those of one's own."""
     return (ORDER.index(name) if name in ORDER else len(ORDER), name)
 
@@ -109,9 +115,9 @@ def _section(recipe: Recipe, folder: Path, done: Mapping[str, object]) -> Sectio
     scale = recipe.scales.get(name)
     if scale is None:
         raise ValueError(f"it has no scale {name!r}")
-    ran = f"`{done.get('command')}`, {_duration(_seconds(done))} so far, at {name} scale."
+    ran = f"Run by `{done.get('command')}` in {_duration(_seconds(done))}, at {name} scale."
     about = tuple(filter(None, (recipe.about, scale.about)))
-    beside = tuple(filter(None, map(_printed, recipe.beside)))
+    beside = tuple(filter(None, map(_published, recipe.beside)))
     if scale.measure:
         own: Section = paging(scale.measure).page(folder)
         return replace(own, title=recipe.title, paragraphs=(*about, *own.paragraphs, ran), grids=(*own.grids, *beside))
@@ -125,7 +131,7 @@ def _section(recipe: Recipe, folder: Path, done: Mapping[str, object]) -> Sectio
         paragraphs=(*about, ran),
         claims=tuple(claims.test(recipe.claims, summary)),
         findings=tuple(words.about_inclusions(summary.verdict.inclusions)),
-        grids=(*map(_ours, summary.tables), *beside),
+        grids=(*map(_results, summary.tables), *beside),
         pictures=draw(summary, folder),
         more=(f"{folder.name}/report.html",),
     )
@@ -137,18 +143,18 @@ def _claimed(finding: claims.Finding) -> tuple[str, list[str]]:
     return says, [*filter(None, [claims.in_print(finding.claim)]), *claims.here(finding)]
 
 
-def _few(claim: Claim) -> str:
+def _extremes(claim: Claim) -> str:
     """Printed numbers of the first and the last setting."""
     pairs = [f"{a} against {b}" for a, b in claims.printed(claim).values()]
     return "; ".join(pairs if len(pairs) < 3 else [pairs[0], "…", pairs[-1]])
 
 
-def _ours(table: Table) -> Grid:
+def _results(table: Table) -> Grid:
     names = short_names(row.optimizer for row in table.rows)
     unit = f", {table.metric.unit}" if table.metric.unit else ""
     head = (
         "optimizer", f"{table.metric.name} (95 %{unit})", "training loss", "steps to target", "seconds to target",
-        "reached", "ms a step", "setting",
+        "reached", "ms per step", "setting",
     )  # fmt: skip
     rows = tuple(_row(row, names[row.optimizer]) for row in table.rows)
     return Grid(f"Here: {table.name}, {words.short(table.epochs)} epochs", head, rows, _notes(table, names))
@@ -156,7 +162,7 @@ def _ours(table: Table) -> Grid:
 
 def _notes(table: Table, names: Mapping[str, str]) -> tuple[str, ...]:
     edges = [names[row.optimizer] for row in table.rows if "lr" in row.cell.edges]
-    said = [f"The best learning rate lies at an edge of all that was tried: {words.listed(edges)}."] if edges else []
+    said = [f"The best learning rate is at the edge of the range tried: {words.listed(edges)}."] if edges else []
     return (*(text for row in table.rows for text in words.incomplete(row)), *said)
 
 
@@ -174,7 +180,7 @@ def _row(row: Row, name: str) -> tuple[str, ...]:
     )
 
 
-def _printed(wanted: dict[str, str]) -> Grid | None:
+def _published(wanted: dict[str, str]) -> Grid | None:
     """Printed numbers, optimizers down and settings across."""
     found = paper.select(wanted)
     columns = list(dict.fromkeys((one.where, one.metric) for one in found))
@@ -184,7 +190,7 @@ def _printed(wanted: dict[str, str]) -> Grid | None:
         return None
     several = len({metric for _, metric in columns}) > 1
     head = tuple(f"{where}: {metric}" if several else where for where, metric in columns)
-    title = f"In print ({', '.join(dict.fromkeys(one.source for one in found))})"
+    title = f"Published ({', '.join(dict.fromkeys(one.source for one in found))})"
     if not several:
         title += f": {columns[0][1]}"
     rows = tuple((name, *(values.get((name, *column), "") for column in columns)) for name in optimizers)
@@ -207,7 +213,7 @@ def markdown(page: Page, root: Path) -> str:
             lines += _table(grid)
         for picture in one.pictures:
             lines += [f"![{picture.caption}]({picture.path.relative_to(root)})", "", f"*{picture.caption}*", ""]
-        lines += [f"Everything: [{name}]({name})" for name in one.more] + [""] if one.more else []
+        lines += [f"Full report: [{name}]({name})" for name in one.more] + [""] if one.more else []
     lines += [f"- {text}" for text in page.said]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -76,8 +76,8 @@ def _curves(tables: tuple[Table, ...], path: Path) -> Picture:
             axes[line][column].grid(alpha=0.3)
     drawing.legend(figure, "outside lower center", columns=4)
     save(figure, path)
-    return Picture(path, "Training loss and validation metric by epoch, mean over the fresh seeds: see who is ahead "
-                         "early, and who at the end.")  # fmt: skip
+    return Picture(path, "Training loss and validation metric by epoch, mean over the fresh seeds: note which "
+                         "optimizer is ahead early, and which at the end.")  # fmt: skip
 
 
 def _zoom(axes: Any, table: Table) -> None:
@@ -117,7 +117,7 @@ def _scaling(tables: list[Table], path: Path) -> Picture:
     axes.legend(fontsize=8)
     save(figure, path)
     return Picture(path, f"{metric.name[:1].upper()}{metric.name[1:]} over batch sizes on {tables[0].task}, mean and "
-                         "95 % interval: who keeps it as the batch grows.")  # fmt: skip
+                         "95 % interval: note which optimizer holds up as the batch grows.")  # fmt: skip
 
 
 def _placed(table: Table) -> Iterator[tuple[float, float, Row]]:
@@ -154,8 +154,8 @@ def _heat_maps(tables: list[Table], path: Path) -> Picture:
     save(figure, path)
     return Picture(
         path,
-        "The test metric over α and β1, the learning rate tuned for each field: left of 0 explores, right of it "
-        "exploits; see where the best field lies at each batch size.",
+        "The test metric over α and β1, with the learning rate tuned for each field: gains below 0 explore, the others "
+        "exploit. Note where the best field is at each batch size.",
     )
 
 

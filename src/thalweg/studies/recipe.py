@@ -59,7 +59,7 @@ class Claim:
     """A sentence of the slides or the paper, and the comparison that tests it.
 
     ``a`` is said to be better than ``b`` (contenders of the lab scale) by ``measure``; only tables whose task is in
-    ``tasks`` (all, if empty) and whose batch size lies in ``batch_sizes`` (both ends) count. ``paper`` selects the
+    ``tasks`` (all, if empty) and whose batch size is within ``batch_sizes`` (both ends) count. ``paper`` selects the
     printed numbers; ``paper_a`` and ``paper_b`` are the optimizers' names there.
     """
 
@@ -143,34 +143,34 @@ def read_text(name: str, text: str) -> Recipe:
     try:
         return _parse(name, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the recipe {name} is no TOML ({error})") from None
+        raise UserError(f"the recipe {name} is not valid TOML ({error})") from None
     except ValueError as error:
         raise UserError(f"the recipe {name}: {error}") from None
 
 
 def _parse(name: str, values: dict[str, Any]) -> Recipe:
-    _known("a recipe", values, ("title", "source", "about", "claims", "beside", *SCALES))
-    scales = {scale: _scale(scale, _of(values, scale, dict)) for scale in SCALES if scale in values}
+    _check_keys("a recipe", values, ("title", "source", "about", "claims", "beside", *SCALES))
+    scales = {scale: _scale(scale, _value(values, scale, dict)) for scale in SCALES if scale in values}
     if not scales:
         raise ValueError(f"needs a scale: [{'] or ['.join(SCALES)}]")
     return Recipe(
         name=name,
-        title=_of(values, "title", str),
-        source=_of(values, "source", str, ""),
-        about=_of(values, "about", str, "").strip(),
+        title=_value(values, "title", str),
+        source=_value(values, "source", str, ""),
+        about=_value(values, "about", str, "").strip(),
         scales=scales,
-        claims=tuple(map(_claim, _of(values, "claims", list, []))),
-        beside=tuple(map(_selection, _of(values, "beside", list, []))),
+        claims=tuple(map(_claim, _value(values, "claims", list, []))),
+        beside=tuple(map(_selection, _value(values, "beside", list, []))),
     )
 
 
 def _scale(name: str, values: dict[str, Any]) -> Scale:
-    about = _of(values, "about", str, "").strip()
+    about = _value(values, "about", str, "").strip()
     if "measure" in values:
-        _known(f"[{name}]", values, ("about", "measure", "options", "minutes"))
+        _check_keys(f"[{name}]", values, ("about", "measure", "options", "minutes"))
         minutes = _positive(values, "minutes") or 0.0
-        return Scale(about, (), _of(values, "measure", str), _of(values, "options", dict, {}), minutes)
-    tables = _of(values, "tables", list)
+        return Scale(about, (), _value(values, "measure", str), _value(values, "options", dict, {}), minutes)
+    tables = _value(values, "tables", list)
     shared = {key: value for key, value in values.items() if key not in ("about", "tables")}
     if not tables or not all(isinstance(one, dict) for one in tables):
         raise ValueError(f"[{name}] needs [[{name}.tables]]")
@@ -179,18 +179,18 @@ def _scale(name: str, values: dict[str, Any]) -> Scale:
 
 def _comparison(where: str, values: dict[str, Any]) -> Comparison:
     own = [one.name for one in dataclasses.fields(Comparison) if one.name != "regimen"]
-    _known(where, values, (*own, *REGIMEN))
-    optimizers = _of(values, "optimizers", list)
+    _check_keys(where, values, (*own, *REGIMEN))
+    optimizers = _value(values, "optimizers", list)
     if not optimizers or not all(isinstance(one, str) for one in optimizers):
         raise ValueError(f'{where} needs optimizers = ["adamw", ...], got {optimizers!r:.60}')
     if ("epochs" in values) == ("steps" in values):
         raise ValueError(f"{where} needs epochs or steps, and not both")
-    sharding = _of(values, "sharding", str, "ddp")
+    sharding = _value(values, "sharding", str, "ddp")
     if sharding not in SHARDINGS:
         near = did_you_mean(sharding, SHARDINGS)
         raise ValueError(f"{where}: sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}{near}")
     return Comparison(
-        task=_of(values, "task", str),
+        task=_value(values, "task", str),
         batch_size=_count(values, "batch_size"),
         optimizers=tuple(dict.fromkeys(optimizers)),
         epochs=_positive(values, "epochs"),
@@ -201,48 +201,48 @@ def _comparison(where: str, values: dict[str, Any]) -> Comparison:
         regimen={key: values[key] for key in REGIMEN if key in values},
         micro_batch=_count(values, "micro_batch") if "micro_batch" in values else None,
         sharding=sharding,
-        given=_of(values, "given", dict, {}),
+        given=_value(values, "given", dict, {}),
     )
 
 
 def _claim(values: object) -> Claim:
     if not isinstance(values, dict):
         raise ValueError(f"[[claims]] must be tables, got {values!r:.60}")
-    _known("[[claims]]", values, [one.name for one in dataclasses.fields(Claim)])
-    measure = _of(values, "measure", str, "test")
+    _check_keys("[[claims]]", values, [one.name for one in dataclasses.fields(Claim)])
+    measure = _value(values, "measure", str, "test")
     if measure not in MEASURES:
         near = did_you_mean(measure, MEASURES)
         raise ValueError(f"[[claims]]: measure must be one of {', '.join(MEASURES)}, got {measure!r}{near}")
-    sizes = _of(values, "batch_sizes", list, [1, 2**31])
+    sizes = _value(values, "batch_sizes", list, [1, 2**31])
     if len(sizes) != 2 or not all(isinstance(one, int) for one in sizes):
         raise ValueError(f"[[claims]]: batch_sizes must be [least, most], got {sizes!r:.60}")
     return Claim(
-        says=_of(values, "says", str), a=_of(values, "a", str), b=_of(values, "b", str), measure=measure,
-        tasks=tuple(_of(values, "tasks", list, [])), batch_sizes=(sizes[0], sizes[1]),
-        paper=_selection(_of(values, "paper", dict, {})), paper_a=_of(values, "paper_a", str, ""),
-        paper_b=_of(values, "paper_b", str, ""),
+        says=_value(values, "says", str), a=_value(values, "a", str), b=_value(values, "b", str), measure=measure,
+        tasks=tuple(_value(values, "tasks", list, [])), batch_sizes=(sizes[0], sizes[1]),
+        paper=_selection(_value(values, "paper", dict, {})), paper_a=_value(values, "paper_a", str, ""),
+        paper_b=_value(values, "paper_b", str, ""),
     )  # fmt: skip
 
 
 def _selection(values: object) -> dict[str, str]:
     if not isinstance(values, dict):
         raise ValueError(f"what selects printed numbers must be a table, got {values!r:.60}")
-    _known("what selects printed numbers", values, [one.name for one in dataclasses.fields(Number)])
+    _check_keys("what selects printed numbers", values, [one.name for one in dataclasses.fields(Number)])
     return {key: str(value) for key, value in values.items()}
 
 
-def _known(where: str, values: dict[str, Any], allowed: Collection[str]) -> None:
+def _check_keys(where: str, values: dict[str, Any], allowed: Collection[str]) -> None:
     if unknown := sorted(set(values) - set(allowed)):
         near = "".join(did_you_mean(key, allowed) for key in unknown)
         raise ValueError(f"{where} has no {', '.join(unknown)}; it may have {', '.join(sorted(allowed))}{near}")
 
 
-_NOTHING = object()
+_REQUIRED = object()
 
 
-def _of(values: dict[str, Any], key: str, kind: Any, otherwise: Any = _NOTHING) -> Any:
+def _value(values: dict[str, Any], key: str, kind: Any, otherwise: Any = _REQUIRED) -> Any:
     found = values.get(key, otherwise)
-    if found is _NOTHING:
+    if found is _REQUIRED:
         raise ValueError(f"needs {key}")
     if not isinstance(found, kind) or isinstance(found, bool):
         wanted = kind.__name__ if isinstance(kind, type) else "number"
@@ -250,8 +250,8 @@ def _of(values: dict[str, Any], key: str, kind: Any, otherwise: Any = _NOTHING) 
     return found
 
 
-def _count(values: dict[str, Any], key: str, otherwise: Any = _NOTHING) -> int:
-    found: int = _of(values, key, int, otherwise)
+def _count(values: dict[str, Any], key: str, otherwise: Any = _REQUIRED) -> int:
+    found: int = _value(values, key, int, otherwise)
     if found < 1:
         raise ValueError(f"{key} must be at least 1, got {found}")
     return found
@@ -260,7 +260,7 @@ def _count(values: dict[str, Any], key: str, otherwise: Any = _NOTHING) -> int:
 def _positive(values: dict[str, Any], key: str) -> float | None:
     if key not in values:
         return None
-    found = float(_of(values, key, (int, float)))
+    found = float(_value(values, key, (int, float)))
     if not found > 0.0:
         raise ValueError(f"{key} must be greater than 0, got {found}")
     return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab import tasks
-from thalweg.studies.measurements.networks import Dense, Tops, forward, optimizer, squared_error
+from thalweg.studies.measurements.networks import Dense, TopEigenvalues, forward, optimizer, squared_error
 from thalweg.studies.pages.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     model = Dense((64, 64, 64, 10), range(settings["seeds"]))
     params = list(model.parameters())
     stepped = optimizer(settings["base"], params, settings["lr"], settings["alpha"], settings["beta"])
-    tops = Tops(lambda own: squared_error(forward(own, x, torch.tanh), labels))
+    tops = TopEigenvalues(lambda own: squared_error(forward(own, x, torch.tanh), labels))
     generator = torch.Generator().manual_seed(1)
     found: dict[str, list[list[float]]] = {"eta_lambda": [], "sharpness": [], "loss": [], "batch": []}
     steps, size = settings["steps"], settings["batch"]
@@ -76,7 +76,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def _measure(
-    settings: Settings, tops: Tops, params: Sequence[Tensor], stepped: torch.optim.Optimizer, i: int,
+    settings: Settings, tops: TopEigenvalues, params: Sequence[Tensor], stepped: torch.optim.Optimizer, i: int,
     data: tuple[Tensor, Tensor], generator: torch.Generator,
 ) -> dict[str, float]:  # fmt: skip
     if not all(p[i].isfinite().all() for p in params):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.studies.measurements.convergence import batches
-from thalweg.studies.measurements.networks import Tops, of_seed, optimizer
+from thalweg.studies.measurements.networks import TopEigenvalues, of_seed, optimizer
 from thalweg.studies.measurements.problems import Problem, problems
 from thalweg.studies.pages.bases import MOMENTUM
 from thalweg.studies.pages.settings import Settings
@@ -94,7 +94,7 @@ def _train(
 ) -> list[dict[str, Any]]:
     params = problem.params
     stepped = optimizer(settings["base"], params, lr, settings["alpha"], settings["beta"])
-    tops = Tops(problem.sample, tolerance=1e-2)
+    tops = TopEigenvalues(problem.sample, tolerance=1e-2)
     found: list[dict[str, Any]] = [{} for _ in seeds]
     ceiling = 3.0 * float(problem.sample(params).detach().max())
     order = batches(problem.examples, settings["batch"], seeds, most)
@@ -118,7 +118,9 @@ def _train(
     return found
 
 
-def _flatness(problem: Problem, tops: Tops, stepped: Optimizer, i: int, settings: Settings) -> dict[str, float]:
+def _flatness(
+    problem: Problem, tops: TopEigenvalues, stepped: Optimizer, i: int, settings: Settings
+) -> dict[str, float]:
     """Of one seed: λ_max, the same with each layer in units of its own size, ‖∇L‖², and ηλ over its limit."""
     limit = stability_limit(settings["alpha"], settings["beta"], momentum=MOMENTUM[settings["base"]])
     own = [p.detach()[i : i + 1].clone().requires_grad_() for p in problem.params]

@@ -129,7 +129,7 @@ def of_seed(found: Sequence[Tensor], at: int) -> Tensor:
     return flat([each[at : at + 1] for each in found])
 
 
-class Tops:
+class TopEigenvalues:
     """The largest eigenvalue of each seed's Hessian, each time from the eigenvector found last.
 
     Args:

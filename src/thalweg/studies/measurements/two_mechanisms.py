@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.studies.measurements.networks import Tops, optimizer
+from thalweg.studies.measurements.networks import TopEigenvalues, optimizer
 from thalweg.studies.measurements.problems import images
 from thalweg.studies.pages.settings import Settings
 
@@ -41,7 +41,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     """The :data:`MEASURES` at each level, of each seed; None where the level was not reached."""
     levels, seeds = settings["levels"], range(settings["seeds"])
     problem = images(settings["task"], seeds, settings["examples"], settings["width"], torch.tanh)
-    params, tops = problem.params, Tops(problem.sample)
+    params, tops = problem.params, TopEigenvalues(problem.sample)
     stepped = optimizer(settings["base"], params, settings["lr"], settings["alpha"], settings["beta"])
     found: dict[str, list[list[float | None]]] = {name: [[None] * len(seeds) for _ in levels] for name in MEASURES}
     for step in range(settings["steps"] + 1):

@@ -49,7 +49,7 @@ def walks(settings: Settings) -> dict[str, Any]:
     """The numbers of the walks at each learning rate: ``factors`` in their order, ``tuning`` apart."""
     return {
         name: [
-            {key: _known(value) for key, value in table([(found, numbers(found))])[0].items()}
+            {key: _finite_or_none(value) for key, value in table([(found, numbers(found))])[0].items()}
             for found in (_walk(settings, factor, seed) for factor in settings["factors"])
         ]
         for name, seed in (("tuning", TUNING), ("factors", REPORTED))
@@ -69,6 +69,6 @@ def _walk(settings: Settings, factor: float, seed: int, walkers: int | None = No
         )  # fmt: skip
 
 
-def _known(value: Any) -> Any:
+def _finite_or_none(value: Any) -> Any:
     """What JSON can say."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

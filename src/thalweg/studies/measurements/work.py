@@ -61,7 +61,7 @@ def carry_out(
     records.write_json(folder / "plan.json", {"records": names, "environment": records.environment()})
     missing = [(name, one) for name, one in zip(names, wanted, strict=True) if read(place / f"{name}.json") is None]
     if len(missing) < len(wanted):
-        say(f"{len(wanted) - len(missing)} of {len(wanted)} settings are there already")
+        say(f"{len(wanted) - len(missing)} of {len(wanted)} settings are already done")
     done = len(wanted) - len(missing)
     for name, settings, found, seconds in _results(missing, work, min(jobs, len(missing))):
         records.write_json(place / f"{name}.json", {"settings": settings, "found": found, "seconds": round(seconds, 2)})
@@ -87,7 +87,7 @@ def _results(
         futures = {pool.submit(_timed, work, settings): (name, settings) for name, settings in missing}
         for future in as_completed(futures):
             yield *futures[future], *future.result()
-    except BaseException:  # Ctrl-C, a cluster's signal: what is under way has no record, and nobody waits for it
+    except BaseException:  # Ctrl-C, a cluster's signal: what is under way leaves no record and is not waited for
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(mp.active_children()) - others:
             process.kill()

@@ -104,7 +104,7 @@ def _gradients(network: list[Record]) -> Grid:
     steps = network[0].settings["steps"]
     return Grid(
         f"Not convex, T = {steps}: slope of the running mean of ‖∇f‖² over its last decade, mean and half-width of the "
-        "95 % interval over seeds; the theorem says -1, and less it cannot be, as a running mean falls at most as 1/T",
+        "95 % interval over seeds; the theorem says -1, also the least possible: a running mean falls at most as 1/T",
         head, rows,
     )  # fmt: skip
 
@@ -149,7 +149,7 @@ def _of_gradients(network: list[Record]) -> list[str]:
         found = {_name(one): interval(slopes(one.found["at"], one.found["mean"]), PLAIN) for one in own}
         met = [who for who, one in found.items() if one.mean <= -1.0 + NEAR]
         where = f"{'full batch' if full else 'batches'}, ridge {strength:g}, {'η/√k' if decays else 'constant η'}"
-        verdict = "1/T holds for all" if len(met) == len(found) else f"1/T holds for {', '.join(met) or 'nobody'}"
+        verdict = "1/T holds for all" if len(met) == len(found) else f"1/T holds for {', '.join(met) or 'none'}"
         said.append(
             f"**Not convex, {where}** — {verdict} (within {NEAR:g} of -1): "
             f"{', '.join(f'{who} {one.mean:.3f}' for who, one in found.items())}."
@@ -194,7 +194,7 @@ def _picture(convex: list[Record], network: list[Record], path: Path) -> Picture
         ax.title.set_fontsize(9)
     return Picture(
         drawing.save(drawn, path),
-        "Left: regret of logistic regression; no steeper than the dotted √T is what the theorem says. Middle and "
+        "Left: regret of logistic regression; the theorem says no steeper than the dotted √T. Middle and "
         "right: the running mean of ‖∇f‖² of a network; parallel to the dotted line is 1/T. Curves that level off do "
         "not follow the theorem. Means over seeds.",
     )

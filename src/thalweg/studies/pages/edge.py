@@ -20,7 +20,7 @@ STYLES = dict(
     zip(NAMES, ((drawing.BLUE, "o"), (drawing.ORANGE, "^"), (drawing.GREEN, "s"), (drawing.PURPLE, "D")), strict=True)
 )
 WITHIN = 0.10
-KINDS = {False: "where iterates would change sign each step", True: "where they would swing slowly"}
+KINDS = {False: "where instability is a change of sign at every step", True: "where it is a slow oscillation"}
 """Whether a setting :func:`swings`, in words."""
 
 
@@ -93,7 +93,7 @@ def _findings(whole: list[Record]) -> list[str]:
             close = sum(abs(share - 1.0) <= WITHIN for _, share in found)
             text = [f"{close} of {len(own)} within 10 % of the prediction"]
             below, above = (sum(sign * (share - 1.0) > WITHIN for _, share in found) for sign in (-1.0, 1.0))
-            text += [f"{below} below it, where sharpness did not get"] if below else []
+            text += [f"{below} below it (sharpness did not rise that far)"] if below else []
             text += [f"{above} above"] if above else []
             text += [f"{len(own) - len(found)} diverged"] if len(found) < len(own) else []
             said.append(
@@ -107,12 +107,12 @@ def _verdict(found: list[float]) -> str:
     """Whether the limit says where training settles.
 
     >>> _verdict([0.95, 1.05]), _verdict([0.8, 1.0]), _verdict([1.2, 1.0]), _verdict([1.2, 1.3])
-    ('the theory holds', 'the theory holds, as a bound', 'the theory holds in part', 'the theory ends here')
+    ('the theory holds', 'the theory holds, as a bound', 'the theory holds in part', 'the theory fails here')
     """
     if max(found) <= 1.0 + WITHIN:
         return "the theory holds" if min(found) >= 1.0 - WITHIN else "the theory holds, as a bound"
     close = sum(abs(share - 1.0) <= WITHIN for share in found)
-    return "the theory holds in part" if close else "the theory ends here"
+    return "the theory holds in part" if close else "the theory fails here"
 
 
 def _of_batches(parts: list[Record]) -> list[str]:
@@ -151,7 +151,6 @@ def _picture(whole: list[Record], path: Path) -> Picture:
     return Picture(
         drawing.save(drawn, path),
         "Measured against predicted ηλ, one point a setting of α and β1, full batch; the band is 10 %. Hollow: "
-        "settings whose limit is a slow swing (α < 0 in front of momentum). Gradient descent and Adam lie on the line, "
-        "swinging "
-        "settings above it, and LAMB, whose trust ratios do not stand still, far above.",
+        "settings whose limit is a slow oscillation (α < 0 in front of momentum). Gradient descent and Adam are on the "
+        "line, oscillating settings above it, and LAMB, whose trust ratios keep changing, far above.",
     )

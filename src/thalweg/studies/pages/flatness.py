@@ -40,7 +40,7 @@ class Cell(NamedTuple):
         """α."""
         return float(self.record.settings["alpha"])
 
-    def is_(self, measure: str, below: bool) -> bool:
+    def decided(self, measure: str, below: bool) -> bool:
         """Whether a ratio is below, or above, 1 with all of its interval."""
         one = self.compared[measure]
         return one is not None and (one.below if below else one.above)
@@ -62,7 +62,7 @@ def page(folder: Path) -> Section:
         if cells[where]
         for text in (*_claims(cells[where], where), *_theory(cells[where], where))
     ]
-    findings += _lost(done)
+    findings += _never_reached(done)
     pictures = [_picture(cells, folder / "flatness.svg")] if any(cells.values()) else []
     return Section(findings=findings, grids=grids, pictures=pictures)
 
@@ -87,8 +87,8 @@ def _base(one: Record) -> tuple[str, str]:
 
 def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
     head = (
-        "base; α, β1", "S", "limit of ηλ", "η", "steps", "steps to those without E", "λ_max", "λ_max to that without E",
-        "the same, layers normalised", "‖∇L‖² to that without E", METRICS.get(task, "test metric"), "ηλ / limit",
+        "base; α, β1", "S", "limit of ηλ", "η", "steps", "steps / without E", "λ_max", "λ_max / without E",
+        "the same, layers normalised", "‖∇L‖² / without E", METRICS.get(task, "test metric"), "ηλ / limit",
     )  # fmt: skip
     rows = []
     for one in cells:
@@ -119,11 +119,11 @@ def _claims(cells: list[Cell], where: str) -> list[str]:
                 continue
             pace = Counted.of(own, "steps", below=not slower)
             place = Counted.of(own, "sharpness", below=slower)
-            both = sum(one.is_("steps", below=not slower) and one.is_("sharpness", below=slower) for one in own)
+            both = sum(one.decided("steps", below=not slower) and one.decided("sharpness", below=slower) for one in own)
             never = sum(all(value is None for value in one.found["steps"]) for one in own)
             said.append(
                 f"**{name} is {'slower' if slower else 'faster'}, bases {words}, {WHERE[where]}** — {pace.verdict}: "
-                f"beyond the interval {pace.agree} of {len(own)} cells are {'slower' if slower else 'faster'}, "
+                f"{pace.agree} of {len(own)} cells are significantly {'slower' if slower else 'faster'}, "
                 f"{pace.against} {'faster' if slower else 'slower'}. **And {'flatter' if slower else 'sharper'}** — "
                 f"{place.verdict}: {place.agree} are {'flatter' if slower else 'sharper'}, {place.against} "
                 f"{'sharper' if slower else 'flatter'}. Both at once: {both}."
@@ -143,7 +143,9 @@ class Counted(NamedTuple):
     def of(cls, cells: list[Cell], measure: str, *, below: bool) -> Counted:
         """Of a ratio that the claim has below, or above, 1."""
         return cls(
-            sum(one.is_(measure, below) for one in cells), sum(one.is_(measure, not below) for one in cells), len(cells)
+            sum(one.decided(measure, below) for one in cells),
+            sum(one.decided(measure, not below) for one in cells),
+            len(cells),
         )
 
     @property
@@ -151,13 +153,13 @@ class Counted(NamedTuple):
         """In words.
 
         >>> Counted(8, 0, 10).verdict, Counted(3, 1, 10).verdict, Counted(1, 4, 10).verdict, Counted(0, 0, 10).verdict
-        ('holds', 'holds in part', 'rather the other way round', 'not seen')
+        ('holds', 'holds in part', 'mostly the opposite', 'not seen')
         """
         if self.agree > self.cells / 2 and self.against <= self.cells / 10:
             return "holds"
         if self.agree == self.against:
-            return "not seen" if self.agree == 0 else "both are seen"
-        return "holds in part" if self.agree > self.against else "rather the other way round"
+            return "not seen" if self.agree == 0 else "seen both ways"
+        return "holds in part" if self.agree > self.against else "mostly the opposite"
 
 
 def _theory(cells: list[Cell], where: str) -> list[str]:
@@ -188,7 +190,7 @@ def _theory(cells: list[Cell], where: str) -> list[str]:
     return said
 
 
-def _lost(done: list[Record]) -> list[str]:
+def _never_reached(done: list[Record]) -> list[str]:
     """The cells that no learning rate took to the target."""
     lost = [
         f"{one.settings['task']}, {NAMES[one.settings['base']]}, {one.setting}"
@@ -196,7 +198,7 @@ def _lost(done: list[Record]) -> list[str]:
     ]  # fmt: skip
     if not lost:
         return []
-    return [f"No learning rate that was tried took these to the target, within the steps given: {'; '.join(lost)}."]
+    return [f"No learning rate that was tried reached the target within the steps allowed for: {'; '.join(lost)}."]
 
 
 def _average(values: list[float | None]) -> float | None:
@@ -209,13 +211,13 @@ def _picture(cells: dict[str, list[Cell]], path: Path) -> Picture:
     panels = drawn.subplots(1, 2, sharey=True)
     for ax, where in zip(panels, WHERE, strict=True):
         _quadrants(ax, cells[where], where)
-    panels[0].set_ylabel("λ_max to that without E")
+    panels[0].set_ylabel("λ_max / without E")
     drawing.legend(drawn, "outside lower center", columns=4)
     return Picture(
         drawing.save(drawn, path),
         "Each point is a task, a base and an (α, β1), geometric means over seeds, bars 95 %: steps to the target and "
-        "the largest eigenvalue there, both to those of the base without E. Blue α < 0, orange α > 0; filled with "
-        "momentum, hollow without. The slides' claim is blue in the lower right corner and orange in the upper left.",
+        "the largest eigenvalue there, both divided by those of the base without E. Blue α < 0, orange α > 0; filled: "
+        "with momentum, hollow: without. The slides' claim is blue in the lower right and orange in the upper left.",
     )
 
 
@@ -236,7 +238,7 @@ def _quadrants(ax: Axes, cells: list[Cell], where: str) -> None:
         )  # fmt: skip
     ax.axhline(1.0, color=drawing.GREY, lw=0.8)
     ax.axvline(1.0, color=drawing.GREY, lw=0.8)
-    ax.set(xscale="log", yscale="log", xlabel="steps to the target, to those without E", title=WHERE[where])
+    ax.set(xscale="log", yscale="log", xlabel="steps to the target / without E", title=WHERE[where])
     for axis in (ax.xaxis, ax.yaxis):
         drawing.ticks(axis, (0.25, 0.5, 1, 2, 4, 8))
     corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 8, "color": drawing.GREY}

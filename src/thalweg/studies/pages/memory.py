@@ -32,17 +32,17 @@ def page(folder: Path) -> Section:
         ]
         rows += [(name, f"left out: {why}", "", "") for name, why in found["left_out"].items()]
         head = ("optimizer", "state", "peak of temporaries", "both")
-        grids.append(Grid(f"Here: bytes a parameter, {found['says']}, float32", head, rows))
+        grids.append(Grid(f"Here: bytes per parameter, {found['says']}, float32", head, rows))
         for a, b in BETWEEN:
             if a in counted and b in counted:
                 copies = (_held(counted[a]) - _held(counted[b])) / 4.0
                 findings.append(
-                    f"{found['says']}: {counted[a]['says']} holds {copies:.1f} float32 copies of the parameters more "
-                    f"than {counted[b]['says']}, state and peak of temporaries together."
+                    f"{found['says']}: {counted[a]['says']} holds {copies:.1f} more float32 copies of the parameters "
+                    f"than {counted[b]['says']}, counting state and the peak of temporaries."
                 )
     return Section(findings=findings, grids=grids)
 
 
 def _held(one: dict[str, Any]) -> float:
-    """Bytes a parameter."""
+    """Bytes per parameter."""
     return float(one["state_bytes_per_parameter"]) + float(one["peak_temporary_bytes_per_parameter"])

@@ -61,7 +61,7 @@ def finished(folder: Path) -> list[Record]:
     names = records.read_json(folder / "plan.json").get("records", [])
     found = [one for name in names if (one := read(folder / "records" / f"{name}.json")) is not None]
     if not found or len(found) < len(names):
-        raise ValueError(f"{len(found)} of its {len(names)} settings are there so far; the same command goes on")
+        raise ValueError(f"{len(found)} of its {len(names)} settings are done; run the same command again to continue")
     return found
 
 

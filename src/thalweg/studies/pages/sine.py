@@ -94,7 +94,7 @@ def _picture(done: list[Record], path: Path) -> Picture:
     drawn.supylabel("second random direction", fontsize=9)
     return Picture(
         drawing.save(drawn, path),
-        "The loss around what Adam finds (the cross) on two random directions with filters normalised, first seed; "
+        "The loss around Adam's solution (the cross) along two random directions with filters normalised, first seed; "
         "rows are batch sizes, columns E in front. A wider dark basin is a flatter place: compare the white line, "
         "where the loss is 0.1.",
     )

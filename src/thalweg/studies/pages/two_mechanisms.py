@@ -38,8 +38,8 @@ def page(folder: Path) -> Section:
     draw_at(right, descents)
     picture = Picture(
         drawing.save(drawn, folder / "two-mechanisms.svg"),
-        "Sharpness where the training loss first falls to a level, bars 95 %. Left: below the edge of stability, to "
-        "that without E, over S. Right: at the edge, over the stability limit, with which it is equal on the line.",
+        "Sharpness where the training loss first falls to a level, bars 95 %. Left: below the edge of stability, in "
+        "per cent of that without E, over S. Right: at the edge, over the stability limit; on the line both are equal.",
     )
     findings = [text for one in descents for text in _findings(one)]
     return Section(findings=findings, grids=[_grid(one) for one in descents], pictures=[picture])
@@ -76,7 +76,7 @@ def _grid(descent: Descent) -> Grid:
     levels = known["levels"]
     head = (
         "α, β1", "S", "limit / η", *(f"λ_max at {level:g}" for level in levels),
-        *(f"to that without E, %, at {level:g}" for level in levels), f"‖∇L‖², %, at {levels[0]:g}",
+        *(f"change from no E, %, at {level:g}" for level in levels), f"‖∇L‖², %, at {levels[0]:g}",
         f"steps to {levels[-1]:g}",
     )  # fmt: skip
     rows = []
@@ -85,7 +85,7 @@ def _grid(descent: Descent) -> Grid:
         compared = [*pairs, (one.found["gradient"][0], alone.found["gradient"][0])]
         rows.append((
             one.setting, f"{strength(one.settings):.3g}", f"{threshold(one):.1f}", *map(over, one.found["sharpness"]),
-            *("" if one is alone else _more(ratios(mine, base)) for mine, base in compared),
+            *("" if one is alone else _per_cent(ratios(mine, base)) for mine, base in compared),
             over(one.found["steps"][-1]),
         ))  # fmt: skip
     over_seeds = f"mean and half-width, or ratio with limits, of 95 %, {known['seeds']} seeds"
@@ -97,7 +97,7 @@ def _to_alone(one: Record, descent: Descent) -> Ratio | None:
     return ratios(one.found["sharpness"][0], descent[0].found["sharpness"][0])
 
 
-def _more(ratio: Ratio | None) -> str:
+def _per_cent(ratio: Ratio | None) -> str:
     """By how many per cent, with limits."""
     if ratio is None:
         return ""
@@ -110,7 +110,7 @@ def _findings(descent: Descent) -> list[str]:
     if not found:
         return []
     flatter, sharper = sum(ratio.below for _, ratio in found), sum(ratio.above for _, ratio in found)
-    said = f"beyond noise {flatter} of {len(found)} settings are flatter than without E, {sharper} sharper"
+    said = f"{flatter} of {len(found)} settings are significantly flatter than without E, {sharper} sharper"
     if len(found) > 2:
         values = [ratio.mean for _, ratio in found]
         ranks = [spearmanr([of(one.settings) for one, _ in found], values).statistic for of in (strength, limit)]
@@ -130,7 +130,7 @@ def draw_below(ax: Axes, descents: Sequence[Descent]) -> None:
             error = 100.0 * np.array(bars(compared))
             x = [strength(known) for known, _ in found]
             ax.errorbar(x, more, error, fmt=marker, color=colour, label=_title(descent), capsize=2)
-            ax.set(ylabel=f"sharpness at loss {descent[0].settings['levels'][0]:g}, to that without E, %")
+            ax.set(ylabel=f"sharpness at loss {descent[0].settings['levels'][0]:g}relative to no E, %")
             ax.legend(fontsize=8)
     ax.axhline(0.0, color=drawing.GREY, linewidth=0.8)
     ax.set(xlabel="S")

@@ -35,7 +35,7 @@ def page(folder: Path) -> Section:
         Picture(
             path,
             f"Walks on {name}: black without E, blue α < 0, orange α > 0. White line: the floor of the valley; star: "
-            "the lowest minimum; cross: another; square: the start; dots: where walks end. Look at how much of the "
+            "the lowest minimum; cross: another; square: the start; dots: where walks end. Note how much of the "
             "white line each colour covers.",
         )
         for name in functions
