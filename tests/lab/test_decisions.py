@@ -246,6 +246,7 @@ def test_survivors_do_not_win_anywhere(survivors):
     )  # fmt: skip
     assert [one.verdict for one in tested] == ["not decided"] * 4
     said += [text for one in tested for text in (*claims.here(one), *one.leads)]
+    assert all("the leader has fewer valid seeds" in text for one in tested[:3] for text in one.leads)
     assert not any("alto is better" in text or "alto better" in text or "worse" in text for text in said)
     assert sum("alto failed on 3 of 8 seeds, lamb on 0 of 8" in text for text in said) == 4
     assert "Against alto nothing is decided" in " ".join(said)
@@ -254,6 +255,23 @@ def test_survivors_do_not_win_anywhere(survivors):
     web = write_report(summary, survivors / "report.html").read_text()
     assert "better than alto" not in web
     assert "no, failed seeds" in web
+
+
+def test_who_failed_on_every_seed_is_last_and_not_compared(tmp_path):
+    writer = Comparison(tmp_path)
+    for optimizer, quality in (("alto", 0.9), ("lamb", 0.0)):
+        failing = 8 * (optimizer == "alto")
+        writer.cell("digits", ACCURACY, 64, 40, optimizer, seeds=8, quality=quality, failing_seeds=failing)
+    summary = summarise(reading.read(tmp_path), "")
+    table = summary.tables[0]
+    assert [(row.optimizer, row.standing) for row in table.rows] == [("lamb", "first"), ("alto", "")]
+    assert (table.pairs, summary.verdict.inclusions) == ({}, ())
+    assert list(summary.verdict.ranks) == ["lamb", "alto"]
+    assert "No result: alto." in words.about_table(table)
+    measures = ("test", "training loss", "steps to target")
+    for found in claims.test([recipe.Claim("A", "alto", "lamb", measure=one) for one in measures], summary):
+        assert found.verdict in ("not decided", "not tested here")
+        assert not any(" better" in text or " worse" in text for text in (*claims.here(found), *found.leads))
 
 
 def test_the_second_that_is_ahead_where_both_finished_is_said_to_be_no_more_than_that(tmp_path):

@@ -120,7 +120,7 @@ def test_what_orders_sharpness_is_said_of_each_descent(tmp_path):
         "no momentum, η = 0.1, below the edge of stability**, at a loss of 0.5: 2 of 3 settings are significantly"
         in text
     )
-    assert "flatter than without E, 1 sharper; rank correlation of λ_max with S -1.00" in text
+    assert "flatter than without E, 1 sharper (uncorrected); rank correlation of λ_max with S -1.00" in text
 
 
 # which α
@@ -192,8 +192,10 @@ def test_what_is_beyond_noise_is_counted_by_kind_of_base(tmp_path):
     write(tmp_path, rows)
     without, momentum = pages.which_alpha.page(tmp_path).findings
     assert without.startswith("**-1, .5, bases without momentum**")
-    assert "in 1 of 2 cells, worse in 0; from -0.0 to +3.0 points" in without.replace("+0.0", "-0.0")
-    assert "in 0 of 1 cells, worse in 1; from -3.0 to -3.0 points" in momentum
+    assert "in 1 of 2 cells, worse in 0 (p corrected over all cells); from -0.0 to +3.0 points" in without.replace(
+        "+0.0", "-0.0"
+    )
+    assert "in 0 of 1 cells, worse in 1 (p corrected over all cells); from -3.0 to -3.0 points" in momentum
 
 
 def test_committed_records_are_read_and_say_what_the_document_says():

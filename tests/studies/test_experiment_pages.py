@@ -131,7 +131,7 @@ def test_the_theory_holds_within_ten_per_cent(tmp_path, shares, verdict, counts)
 
 def test_swinging_settings_and_diverged_ones_are_told_apart(tmp_path):
     (text,) = settled(tmp_path, [1.2, None], "momentum", -0.5)
-    assert "where it is a slow oscillation" in text
+    assert "where instability is a slow oscillation" in text
     assert "0 of 2 within 10 % of the prediction, 1 above, 1 diverged" in text
 
 

@@ -309,8 +309,8 @@ def about_all(summary: Summary) -> list[str]:
     pairs = sum(1 for table in summary.tables for a, _ in table.pairs if a == lead)
     if pairs:
         found.append(
-            f"Of its {pairs} comparisons with other optimizers it wins {won} and loses {lost} significantly; "
-            f"{pairs - won - lost} are undecided."
+            f"Of its {pairs} {_plural(pairs, 'comparison')} with other optimizers it wins {won} and loses {lost} "
+            f"significantly, with {pairs - won - lost} undecided."
         )
     edges = sum("lr" in row.cell.edges for table in summary.tables for row in table.rows)
     if edges:

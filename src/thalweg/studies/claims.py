@@ -141,7 +141,7 @@ def lead(pair: Paired, metric: Metric) -> str:
         return "target never reached"
     if not pair.difference:
         return "0, target not always reached" if any(pair.censored) else "0"
-    left = " (on the seeds that both finished)" if pair.survivor else ""
+    left = " (the leader has fewer valid seeds)" if pair.survivor else ""
     if pair.ratio:
         return f"{'×' if pair.better else '÷'}{words.short(math.exp(min(abs(pair.difference), 700.0)))}{left}"
     return f"{'+' if pair.better else '-'}{words.short(abs(pair.difference))}{words.points(metric)}{left}"
@@ -174,6 +174,6 @@ def _sentence(claim: Claim, table: Table, metric: Metric, pair: Paired) -> str:
 def _how(pair: Paired) -> str:
     """Never "better" of what is left after failing on more seeds."""
     if pair.survivor:
-        return f"{'ahead' if pair.better else 'behind'} (not decided, fewer seeds left)"
+        return f"{'ahead' if pair.better else 'behind'} (not decided, the leader has fewer valid seeds)"
     how = "better" if pair.better else "worse"
     return how if pair.verdict is not None else f"{how} on average (within noise)"

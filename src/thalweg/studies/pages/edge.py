@@ -20,7 +20,7 @@ STYLES = dict(
     zip(NAMES, ((drawing.BLUE, "o"), (drawing.ORANGE, "^"), (drawing.GREEN, "s"), (drawing.PURPLE, "D")), strict=True)
 )
 WITHIN = 0.10
-KINDS = {False: "where instability is a change of sign at every step", True: "where it is a slow oscillation"}
+KINDS = {False: "where instability is a change of sign at every step", True: "where instability is a slow oscillation"}
 """Whether a setting :func:`swings`, in words."""
 
 

@@ -123,7 +123,8 @@ def _claims(cells: list[Cell], where: str) -> list[str]:
             never = sum(all(value is None for value in one.found["steps"]) for one in own)
             said.append(
                 f"**{name} is {'slower' if slower else 'faster'}, bases {words}, {WHERE[where]}** — {pace.verdict}: "
-                f"{pace.agree} of {len(own)} cells are significantly {'slower' if slower else 'faster'}, "
+                f"{pace.agree} of {len(own)} cells are significantly {'slower' if slower else 'faster'} (each cell by "
+                "itself, uncorrected), "
                 f"{pace.against} {'faster' if slower else 'slower'}. **And {'flatter' if slower else 'sharper'}** — "
                 f"{place.verdict}: {place.agree} are {'flatter' if slower else 'sharper'}, {place.against} "
                 f"{'sharper' if slower else 'flatter'}. Both at once: {both}."

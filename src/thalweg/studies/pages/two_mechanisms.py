@@ -110,7 +110,9 @@ def _findings(descent: Descent) -> list[str]:
     if not found:
         return []
     flatter, sharper = sum(ratio.below for _, ratio in found), sum(ratio.above for _, ratio in found)
-    said = f"{flatter} of {len(found)} settings are significantly flatter than without E, {sharper} sharper"
+    said = (
+        f"{flatter} of {len(found)} settings are significantly flatter than without E, {sharper} sharper (uncorrected)"
+    )
     if len(found) > 2:
         values = [ratio.mean for _, ratio in found]
         ranks = [spearmanr([of(one.settings) for one, _ in found], values).statistic for of in (strength, limit)]

@@ -79,8 +79,8 @@ def _grid(cells: list[Cell]) -> Grid:
         rows.append((NAMES[base], *(own.get(name, "") for name in names)))
     title = (
         f"{known['task']}, {known['regime']} (batch {known['batch']} of {known['examples']}, {known['steps']} steps): "
-        f"test accuracy in per cent without E, and what each α, β1 adds to it, ± 95 %, {known['seeds']} seeds "
-        "(training loss; learning rate)"
+        f"test accuracy in per cent without E, and what each α, β1 adds to it, ± 95 % (uncorrected), {known['seeds']} "
+        "seeds (training loss; learning rate)"
     )
     return Grid(title, ("base", *names), rows)
 
@@ -109,8 +109,8 @@ def _findings(cells: list[Cell]) -> list[str]:
                 verdicts = [one.verdict for one in own]
                 least, most = (pick(one.difference for one in own) for pick in (min, max))
                 said.append(
-                    f"**{name}, bases {words}**: beyond the noise of the seeds better than the base alone in "
-                    f"{verdicts.count(True)} of {len(own)} cells, worse in {verdicts.count(False)}; "
+                    f"**{name}, bases {words}**: significantly better than the base alone in {verdicts.count(True)} of "
+                    f"{len(own)} cells, worse in {verdicts.count(False)} (p corrected over all cells); "
                     f"from {least:+.1f} to {most:+.1f} points."
                 )
     return said
