@@ -39,7 +39,7 @@ def test_compare_ends_in_its_tables(tmp_path):
     assert terminal.cursor
     said = " ".join(terminal.said.split())
     assert "custom (200 steps) sgd: test squared error" in said
-    assert "timing the steps of all optimizers, interleaved" in said
+    assert "timing steps, interleaved" in said
     assert "100% 0:" in said  # the bar
     assert "mean (95 % interval) steps seconds reached failed" in said
     assert "best setting" not in said  # no room for it
@@ -162,7 +162,7 @@ def test_bench_draws_its_bar_and_whole_tables(columns, tmp_path):
     for one in found.values():
         for number in (f"{one['first_step_seconds']:.3g} s", f"{one['ratio_over_100_with_first']:.3f}"):
             assert number in terminal.said
-        parts = sum(line.lstrip().startswith(one["says"]) for line in terminal.said.splitlines())
+        parts = sum(line.lstrip().startswith(one["says"][:12]) for line in terminal.said.splitlines())
         assert parts == 2  # a table of times, one of ratios
 
 

@@ -130,7 +130,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
         comparison.run(assignment, processes, progress.on_message)
         progress.finish()
         if options.timing:
-            progress.say("timing the steps of all optimizers, interleaved")
+            progress.say("timing steps, interleaved")
             comparison.run(assignment, 1, timing=True)
     write_and_print(root, terminal.command(), console)
 

@@ -119,7 +119,7 @@ def reproduce(
                 else:
                     comparison.run(assignment, jobs, forward)
         if not together.launched():
-            say("timing the steps of all optimizers, interleaved")
+            say("timing steps, interleaved")
             comparison.run(Assignment(root, [cell for _, cell in cells], storage, os.cpu_count() or 1), 1, timing=True)
 
 
