@@ -13,6 +13,7 @@ from support import make_grads, make_params, take_steps
 import thalweg
 from thalweg import ALTO, EAdamW, Lamb
 from thalweg.arguments import check_exploration
+from thalweg.optim.hyperparameters import check_lr
 
 FEW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
@@ -225,3 +226,18 @@ def test_e_and_the_package_name_the_nearest_too():
     with pytest.raises(AttributeError, match=r"^module 'thalweg' has no attribute 'ALTOO'; did you mean 'ALTO'\?$"):
         thalweg.ALTOO  # noqa: B018
     assert not hasattr(thalweg, "unlike_any")
+
+
+def test_a_rate_on_the_host_is_read_only_where_it_may_be():
+    """In a step with ``capturable`` it may not: reading it would break the capture of a graph."""
+    wrong = torch.tensor(-1.0)
+    check_lr(wrong, may_read=False, may_read_back=True)
+    with pytest.raises(ValueError, match=r"^lr must be a number in \[0, inf\), got -1\.0$"):
+        check_lr(wrong, may_read=True, may_read_back=False)
+    optimizer = Lamb(make_params(), capturable=True)
+    (group,) = optimizer.param_groups
+    group["lr"] = wrong
+    optimizer._check(group, may_wait=False)
+    group["capturable"] = False
+    with pytest.raises(ValueError, match=r"^lr must be a number in \[0, inf\), got -1\.0$"):
+        optimizer._check(group, may_wait=False)

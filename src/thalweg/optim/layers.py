@@ -159,7 +159,10 @@ def count_step(plan: GroupPlan) -> None:
         plan.group["rounding_step"] = plan.rounding_step
     by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
     for step in plan.counts:
-        by_device[step.device].append(step)
+        if not step.is_cpu:
+            by_device[step.device].append(step)
+    if on_host := [step for step in plan.counts if step.is_cpu]:
+        by_device[torch.device("cpu")] = on_host
     for device, counts in by_device.items():
         if plan.proceed is None and device.type != "cpu":
             torch._foreach_add_(counts, 1)  # CUDA's takes no tensor from the host

@@ -65,12 +65,17 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     corrections = functools.cache(
         lambda count: [1.0 / float(eq.bias_correction(beta, count)) for beta in (hyper.beta2, hyper.beta3)]
     )
-    kept = [with_walkable_gradient(layer) for layer in layers if layer.param.numel() > 0]
-    for layer in kept:
+    kept = []
+    for layer in layers:
+        if (size := layer.param.numel()) == 0:
+            continue
         memory = layer.memory
-        assert memory is not None
-        size = layer.param.numel() // memory.slices
-        row = _LAYER.pack(*memory, size, *corrections(float(layer.step)), layer.seed)
+        if memory is None or memory.grad == 0:
+            layer = with_walkable_gradient(layer)
+            memory = layer.memory
+            assert memory is not None
+        kept.append(layer)
+        row = _LAYER.pack(*memory, size // memory.slices, *corrections(float(layer.step)), layer.seed)
         calls[layer.grad.dtype].append(row)
     numbers = _numbers(hyper, scales)
     for dtype, rows in calls.items():
