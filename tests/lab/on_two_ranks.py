@@ -61,7 +61,7 @@ def main(root):
     execution = Execution(micro_batch=5, sharding="fsdp2+ep")
     train(EXPERTS, root / "experts", execution=execution, on_event=experts_here)
     killed_and_resumed(EXPERTS, root / "experts-killed", "fsdp2+ep")
-    with pytest.raises(UserError, match="stacked experts: take fsdp2"):
+    with pytest.raises(UserError, match="stacked experts: use fsdp2"):
         train(SPEC, root / "refused", execution=execution)
     a_process_without_tokens_has_gradients_of_zero()
     train(SPEC, root / "watched", execution=Execution(observer=Panel(5, print)))
