@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 
 from thalweg.records import results
@@ -90,17 +90,9 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """All optimizers on one task at one batch size and length, best first; ``pairs`` compares any two of them."""
+class Table(results.Table):
+    """A table of the results with its rows, best first; ``pairs`` compares any two optimizers."""
 
-    task: str
-    title: str
-    batch_size: int
-    train_examples: int
-    steps: int
-    budget: str
-    metric: Metric
-    target: float | None
     rows: tuple[Row, ...]
     left_out: dict[str, str]
     pairs: dict[tuple[str, str], Paired]
@@ -216,14 +208,7 @@ def _table(table: results.Table) -> Table:
     pairs = all_pairs(tests, table.metric)
     ordered = sorted(rows, key=lambda row: (*_score(row, table.metric), row.optimizer))
     return Table(
-        task=table.task,
-        title=table.title,
-        batch_size=table.batch_size,
-        train_examples=table.train_examples,
-        steps=table.steps,
-        budget=table.budget,
-        metric=table.metric,
-        target=table.target,
+        **{one.name: getattr(table, one.name) for one in fields(table)},
         rows=tuple(_standing(row, ordered[0], pairs) for row in ordered),
         left_out={cell.optimizer: cell.left_out for cell in table.cells if cell.left_out is not None},
         pairs=pairs,
