@@ -10,15 +10,16 @@ from rich.table import Table as Grid
 from thalweg.report import words
 
 if TYPE_CHECKING:
-    from thalweg.report.summary import Row, Summary, Table
+    from thalweg.report.summary import RankedTable, Row, Summary
 
 
-def grid(table: Table, summary: Summary, console: Any) -> Grid:
+def grid(table: RankedTable, summary: Summary, console: Any) -> Grid:
     """One table of a comparison; the settings only where there is room for them."""
     unit = f" ({table.metric.unit})" if table.metric.unit else ""
     title = (
         f"{table.task}, batch size {table.batch_size}: {table.metric.name}{unit} after {table.steps} steps, "
-        f"tuned with {summary.trials} trials a study (steps and seconds to the target, failed seeds + failed trials)"
+        f"tuned with {summary.trials} {words.plural(summary.trials, 'trial')} a study "
+        "(steps and seconds to the target, failed seeds + failed trials)"
     )
     found = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     found.collapse_padding = True

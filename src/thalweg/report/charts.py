@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from thalweg.report import words
-from thalweg.report.svg import Plot, Scale, whiskers
+from thalweg.report.svg import AxisScale, Plot, whiskers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from markupsafe import Markup
 
-    from thalweg.report.summary import Curve, Row, Table
+    from thalweg.report.summary import Curve, RankedTable, Row
 
 SYMBOLS = ("circle", "square", "diamond", "up", "down", "star", "plus")
 HORIZON = 8.0  # times the fastest, where performance profiles end
@@ -56,7 +56,7 @@ def _is_ours(name: str) -> bool:
     return lower.startswith("e-") or lower in ("alto", "e", "eadam", "eadamw", "esgd")
 
 
-def of_table(table: Table, drawn: Styles) -> list[Chart]:
+def of_table(table: RankedTable, drawn: Styles) -> list[Chart]:
     """The charts of a table, without those that have nothing to show."""
     quantity = words.quantity(table.metric)
     validation = words.labelled(f"validation {quantity}", table.metric)
@@ -88,7 +88,7 @@ def of_table(table: Table, drawn: Styles) -> list[Chart]:
     return [chart for chart in charts if chart.views]
 
 
-def overview(table: Table, drawn: Styles) -> Markup | None:
+def overview(table: RankedTable, drawn: Styles) -> Markup | None:
     """Each optimizer's test metric: mean, interval, seeds."""
     found = [(row, row.test) for row in table.rows if row.test is not None and math.isfinite(row.test.mean)]
     means = [test.mean for _, test in found]
@@ -96,7 +96,7 @@ def overview(table: Table, drawn: Styles) -> Markup | None:
         return None
     everything = [v for _, test in found for v in (test.mean, *test.values, test.low, test.high) if v is not None]
     shown = _without_outliers(everything, [v for _, test in found for v in (test.mean, *test.values)], table)
-    scale = Scale.over(shown, log=table.metric.log)
+    scale = AxisScale.over(shown, log=table.metric.log)
     if scale is None:
         return None
     rows = [
@@ -108,7 +108,7 @@ def overview(table: Table, drawn: Styles) -> Markup | None:
     return whiskers(rows, scale, name, f"{name} of each optimizer on {table.name}")
 
 
-def _without_outliers(everything: Sequence[float], values: Sequence[float], table: Table) -> list[float]:
+def _without_outliers(everything: Sequence[float], values: Sequence[float], table: RankedTable) -> list[float]:
     """What a scale should show: not an interval or an optimizer that would press all others into a corner."""
     sign = 1.0 if table.metric.goal == "max" else -1.0
     log = table.metric.log and min(values) > 0
@@ -122,7 +122,7 @@ def _without_outliers(everything: Sequence[float], values: Sequence[float], tabl
 
 
 def _curves(
-    table: Table, drawn: Styles, pick: Callable[[Row], Curve | None], ylabel: str, log: bool, target: bool
+    table: RankedTable, drawn: Styles, pick: Callable[[Row], Curve | None], ylabel: str, log: bool, target: bool
 ) -> tuple[tuple[str, Markup], ...]:
     curves = {row.optimizer: curve for row in table.rows if (curve := pick(row)) is not None}
     settled = [
@@ -133,12 +133,12 @@ def _curves(
     ]
     if target and table.target is not None:
         settled.append(table.target)
-    y = Scale.over(_central(settled), log=log)
+    y = AxisScale.over(_central(settled), log=log)
     if y is None:
         return ()
     found = []
     for name, field in (("steps", "steps"), ("examples", "examples"), ("seconds", "seconds")):
-        x = Scale.over([0.0, *(v for curve in curves.values() for v in getattr(curve, field))], room=0.0)
+        x = AxisScale.over([0.0, *(v for curve in curves.values() for v in getattr(curve, field))], room=0.0)
         if x is None:
             continue
         plot = Plot(x, y, f"training {name}", ylabel, f"{ylabel} by training {name}, {table.name}")
@@ -164,10 +164,10 @@ def _central(values: Sequence[float]) -> list[float]:
     return [v for v in finite if low <= v <= high]
 
 
-def _best_of(table: Table, drawn: Styles, ylabel: str) -> tuple[tuple[str, Markup], ...]:
+def _best_of(table: RankedTable, drawn: Styles, ylabel: str) -> tuple[tuple[str, Markup], ...]:
     curves = {row.optimizer: row.best_of for row in table.rows if row.best_of}
-    y = Scale.over(_central([one.expected for curve in curves.values() for one in curve]), log=table.metric.log)
-    x = Scale.over([one.n for curve in curves.values() for one in curve], log=True, room=0.0)
+    y = AxisScale.over(_central([one.expected for curve in curves.values() for one in curve]), log=table.metric.log)
+    x = AxisScale.over([one.n for curve in curves.values() for one in curve], log=True, room=0.0)
     if x is None or y is None:
         return ()
     plot = Plot(x, y, "trials", ylabel, f"Best of n trials, {table.name}")
@@ -178,13 +178,13 @@ def _best_of(table: Table, drawn: Styles, ylabel: str) -> tuple[tuple[str, Marku
     return (("", plot.draw()),)
 
 
-def _sensitivity(table: Table, drawn: Styles, ylabel: str) -> tuple[tuple[str, Markup], ...]:
+def _sensitivity(table: RankedTable, drawn: Styles, ylabel: str) -> tuple[tuple[str, Markup], ...]:
     finished = [run for row in table.rows for run in row.cell.trials if run.validation is not None]
     if not finished:
         return ()
     sign = -1.0 if table.metric.goal == "max" else 1.0
     ordered = sorted((run.validation or 0.0 for run in finished), key=lambda value: sign * value)
-    y = Scale.over(ordered[: max(2, math.ceil(0.8 * len(ordered)))], log=table.metric.log)
+    y = AxisScale.over(ordered[: max(2, math.ceil(0.8 * len(ordered)))], log=table.metric.log)
     if y is None:
         return ()
     worst = y.low if table.metric.goal == "max" else y.high
@@ -192,7 +192,7 @@ def _sensitivity(table: Table, drawn: Styles, ylabel: str) -> tuple[tuple[str, M
     found = []
     for name, axis in axes.items():
         placed = [run.point[name] for row in table.rows for run in row.cell.trials if name in run.point]
-        x = Scale.over(placed, log=axis.log)
+        x = AxisScale.over(placed, log=axis.log)
         if x is None:
             continue
         label = words.axis(name)
@@ -217,7 +217,7 @@ def profiles(ratios: Mapping[str, Sequence[float]], drawn: Styles, unit: str) ->
     if not any(math.isfinite(ratio) for own in ratios.values() for ratio in own):
         return None
     plot = Plot(
-        Scale(1.0, HORIZON, True), Scale(0.0, 1.04), f"times the fastest optimizer's {unit} to the target",
+        AxisScale(1.0, HORIZON, True), AxisScale(0.0, 1.04), f"times the fastest optimizer's {unit} to the target",
         "share of tables", f"Performance profile in {unit}", bottom=44,
     )  # fmt: skip
     for name, own in ratios.items():

@@ -9,7 +9,7 @@ from thalweg.records.regimen import REGIMEN
 
 if TYPE_CHECKING:
     from thalweg.records.results import Cell
-    from thalweg.report.summary import Table
+    from thalweg.report.summary import RankedTable
 
 DECAYED = "thalweg.param_groups(model, {weight_decay})"
 BETAS = "betas=({momentum}, {beta2})"
@@ -55,7 +55,7 @@ def python(optimizer: str, settings: dict[str, float]) -> str | None:
     return "".join(f"import {name}\n" for name in (*modules, *deeper)) + f"optimizer = {line}"
 
 
-def command(table: Table, cell: Cell, settings: dict[str, float]) -> str:
+def command(table: RankedTable, cell: Cell, settings: dict[str, float]) -> str:
     """The command that trains with these settings as the comparison did."""
     words = ["thalweg", "train", table.task, "--optimizer", cell.optimizer, "--batch-size", str(table.batch_size)]
     words += ["--steps", str(table.steps)]

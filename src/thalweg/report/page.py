@@ -12,7 +12,7 @@ from thalweg.report import charts, code, words
 if TYPE_CHECKING:
     from thalweg.report.charts import Styles
     from thalweg.report.statistics import Paired
-    from thalweg.report.summary import Row, Summary, Table
+    from thalweg.report.summary import RankedTable, Row, Summary
 
 METHOD = (
     "Every optimizer is tuned with the same number of trials, in studies of its own. Trials are points of a scrambled "
@@ -89,7 +89,7 @@ def _glance(summary: Summary) -> list[tuple[str, list[dict[str, Any]]]]:
     return found
 
 
-def _section(anchor: str, table: Table, summary: Summary, drawn: Styles) -> dict[str, Any]:
+def _section(anchor: str, table: RankedTable, summary: Summary, drawn: Styles) -> dict[str, Any]:
     return {
         "id": anchor,
         "table": table,
@@ -115,7 +115,7 @@ def _section(anchor: str, table: Table, summary: Summary, drawn: Styles) -> dict
     }
 
 
-def _row(table: Table, row: Row) -> dict[str, Any]:
+def _row(table: RankedTable, row: Row) -> dict[str, Any]:
     first = table.rows[0]
     pair = table.pairs.get((row.optimizer, first.optimizer))
     return {
@@ -127,7 +127,7 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
     }
 
 
-def _pairs(table: Table) -> list[dict[str, Any]]:
+def _pairs(table: RankedTable) -> list[dict[str, Any]]:
     """Each pair once, the one with the better mean first."""
     return [
         {"a": a, "b": b, "gap": words.gap(pair, table.metric), "p": pair.adjusted,

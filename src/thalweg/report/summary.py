@@ -90,7 +90,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Table(results.Table):
+class RankedTable(results.Table):
     """A table of the results with its rows, best first; ``pairs`` compares any two optimizers."""
 
     rows: tuple[Row, ...]
@@ -117,7 +117,7 @@ class Table(results.Table):
 class Inclusion:
     """An optimizer beside the one that it contains as a special case, in one table."""
 
-    table: Table
+    table: RankedTable
     general: str
     special: str
     found: Paired
@@ -157,7 +157,7 @@ class Machine:
 class Summary:
     """Everything a report shows."""
 
-    tables: tuple[Table, ...]
+    tables: tuple[RankedTable, ...]
     verdict: Verdict
     trials: int
     studies: int
@@ -202,12 +202,12 @@ def _letter(i: int) -> str:
     return chr(ord("A") + i) if i < 26 else _letter(i // 26 - 1) + _letter(i % 26)
 
 
-def _table(table: results.Table) -> Table:
+def _table(table: results.Table) -> RankedTable:
     rows = [_row(table, cell) for cell in table.cells if cell.left_out is None]
     tests = {row.optimizer: _by_seed(row.cell) for row in rows}
     pairs = all_pairs(tests, table.metric)
     ordered = sorted(rows, key=lambda row: (*_score(row, table.metric), row.optimizer))
-    return Table(
+    return RankedTable(
         **{one.name: getattr(table, one.name) for one in fields(table)},
         rows=tuple(_standing(row, ordered[0], pairs) for row in ordered),
         left_out={cell.optimizer: cell.left_out for cell in table.cells if cell.left_out is not None},
@@ -286,7 +286,7 @@ def _curve(runs: Sequence[results.Run], field: str, metric: Metric, second: floa
     )
 
 
-def _verdict(tables: Sequence[Table]) -> Verdict:
+def _verdict(tables: Sequence[RankedTable]) -> Verdict:
     scores = [{row.optimizer: _score(row, table.metric) for row in table.rows} for table in tables]
     ranks = mean_ranks(scores)
     verdicts = [(a, pair.verdict) for table in tables for (a, _), pair in table.pairs.items()]
@@ -308,7 +308,7 @@ def _verdict(tables: Sequence[Table]) -> Verdict:
     )  # fmt: skip
 
 
-def _in_seconds(table: Table, times: dict[str, float | None]) -> dict[str, float | None]:
+def _in_seconds(table: RankedTable, times: dict[str, float | None]) -> dict[str, float | None]:
     """Empty unless every optimizer that got there was timed."""
     seconds = {row.optimizer: row.step_seconds for row in table.rows}
     if any(steps is not None and seconds[name] is None for name, steps in times.items()):
@@ -316,7 +316,7 @@ def _in_seconds(table: Table, times: dict[str, float | None]) -> dict[str, float
     return {name: None if steps is None else steps * (seconds[name] or 0.0) for name, steps in times.items()}
 
 
-def _inclusions(tables: Sequence[Table]) -> tuple[Inclusion, ...]:
+def _inclusions(tables: Sequence[RankedTable]) -> tuple[Inclusion, ...]:
     """Corrected over all of them: they are a question of their own, asked before anything was seen."""
     found = {}
     for i, table in enumerate(tables):

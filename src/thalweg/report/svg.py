@@ -13,7 +13,7 @@ from thalweg.report.words import short
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class AxisScale:
     """Values from ``low`` to ``high`` on an axis; ``log`` only where both are positive."""
 
     low: float
@@ -21,7 +21,7 @@ class Scale:
     log: bool = False
 
     @classmethod
-    def over(cls, values: Iterable[float], *, log: bool = False, room: float = 0.04) -> Scale | None:
+    def over(cls, values: Iterable[float], *, log: bool = False, room: float = 0.04) -> AxisScale | None:
         """One that shows all finite values, with some room; None where there is none."""
         known = [value for value in values if math.isfinite(value)]
         if not known:
@@ -48,7 +48,7 @@ class Scale:
     def ticks(self, most: int = 6) -> list[float]:
         """Round numbers on the axis.
 
-        >>> Scale(0.0, 100.0).ticks(), Scale(0.001, 2.0, True).ticks()
+        >>> AxisScale(0.0, 100.0).ticks(), AxisScale(0.001, 2.0, True).ticks()
         ([0.0, 20.0, 40.0, 60.0, 80.0, 100.0], [0.001, 0.01, 0.1, 1.0])
         """
         if self.log and self.high / self.low >= 20:
@@ -84,8 +84,8 @@ def tick(value: float) -> str:
 class Plot:
     """A chart with two axes, drawn into from the back to the front."""
 
-    x: Scale
-    y: Scale
+    x: AxisScale
+    y: AxisScale
     xlabel: str
     ylabel: str
     label: str
@@ -168,8 +168,8 @@ def picture(width: int, height: int, label: str, inside: Markup) -> Markup:
 
 
 def whiskers(
-    rows: Sequence[tuple[str, str, str, float, float | None, float | None, Sequence[float]]], scale: Scale, xlabel: str,
-    label: str,
+    rows: Sequence[tuple[str, str, str, float, float | None, float | None, Sequence[float]]], scale: AxisScale,
+    xlabel: str, label: str,
 ) -> Markup:  # fmt: skip
     """A row each of (name, class, symbol, mean, low, high, values): dot, whisker and single values."""
     width, left, right, each = 560, 128, 18, 24

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from thalweg.records.metric import Metric
     from thalweg.report.statistics import Interval, Paired
-    from thalweg.report.summary import Inclusion, Row, Summary, Table
+    from thalweg.report.summary import Inclusion, RankedTable, Row, Summary
 
 
 def short(value: float) -> str:
@@ -160,7 +160,7 @@ def losses(pair: Paired, a: str, b: str) -> str:
     return "; ".join(found)
 
 
-def about_table(table: Table) -> list[str]:
+def about_table(table: RankedTable) -> list[str]:
     """What one table shows."""
     metric, ranked = table.metric, [row for row in table.rows if row.test is not None]
     found = []
@@ -170,7 +170,7 @@ def about_table(table: Table) -> list[str]:
     assert first.test is not None
     found.append(
         f"{first.optimizer} ranks first: {metric.name} {interval(first.test)}{units(metric)} over "
-        f"{len(first.test.values)} {_plural(len(first.test.values), 'seed')}."
+        f"{len(first.test.values)} {plural(len(first.test.values), 'seed')}."
     )
     says = {
         "better": "It is significantly better than {}.",
@@ -214,7 +214,7 @@ def _second(pair: Paired, metric: Metric, second: str) -> str:
     return f"It and the second, {second}, differ by {gap(pair, metric)}: {said}."
 
 
-def cautions(table: Table) -> list[str]:
+def cautions(table: RankedTable) -> list[str]:
     """What makes a table less than it seems."""
     found = []
     for row in table.rows:
@@ -269,7 +269,7 @@ def about_inclusions(found: Sequence[Inclusion]) -> list[str]:
         decided.setdefault((one.general, one.special), []).append(one.found.verdict is not None)
     return [about_inclusion(one) for one in found if one.found.significant] + [
         f"Between {general} and {special}, its special case at α = 0, nothing is decided in {known.count(False)} of "
-        f"{len(known)} {_plural(len(known), 'table')}."
+        f"{len(known)} {plural(len(known), 'table')}."
         for (general, special), known in decided.items()
         if False in known
     ]
@@ -302,14 +302,14 @@ def about_all(summary: Summary) -> list[str]:
     names = list(verdict.ranks)
     count = len(summary.tables)
     lead, rest = names[0], names[1:3]
-    tables = f"{count} {_plural(count, 'table')} (one for each task, batch size and length)"
+    tables = f"{count} {plural(count, 'table')} (one for each task, batch size and length)"
     after = f", before {listed([f'{name} ({short(verdict.ranks[name])})' for name in rest])}" if rest else ""
     found = [f"Over {tables}, {lead} has the best mean rank, {short(verdict.ranks[lead])}{after}."]
     won, lost = verdict.wins[lead], verdict.losses[lead]
     pairs = sum(1 for table in summary.tables for a, _ in table.pairs if a == lead)
     if pairs:
         found.append(
-            f"Of its {pairs} {_plural(pairs, 'comparison')} with other optimizers it wins {won} and loses {lost} "
+            f"Of its {pairs} {plural(pairs, 'comparison')} with other optimizers it wins {won} and loses {lost} "
             f"significantly, with {pairs - won - lost} undecided."
         )
     edges = sum("lr" in row.cell.edges for table in summary.tables for row in table.rows)
@@ -331,5 +331,6 @@ def failures(row: Row) -> list[tuple[str, str, int]]:
     return [(failure, reason, n) for (failure, reason), n in sorted(found.items(), key=lambda item: -item[1])]
 
 
-def _plural(n: int, noun: str) -> str:
+def plural(n: int, noun: str) -> str:
+    """The noun for n of them."""
     return noun if n == 1 else f"{noun}s"

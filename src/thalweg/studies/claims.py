@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from thalweg.records.results import Run
-    from thalweg.report.summary import Row, Summary, Table
+    from thalweg.report.summary import RankedTable, Row, Summary
     from thalweg.studies.recipe import Claim
 
 LOSS = Metric("training loss", "min", low=0.0)
@@ -28,7 +28,7 @@ class Finding:
     """A claim, in each table where it is tested how a and b differ, and a sentence for each where it cannot be."""
 
     claim: Claim
-    found: tuple[tuple[Table, Metric, Paired], ...]
+    found: tuple[tuple[RankedTable, Metric, Paired], ...]
     untested: tuple[str, ...] = ()
 
     @property
@@ -49,7 +49,7 @@ class Finding:
 
 def test(claims: Sequence[Claim], summary: Summary) -> list[Finding]:
     """Test all claims of a recipe, p-values corrected over all of its tests."""
-    open_pairs: dict[tuple[str, str], tuple[int, Table, Metric, Paired]] = {}
+    open_pairs: dict[tuple[str, str], tuple[int, RankedTable, Metric, Paired]] = {}
     untested: dict[int, list[str]] = {}
     for i, claim in enumerate(claims):
         for j, table in enumerate(summary.tables):
@@ -74,12 +74,12 @@ def test(claims: Sequence[Claim], summary: Summary) -> list[Finding]:
     ]
 
 
-def _applies(claim: Claim, table: Table) -> bool:
+def _applies(claim: Claim, table: RankedTable) -> bool:
     low, high = claim.batch_sizes
     return low <= table.batch_size <= high and (not claim.tasks or table.task in claim.tasks)
 
 
-def _by_seed(measure: str, table: Table, optimizer: str) -> tuple[dict[int, float | None], set[int], set[int]]:
+def _by_seed(measure: str, table: RankedTable, optimizer: str) -> tuple[dict[int, float | None], set[int], set[int]]:
     """What is measured on each seed, None where there is nothing; the seeds that failed; those with only a bound.
 
     A run that failed has not reached the target, and counts with the whole length; that it failed counts besides.
@@ -96,7 +96,7 @@ def _by_seed(measure: str, table: Table, optimizer: str) -> tuple[dict[int, floa
     return spent, failed, {seed for seed, time in times.items() if time is None}
 
 
-def _only(table: Table, optimizer: str) -> Row | None:
+def _only(table: RankedTable, optimizer: str) -> Row | None:
     """The row of the optimizer with more settings given, if there is one alone."""
     rows = [row for row in table.rows if row.optimizer.startswith(f"{optimizer}:")]
     return rows[0] if len(rows) == 1 else None
@@ -111,7 +111,7 @@ def _value(measure: str, run: Run) -> float | None:
     return run.test
 
 
-def _too_few(table: Table, claim: Claim, a: Mapping[int, float | None], b: Mapping[int, float | None]) -> str:
+def _too_few(table: RankedTable, claim: Claim, a: Mapping[int, float | None], b: Mapping[int, float | None]) -> str:
     done = [f"{name} finished on {sum(v is not None for v in own.values())} of {len(own)} seeds"
             for name, own in ((claim.a, a), (claim.b, b))]  # fmt: skip
     return f"{table.name}: not tested, {' and '.join(done)}, fewer than two of them in common"
@@ -152,7 +152,7 @@ def here(finding: Finding) -> list[str]:
     return [*(_sentence(finding.claim, *one) for one in finding.found), *finding.untested]
 
 
-def _sentence(claim: Claim, table: Table, metric: Metric, pair: Paired) -> str:
+def _sentence(claim: Claim, table: RankedTable, metric: Metric, pair: Paired) -> str:
     lost = words.losses(pair, claim.a, claim.b)
     if pair.unseen:
         return f"{table.name}: neither reached the target within {table.steps} steps on any of {pair.seeds} seeds"

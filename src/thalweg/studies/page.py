@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from thalweg.report.summary import Row, Table
+    from thalweg.report.summary import RankedTable, Row
     from thalweg.studies.recipe import Claim
 
 
@@ -149,7 +149,7 @@ def _extremes(claim: Claim) -> str:
     return "; ".join(pairs if len(pairs) < 3 else [pairs[0], "…", pairs[-1]])
 
 
-def _results(table: Table) -> Grid:
+def _results(table: RankedTable) -> Grid:
     names = short_names(row.optimizer for row in table.rows)
     unit = f", {table.metric.unit}" if table.metric.unit else ""
     head = (
@@ -160,7 +160,7 @@ def _results(table: Table) -> Grid:
     return Grid(f"Here: {table.name}, {words.short(table.epochs)} epochs", head, rows, _notes(table, names))
 
 
-def _notes(table: Table, names: Mapping[str, str]) -> tuple[str, ...]:
+def _notes(table: RankedTable, names: Mapping[str, str]) -> tuple[str, ...]:
     edges = [names[row.optimizer] for row in table.rows if "lr" in row.cell.edges]
     said = [f"The best learning rate is at the edge of the range tried: {words.listed(edges)}."] if edges else []
     return (*(text for row in table.rows for text in words.incomplete(row)), *said)

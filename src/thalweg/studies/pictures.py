@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from thalweg.report.summary import Row, Summary, Table
+    from thalweg.report.summary import RankedTable, Row, Summary
 
 DASHES = ("-", "--", "-.", ":")
 
@@ -54,7 +54,7 @@ def _labels(names: list[str]) -> dict[str, str]:
     }
 
 
-def _curves(tables: tuple[Table, ...], path: Path) -> Picture:
+def _curves(tables: tuple[RankedTable, ...], path: Path) -> Picture:
     """Training loss and validation metric by epoch, a column a table."""
     figure = drawing.figure(4.2 * len(tables), 6.4)
     axes = figure.subplots(2, len(tables), squeeze=False)
@@ -80,7 +80,7 @@ def _curves(tables: tuple[Table, ...], path: Path) -> Picture:
                          "optimizer is ahead early, and which at the end.")  # fmt: skip
 
 
-def _zoom(axes: Any, table: Table) -> None:
+def _zoom(axes: Any, table: RankedTable) -> None:
     """Show what happens after the first tenth."""
     values = [
         mean
@@ -95,7 +95,7 @@ def _zoom(axes: Any, table: Table) -> None:
         axes.set_ylim(low - room, high + room)
 
 
-def _scaling(tables: list[Table], path: Path) -> Picture:
+def _scaling(tables: list[RankedTable], path: Path) -> Picture:
     """The test metric of each optimizer over the batch sizes of a task."""
     metric = tables[0].metric
     figure = drawing.figure(6.4, 4.4)
@@ -120,7 +120,7 @@ def _scaling(tables: list[Table], path: Path) -> Picture:
                          "95 % interval: note which optimizer holds up as the batch grows.")  # fmt: skip
 
 
-def _placed(table: Table) -> Iterator[tuple[float, float, Row]]:
+def _placed(table: RankedTable) -> Iterator[tuple[float, float, Row]]:
     """α, β1 and the row, where both are given."""
     for row in table.rows:
         given = dict(pair.split("=") for pair in row.optimizer.split(":")[1:])
@@ -128,7 +128,7 @@ def _placed(table: Table) -> Iterator[tuple[float, float, Row]]:
             yield float(given["alpha"]), float(given["beta"]), row
 
 
-def _heat_maps(tables: list[Table], path: Path) -> Picture:
+def _heat_maps(tables: list[RankedTable], path: Path) -> Picture:
     """The test metric over gain and β1, with α written in each field; LAMB is the line at gain 0."""
     figure = drawing.figure(6.2 * len(tables), 4.4)
     for axes, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, strict=True):
@@ -159,7 +159,7 @@ def _heat_maps(tables: list[Table], path: Path) -> Picture:
     )
 
 
-def _heading(table: Table) -> str:
+def _heading(table: RankedTable) -> str:
     base = next((row for row in table.rows if row.optimizer.split(":")[0] == "lamb"), None)
     title = f"{table.task}, batch {table.batch_size}"
     if base is None or base.test is None:

@@ -26,7 +26,7 @@ STYLES = dict(zip(NAMES, ("o", "^", "s", "D"), strict=True))
 WHERE = {"tuned": "each at its own learning rate", "common": "at one learning rate for all of a base"}
 
 
-class Cell(NamedTuple):
+class ComparedFlatness(NamedTuple):
     """A setting of E beside its base alone, over the seeds that both have."""
 
     record: Record
@@ -67,7 +67,7 @@ def page(folder: Path) -> Section:
     return Section(findings=findings, grids=grids, pictures=pictures)
 
 
-def cells_of(done: list[Record], where: str) -> list[Cell]:
+def cells_of(done: list[Record], where: str) -> list[ComparedFlatness]:
     """The cells at the tuned or the common learning rate, each beside the one with α = 0 of its task and base."""
     alone = {_base(one): one.found[where] for one in done if one.settings["alpha"] == 0.0}
     cells = []
@@ -77,7 +77,7 @@ def cells_of(done: list[Record], where: str) -> list[Cell]:
             continue
         names = ("steps", "sharpness", "normalised", "gradient")
         eta = one.found["lr"] or math.nan if where == "tuned" else one.settings["common"]
-        cells.append(Cell(one, found, eta, {name: ratios(found[name], base[name]) for name in names}))
+        cells.append(ComparedFlatness(one, found, eta, {name: ratios(found[name], base[name]) for name in names}))
     return cells
 
 
@@ -85,7 +85,7 @@ def _base(one: Record) -> tuple[str, str]:
     return one.settings["task"], one.settings["base"]
 
 
-def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
+def _grid(task: str, where: str, cells: list[ComparedFlatness]) -> Grid:
     head = (
         "base; α, β1", "S", "limit of ηλ", "η", "steps", "steps / without E", "λ_max", "λ_max / without E",
         "the same, layers normalised", "‖∇L‖² / without E", METRICS.get(task, "test metric"), "ηλ / limit",
@@ -107,7 +107,7 @@ def _grid(task: str, where: str, cells: list[Cell]) -> Grid:
     )  # fmt: skip
 
 
-def _claims(cells: list[Cell], where: str) -> list[str]:
+def _claims(cells: list[ComparedFlatness], where: str) -> list[str]:
     said = []
     for with_momentum, words in ((False, "without momentum"), (True, "with momentum")):
         for sign, name, slower in ((-1.0, "α < 0", True), (1.0, "α > 0", False)):
@@ -141,7 +141,7 @@ class Counted(NamedTuple):
     cells: int
 
     @classmethod
-    def of(cls, cells: list[Cell], measure: str, *, below: bool) -> Counted:
+    def of(cls, cells: list[ComparedFlatness], measure: str, *, below: bool) -> Counted:
         """Of a ratio that the claim has below, or above, 1."""
         return cls(
             sum(one.decided(measure, below) for one in cells),
@@ -163,10 +163,10 @@ class Counted(NamedTuple):
         return "holds in part" if self.agree > self.against else "mostly the opposite"
 
 
-def _theory(cells: list[Cell], where: str) -> list[str]:
+def _theory(cells: list[ComparedFlatness], where: str) -> list[str]:
     """Whether S, or the limit over η, orders sharpness within each task and base, and sharpness the test metric."""
     said = []
-    predictors: tuple[tuple[Callable[[Cell], float | None], str], ...] = (
+    predictors: tuple[tuple[Callable[[ComparedFlatness], float | None], str], ...] = (
         (lambda one: -strength(one.record.settings), "−S"),
         (lambda one: limit(one.record.settings) / one.eta, "limit / η"),
         (lambda one: _average(one.found["test"]), "the test metric"),
@@ -207,7 +207,7 @@ def _average(values: list[float | None]) -> float | None:
     return mean(there) if there else None
 
 
-def _picture(cells: dict[str, list[Cell]], path: Path) -> Picture:
+def _picture(cells: dict[str, list[ComparedFlatness]], path: Path) -> Picture:
     drawn = drawing.figure(10.0, 4.4)
     panels = drawn.subplots(1, 2, sharey=True)
     for ax, where in zip(panels, WHERE, strict=True):
@@ -222,7 +222,7 @@ def _picture(cells: dict[str, list[Cell]], path: Path) -> Picture:
     )
 
 
-def _quadrants(ax: Axes, cells: list[Cell], where: str) -> None:
+def _quadrants(ax: Axes, cells: list[ComparedFlatness], where: str) -> None:
     for one in cells:
         pace, place = one.compared["steps"], one.compared["sharpness"]
         if one.alpha == 0.0 or pace is None or place is None:

@@ -26,7 +26,7 @@ STYLES = dict(zip(NAMES, zip(drawing.COLOURS, (*drawing.MARKERS, "*"), strict=Fa
 TICKS = (-30, -12, -6, -3, -1, 0, 1, 3, 6, 12, 30)
 
 
-class Cell(NamedTuple):
+class ComparedAccuracy(NamedTuple):
     """A setting of E, and its paired difference of test accuracy to the base alone; None of the base itself."""
 
     record: Record
@@ -51,7 +51,7 @@ def page(folder: Path) -> Section:
     return Section(findings=_findings(cells), grids=grids, pictures=[picture])
 
 
-def cells_of(done: Sequence[Record]) -> list[Cell]:
+def cells_of(done: Sequence[Record]) -> list[ComparedAccuracy]:
     """Each record beside that of its base alone; p-values corrected over all of them."""
     alone = {_base(one): one for one in done if one.settings["alpha"] == 0.0}
     pairs = {}
@@ -63,14 +63,14 @@ def cells_of(done: Sequence[Record]) -> list[Cell]:
             if pair is not None:
                 pairs[str(at), "alone"] = pair
     corrected = correct(pairs)
-    return [Cell(one, corrected.get((str(at), "alone"))) for at, one in enumerate(done)]
+    return [ComparedAccuracy(one, corrected.get((str(at), "alone"))) for at, one in enumerate(done)]
 
 
 def _base(one: Record) -> tuple[str, str]:
     return one.settings["regime"], one.settings["base"]
 
 
-def _grid(cells: list[Cell]) -> Grid:
+def _grid(cells: list[ComparedAccuracy]) -> Grid:
     known = cells[0].record.settings
     names = list(dict.fromkeys(cell.name for cell in cells))
     rows = []
@@ -85,7 +85,7 @@ def _grid(cells: list[Cell]) -> Grid:
     return Grid(title, ("base", *names), rows)
 
 
-def _entry(cell: Cell) -> str:
+def _entry(cell: ComparedAccuracy) -> str:
     found = cell.record.found
     losses = [loss for loss in found["loss"] if loss is not None]
     loss = f"{mean(losses):.3f}" if len(losses) == len(found["loss"]) else "diverged"
@@ -96,7 +96,7 @@ def _entry(cell: Cell) -> str:
     return f"{shown} ({loss}; {found['lr']:.2g})"
 
 
-def _findings(cells: list[Cell]) -> list[str]:
+def _findings(cells: list[ComparedAccuracy]) -> list[str]:
     said = []
     for without, words in ((True, "without momentum"), (False, "with momentum")):
         for name in dict.fromkeys(cell.name for cell in cells if cell.compared is not None):
@@ -116,7 +116,7 @@ def _findings(cells: list[Cell]) -> list[str]:
     return said
 
 
-def draw(cells: Sequence[Cell]) -> Figure:
+def draw(cells: Sequence[ComparedAccuracy]) -> Figure:
     """The paired difference of test accuracy to the base alone, a panel for each regime."""
     compared = [(cell.record.settings, cell.name, cell.compared) for cell in cells if cell.compared is not None]
     regimes = list(dict.fromkeys(known["regime"] for known, _, _ in compared))
