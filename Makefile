@@ -8,7 +8,10 @@ MUCH = --trials $(TRIALS) --studies $(STUDIES) --seeds $(SEEDS)
 DEMO = --optimizers sgd,adamw,lamb,muon,alto,e-adamw $(MUCH) --out $(OUT)
 PIP := $(BIN)/pip install --quiet -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: help demo test lint clean
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and write a report (under six minutes)
 	$(BIN)/thalweg compare sine digits --budget short $(DEMO)
@@ -17,7 +20,7 @@ demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and w
 test: lint  ## lint, types, import rules, doctests and all tests
 	$(BIN)/pytest -n 2 --dist worksteal
 
-lint: .venv/dev
+lint: .venv/dev  ## lint, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -28,11 +31,12 @@ lint: .venv/dev
 	@touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv
-	$(PIP) -e '.[lab,hub,jax,lowbit,dev]'
+	$(PIP) 'pip>=25.1'  # which knows groups of dependencies
+	$(PIP) -e '.[lab,hub,jax,lowbit]' --group dev
 	@touch .venv/lab $@
 
 .venv:
 	$(PYTHON) -m venv .venv
 
-clean:
+clean:  ## remove what these commands made: .venv and runs
 	rm -rf .venv runs

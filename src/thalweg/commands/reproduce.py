@@ -76,7 +76,7 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
         for name in kept.names():
             found = kept.find(name)
             console.print(f"{name:22} {found.title} ({', '.join(found.scales)})", soft_wrap=True)
-        console.print("Your own: FILE.toml, described in docs/recipes.md.", soft_wrap=True)
+        console.print(f"Your own: FILE.toml, written as those in {kept.folder()} are.", soft_wrap=True)
         return
     from thalweg.lab.engine import leave_process_group
     from thalweg.lab.search import comparison

@@ -111,7 +111,7 @@ def _nothing(name: str, folder: Path, split: str) -> str:
     has = f"; it has {', '.join(others[:3])}" if others else ""
     return (
         f"{folder} has no Parquet file of the split {split} ({split}-00000-of-00001.parquet){has}: {fetch(name)}; "
-        f"other forms: docs/data.md"
+        f"{split}*.jsonl and {split}*.arrow are read as well, and of images a folder a class"
     )
 
 

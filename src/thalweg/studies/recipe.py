@@ -101,6 +101,11 @@ class Recipe:
     beside: tuple[dict[str, str], ...] = ()
 
 
+def folder() -> str:
+    """Where the recipes of the package are."""
+    return str(_RECIPES)
+
+
 def names() -> list[str]:
     """The recipes of the package, in alphabetical order."""
     return sorted(
