@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from thalweg import records
 from thalweg.commands import terminal
 from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, folder, names, one_of, switch, whole, wholes
 from thalweg.lab.signals import handled
@@ -80,15 +78,13 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     if not tasks:
         raise UserError("name a TASK: see `thalweg tasks`, or `thalweg compare --help`")
     options = options or Compare()
-    import torch
-
     from thalweg.commands.progress import Progress
     from thalweg.commands.report import write_and_print
     from thalweg.lab import contenders
     from thalweg.lab.search import comparison
+    from thalweg.lab.search.beginning import begin
     from thalweg.lab.search.cells import slug
     from thalweg.lab.search.plan import BUDGETS, ComparisonPlan
-    from thalweg.lab.search.work import Assignment, open_tickets
 
     terminal.interruptible()
     root = options.out or Path("runs") / "-".join(map(slug, dict.fromkeys(tasks)))
@@ -111,16 +107,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     if options.dry_run:
         _say_what_would_run(cells, processes, root, console, timing=options.timing)
         return
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for cell in cells:
-            cell.record(root, terminal.command())
-    except OSError as error:
-        raise records.unwritable(error, root) from None
-    threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))  # OMP_NUM_THREADS holds
-    assignment = Assignment(root, cells, options.storage, threads)
-    if options.storage is not None:
-        open_tickets(assignment)  # or a clear error now
+    assignment = begin(root, cells, terminal.command(), processes, options.storage)
     runs = sum(cell.trials * cell.studies + cell.seeds for cell in cells if cell.left_out is None)
     console.print(
         f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: at least {runs} "

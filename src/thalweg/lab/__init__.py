@@ -14,7 +14,26 @@ Rooms, each importing only from those above it::
     search/          points, studies, tickets, workers
     instruments.py   what thalweg.landscape sees of a run under way
     alone.py         a run alone in its folder, as ``thalweg train`` makes one
+    from_python.py   :func:`compare`, a comparison as ``thalweg compare`` makes one
 
 What a run leaves behind is said in :mod:`thalweg.records`, who judges it is :mod:`thalweg.report`, and commands are in
 :mod:`thalweg.commands`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thalweg.lab.from_python import compare
+
+__all__ = ["compare"]
+
+
+def __getattr__(name: str) -> object:
+    """``compare``, imported at first use: what reads signals or records needs none of it."""
+    if name != "compare":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from thalweg.lab.from_python import compare
+
+    return compare
