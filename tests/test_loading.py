@@ -74,7 +74,10 @@ DAMAGE = {
         for value in (-5.0, float("nan"), float("inf"), 1.5)
     },
     "a step for each element": (in_state("step", torch.zeros(3)), "step of a parameter .* must be a whole number .*"),
-    "a step in words": (in_state("step", "three"), "step of a parameter .* must be a whole number .*, got .*"),
+    "a step in words": (
+        in_state("step", "three"),
+        r"step of parameter 0 must be a whole number in \[0, inf\), got 'three'",
+    ),
     "lr NaN": (in_group("lr", float("nan")), r"lr must be a number in \[0, inf\), got nan"),
     "eps in words": (in_group("eps", "1e-6"), r"eps must be a number in \[0, inf\), got '1e-6'"),
     "betas of four": (in_group("betas", (0.9,) * 4), r"betas must be 2 numbers in \[0, 1\), got .*"),

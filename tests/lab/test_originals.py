@@ -201,7 +201,7 @@ def test_columns_that_are_none_are_named(tmp_path, own_data):
     folder = conll(tmp_path / "source")
     (folder / "eng.testb").write_text("EU NNP I-NP I-ORG\nrejects VBZ I-VP 7\n")
     message = refused(lambda: convert("lhoestq/conll2003", folder, own_data))
-    assert f"{folder / 'eng.testb'}, line 2: 'rejects VBZ I-VP 7' is not a word and its columns" in message
+    assert f"{folder / 'eng.testb'}, line 2: 'rejects VBZ I-VP 7' is not a word followed by its columns" in message
     (folder / "eng.testb").unlink()
     assert "has no file eng.testb or test.txt" in refused(lambda: convert("lhoestq/conll2003", folder, own_data))
 

@@ -219,7 +219,7 @@ def test_what_contradicts_a_run_is_refused_by_its_name(name, monkeypatch, tmp_pa
 def test_what_agrees_with_a_run_is_not_refused(monkeypatch, tmp_path, anew):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert train(replace(SHORT, precision="bf16"), tmp_path)["status"] == "finished"
-    with pytest.raises(UserError, match="--precision says what a run has, here fp16"):
+    with pytest.raises(UserError, match="--precision sets the precision of a run, here fp16"):
         variables.check("fp16")
 
 

@@ -148,7 +148,7 @@ def _check_state_dtype(group: dict[str, Any], buffers: tuple[str, ...]) -> None:
     if not known or (isinstance(named, dict) and not named.keys() <= set(buffers)):
         *first, last = (repr(value) for value in STATE_DTYPES)
         allowed = f"{', '.join(first)}, {last} or a mapping of {', '.join(map(repr, buffers))} to these"
-        if isinstance(given, str):
+        if isinstance(given, str) and not isinstance(getattr(torch, given.removeprefix("torch."), None), torch.dtype):
             names = (EIGHT_BITS, *(str(dtype).removeprefix("torch.") for dtype in STATE_DTYPES if dtype is not None))
             reject_name("state_dtype", given, allowed, names)
         reject("state_dtype", given, allowed)

@@ -25,6 +25,7 @@ TRAINS = (
     "__init__.py",
     "arguments.py",
     "equations.py",
+    "evaluation.py",
     "files.py",
     "kernels",
     "lab/columns.py",
