@@ -161,7 +161,7 @@ LAMB_INVALID = (
             (torch.int64, r"torch\.int64"),
             ("float16", "'float16'"),
             ("torch.float16", r"'torch\.float16'"),
-            ("bf16", "'bf16'"),
+            ("bf16", r"'bf16'; did you mean 'bfloat16'\?"),
             ("None", "'None'"),
             (8, "8"),
             ({"exp_avg": "half"}, r"\{'exp_avg': 'half'\}"),

@@ -76,7 +76,7 @@ DAMAGE = {
     "a step for each element": (in_state("step", torch.zeros(3)), "step of a parameter .* must be a whole number .*"),
     "a step in words": (
         in_state("step", "three"),
-        r"step of parameter 0 must be a whole number in \[0, inf\), got 'three'",
+        "step of parameter 0 must be a whole number .*, got 'three'",
     ),
     "lr NaN": (in_group("lr", float("nan")), r"lr must be a number in \[0, inf\), got nan"),
     "eps in words": (in_group("eps", "1e-6"), r"eps must be a number in \[0, inf\), got '1e-6'"),
