@@ -142,5 +142,14 @@ def test_any_narrow_setting_has_an_alpha_to_recommend(nesterov):
         assert len(said(lambda s=s: warn_if_narrow([Filter(s.alpha, s.beta, s.momentum, s.nesterov)]))) == 1
 
 
+def test_next_to_a_momentum_of_1_there_is_none_to_recommend():
+    momentum = 0.9999999999999998
+    assert enough_alpha(-0.75, 0.0, momentum=momentum, nesterov=False) == 0.0
+    (text,) = said(lambda: warn_if_narrow([Filter(-0.75, 0.0, momentum, False)]))
+    assert (
+        "or to need a smaller learning rate. At this momentum no alpha < 0 keeps a tenth of the range; `thalweg" in text
+    )
+
+
 def alone(s: Setting) -> float:
     return stability_limit(0.0, 0.0, **s.base)

@@ -162,9 +162,11 @@ def _limit(alpha: float, beta: float, momentum: float, nesterov: bool, here: Cro
     if is_narrow(limit, before):
         enough = enough_alpha(alpha, beta, momentum=momentum, nesterov=nesterov)
         text += (
-            f" That is a narrow range: α < 0 averages the gradient once more in front of a momentum that averages it, "
-            f"and both are late. α of at least {enough:g} at this β1 keeps a tenth of the range, a larger β1 more."
+            " That is a narrow range: α < 0 averages the gradient once more in front of a momentum that averages it, "
+            "and both are late."
         )
+        if enough < 0.0:  # not at a momentum next to 1
+            text += f" α of at least {enough:g} at this β1 keeps a tenth of the range, a larger β1 more."
     return text
 
 

@@ -48,7 +48,8 @@ def is_narrow(limit: float, alone: float) -> bool:
 def enough_alpha(alpha: float, beta: float, *, momentum: float, nesterov: bool) -> float:
     """Of the α < 0 that keep a tenth of the base's stable range, the one nearest to an ``alpha`` that does not.
 
-    Rounded to three digits, towards 0. By bisection: with Nesterov's momentum the limit jumps where a swing begins.
+    Rounded to three digits, towards 0; 0 where a momentum next to 1 leaves none. By bisection: with Nesterov's momentum
+    the limit jumps where a swing begins.
 
     >>> enough_alpha(-3.0, 0.75, momentum=0.9, nesterov=False)
     -1.18
@@ -61,6 +62,8 @@ def enough_alpha(alpha: float, beta: float, *, momentum: float, nesterov: bool) 
             narrow = middle
         else:
             enough = middle
+    if enough == 0.0:
+        return 0.0
     digits = 2 - math.floor(math.log10(-enough))
     return round(math.ceil(enough * 10.0**digits) / 10.0**digits, digits)
 
@@ -69,10 +72,13 @@ def _text(one: Filter, limit: float, alone: float) -> str:
     alpha, beta, momentum, nesterov = one
     enough = enough_alpha(alpha, beta, momentum=momentum, nesterov=nesterov)
     command = f"thalweg theory --alpha {alpha:g} --beta {beta:g} --momentum {momentum:g}{' --nesterov' * nesterov}"
+    keeps = (
+        f"At this beta, alpha of at least {enough:g} keeps" if enough < 0.0 else "At this momentum no alpha < 0 keeps"
+    )
     return (
         f"alpha={alpha:g} with beta={beta:g} in front of momentum {momentum:g} is stable only up to learning rate x "
         f"curvature = {limit:.3g}, {alone / limit:.3g} times less than without E ({alone:.3g}): expect divergence, or "
-        f"to need a smaller learning rate. At this beta, alpha of at least {enough:g} keeps a tenth of the range; "
+        f"to need a smaller learning rate. {keeps} a tenth of the range; "
         f"`{command}` says more"
     )
 
