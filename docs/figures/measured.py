@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from thalweg.report import drawing
+from thalweg.report import drawing, palette
 from thalweg.report.statistics import interval
 from thalweg.studies.pages import two_mechanisms, which_alpha
 from thalweg.studies.pages.numbers import PLAIN
@@ -48,7 +48,7 @@ def main() -> None:
         if not source.exists():
             raise SystemExit(f"error: {source} is not there; thalweg reproduce {name} measures, and draws, anew")
         path = OUT / f"{name.replace('-', '_')}.png"
-        draw(json.loads(source.read_text())).savefig(path, dpi=120, facecolor="white")
+        drawing.save(draw(json.loads(source.read_text())), path, dpi=120)
         print(f"written: {path}")
 
 
@@ -82,7 +82,7 @@ def _settled(ax: Axes, records: list[Record]) -> None:
                     ax.annotate(
                         one.setting, (at, found.mean), where, textcoords="offset points", fontsize=7, ha="center"
                     )
-    ax.plot((3.0, 50.0), (3.0, 50.0), color=drawing.GREY, linewidth=0.8)
+    ax.plot((3.0, 50.0), (3.0, 50.0), color=palette.INK, linewidth=0.8)
     ax.set(xscale="log", yscale="log", xlim=(2.6, 55), xlabel="stability limit over η")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(FixedLocator([5, 10, 20, 40]))

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from thalweg.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE
+from thalweg.report import drawing, palette
+from thalweg.report.palette import AMBER, BLUE, INK, ORANGE, SKY, VIOLET
 from thalweg.theory import damping, fastest_damping, implicit_regularization, map_over, stability_limit
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.contour import QuadContourSet
+    from matplotlib.figure import Figure
 
 OUT = Path(__file__).parents[1] / "images" / "theory"
 PAPER = {"α = -5, β1 = .99": (-5.0, 0.99, "o"), "α = .5, β1 = .01": (0.5, 0.01, "s")}
@@ -43,7 +43,7 @@ def look_ahead() -> None:
     slow = np.sin(2 * np.pi * steps / 60.0)
     for alpha, beta, colour, dashes in ((-5, 0.9, BLUE, "--"), (5, 0.9, ORANGE, "-.")):
         axes[0].plot(steps, passed_on(slow, alpha, beta), dashes, color=colour, label=f"α = {alpha}, β1 = {beta}")
-    axes[0].plot(steps, slow, color="black", linewidth=1.2, label="the gradient g")
+    axes[0].plot(steps, slow, color=INK, linewidth=1.2, label="the gradient g")
     axes[0].set(
         xlim=(40, 119),
         xlabel="step",
@@ -53,11 +53,11 @@ def look_ahead() -> None:
     axes[0].legend(loc="upper right", fontsize=8)
     periods = np.geomspace(2.0, 2000.0, 400)
     for alpha, beta, colour, dashes in (
-        (0.5, 0.01, GREEN, ":"),
+        (0.5, 0.01, AMBER, ":"),
         (5, 0.9, ORANGE, "-."),
-        (-5, 0.99, PURPLE, "-"),
+        (-5, 0.99, SKY, "-"),
         (-5, 0.9, BLUE, "--"),
-        (-3, 0.75, "black", (0, (5, 1, 1, 1, 1, 1))),
+        (-3, 0.75, VIOLET, (0, (5, 1, 1, 1, 1, 1))),
     ):
         axes[1].plot(
             periods,
@@ -66,7 +66,7 @@ def look_ahead() -> None:
             color=colour,
             label=f"α = {alpha:g}, β1 = {beta:g}",
         )
-    axes[1].axhline(1.0, color=GREY, linewidth=0.8)
+    axes[1].axhline(1.0, color=INK, linewidth=0.8)
     axes[1].set(
         xscale="log",
         yscale="log",
@@ -104,14 +104,15 @@ def stability_map() -> None:
         alone = stability_limit(0.0, 0.0, momentum=momentum)
         found = over_gains(partial(stability_limit, momentum=momentum)) / alone
         levels = np.log2([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1 / 1.1, 1.1, 2, 4, 8, 16])
-        image = _map(ax, np.log2(found), levels, "PuOr_r", GREY, TwoSlopeNorm(0.0, -6.0, 4.0))
-        _contour(ax, found, [0.1], "black")
+        image = _map(ax, np.log2(found), levels, "PuOr_r", INK, TwoSlopeNorm(0.0, -6.0, 4.0))
+        _contour(ax, found, [0.1], palette.ON_BRIGHT)
         ax.set_title(
             f"momentum {momentum:g}: {alone:.3g} without E" if momentum else f"no momentum: {alone:g} without E"
         )
     bar = figure.colorbar(image, ax=axes, ticks=levels, fraction=0.05)
     bar.ax.set_yticklabels([_times(2.0**level) for level in levels])
     bar.set_label("stability limit, times that without E")
+    drawing.legend(figure, "outside lower center", columns=2)
     _save(figure, "stability_map")
 
 
@@ -133,6 +134,7 @@ def damping_map() -> None:
     bar = figure.colorbar(image, ax=axes, ticks=np.log(levels), fraction=0.05)
     bar.ax.set_yticklabels([str(level) for level in levels])
     bar.set_label(f"steps in which an error halves at ηλ = {x:g}")
+    drawing.legend(figure, "outside lower center", columns=2)
     _save(figure, "damping_map")
 
 
@@ -141,24 +143,27 @@ def penalty() -> None:
     figure, axes = _figure(1, 3.4)
     ax = axes[0]
     alphas = np.linspace(-40, 20, 200)
-    for momentum, colour, dashes in ((0.0, BLUE, "-"), (0.5, GREEN, "--"), (0.9, ORANGE, "-.")):
+    for momentum, colour, dashes in (
+        (0.0, palette.colour("sgd"), "-"),
+        (0.5, AMBER, "--"),
+        (0.9, palette.colour("momentum"), "-."),
+    ):
         values = [implicit_regularization(float(alpha), momentum=momentum) for alpha in alphas]
         ax.plot(alphas, values, dashes, color=colour, label=f"momentum {momentum:g}" if momentum else "no momentum")
         for name, (alpha, _, marker) in PAPER.items():
             at = implicit_regularization(alpha, momentum=momentum)
             ax.plot(alpha, at, marker, color=colour, label=f"the paper's {name}" if momentum == 0.9 else None)
-    ax.axhline(0.0, color=GREY, linewidth=0.8)
-    ax.axvline(0.0, color=GREY, linewidth=0.8)
-    ax.text(-39, 3, "S > 0: flat regions favoured", fontsize=8, color=GREY)
-    ax.text(-39, -8, "S < 0: steep regions favoured", fontsize=8, color=GREY)
+    ax.axhline(0.0, color=INK, linewidth=0.8)
+    ax.axvline(0.0, color=INK, linewidth=0.8)
+    ax.text(-39, 3, "S > 0: flat regions favoured", fontsize=8, color=INK)
+    ax.text(-39, -8, "S < 0: steep regions favoured", fontsize=8, color=INK)
     ax.set(xlabel="α, steps", ylabel="S", title="Penalty (η/4) S ‖∇L‖² that steps of size η add to the loss")
     ax.legend(fontsize=8)
     _save(figure, "penalty")
 
 
 def _figure(columns: int, height: float) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(5.0 * columns if columns > 1 else 6.5, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = drawing.figure(5.0 * columns if columns > 1 else 6.5, height)
     return figure, np.atleast_1d(figure.subplots(1, columns))
 
 
@@ -196,7 +201,6 @@ def _map(
         where = (alpha * (1 - beta), 1 / (1 - beta))
         label = f"the paper's {name}"
         ax.plot(*where, marker, color="white", markeredgecolor="black", label=label, clip_on=False, zorder=4)
-    ax.legend(fontsize=7, loc="upper right")
     return image
 
 
@@ -214,7 +218,7 @@ def _plain(value: float, _: object = None) -> str:
 
 
 def _save(figure: Figure, name: str) -> None:
-    figure.savefig(OUT / f"{name}.png", dpi=120, facecolor="white")
+    drawing.save(figure, OUT / f"{name}.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgb
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from thalweg import files
-from thalweg.report.drawing import BLUE, ORANGE
+from thalweg.report import drawing
+from thalweg.report.palette import GREY, INK, SKY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 Found: TypeAlias = dict[str, Any]
 
-OURS, THEIRS, TEMPORARY, QUIET = ORANGE, BLUE, "#b9bec7", "#555555"
+OURS, THEIRS, TEMPORARY = SKY, GREY, (*to_rgb(GREY), 0.35)
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -31,8 +30,7 @@ def draw(record: dict[str, Any], path: Path) -> Path:
     """Draw the picture of a record of ``thalweg bench`` as PNG."""
     models, kind = record["models"], record["kind"]
     heights = [1.1 + 0.25 * len(found["contenders"]) for found in models]
-    figure = Figure(figsize=(9, sum(heights) + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = drawing.figure(9.0, sum(heights) + 0.4)
     panels = figure.subplots(len(models), 1, height_ratios=heights, squeeze=False)[:, 0]
     for ax, found in zip(panels, models, strict=True):
         rows = order(kind, found["contenders"])
@@ -41,11 +39,9 @@ def draw(record: dict[str, Any], path: Path) -> Path:
         else:
             _bytes(ax, rows)
         _dress(ax, rows, f"{found['says']}: {found['parameters']:,} parameters in {found['tensors']} tensors")
-    figure.supxlabel(_where(record), x=0.01, ha="left", fontsize=7, color=QUIET)
+    figure.supxlabel(_where(record), x=0.01, ha="left", fontsize=7, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.written(path) as beside:
-        figure.savefig(beside, dpi=130, facecolor="white")
-    return path
+    return drawing.save(figure, path, dpi=130)
 
 
 def _ratios(ax: Axes, rows: list[tuple[str, Found]], reference: str) -> None:
@@ -57,7 +53,7 @@ def _ratios(ax: Axes, rows: list[tuple[str, Found]], reference: str) -> None:
         milliseconds = 1e3 * one["median_seconds"]["median"]
         text = f"{ratio['median']:.2f} ×   {milliseconds:{'.0f' if milliseconds >= 100 else '.3g'}} ms"
         ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-    ax.axvline(1.0, color=QUIET, linewidth=0.8, linestyle="--", zorder=0)
+    ax.axvline(1.0, color=INK, linewidth=0.8, linestyle="--", zorder=0)
     low = min(one["paired_ratio"]["low"] for _, one in rows) / 1.15
     high = max(one["paired_ratio"]["high"] for _, one in rows) * 1.15
     ax.set_xscale("log")
@@ -78,7 +74,7 @@ def _bytes(ax: Axes, rows: list[tuple[str, Found]]) -> None:
         text = f"{state:.1f} + {temporary:.1f}"
         ax.annotate(text, (state + temporary, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
     ax.set_xlim(0, 1.15 * max(sum(_parts(one)) for _, one in rows))
-    ax.set_xlabel("bytes per parameter: optimizer state (coloured) + peak of temporary memory in a step (grey)")
+    ax.set_xlabel("bytes per parameter: optimizer state (coloured) + peak of temporary memory in a step (pale)")
 
 
 def _dress(ax: Axes, rows: list[tuple[str, Found]], title: str) -> None:
@@ -90,7 +86,7 @@ def _dress(ax: Axes, rows: list[tuple[str, Found]], title: str) -> None:
     ax.xaxis.label.set_fontsize(8)
     ax.tick_params(axis="x", labelsize=8)
     ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x", color="#e4e6ea", linewidth=0.7)
+    ax.grid(axis="x", color=INK, alpha=0.3, linewidth=0.7)
     ax.set_axisbelow(True)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
@@ -115,4 +111,4 @@ def _where(record: dict[str, Any]) -> str:
     rounds = f"{how['rounds']} rounds, " if record["kind"] == "step" else ""
     cut = ", interrupted" if record["interrupted"] else ""
     when = f"{here['date'][:10]}, commit {here['commit']}{cut}"
-    return f"orange, bold: thalweg's. {machine}; torch {here['torch']}; {how['dtype']}; {rounds}{when}"
+    return f"teal, bold: thalweg's. {machine}; torch {here['torch']}; {how['dtype']}; {rounds}{when}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from thalweg.report import words
+from thalweg.report import palette, words
 from thalweg.report.svg import AxisScale, Plot, whiskers
 
 if TYPE_CHECKING:
@@ -44,16 +44,11 @@ class Chart:
 
 def styles(optimizers: Iterable[str]) -> Styles:
     """A style for each name; ALTO and the E family come first and are drawn heavier than the baselines."""
-    names = sorted(set(optimizers), key=lambda name: (not _is_ours(name), name))
+    names = sorted(set(optimizers), key=lambda name: (not palette.is_ours(name), name))
     return {
-        name: Style(f"s{i % 20}{' ours' if _is_ours(name) else ''}", SYMBOLS[i % len(SYMBOLS)], _is_ours(name))
-        for i, name in enumerate(names)
+        name: Style(f"s{k}{' ours' if palette.is_ours(name) else ''}", SYMBOLS[k % len(SYMBOLS)], palette.is_ours(name))
+        for name, k in palette.styles(names).items()
     }
-
-
-def _is_ours(name: str) -> bool:
-    lower = name.lower().removeprefix("thalweg.")
-    return lower.startswith("e-") or lower in ("alto", "e", "eadam", "eadamw", "esgd")
 
 
 def of_table(table: RankedTable, drawn: Styles) -> list[Chart]:

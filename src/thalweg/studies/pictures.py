@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg.report import drawing, words
-from thalweg.report.drawing import COLOURS, save
+from thalweg.report import drawing, palette, words
+from thalweg.report.drawing import save
 from thalweg.studies.sections import Picture, short_names
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thalweg.report.summary import RankedTable, Row, Summary
-
-DASHES = ("-", "--", "-.", ":")
 
 
 def draw(summary: Summary, folder: Path) -> tuple[Picture, ...]:
@@ -36,11 +34,7 @@ def draw(summary: Summary, folder: Path) -> tuple[Picture, ...]:
 
 
 def _styles(names: list[str]) -> dict[str, dict[str, Any]]:
-    count = len(COLOURS)
-    return {
-        name: {"color": COLOURS[i % count], "linestyle": DASHES[(i + i // count) % len(DASHES)]}
-        for i, name in enumerate(names)
-    }
+    return {name: palette.line(name, style) for name, style in palette.styles(names).items()}
 
 
 def _names(tables: Any) -> list[str]:
@@ -65,7 +59,7 @@ def _curves(tables: tuple[RankedTable, ...], path: Path) -> Picture:
             for line, curve in enumerate((row.train_loss, row.validation)):
                 if curve is not None:
                     axes[line][column].plot(
-                        [step * epochs for step in curve.steps], curve.mean, label=labels[row.optimizer], lw=1.4,
+                        [step * epochs for step in curve.steps], curve.mean, label=labels[row.optimizer],
                         **styles[row.optimizer],
                     )  # fmt: skip
         axes[0][column].set(title=f"{table.task}, batch {table.batch_size}", yscale="log", ylabel="training loss")
@@ -109,7 +103,7 @@ def _scaling(tables: list[RankedTable], path: Path) -> Picture:
             shift = 1.03 ** (i - len(names) / 2)
             x = [size * shift for size, _ in known]
             y, bars = [test.mean for _, test in known], np.transpose([test.reach for _, test in known])
-            axes.errorbar(x, y, yerr=bars, label=labels[name], marker="o", ms=4, capsize=2, lw=1.4, **style)
+            axes.errorbar(x, y, yerr=bars, label=labels[name], marker="o", ms=4, capsize=2, **style)
     axes.set(xscale="log", xlabel="batch size", ylabel=words.labelled(metric.name, metric))
     axes.set_xticks([t.batch_size for t in tables], [f"{t.batch_size:,}" for t in tables], minor=False)
     axes.set_xticks([], minor=True)
@@ -145,7 +139,7 @@ def _heat_maps(tables: list[RankedTable], path: Path) -> Picture:
                 dark = (row.test.mean < middle) == (table.metric.goal == "max")
                 axes.text(
                     gains.index(gain), betas.index(beta), f"α={alpha:g}\n{row.test.mean:.4g}", ha="center", va="center",
-                    fontsize=8, color="white" if dark else "black",
+                    fontsize=8, color="white" if dark else palette.ON_BRIGHT,
                 )  # fmt: skip
         axes.set_xticks(range(len(gains)), [f"{gain:g}" for gain in gains])
         axes.set_yticks(range(len(betas)), [f"{beta:g}" for beta in betas])

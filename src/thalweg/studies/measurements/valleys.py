@@ -41,8 +41,8 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
         path = folder / f"{name}.png"
         if not path.exists():
             say(f"drawing {path.name}")
-            of_function = [one for one in wanted if one["function"] == name]
-            walks_picture([[_walk(one, 1.0, REPORTED, walkers=2) for one in of_function]], path)
+            rows = [[one for one in wanted if (one["function"], one["base"]) == (name, base)] for base in BASES]
+            walks_picture([[_walk(one, 1.0, REPORTED, walkers=2) for one in row] for row in rows], path)
 
 
 def walks(settings: Settings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg.report import drawing
+from thalweg.report import drawing, palette
 from thalweg.report.statistics import interval
 from thalweg.studies.pages.numbers import PLAIN, over, slope
 from thalweg.studies.pages.settings import Record, finished
@@ -160,22 +160,17 @@ def _of_gradients(network: list[Record]) -> list[str]:
 def _picture(convex: list[Record], network: list[Record], path: Path) -> Picture:
     drawn = drawing.figure(10.5, 3.9)
     left, middle, right = drawn.subplots(1, 3)
-    pairs = list(dict.fromkeys((one.settings["alpha"], one.settings["beta"]) for one in convex))
-    colours = {
-        "adam": (drawing.BLUE, drawing.SKY, drawing.GREEN),
-        "lamb": (drawing.ORANGE, drawing.YELLOW, drawing.BLACK),
-    }
     styles: dict[str, dict[str, Any]] = {}
     for one in convex:
-        at_pair = pairs.index((one.settings["alpha"], one.settings["beta"]))
-        colour = colours[one.settings["base"]][at_pair % 3]
-        styles[_name(one)] = {"color": colour, "linestyle": ("-", (0, (5, 2)), (0, (1.5, 2)))[at_pair % 3]}
+        base, alpha = one.settings["base"], one.settings["alpha"]
+        colour = palette.colour(base) if alpha == 0.0 else palette.of_alpha(alpha)
+        styles[_name(one)] = {"color": colour, "linestyle": "-" if base == "adam" else (0, (5, 2))}
     for one in convex:
         at, curve = one.found["at"], np.mean(_reported(one), axis=0)
         left.plot(at, curve, label=_name(one), lw=1.6, **styles[_name(one)])
     at = np.array(convex[0].found["at"], float)
     start = mean(float(np.mean(_reported(one), axis=0)[0]) for one in convex)
-    left.plot(at, 2.0 * start * at**0.5, color=drawing.GREY, lw=0.9, ls=":", label="√T")
+    left.plot(at, 2.0 * start * at**0.5, color=palette.INK, lw=0.9, ls=":", label="√T")
     left.set(xscale="log", yscale="log", xlabel="T", ylabel="regret R(T)", title="convex, η/√k")
     strengths = sorted({one.settings["ridge"] for one in network})
     for ax, full, strength in ((middle, True, strengths[0]), (right, False, strengths[-1])):
@@ -184,7 +179,7 @@ def _picture(convex: list[Record], network: list[Record], path: Path) -> Picture
                 ax.plot(one.found["at"], np.mean(one.found["mean"], axis=0), lw=1.6, **styles.get(_name(one), {}))
         at = np.array(network[0].found["at"], float)
         first = network[0].found["mean"][0][0]
-        ax.plot(at, 10.0 * first / at, color=drawing.GREY, lw=0.9, ls=":", label="1/T")
+        ax.plot(at, 10.0 * first / at, color=palette.INK, lw=0.9, ls=":", label="1/T")
         ax.legend(fontsize=7)
         what = "full batch" if full else "batches"
         ax.set(xscale="log", yscale="log", xlabel="T", title=f"network, {what}, ridge {strength:g}, constant η")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
-from thalweg.report import drawing
+from thalweg.report import drawing, palette
 from thalweg.studies.pages.bases import MOMENTUM, limit
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAMES = {"gd": "gradient descent", "momentum": "momentum .9", "adam": "Adam", "lamb": "LAMB"}
 STYLES = dict(
-    zip(NAMES, ((drawing.BLUE, "o"), (drawing.ORANGE, "^"), (drawing.GREEN, "s"), (drawing.PURPLE, "D")), strict=True)
+    zip(NAMES, zip(map(palette.colour, ("sgd", "momentum", "adam", "lamb")), "o^sD", strict=True), strict=True)
 )
 WITHIN = 0.10
 KINDS = {False: "where instability is a change of sign at every step", True: "where instability is a slow oscillation"}
@@ -130,8 +130,8 @@ def _of_batches(parts: list[Record]) -> list[str]:
 def _picture(whole: list[Record], path: Path) -> Picture:
     drawn = drawing.figure(6.4, 4.8)
     ax = drawn.subplots()
-    ax.plot((0.5, 600.0), (0.5, 600.0), color=drawing.GREY, linewidth=0.9)
-    ax.fill_between((0.5, 600.0), (0.45, 540.0), (0.55, 660.0), color=drawing.GREY, alpha=0.2, linewidth=0)
+    ax.plot((0.5, 600.0), (0.5, 600.0), color=palette.INK, linewidth=0.9)
+    ax.fill_between((0.5, 600.0), (0.45, 540.0), (0.55, 660.0), color=palette.INK, alpha=0.2, linewidth=0)
     for base, name in NAMES.items():
         colour, marker = STYLES[base]
         own = [(one, found) for one in whole if one.has(base=base) and (found := shares(one))]
@@ -140,7 +140,7 @@ def _picture(whole: list[Record], path: Path) -> Picture:
             x = [limit(one.settings) for one, _ in own if swings(one) is hollow]
             y = [mean(found) * limit(one.settings) for one, found in own if swings(one) is hollow]
             if x:
-                face = "white" if hollow else colour
+                face = "none" if hollow else colour
                 ax.plot(x, y, marker, color=colour, markerfacecolor=face, markersize=6, label=label)
                 label = None
     ax.set(xscale="log", yscale="log", xlim=(0.8, 80), ylim=(0.8, 600))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scipy.stats import spearmanr
 
-from thalweg.report import drawing
+from thalweg.report import drawing, palette
 from thalweg.studies.pages.bases import limit, strength
 from thalweg.studies.pages.numbers import Ratio, bars, over, ratios
 from thalweg.studies.pages.settings import Record, finished
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 METRICS = {"digits": "test accuracy, %", "fashion-mnist": "test accuracy, %", "pydoc-lm": "test loss, nats/byte"}
 NAMES = {"gd": "SGD", "momentum": "SGD, momentum .9", "adamw": "AdamW", "lamb": "LAMB"}
-STYLES = dict(zip(NAMES, ("o", "^", "s", "D"), strict=True))
+MARKERS = {"digits": "o", "fashion-mnist": "s", "pydoc-lm": "^"}
 WHERE = {"tuned": "each at its own learning rate", "common": "at one learning rate for all of a base"}
 
 
@@ -208,42 +208,50 @@ def _average(values: list[float | None]) -> float | None:
 
 
 def _picture(cells: dict[str, list[ComparedFlatness]], path: Path) -> Picture:
-    drawn = drawing.figure(10.0, 4.4)
-    panels = drawn.subplots(1, 2, sharey=True)
-    for ax, where in zip(panels, WHERE, strict=True):
-        _quadrants(ax, cells[where], where)
-    panels[0].set_ylabel("λ_max / without E")
-    drawing.legend(drawn, "outside lower center", columns=4)
+    shown = {where: [one for one in own if one.alpha != 0.0] for where, own in cells.items()}
+    bases = [base for base in NAMES if any(one.record.has(base=base) for own in shown.values() for one in own)]
+    rows = [where for where in WHERE if shown[where]]
+    drawn = drawing.figure(2.5 * len(bases) + 0.5, 2.5 * len(rows) + 0.8)
+    panels = drawn.subplots(len(rows), len(bases), sharex=True, sharey=True, squeeze=False)
+    for line, where in zip(panels, rows, strict=True):
+        for ax, base in zip(line, bases, strict=True):
+            _quadrants(ax, [one for one in shown[where] if one.record.has(base=base)])
+        line[0].set_ylabel(f"{WHERE[where]}\nλ_max / without E", fontsize=9)
+    for ax, base in zip(panels[0], bases, strict=True):
+        ax.set_title(NAMES[base], fontsize=11)
+    for ax in panels[-1]:
+        ax.set_xlabel("steps / without E", fontsize=9)
+    drawing.legend(drawn, "outside lower center", columns=6)
     return Picture(
         drawing.save(drawn, path),
-        "Each point is a task, a base and an (α, β1), geometric means over seeds, bars 95 %: steps to the target and "
-        "the largest eigenvalue there, both divided by those of the base without E. Blue α < 0, orange α > 0; filled: "
-        "with momentum, hollow: without. The slides' claim is blue in the lower right and orange in the upper left.",
+        "A panel a base, a point a task and an (α, β1), geometric means over seeds, bars 95 %: steps to the target and "
+        "the largest eigenvalue there, both divided by those of the base without E. Blue α < 0, orange α > 0; pale: "
+        "not decided in both. The slides' claim is blue in the lower right and orange in the upper left.",
     )
 
 
-def _quadrants(ax: Axes, cells: list[ComparedFlatness], where: str) -> None:
+def _quadrants(ax: Axes, cells: list[ComparedFlatness]) -> None:
+    ax.axhline(1.0, color=palette.INK, lw=0.8)
+    ax.axvline(1.0, color=palette.INK, lw=0.8)
+    ax.set(xscale="log", yscale="log", xlim=(0.36, 9.5), ylim=(0.28, 4.4))
+    for axis in (ax.xaxis, ax.yaxis):
+        drawing.ticks(axis, (0.5, 1, 2, 4, 8) if axis is ax.xaxis else (0.5, 1, 2, 4))
     for one in cells:
         pace, place = one.compared["steps"], one.compared["sharpness"]
-        if one.alpha == 0.0 or pace is None or place is None:
+        if pace is None or place is None:
             continue
-        base = one.record.settings["base"]
-        colour = drawing.BLUE if one.alpha < 0.0 else drawing.ORANGE
-        label = f"{NAMES[base]}, α {'<' if one.alpha < 0.0 else '>'} 0"
-        seen = ax.get_legend_handles_labels()[1]
+        task = one.record.settings["task"]
+        label = f"{task}, α {'<' if one.alpha < 0.0 else '>'} 0"
+        sure = all(each.above or each.below for each in (pace, place))
         ax.errorbar(
-            pace.mean, place.mean, xerr=bars([pace]), yerr=bars([place]),
-            fmt=STYLES[base], color=colour,
-            markerfacecolor="white" if base == "gd" else colour, markersize=5, elinewidth=0.6,
-            label=None if label in seen else label,
+            pace.mean, place.mean, xerr=bars([pace]), yerr=bars([place]), fmt=MARKERS.get(task, "D"),
+            color=palette.of_alpha(one.alpha), alpha=1.0 if sure else 0.45, markersize=5, elinewidth=0.7,
+            markeredgewidth=0, zorder=3 if sure else 2,
         )  # fmt: skip
-    ax.axhline(1.0, color=drawing.GREY, lw=0.8)
-    ax.axvline(1.0, color=drawing.GREY, lw=0.8)
-    ax.set(xscale="log", yscale="log", xlabel="steps to the target / without E", title=WHERE[where])
-    for axis in (ax.xaxis, ax.yaxis):
-        drawing.ticks(axis, (0.25, 0.5, 1, 2, 4, 8))
-    corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 8, "color": drawing.GREY}
+        if label not in ax.get_legend_handles_labels()[1]:
+            ax.plot([], [], MARKERS.get(task, "D"), color=palette.of_alpha(one.alpha), markersize=5, label=label)
+    corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 7, "color": palette.INK}
     ax.text(0.98, 0.02, "slower, flatter", ha="right", **corner)
-    ax.text(0.02, 0.96, "faster, sharper", ha="left", **corner)
-    ax.text(0.98, 0.96, "slower, sharper", ha="right", **corner)
+    ax.text(0.02, 0.94, "faster, sharper", ha="left", **corner)
+    ax.text(0.98, 0.94, "slower, sharper", ha="right", **corner)
     ax.text(0.02, 0.02, "faster, flatter", ha="left", **corner)

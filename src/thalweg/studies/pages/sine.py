@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thalweg.report import drawing
+from thalweg.report import drawing, palette
 from thalweg.studies.pages.numbers import over, ratios
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
@@ -86,7 +86,7 @@ def _picture(done: list[Record], path: Path) -> Picture:
         image = ax.contourf(x, x, losses.T, levels=levels, cmap="cividis", norm="log", extend="max")
         inside = ax.contour(x, x, losses.T, levels=[0.1], colors="white", linewidths=1.2)
         ax.clabel(inside, fmt="%g", fontsize=7)
-        ax.plot(0, 0, "+", color=drawing.ORANGE, markersize=8)
+        ax.plot(0, 0, "+", color=palette.ORANGE, markersize=8)
         ax.set_title(f"batch {one.settings['batch']}, {one.setting}", fontsize=10)
     bar = drawn.colorbar(image, ax=panels, label="training loss", format="%.2g")
     bar.ax.minorticks_off()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import spearmanr
 
-from thalweg.report import drawing
+from thalweg.report import drawing, palette
 from thalweg.report.statistics import interval
 from thalweg.studies.pages.bases import limit, strength
 from thalweg.studies.pages.numbers import PLAIN, Ratio, bars, over, ratios
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMES = {"gd": "no momentum", "momentum": "momentum .9"}
-STYLES = {"gd": (drawing.BLUE, "o"), "momentum": (drawing.ORANGE, "^")}
+STYLES = {"gd": (palette.colour("sgd"), "o"), "momentum": (palette.colour("momentum"), "^")}
 NEAR = 0.7
 """Sharpness above this share of its limit is at the edge of stability, below it is not."""
 
@@ -132,16 +132,16 @@ def draw_below(ax: Axes, descents: Sequence[Descent]) -> None:
             error = 100.0 * np.array(bars(compared))
             x = [strength(known) for known, _ in found]
             ax.errorbar(x, more, error, fmt=marker, color=colour, label=_title(descent), capsize=2)
-            ax.set(ylabel=f"sharpness at loss {descent[0].settings['levels'][0]:g}relative to no E, %")
+            ax.set(ylabel=f"sharpness at loss {descent[0].settings['levels'][0]:g} relative to no E, %")
             ax.legend(fontsize=8)
-    ax.axhline(0.0, color=drawing.GREY, linewidth=0.8)
+    ax.axhline(0.0, color=palette.INK, linewidth=0.8)
     ax.set(xlabel="S")
     ax.set_title("Below the edge", fontsize=10)
 
 
 def draw_at(ax: Axes, descents: Sequence[Descent]) -> None:
     """At the edge: sharpness at the last level over the stability limit."""
-    ax.axline((0.0, 0.0), slope=1.0, color=drawing.GREY, linewidth=0.8)
+    ax.axline((0.0, 0.0), slope=1.0, color=palette.INK, linewidth=0.8)
     for descent in filter(at_edge, descents):
         colour, marker = STYLES[descent[0].settings["base"]]
         there = [one for one in descent if any(one.found["sharpness"][-1])]

@@ -34,9 +34,9 @@ def page(folder: Path) -> Section:
     pictures = [
         Picture(
             path,
-            f"Walks on {name}: black without E, blue α < 0, orange α > 0. White line: the floor of the valley; star: "
-            "the lowest minimum; cross: another; square: the start; dots: where walks end. Note how much of the "
-            "white line each colour covers.",
+            f"Walks on {name}, in a row the same but for E: grey without it, blue α < 0, orange α > 0. Dotted: the "
+            "floor of the valley; star: the lowest minimum; cross: another; ring: the start; dot: the end. Note how "
+            "much of the dotted line is walked.",
         )
         for name in functions
         if (path := folder / f"{name}.png").exists()

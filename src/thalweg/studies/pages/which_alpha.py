@@ -6,7 +6,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, NamedTuple
 
 from thalweg.records.metric import Metric
-from thalweg.report import drawing
+from thalweg.report import drawing, palette
 from thalweg.report.statistics import Paired, correct, paired
 from thalweg.studies.pages.bases import WITHOUT_MOMENTUM
 from thalweg.studies.pages.numbers import over
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 ACCURACY = Metric("test accuracy", "max", low=0.0, high=100.0, resolution=100.0)
 NAMES = {"gd": "SGD", "rmsprop": "RMSprop", "adagrad": "Adagrad", "spsa": "SPSA + SGD", "momentum": "SGD, momentum .9",
          "adam": "Adam", "adamw": "AdamW", "lamb": "LAMB"}  # fmt: skip
-STYLES = dict(zip(NAMES, zip(drawing.COLOURS, (*drawing.MARKERS, "*"), strict=False), strict=True))
+COLOURS = map(palette.colour, ("sgd", *list(NAMES)[1:]))
+STYLES = dict(zip(NAMES, zip(COLOURS, (*drawing.MARKERS, "*"), strict=True), strict=True))
 TICKS = (-30, -12, -6, -3, -1, 0, 1, 3, 6, 12, 30)
 
 
@@ -131,7 +132,7 @@ def draw(cells: Sequence[ComparedAccuracy]) -> Figure:
             y = [names.index(name) + (i - (len(bases) - 1) / 2) * 0.11 for name, _ in own]
             colour, marker = STYLES[base]
             ax.errorbar(x, y, xerr=error, fmt=marker, color=colour, label=NAMES[base], markersize=4.5, capsize=1.5)
-        ax.axvline(0.0, color=drawing.GREY, linewidth=0.8)
+        ax.axvline(0.0, color=palette.INK, linewidth=0.8)
         ax.set_xscale("symlog", linthresh=1)
         low, high = ax.get_xlim()
         ax.set_xticks([tick for tick in TICKS if low <= tick <= high])

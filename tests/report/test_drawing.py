@@ -1,0 +1,54 @@
+"""Pictures lie on light and dark pages: nothing black, nothing white, no ground of their own."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from thalweg.report import drawing
+
+
+@pytest.fixture
+def drawn():
+    figure = drawing.figure(3.0, 2.0)
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], color="#d55e00", label="one")
+    ax.text(0.5, 0.5, "here")
+    ax.text(0.2, 0.5, "mine", color="#d55e00")
+    ax.set(title="title", xlabel="x", ylabel="y")
+    ax.set_title("left", loc="left")
+    ax.legend()
+    figure.supxlabel("below")
+    drawing.legend(figure, "outside lower center", columns=1)
+    return figure
+
+
+def test_no_word_axis_or_box_is_black_or_white(drawn, tmp_path):
+    svg = drawing.save(drawn, tmp_path / "picture.svg").read_text("utf-8")
+    painted = set(re.findall(r"(?:fill|stroke): (#\w+)", svg))
+    assert painted == {"#d55e00", drawing.INK}
+
+
+def test_the_page_shows_through(drawn, tmp_path):
+    picture = imread(drawing.save(drawn, tmp_path / "picture.png"))
+    alpha = picture[..., 3]
+    assert alpha[0, 0] == 0.0
+    assert np.mean(alpha == 0.0) > 0.5
+    assert alpha.max() == 1.0
+
+
+def test_short_paths_are_the_same_to_a_hundredth_of_a_point(drawn, tmp_path, monkeypatch):
+    shorter = drawing._shorter
+    monkeypatch.setattr(drawing, "_shorter", lambda svg: svg)
+    whole = drawing.save(drawn, tmp_path / "whole.svg").read_text("utf-8")
+    short = shorter(whole)
+    assert len(short) < len(whole)
+    ours, theirs = (re.findall(r'(?<= )d="([^"]*)"', svg) for svg in (short, whole))
+    assert len(ours) == len(theirs) > 5
+    for a, b in zip(ours, theirs, strict=True):
+        x, y = (np.array(re.findall(r"-?\d+(?:\.\d+)?", path), float) for path in (a, b))
+        assert re.findall("[A-Z]", a) == re.findall("[A-Z]", b)
+        np.testing.assert_allclose(x, y, rtol=0.0, atol=0.01)

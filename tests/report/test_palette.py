@@ -1,0 +1,69 @@
+"""One colour an optimizer, which reads on light and dark pages."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from importlib.resources import files
+from itertools import combinations
+
+import pytest
+from matplotlib.colors import to_rgb
+
+from thalweg.lab.contenders import CONTENDERS
+from thalweg.report import charts, palette
+
+CSS = (files("thalweg.report") / "page.css").read_text("utf-8")
+DARK_PAGE = "#0d1117"
+
+
+def luminance(colour):
+    """WCAG 2.2's relative luminance."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(a, b):
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", DARK_PAGE])
+def test_every_colour_reads_on_light_and_dark_pages(page):
+    assert min(contrast(colour, page) for colour in palette.COLOURS) >= 3.0
+    assert contrast(palette.INK, page) >= 4.0
+
+
+def test_the_reports_have_the_same_colours_in_their_light_and_dark_shades():
+    for theme in re.findall(r"--c0: .*?--c9: #\w+;", CSS, flags=re.DOTALL):
+        shades = dict(re.findall(r"--c(\d): (#\w+)", theme))
+        for k, colour in enumerate(palette.COLOURS):
+            hue, _, vivid = colorsys.rgb_to_hls(*to_rgb(colour))
+            own, _, _ = colorsys.rgb_to_hls(*to_rgb(shades[str(k)]))
+            away = abs((hue - own + 0.5) % 1.0 - 0.5)
+            assert away < 0.05 or vivid < 0.1, (k, colour, shades[str(k)])
+
+
+def test_an_optimizer_has_its_colour_in_any_company():
+    names = list(CONTENDERS)
+    whole = palette.styles(names)
+    assert len(set(whole.values())) == len(names)
+    for pair in combinations(names, 2):
+        assert palette.styles(pair) == {name: whole[name] for name in pair}
+
+
+def test_the_sign_of_alpha_is_the_colour_and_no_two_are_alike():
+    names = ["alto:alpha=-5:beta=0.99", "thalweg.EAdam:alpha=0.5", "alto:alpha=-1", "alto:alpha=1|2", "my.Sgd", "alto"]
+    styles = palette.styles(names)
+    assert [styles[name] % 10 for name in names[:3]] == [palette.EXPLORES, palette.EXPLOITS, palette.EXPLORES]
+    assert styles["alto:alpha=1|2"] % 10 == styles["alto"] % 10 or len(set(styles.values())) == len(names)
+    assert len({*styles.values()}) == len(names)
+    many = palette.styles([f"my.Optimizer{k}" for k in range(45)])
+    assert len(many) == 45
+    assert set(many.values()) == set(range(20))
+
+
+def test_charts_draw_pinned_alto_as_ours():
+    drawn = charts.styles(["lamb", "alto:alpha=-5:beta=0.99"])
+    assert drawn["alto:alpha=-5:beta=0.99"].css == "s1 ours"
+    assert drawn["lamb"].css == "s2"
