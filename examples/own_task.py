@@ -33,3 +33,4 @@ if __name__ == "__main__":
     wines, kinds = task.splits().test[:]
     untrained = task.score(task.model()(wines), kinds).mean().item()
     print(f"{task.title}: {untrained:.0f} % untrained; `thalweg train own_task:Wine` trains it")
+# prints: scikit-learn's wines, fully connected network 13-32-3: 40 % untrained; `thalweg train own_task:Wine` trains it

@@ -25,3 +25,4 @@ for _ in range(100):
     scheduler.step()
 
 print(f"step in backward: loss {loss.item():.5f}, at most {max(alive)} of {len(list(model.parameters()))} gradients")
+# prints: step in backward: loss 0.00228, at most 1 of 20 gradients

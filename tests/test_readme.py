@@ -1,19 +1,25 @@
 """The code of README and pages runs as it stands, and links lead somewhere; examples with >>>: theory/test_pages.py."""
 
+import copy
 import math
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
+import pytorch_optimizer
 import torch
 
+from thalweg import ALTO, Lamb, param_groups
+
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+WRITTEN_BY_HAND = [path for path in ROOT.glob("docs/**/*.md") if "generated" not in path.parts]
+PAGES = sorted([*ROOT.glob("*.md"), *WRITTEN_BY_HAND, *ROOT.glob("benchmarks/*.md")])
 
 
 def blocks(name: str) -> list[str]:
-    found = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
-    return [block for block in found if not block.lstrip().startswith(">>>")]
+    found = re.findall(r"```python\n(.*?)^ *```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in found if not block.lstrip().startswith(">>>")]
 
 
 def landscape(it):
@@ -57,13 +63,64 @@ def went_on(it):
     return True
 
 
+def trained(it):
+    assert it["loss"].item() < 0.5 < math.log(4)
+    return isinstance(it["optimizer"].base, torch.optim.SGD)
+
+
+def uncorrected(it):
+    """The function makes ours the LAMB of pytorch_lamb and torch_optimizer: transcribed here, by its definition."""
+    decay, lr, beta1, beta2 = 0.1, 0.02, 0.9, 0.999
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(4.0 * torch.randn(5, 3, dtype=torch.float64))
+    q, m, v = p.detach().clone(), 0.0, 0.0
+    optimizer = Lamb([p], lr, (beta1, beta2), weight_decay=decay, trust_eps=0.0, trust_clip=(0.0, 10.0))
+    for k in range(1, 11):
+        p.grad = torch.randn_like(p)
+        it["without_bias_correction"](optimizer, k, decay)
+        optimizer.step()
+        m, v = beta1 * m + (1 - beta1) * p.grad, beta2 * v + (1 - beta2) * p.grad.square()
+        r = m / (v.sqrt() + 1e-6) + decay * q
+        q -= lr * q.norm().clamp(max=10.0) / r.norm() * r
+    torch.testing.assert_close(p.detach(), q, rtol=1e-13, atol=0.0)
+    return q.norm() > 10.0
+
+
+def loaded(it):
+    """Of a file; and of the LAMB of pytorch_optimizer, moments and count."""
+    p, q = it["model"].weight, torch.nn.Parameter(torch.ones(8, 1))
+    assert type(it["resumed_optimizer"]) is ALTO
+    other = pytorch_optimizer.Lamb([q])
+    for _ in range(3):
+        q.grad = torch.randn(8, 1)
+        other.step()
+    ours = Lamb([torch.nn.Parameter(q.detach().clone())])
+    ours.load_state_dict(it["from_another_lamb"](copy.deepcopy(other.state_dict())))
+    (state,) = ours.state.values()
+    assert float(state["step"]) == 3.0
+    assert all(state[name].equal(other.state[q][name]) for name in ("exp_avg", "exp_avg_sq"))
+    assert ours.param_groups[0]["max_grad_norm"] is None
+    return went_on(it) and p is it["model"].weight
+
+
+def trouble(it):
+    assert (it["log"]["skipped"], str(it["says"])[:30]) == (1, "a gradient of shape (8, 4) has")
+    assert [group["trust_ratio"] for group in it["groups"]] == [True, False, False]
+    printed = [line.removeprefix("# ") for line in blocks("docs/trouble.md")[-1].splitlines() if line.startswith("# ")]
+    shown = ([tuple(p.shape) for p in g["params"]] for g in param_groups(it["model"], 0.01))
+    return [line.partition("]")[0] + "]" for line in printed] == [str(shapes) for shapes in shown]
+
+
 CODE = [  # what runs together, and what it has made
     *((block, lambda it: it.get("state") or it["optimizer"].state) for block in blocks("README.md")),
     ("\n".join(blocks("docs/jax.md")), lambda it: it["state"]),
     ("\n".join(blocks("docs/landscape.md")), landscape),
     ("\n".join(blocks("docs/lab.md")), own_task),
     ("\n".join(blocks("docs/what-e-does.md")), sharpness),
-    ("\n".join([WRITTEN, *blocks("docs/frameworks.md")]), went_on),
+    ("\n".join(blocks("docs/install.md")), trained),
+    ("\n".join(blocks("docs/coming-from.md")), uncorrected),
+    ("\n".join([WRITTEN, *blocks("docs/checkpoints.md")]), loaded),
+    ("\n".join(blocks("docs/trouble.md")), trouble),
 ]
 
 

@@ -103,7 +103,8 @@ class Instruments:
             after at least two micro-batches, ``gradient_noise_scale`` in examples (infinite if noise is all there is),
             ``gradient_noise_trace`` and ``gradient_squared_norm``, of the gradient before any clipping (average the
             last two over steps for a quotient that is less noisy, as McCandlish et al. do); every ``every`` calls what
-            :func:`sharpness` returns. Always ``gradient_norm``, and ``instruments_seconds``, what this took.
+            :func:`~thalweg.landscape.instruments.sharpness` returns. Always ``gradient_norm``, and
+            ``instruments_seconds``, what this took.
         """
         started = time.perf_counter()
         before = self.seconds
@@ -280,7 +281,8 @@ def sharpness(
 
     Returns:
         ``sharpness``, and of a known optimizer that has made a step ``eta_lambda`` and, if it has one,
-        ``share_of_limit``, as :func:`preconditioned_sharpness` has them; and the eigenvector of λ_max, by parameter.
+        ``share_of_limit``, as :func:`~thalweg.landscape.preconditioned_sharpness` has them; and the eigenvector of
+        λ_max, by parameter.
 
     Raises:
         ValueError: the loss is no finite scalar of the parameters.

@@ -104,7 +104,7 @@ def walk(
         beta: β1.
         lr: learning rate above 0.
         steps: at least 1.
-        begin: where, shape (walkers, 2); None: twenty :func:`starts`.
+        begin: where, shape (walkers, 2); None: twenty :func:`~thalweg.landscape.walks.starts`.
         noise: standard deviation of what is added to each entry of the gradient, different for each walker, the same
             for each optimizer.
         seed: of the noise.

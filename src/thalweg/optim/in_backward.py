@@ -82,7 +82,7 @@ def step_in_backward(optimizer: Optimizer, *, nonfinite_by_layer: bool = False) 
 
 
 class SteppingInBackward:
-    """The hooks of :func:`step_in_backward`, to be removed."""
+    """The hooks of :func:`thalweg.step_in_backward`, to be removed."""
 
     def __init__(self, optimizer: Optimizer, by_layer: bool) -> None:
         for group in optimizer.param_groups:

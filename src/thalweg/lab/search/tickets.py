@@ -1,7 +1,7 @@
 """Who runs what: one run, one worker, wherever the workers are, and even if some of them die.
 
 The tickets of a run are numbered, a number is given out once, and the holder of the highest one trains. Its ticket
-*beats* while it lives; one that has not beaten for :data:`LEASE` seconds, by the observer's own clock, or whose process
+*beats* while it lives; one that has not beaten for ``LEASE`` seconds, by the observer's own clock, or whose process
 is known to be dead, can be outbid with the next number. So a stall of a machine costs a run twice, not its records,
 which are written whole: who sees a higher ticket than its own stops.
 """

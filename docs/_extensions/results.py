@@ -1,0 +1,52 @@
+"""One page an experiment: the sections of results/README.md, which is generated from the committed records."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from commands import renew
+from sphinx.application import Sphinx
+
+SOURCE = "results/README"
+HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
+
+
+def slug(title: str) -> str:
+    """A title as the name of a file."""
+    return re.sub(r"[^a-z0-9α-ω]+", "-", title.lower()).strip("-")
+
+
+def split(text: str) -> tuple[str, dict[str, str]]:
+    """What stands before the first section; and the sections, by title."""
+    first, *rest = HEADING.split(text)
+    return first, dict(zip(rest[::2], rest[1::2], strict=True))
+
+
+def write(source: Path) -> None:
+    """A page for each section, its links as seen from the folder it lies in."""
+    _, sections = split((source / f"{SOURCE}.md").read_text("utf-8"))
+    folder = source / "generated" / "results"
+    for title, text in sections.items():
+        moved = LINK.sub(r"](../../results/\1)", text)
+        renew(folder / f"{slug(title)}.md", f"# {title}\n{moved}")
+    wanted = {f"{slug(title)}.md" for title in sections}
+    for path in folder.glob("*.md"):
+        if path.name not in wanted:
+            path.unlink()
+
+
+def overview(_app: Sphinx, name: str, content: list[str]) -> None:
+    """What stands first, and where each experiment is."""
+    if name == SOURCE:
+        first, sections = split(content[0])
+        pages = "\n".join(f"../generated/results/{slug(title)}" for title in sections)
+        content[0] = f"{first}\n## The experiments\n\n```{{toctree}}\n:maxdepth: 1\n\n{pages}\n```\n"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Before pages are looked for, and as the overview is read."""
+    app.connect("builder-inited", lambda app: write(Path(app.srcdir)))
+    app.connect("source-read", overview)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
