@@ -285,3 +285,15 @@ def test_what_tunes_arithmetic_is_recorded_but_no_path_and_no_workers_own_device
     assert not any(word in found["variables"] for word in ("TORCH_HOME", "VISIBLE_DEVICES", "hunter2"))
     assert int(found["threads"]) >= 1
     assert found["float32 products"] == "highest"
+
+
+@pytest.mark.parametrize("kind", ["site-packages", "dist-packages"])
+def test_packages_that_the_system_or_the_user_has_are_installed_ones(kind, tmp_path, monkeypatch):
+    (tmp_path / kind).mkdir()
+    (tmp_path / kind / "elsewhere.abi3.so").write_bytes(b"\x7fELF\0")
+    (tmp_path / "imports_elsewhere.py").write_text("import elsewhere\n\n\nclass Mine:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / kind)
+    assert source._file_of("elsewhere") == tmp_path / kind / "elsewhere.abi3.so"
+    there = type("Mine", (), {"__module__": "imports_elsewhere"})
+    assert source._source_of(there) == b"imports_elsewhere\0" + (tmp_path / "imports_elsewhere.py").read_bytes()

@@ -151,6 +151,8 @@ class _Progress:
     def on_message(self, what: str, value: Any) -> None:
         if what == "note":
             self.say(value)
+        elif what == "run" and not self.parts:
+            self.began = time.monotonic()  # of training: processes have started
         elif what == "part":
             job, share = value
             self.parts[job.folder] = share * job.cost

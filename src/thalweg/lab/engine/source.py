@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(inspect.getfile(thalweg)).parent
+PACKAGES = {"site-packages", "dist-packages"}  # the user's own and the system's as well, which sysconfig does not name
 TRAINS = (
     "__init__.py",
     "arguments.py",
@@ -137,4 +138,6 @@ def _installed(path: Path) -> bool:
     """Whether a file is Python's, an installed package's or Thalweg's own."""
     kept = sysconfig.get_paths()
     folders = [Path(kept[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return any(path.resolve().is_relative_to(folder) for folder in (*folders, ROOT.resolve()))
+    return not PACKAGES.isdisjoint(path.resolve().parts) or any(
+        path.resolve().is_relative_to(folder) for folder in (*folders, ROOT.resolve())
+    )
