@@ -9,8 +9,8 @@ while [[ $# -gt 0 && $1 != -- ]]; do versions+=("$1"); shift; done
 
 venv=$(mktemp -d)
 trap 'rm -rf "$venv"' EXIT
-named=$(printf '%s\n' triton "${versions[@]}" | sed 's/[=<>!~].*//' | paste -sd '|')
-grep -vE "^($named)==" constraints.txt > "$venv/constraints.txt"  # each torch has a triton of its own
+named=$(printf '%s\n' triton setuptools "${versions[@]}" | sed 's/[=<>!~].*//' | paste -sd '|')
+grep -vE "^($named)==" constraints.txt > "$venv/constraints.txt"  # those that torch itself pins
 "${PYTHON:-python3}" -m venv "$venv"
 "$venv/bin/pip" install --quiet 'pip>=25.1'
 "$venv/bin/pip" install --quiet -c "$venv/constraints.txt" -e '.[lab,jax,lowbit]' --group dev "${versions[@]}"
