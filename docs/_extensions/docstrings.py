@@ -69,11 +69,17 @@ def setup(app: Sphinx) -> dict[str, bool]:
         lines[:] = with_bars(sentences.pop(name, lines))
 
     app.connect("autodoc-process-docstring", before, priority=100)
+    app.connect("autodoc-skip-member", without_words)
     app.connect("autodoc-process-docstring", after, priority=900)
     app.connect("autodoc-process-signature", with_defaults)
     app.connect("missing-reference", by_full_name, priority=100)
     app.connect("config-inited", of_others)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def without_words(_app, _what, _name, member, skip, _options):
+    """Of a field of a named tuple Python says which it is, and no more: the signature says that already."""
+    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else skip
 
 
 def with_defaults(_app, _what, _name, _object, _options, signature, returns):

@@ -10,6 +10,14 @@ from sphinx.application import Sphinx
 
 SOURCE = "results/README"
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
+TITLE = re.compile(r"^# .+\n")
+CLAIMS = "**The claims at a glance**"
+HEAD = """# Results
+
+*Which claims of the slides hold, tried at the scale of two cores?*
+
+A claim *holds* where its optimizer is better beyond noise, after correcting for all tests of its experiment.
+"""
 LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
 
 
@@ -38,11 +46,29 @@ def write(source: Path) -> None:
 
 
 def overview(_app: Sphinx, name: str, content: list[str]) -> None:
-    """What stands first, and where each experiment is."""
-    if name == SOURCE:
-        first, sections = split(content[0])
-        pages = "\n".join(f"../generated/results/{slug(title)}" for title in sections)
-        content[0] = f"{first}\n## The experiments\n\n```{{toctree}}\n:maxdepth: 1\n\n{pages}\n```\n"
+    """The claims, each beside its experiment; what stands before them; and where each experiment is."""
+    if name != SOURCE:
+        return
+    first, sections = split(content[0])
+    preface, _, claims = TITLE.sub("", first).partition(CLAIMS)
+    for title in sections:
+        claims = claims.replace(f"| {title} |", f"| [{title}](../generated/results/{slug(title)}.md) |")
+    pages = "\n".join(f"../generated/results/{slug(title)}" for title in sections)
+    content[0] = f"""{HEAD}
+{claims.strip()}
+
+## What they say together, and how they were made
+
+{preface.strip()}
+
+## The experiments
+
+```{{toctree}}
+:maxdepth: 1
+
+{pages}
+```
+"""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
