@@ -30,6 +30,9 @@ def test_no_word_axis_or_box_is_black_or_white(drawn, tmp_path):
     svg = drawing.save(drawn, tmp_path / "picture.svg").read_text("utf-8")
     painted = set(re.findall(r"(?:fill|stroke): (#\w+)", svg))
     assert painted == {"#d55e00", drawing.INK}
+    words = re.findall(r'<g id="text_\d+">\s*<!--.*?-->\s*<g ([^>]*)>', svg)
+    assert len(words) > 10
+    assert all("fill: #" in style for style in words)  # what is black has no style
 
 
 def test_the_page_shows_through(drawn, tmp_path):

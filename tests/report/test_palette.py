@@ -63,6 +63,10 @@ def test_the_sign_of_alpha_is_the_colour_and_no_two_are_alike():
     assert set(many.values()) == set(range(20))
 
 
+def test_e_is_blue_where_it_explores_and_orange_where_it_exploits():
+    assert [palette.of_alpha(-0.5), palette.of_alpha(0.5)] == [palette.BLUE, palette.ORANGE]
+
+
 def test_charts_draw_pinned_alto_as_ours():
     drawn = charts.styles(["lamb", "alto:alpha=-5:beta=0.99"])
     assert drawn["alto:alpha=-5:beta=0.99"].css == "s1 ours"

@@ -23,7 +23,7 @@ HORIZON = 8.0  # times the fastest, where performance profiles end
 
 
 class Style(NamedTuple):
-    """How one optimizer is drawn, everywhere on the page: the class of its colour and dash, and its symbol."""
+    """How one optimizer is drawn: the class of its colour and dash, in every report the same, and its symbol here."""
 
     css: str
     symbol: str
@@ -46,8 +46,8 @@ def styles(optimizers: Iterable[str]) -> Styles:
     """A style for each name; ALTO and the E family come first and are drawn heavier than the baselines."""
     names = sorted(set(optimizers), key=lambda name: (not palette.is_ours(name), name))
     return {
-        name: Style(f"s{k}{' ours' if palette.is_ours(name) else ''}", SYMBOLS[k % len(SYMBOLS)], palette.is_ours(name))
-        for name, k in palette.styles(names).items()
+        name: Style(f"s{k}{' ours' if palette.is_ours(name) else ''}", SYMBOLS[i % len(SYMBOLS)], palette.is_ours(name))
+        for i, (name, k) in enumerate(palette.styles(names).items())
     }
 
 

@@ -172,7 +172,7 @@ def whiskers(
     xlabel: str, label: str,
 ) -> Markup:  # fmt: skip
     """A row each of (name, class, symbol, mean, low, high, values): dot, whisker and single values."""
-    width, left, right, each = 560, 128, 18, 24
+    width, left, right, each = 560, 150, 18, 24
     height = each * len(rows) + 48
 
     def at(value: float) -> float:
