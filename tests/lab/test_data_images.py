@@ -167,6 +167,27 @@ def test_idx_files_are_read_unpacked_and_in_the_hubs_folder(own_data, monkeypatc
     np.testing.assert_allclose(validation.inputs[:, 0], pixels[22:] / 127.5 - 1.0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("fashion_mnist/test-00001-of-00002.parquet", "lacks test-00000-of-00002.parquet"),
+        ("train-images-idx3-ubyte", "has no Parquet file of the split test"),
+    ],
+)
+def test_a_folder_of_ones_own_is_not_completed_from_debians(own_data, tmp_path, monkeypatch, name, what):
+    debians, own = tmp_path / "debians", own_data / fashion_mnist.HUB / name
+    for part in (debians, own.parent):
+        part.mkdir(parents=True)
+    (debians / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((3, 28, 28)))))
+    (debians / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx([1, 2, 3])))
+    monkeypatch.setattr(fashion_mnist, "FOLDER", debians)
+    monkeypatch.delenv(fashion_mnist.VARIABLE, raising=False)
+    own.touch()
+    assert what in refused(lambda: fashion_mnist._load("t10k"))
+    monkeypatch.setenv(hub.VARIABLE, str(tmp_path / "nothing here"))
+    assert fashion_mnist._load("t10k")[1].tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_mnist_in_the_place_of_fashion_mnist_is_refused(own_data, monkeypatch, packed):
     """Its files have the same names, shapes and sizes; the labels differ."""

@@ -33,8 +33,9 @@ FIRST_LABELS = {"train": [9, 0, 0, 3, 0, 2, 7, 2, 5, 5], "test": [9, 2, 1, 1, 6,
 class FashionMNIST(Classification):
     """Clothes in 28x28 grey pixels, by a network 784-128-64-10.
 
-    The data are gzipped IDX files, as published, in the folder that ``THALWEG_FASHION_MNIST`` names or where Debian's
-    package ``dataset-fashion-mnist`` puts them; else :mod:`thalweg.lab.hub` is asked for them.
+    The data are gzipped IDX files, as published, in the folder that ``THALWEG_FASHION_MNIST`` names; else what the
+    folder below ``THALWEG_DATA`` holds, if there is one; else IDX files where Debian's package
+    ``dataset-fashion-mnist`` puts them, or what :mod:`thalweg.lab.hub` fetches.
     """
 
     name = "fashion-mnist"
@@ -92,11 +93,10 @@ def _load(part: str) -> tuple[Tensor, Tensor]:
     """Images (n, 1, 28, 28), scaled to [-1, 1], and labels."""
     named = os.environ.get(VARIABLE)
     split = "train" if part == "train" else "test"
-    folders = [Path(named).expanduser()] if named else [one for one in (hub.folder_of(HUB), FOLDER) if one is not None]
-    paths = [found for folder in folders if (found := _paths(folder, part)) is not None]
-    if paths:
-        images, labels = _read(*paths[0], split)
-        place = str(paths[0][1])
+    folder = Path(named).expanduser() if named else hub.folder_of(HUB) or FOLDER
+    if (paths := _paths(folder, part)) is not None:
+        images, labels = _read(*paths, split)
+        place = str(paths[1])
     elif named:
         raise UserError(
             f"{VARIABLE}={named} has no {part}-images-idx3-ubyte.gz and {part}-labels-idx1-ubyte.gz: name the folder "
