@@ -69,6 +69,9 @@ def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert thalweg.__version__ == PROJECT["version"] == citation["version"]
     assert citation["license"] == PROJECT["license"]
+    page = (ROOT / "docs" / "citing.md").read_text()
+    assert f"title   = {{{citation['title']}}}" in page
+    assert f"version = {{{citation['version']}}}" in page
 
 
 def test_no_message_names_a_file_that_only_a_checkout_has():
