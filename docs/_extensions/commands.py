@@ -8,7 +8,6 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 FROM = re.compile(r"^## thalweg ", re.MULTILINE)
-LEFT_OUT = ("theory", "--install-completion")
 
 
 def options() -> str:
@@ -16,8 +15,8 @@ def options() -> str:
     from thalweg.commands import main, theory
 
     text = main._app().generate_docs(output_format="markdown")
-    sections = [f"## thalweg {section}".strip() for section in FROM.split(text)[1:]]
-    kept = [section for section in sections if not section.startswith(tuple(f"## thalweg {name}" for name in LEFT_OUT))]
+    sections = {section.split()[0]: f"## thalweg {section}".strip() for section in FROM.split(text)[1:]}
+    kept = [sections[name] for name in main.COMMANDS if name != "theory"]
     parser = theory._parser()
     parser.formatter_class = lambda prog: theory._Defaults(prog, width=100)
     return "\n\n".join([*kept, f"## thalweg theory\n\n```text\n{parser.format_help()}```\n"])
