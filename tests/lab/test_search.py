@@ -6,6 +6,7 @@ import pytest
 from comparisons import PLAN, carry_out
 from scipy.stats import qmc
 
+from thalweg import records
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.search import points
 from thalweg.lab.search.cells import Reader
@@ -167,6 +168,18 @@ def test_another_length_lies_beside_and_another_recipe_needs_another_folder(done
     assert {cell.folder(root).name for cell in cells} == {"7-steps"}
     with pytest.raises(UserError, match="holds a comparison with other clip: choose another folder with --out"):
         replace(PLAN, regimen={"clip": 1.0}).cells(root)
+
+
+def test_a_folder_from_before_an_option_was_there_has_it_at_its_default(tmp_path):
+    for cell in PLAN.cells(tmp_path)[0]:
+        cell.record(tmp_path, "")
+        path = cell.folder(tmp_path) / "cell.json"
+        stored = records.read_json(path)
+        del stored["recipe"]["clip"]
+        records.write_json(path, stored)
+    assert [cell.regimen["clip"] for cell in PLAN.cells(tmp_path)[0]] == [None] * 3
+    with pytest.raises(UserError, match="holds a comparison with other clip: choose another folder with --out"):
+        replace(PLAN, regimen={"clip": 1.0}).cells(tmp_path)
 
 
 def test_records_of_other_code_or_data_are_not_used(done):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from thalweg.lab import tasks
@@ -14,7 +14,7 @@ from thalweg.lab.engine.spec import RunSpec
 from thalweg.lab.search.cells import PlannedCell, same_regimen, stored_cell
 from thalweg.lab.tasks import Budget
 from thalweg.records.errors import UserError
-from thalweg.records.regimen import REGIMEN
+from thalweg.records.regimen import REGIMEN, Regimen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from thalweg.lab.tasks import Task
 
 BUDGETS = ("short", "long")
+DEFAULT = asdict(Regimen())
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class ComparisonPlan:
 def _grow_only(cell: PlannedCell, stored: dict[str, Any], root: Path) -> PlannedCell:
     """The cell with at least as much as its folder has been asked for before."""
     before = stored.get("recipe")
+    if isinstance(before, dict):
+        before = DEFAULT | before  # an option that has come since had its default
     if isinstance(before, dict) and not same_regimen(cell.regimen, before):
         differ = sorted(key for key, value in cell.regimen.items() if before.get(key) != value)
         raise UserError(
