@@ -76,7 +76,7 @@ def names(option: str) -> Parameter:
     def read(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
         text = ",".join(token.value for token in tokens)
         found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-        if text and not found:
+        if tokens and not found:
             raise UserError(f"{option} must be names separated by commas, got {text!r}")
         return found
 

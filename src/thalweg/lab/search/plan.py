@@ -72,6 +72,8 @@ class ComparisonPlan:
                 for budget in self._budgets(task, batch_size):
                     for optimizer, lacking in lacks.items():
                         found.append(self._cell(root, name, budget, optimizer, lacking))
+            if found and found[-1].regimen["label_smoothing"] and task.label_smoothing is None:  # before any run starts
+                raise UserError(f"label_smoothing must be 0: the loss of {name} does not support it")
         if not found:
             raise UserError(f"nothing to compare: {'; '.join(notes)}" if notes else "nothing to compare: name a task")
         return found, notes
