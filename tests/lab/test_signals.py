@@ -117,6 +117,28 @@ def test_a_signal_is_noted_while_a_run_trains_and_raised_elsewhere(tmp_path):
             pytest.fail("nothing begins any more")
 
 
+BLOCKED = """
+import multiprocessing, signal
+from thalweg.lab.signals import sigint_blocked
+def say(pipe):
+    pipe.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=say, args=(theirs,))
+        with sigint_blocked():
+            child.start()
+        print(ours.recv(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_ctrl_c_reaches_no_worker_that_is_starting_not_even_the_first(tmp_path):
+    (tmp_path / "start.py").write_text(BLOCKED)
+    ran = subprocess.run([sys.executable, tmp_path / "start.py"], env=ENVIRONMENT, capture_output=True, text=True)
+    assert ran.stdout.split() == ["True", "False"] * 2, ran.stderr
+
+
 def test_handlers_of_others_and_ignored_signals_stay():
     heard = []
     before = [signal.getsignal(one) for one in (signal.SIGHUP, signal.SIGUSR1)]

@@ -6,8 +6,7 @@ import multiprocessing as mp
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import torch
 from thalweg.lab.engine import record_crash
 from thalweg.lab.engine.checkpoint import NAME
 from thalweg.lab.search.work import Assignment, open_tickets, process
-from thalweg.lab.signals import Terminated
+from thalweg.lab.signals import Terminated, sigint_blocked
 from thalweg.records.errors import TaskFault, UserError
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def run(
     def start() -> None:
         ours, theirs = context.Pipe(duplex=False)
         child = context.Process(target=process, args=(assignment, timing, theirs), daemon=True)
-        with _sigint_blocked():
+        with sigint_blocked():
             child.start()
         theirs.close()
         workers.append(_Worker(child, ours))
@@ -181,16 +180,3 @@ def _stop(workers: list[_Worker], patience: float) -> None:
             if worker.process.is_alive():
                 worker.process.kill()
             worker.process.join()
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Ctrl-C is for the parent: a process that starts inside never gets it, even during its imports."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which a new process inherits
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

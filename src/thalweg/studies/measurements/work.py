@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg import records
-from thalweg.lab.signals import SIGNALS
+from thalweg.lab.signals import SIGNALS, sigint_blocked
 from thalweg.studies.pages.settings import Settings, name_of, read
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def _results(
     others = set(mp.active_children())
     pool = ProcessPoolExecutor(jobs, mp.get_context("spawn"), initializer=_begin)
     try:
-        futures = {pool.submit(_timed, work, settings): (name, settings) for name, settings in missing}
+        with sigint_blocked():  # here the workers start
+            futures = {pool.submit(_timed, work, settings): (name, settings) for name, settings in missing}
         for future in as_completed(futures):
             yield *futures[future], *future.result()
     except BaseException:  # Ctrl-C, a cluster's signal: what is under way leaves no record and is not waited for
