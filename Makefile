@@ -14,7 +14,7 @@ PIP := $(BIN)/pip install --quiet -c constraints.txt
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
-demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and write a report (under six minutes)
+demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and write a report (three to seven minutes)
 	$(BIN)/thalweg compare sine digits --budget short $(DEMO)
 	$(BIN)/thalweg compare digits --batch-size 1024 --budget long $(DEMO)
 

@@ -59,22 +59,26 @@ def interrupted(terminal):
 
 
 def halfway(root):
-    """Whether a run has trained and is far from its end: two workers in step may both be between runs."""
+    """Whether a run has trained and is far from its end."""
     begun = [path for path in root.glob("runs/**/metrics.jsonl") if not path.with_name("result.json").exists()]
     return any(records.read_lines(path)[-1]["step"] < 15 for path in begun)
 
 
 def test_ctrl_c_once_ends_compare_with_complete_records_and_the_same_command_continues(tmp_path):
-    with Terminal([*SLOW, "--out", str(tmp_path)], 200) as terminal:
-        terminal.wait(lambda: len(list(tmp_path.glob("runs/**/result.json"))) >= 2 and halfway(tmp_path))
+    slower = tmp_path / "slower"
+    with Terminal([*SLOW, "--out", str(tmp_path)], 200, folder=tmp_path) as terminal:
+        terminal.wait(lambda: len(list(tmp_path.glob("runs/**/result.json"))) >= 2)
+        slower.touch()  # or both workers could be between runs when Ctrl-C comes
+        terminal.wait(lambda: halfway(tmp_path))
         interrupted(terminal)
+    slower.unlink()
     assert terminal.shown[-1] == "interrupted; completed work is stored, and the same command resumes"
     for path in tmp_path.glob("runs/**/*.json"):
         json.loads(path.read_text())
     assert list(tmp_path.glob("runs/**/checkpoint.pt"))  # of what was under way
     assert not reading.read(tmp_path).problems
     complete = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
-    with Terminal([*SLOW, "--jobs", "1", "--out", str(tmp_path)], 200) as terminal:
+    with Terminal([*SLOW, "--jobs", "1", "--out", str(tmp_path)], 200, folder=tmp_path) as terminal:
         assert terminal.finish() == 0
     assert terminal.cursor
     assert "best setting" in terminal.said
