@@ -42,7 +42,7 @@ FACTS = {
         it["worst"].increase > 0.0
         and it["density"].size * it["density"].moment(1).value
         == pytest.approx(sum(one.trace.value for one in it["layers"].values()), rel=0.3)
-        and it["picture"].startswith(b"\x89PNG")
+        and it["picture"].getvalue().startswith(b"\x89PNG")
     ),
     "own_task": lambda it: it["untrained"] < 90.0 and len(it["wines"]) == 40,
     "alpha_schedule": lambda it: it["resumed"].param_groups[0]["explore_alpha"] == 5.0 == -it["alphas"][0],

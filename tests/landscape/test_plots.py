@@ -11,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 
 from thalweg.landscape import landscape
-from thalweg.landscape.plots import EXPLOITS, EXPLORES, WITHOUT, _styles, draw_landscape, draw_walk, walks_picture
+from thalweg.landscape.plots import draw_landscape, draw_walk, walks_picture
 from thalweg.landscape.walks import Walk, numbers
-from thalweg.report.palette import of_alpha
+from thalweg.report.palette import INK, of_alpha
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -23,18 +23,11 @@ def walks(*alphas, function="closed"):
     return [Walk(landscape(function), "sgd", alpha, 0.5, 0.1, places) for alpha in alphas]
 
 
-def test_the_colour_of_a_walk_is_that_of_its_alpha():
-    colours = [WITHOUT, EXPLORES[1], EXPLOITS[0], EXPLORES[0], EXPLOITS[1]]
-    styles = _styles(walks(0.0, -1.0, 5.0, -5.0, 0.5))
-    assert [colour for colour, _ in styles] == colours
-    assert len({str(dashes) for _, dashes in styles}) == 5
-
-
 @pytest.mark.parametrize("alpha", [0.0, -5.0, 0.5])
 def test_a_panel_says_what_walks_there_in_the_colour_of_its_alpha(alpha):
     ax = Figure().subplots()
     draw_walk(ax, walks(alpha)[0])
-    colour = of_alpha(alpha) if alpha else WITHOUT
+    colour = of_alpha(alpha) if alpha else INK
     assert {one.get_color() for one in ax.lines} == {colour} == {ax.title.get_color()}
     assert ax.get_title() == (f"E(SGD), α = {alpha:g}, β1 = 0.5" if alpha else "SGD alone")
 

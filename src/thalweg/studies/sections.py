@@ -25,7 +25,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture beside the page, PNG or SVG or GIF, and what to see in it."""
+    """A picture beside the page, PNG or SVG, and what to see in it."""
 
     path: Path
     caption: str
