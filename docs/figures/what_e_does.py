@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from thalweg.report import drawing, palette
 from thalweg.report.palette import AMBER, BLUE, INK, ORANGE, SKY, VIOLET
-from thalweg.theory import damping, fastest_damping, implicit_regularization, map_over, stability_limit
+from thalweg.theory import damping, fastest_damping, implicit_regularization, stability_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +169,7 @@ def _figure(columns: int, height: float) -> tuple[Figure, np.ndarray]:
 
 def over_gains(quantity: Callable[[float, float], float]) -> np.ndarray:
     """The quantity over gains (columns) and horizons (rows)."""
-    return np.concatenate([map_over(quantity, GAINS * horizon, [1.0 - 1.0 / horizon]) for horizon in HORIZONS])
+    return np.array([[quantity(gain * horizon, 1.0 - 1.0 / horizon) for gain in GAINS] for horizon in HORIZONS])
 
 
 def _map(

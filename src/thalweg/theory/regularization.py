@@ -35,31 +35,6 @@ def implicit_regularization(alpha: float, *, momentum: float = 0.0, nesterov: bo
     11.0
     """
     check_finite("alpha", alpha)
-    return _of_the_base(momentum, nesterov) - 2.0 * alpha
-
-
-def alpha_for(S: float, momentum: float = 0.0, *, nesterov: bool = False) -> float:  # noqa: N803 (the formula's name)
-    """The α whose implicit regularization is S: the inverse of :func:`implicit_regularization`.
-
-    Args:
-        S: any number; 0 follows the gradient flow to second order.
-        momentum: β2 in [0, 1), as an EMA.
-        nesterov: whether the base's momentum is Nesterov's.
-
-    Returns:
-        α. It needs a β1 above 1 - 1/|α|, and :func:`thalweg.theory.stability_limit` says what it costs.
-
-    Raises:
-        ValueError: an argument outside its range, named with its value.
-
-    >>> alpha_for(0.0), round(alpha_for(0.0, momentum=0.9), 6)
-    (0.5, 9.5)
-    """
-    check_finite("S", S)
-    return (_of_the_base(momentum, nesterov) - S) / 2.0
-
-
-def _of_the_base(momentum: float, nesterov: bool) -> float:
     check_beta("momentum", momentum)
     check_bool("nesterov", nesterov)
-    return (1.0 + momentum) / (1.0 - momentum) - 2.0 * momentum * nesterov
+    return (1.0 + momentum) / (1.0 - momentum) - 2.0 * momentum * nesterov - 2.0 * alpha
