@@ -15,10 +15,9 @@ from thalweg.landscape.lanczos import orthogonalise
 from thalweg.landscape.layers import by_module
 
 
-@pytest.mark.parametrize("method", ["hutch++", "hutchinson"])
-def test_the_trace_is_unbiased_and_its_standard_error_honest(method):
+def test_the_trace_is_unbiased_and_its_standard_error_honest():
     loss = quadratic(linear=0.3)
-    found = [hessian_trace(loss, loss.params, 24, method=method, seed=seed) for seed in range(600)]
+    found = [hessian_trace(loss, loss.params, 24, seed=seed) for seed in range(600)]
     values = torch.tensor([one.value for one in found])
     mean_square_error = torch.tensor([one.standard_error**2 for one in found]).mean()
     truth = loss.spectrum.sum().item()
@@ -27,20 +26,16 @@ def test_the_trace_is_unbiased_and_its_standard_error_honest(method):
     assert mean_square_error.sqrt().item() == pytest.approx(scatter, rel=0.12)
     inside = torch.tensor([abs(one.value - truth) < 2.5 * one.standard_error for one in found])
     assert inside.float().mean() > 0.9
-    if method == "hutchinson":  # 2 (‖A‖² - Σ A_ii²) is the variance of one
-        variance = 2 * (loss.matrix.square().sum() - loss.matrix.diagonal().square().sum()) / 24
-        assert scatter == pytest.approx(variance.sqrt().item(), rel=0.15)
 
 
-def test_hutchpp_beats_hutchinson_where_few_eigenvalues_are_large():
+def test_it_beats_hutchinson_where_few_eigenvalues_are_large():
     from closed_forms import Quadratic
 
     loss = Quadratic([100.0, 80.0, 60.0, 40.0] + [0.1] * 60, [(8, 8)])
-    errors = [
-        [abs(hessian_trace(loss, loss.params, 30, method=method, seed=seed).value - 286.0) for seed in range(20)]
-        for method in ("hutch++", "hutchinson")
-    ]
-    assert max(errors[0]) < 0.01 * max(errors[1])
+    errors = [abs(hessian_trace(loss, loss.params, 30, seed=seed).value - 286.0) for seed in range(20)]
+    # 2 (‖A‖² - Σ A_ii²) is the variance of zᵀAz
+    hutchinson = 2 * (loss.matrix.square().sum() - loss.matrix.diagonal().square().sum()) / 30
+    assert max(errors) < 0.01 * hutchinson.sqrt().item()
 
 
 def test_enough_products_are_exact():
@@ -48,10 +43,6 @@ def test_enough_products_are_exact():
     found = hessian_trace(model.loss, model.parameters(), 24)
     assert found.value == pytest.approx(model.spectrum.sum().item(), rel=1e-12)
     assert found.standard_error == 0.0
-    diagonal = nn.Parameter(torch.ones(50, dtype=torch.float64))  # of which signs are exact
-    weights = torch.linspace(1, 2, 50, dtype=torch.float64)
-    found = hessian_trace(lambda: (weights * diagonal.square()).sum(), [diagonal], 2, method="hutchinson")
-    assert (found.value, found.standard_error) == (pytest.approx(150.0), pytest.approx(0.0, abs=1e-12))
 
 
 def test_trace_of_a_network_and_a_scale():
@@ -157,8 +148,6 @@ P = nn.Parameter(torch.ones(3))
     ("says", "call"),
     [
         ("products must be an integer of at least 6, got 5", lambda f: hessian_trace(f, [P], 5)),
-        ("products must be an integer of at least 2, got 1", lambda f: hessian_trace(f, [P], 1, method="hutchinson")),
-        (r"method must be 'hutch\+\+' or 'hutchinson', got 'x'", lambda f: hessian_trace(f, [P], method="x")),
         ("steps must be an integer of at least 1, got 0", lambda f: spectral_density(f, [P], steps=0)),
         ("vectors must be an integer of at least 2, got 1", lambda f: spectral_density(f, [P], vectors=1)),
         ("width must be a number in", lambda f: spectral_density(f, [P], vectors=2).density(torch.zeros(1), 0.0)),

@@ -147,12 +147,6 @@ class Curvature:
         for _, part in self.parts:
             yield self._product(self._scaled(vector), [(1.0, part)])
 
-    def dense(self) -> Tensor:
-        """S H S as a matrix, symmetrised; one product a column."""
-        identity = torch.eye(self.size, dtype=self.like.dtype, device=self.like.device)
-        matrix = torch.stack([self.times(column) for column in identity])
-        return (matrix + matrix.T) / 2.0
-
     def _scaled(self, vector: Tensor) -> Tensor:
         return vector if self.scale is None else self.scale * vector
 

@@ -1,4 +1,4 @@
-"""The largest eigenvalues of the Hessian, by restarted Lanczos or SciPy's LOBPCG, with two kinds of error bars."""
+"""The largest eigenvalues of the Hessian, by restarted Lanczos, with two kinds of error bars."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, lobpcg
 from torch import Tensor
 
-from thalweg.arguments import as_integer, check_choice, check_positive, reject
+from thalweg.arguments import as_integer, check_positive, reject
 from thalweg.evaluation import undisturbed
 from thalweg.kernels import compute_dtype
 from thalweg.landscape.derivatives import Curvature
@@ -81,7 +79,6 @@ def hessian_eigenpairs(
     k: int = 1,
     *,
     scale: Vector | None = None,
-    method: str = "lanczos",
     start: Vector | None = None,
     tolerance: float | None = None,
     errors: bool = True,
@@ -93,7 +90,6 @@ def hessian_eigenpairs(
         params: the parameters.
         k: how many.
         scale: a number for each entry: :func:`~thalweg.landscape.filter_scale` for filter-normalised sharpness.
-        method: "lanczos", or "lobpcg" for SciPy's ``lobpcg``.
         start: a vector to start from, such as the eigenvector found last, not zero; a random one of a tenth of its norm
             is added. None: a random one, always the same.
         tolerance: relative to the largest eigenvalue; None: 1e-9 in float64, 1e-5 in float32.
@@ -103,12 +99,9 @@ def hessian_eigenpairs(
         ValueError: an argument outside its range.
         RuntimeError: no convergence.
     """
-    check_choice("method", method, ("lanczos", "lobpcg"))
     curvature = Curvature(loss, params, scale=scale)
     first = None if start is None else as_vector("start", start, curvature.params)
-    values, vectors, products = largest(
-        curvature.times, curvature.like, k, method=method, start=first, tolerance=tolerance
-    )
+    values, vectors, products = largest(curvature.times, curvature.like, k, start=first, tolerance=tolerance)
     residuals = torch.stack([(curvature.times(v) - x * v).norm() for x, v in zip(values, vectors, strict=True)])
     spread = [_standard_error(curvature, v) if errors else math.nan for v in vectors]
     error = torch.tensor(spread, dtype=values.dtype)
@@ -120,7 +113,6 @@ def largest(
     like: Tensor,
     k: int = 1,
     *,
-    method: str = "lanczos",
     start: Tensor | None = None,
     tolerance: float | None = None,
 ) -> tuple[Tensor, Tensor, int]:
@@ -145,8 +137,7 @@ def largest(
         found, columns = torch.linalg.eigh((matrix + matrix.T) / 2.0)
         values, vectors = found.flip(0)[:wanted], columns.T.flip(0)[:wanted]
     else:
-        solve = lanczos if method == "lanczos" else _lobpcg
-        values, vectors = solve(product, _first(like, start), wanted, tolerance)
+        values, vectors = lanczos(product, _first(like, start), wanted, tolerance)
     return values.to(like), vectors.to(like), count
 
 
@@ -156,22 +147,6 @@ def _first(like: Tensor, start: Tensor | None) -> Tensor:
     if start is None:
         return found
     return found.mul_(MIXED_IN / found.norm()).add_(start.to(found) / start.to(found).norm())
-
-
-def _lobpcg(times: Callable[[Tensor], Tensor], start: Tensor, k: int, tolerance: float) -> tuple[Tensor, Tensor]:
-    def product(x: np.ndarray) -> np.ndarray:
-        return times(torch.as_tensor(x.reshape(-1)).to(start)).double().cpu().numpy()
-
-    operator = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
-    first = np.random.default_rng(0).standard_normal((len(start), k))
-    first[:, 0] = start.double().cpu().numpy()
-    size = np.linalg.norm(operator.matvec(first[:, 0])) / np.linalg.norm(first[:, 0])
-    values, vectors = lobpcg(operator, first, largest=True, tol=max(tolerance * size, 1e-300), maxiter=1000)
-    residuals = np.stack([operator.matvec(v) for v in vectors.T]) - values[:, None] * vectors.T
-    if (found := np.linalg.norm(residuals, axis=1).max()) > 100.0 * tolerance * max(np.abs(values).max(), size):
-        raise RuntimeError(f"LOBPCG did not converge: a residual of {found:.2g}; try method='lanczos'")
-    order = np.argsort(values)[::-1].copy()
-    return torch.as_tensor(values[order]), torch.as_tensor(vectors.T[order])
 
 
 def _standard_error(curvature: Curvature, vector: Tensor) -> float:
