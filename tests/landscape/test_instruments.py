@@ -149,7 +149,7 @@ def test_the_noise_of_a_step_that_is_over_is_not_that_of_the_next():
     optimizer.step()
     optimizer.zero_grad()
     F.cross_entropy(model(x), y).backward()
-    assert set(instruments.measure()) == {"gradient_norm", "instruments_seconds"}
+    assert set(instruments.measure()) == {"gradient_norm"}
 
 
 def test_gradients_zeroed_in_place_without_a_step_are_over_once_measured():
@@ -255,20 +255,6 @@ def test_sharpness_every_n_steps():
                 assert found["share_of_limit"] == pytest.approx(own.share, rel=1e-6)
         optimizer.step()
     assert seen == [0, 3, 6]
-
-
-def test_the_overhead_is_stated():
-    p = nn.Parameter(torch.ones(1000))
-    instruments = Instruments(torch.optim.SGD([p], lr=0.1))
-    stated = 0.0
-    for _ in range(3):
-        p.square().sum().backward()
-        instruments.micro_batch(1, 1.0)
-        found = instruments.measure()
-        assert set(found) == {"gradient_norm", "instruments_seconds"}
-        assert found["instruments_seconds"] > 0
-        stated += found["instruments_seconds"]
-    assert stated == pytest.approx(instruments.seconds)
 
 
 def test_training_is_the_same_with_and_without():

@@ -90,7 +90,6 @@ class Panel:
         started = time.perf_counter()
         instruments, self._instruments = self._instruments or self._new(training), None
         found: dict[str, float | None] = {**instruments.measure()}
-        del found["instruments_seconds"]  # the sample and the sharpness below are not in it
         try:
             found.update(sharpness(self._sample, training.inner())[0])
         except (ValueError, RuntimeError) as error:  # a loss that is not finite or not twice differentiable, no memory

@@ -16,7 +16,6 @@ In one's own loop, between ``backward()`` and ``step()``::
 from __future__ import annotations
 
 import math
-import time
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,12 +32,18 @@ from thalweg.kernels.rounding import wide
 from thalweg.landscape.batches import noise_of
 from thalweg.landscape.derivatives import check_params, check_whole
 from thalweg.landscape.eigen import ROUGH, hessian_eigenpairs
-from thalweg.landscape.preconditioned import has_diagonal, preconditioned_sharpness
+from thalweg.landscape.preconditioned import (
+    exploration,
+    has_diagonal,
+    is_adapted,
+    preconditioned_sharpness,
+    trust_ratio,
+)
 from thalweg.landscape.samples import Loss
 from thalweg.landscape.vectors import pieces
 from thalweg.optim.adaptor import E
 from thalweg.optim.alto import ALTO
-from thalweg.optim.exploration import ALPHA, BETA, EMA
+from thalweg.optim.exploration import EMA
 from thalweg.optim.lamb import Lamb
 from thalweg.torch_private import has_step_hooks
 
@@ -51,9 +56,6 @@ class Instruments:
         loss: a closure or a :class:`~thalweg.landscape.FixedSample` whose sharpness is measured; None: it is not.
         every: steps between two measurements of sharpness.
         names: of parameters, for their trust ratios: ``dict(model.named_parameters())``; else they are numbered.
-
-    Attributes:
-        seconds: what all measurements have taken so far.
 
     Raises:
         ValueError: an argument outside its range, or sharded parameters.
@@ -71,9 +73,8 @@ class Instruments:
             reject("optimizer", type(optimizer).__name__, "a torch.optim.Optimizer")
         check_whole(p for group in optimizer.param_groups for p in group["params"])
         self.optimizer, self.loss, self.every = optimizer, loss, check_integer("every", every, 1)
-        self.seconds = 0.0
         self._names = {p: name for name, p in (names or {}).items()}
-        self._calls, self._reported = 0, 0.0
+        self._calls = 0
         self._micro_batches = _MicroBatches(optimizer)
         self._eigenvector: dict[Tensor, Tensor] = {}  # of the last time, by parameter
 
@@ -88,11 +89,9 @@ class Instruments:
             examples: in it.
             share: what its mean loss was multiplied by, such as its share of the whole batch; above 0.
         """
-        started = time.perf_counter()
         examples = check_integer("examples", examples, 1)
         check_positive("share", share)
         self._micro_batches.note(self._with_gradients(), examples, share)
-        self.seconds += time.perf_counter() - started
 
     def measure(self) -> dict[str, float]:
         """What there is to see before the coming step.
@@ -103,11 +102,8 @@ class Instruments:
             after at least two micro-batches, ``gradient_noise_scale`` in examples (infinite if noise is all there is),
             ``gradient_noise_trace`` and ``gradient_squared_norm``, of the gradient before any clipping (average the
             last two over steps for a quotient that is less noisy, as McCandlish et al. do); every ``every`` calls what
-            :func:`~thalweg.landscape.instruments.sharpness` returns. Always ``gradient_norm``, and
-            ``instruments_seconds``, what this took.
+            :func:`~thalweg.landscape.instruments.sharpness` returns. Always ``gradient_norm``.
         """
-        started = time.perf_counter()
-        before = self.seconds
         params = self._with_gradients()
         found = {"gradient_norm": math.sqrt(sum(float(_gradient(p).double().square().sum()) for p in params))}
         with torch.no_grad():
@@ -118,9 +114,6 @@ class Instruments:
             here, self._eigenvector = sharpness(self.loss, self.optimizer, start=self._eigenvector)
             found.update(here)
         self._calls += 1
-        self.seconds = before + time.perf_counter() - started
-        found["instruments_seconds"] = self.seconds - self._reported
-        self._reported = self.seconds
         return found
 
     def left_out(self) -> dict[str, str]:
@@ -133,11 +126,11 @@ class Instruments:
         found = {}
         if not isinstance(self.optimizer, E | ALTO):
             found["a_over_g, cosine_a_g"] = f"{name} has no E"
-        elif not any(self._settings(group)[0] for group in groups):
+        elif not any(exploration(self.optimizer, group)[0] for group in groups):
             found["a_over_g, cosine_a_g"] = "α is 0"
         if not isinstance(self.optimizer, Lamb):
             found["trust_ratio"] = f"{name} has none"
-        elif not any(map(_adapted, groups)):
+        elif not any(map(is_adapted, groups)):
             found["trust_ratio"] = "no group is adapted"
         if not has_diagonal(self.optimizer):
             found["eta_lambda, share_of_limit"] = f"the diagonal of {name} is not known"
@@ -148,16 +141,11 @@ class Instruments:
     def _with_gradients(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
 
-    def _settings(self, group: dict[str, Any]) -> tuple[float, float]:
-        if isinstance(self.optimizer, ALTO):
-            return float(group["alpha"]), float(group["beta"])
-        return (float(group[ALPHA]), float(group[BETA])) if isinstance(self.optimizer, E) else (0.0, 0.0)
-
     def _exploration(self) -> dict[str, float]:
         squares = torch.zeros(3, dtype=torch.float64)  # ‖a‖², ‖g‖², a·g
         explored = False
         for group in self.optimizer.param_groups:
-            alpha, beta = self._settings(group)
+            alpha, beta = exploration(self.optimizer, group)
             for p in group["params"]:
                 if p.grad is None or alpha == 0.0:
                     continue
@@ -182,7 +170,7 @@ class Instruments:
                 scale = float(eq.clip_coefficient(global_norm(gradients), group["max_grad_norm"]))
             for p in group["params"]:
                 number += 1
-                if _adapted(group) and p.grad is not None:
+                if is_adapted(group) and p.grad is not None:
                     sign = -1.0 if group["maximize"] else 1.0
                     ratio = self._trust_ratio(p, sign * scale * _gradient(p), group)
                     name = self._names.get(p, str(number))
@@ -195,18 +183,13 @@ class Instruments:
     def _trust_ratio(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> Tensor:
         """By the equations of the step, which is not taken."""
         state = self.optimizer.state.get(p, {})
-        alpha, beta = self._settings(group)
+        alpha, beta = exploration(self.optimizer, group)
         zero = torch.zeros_like(g)
         b, m, v = (wide(state[k], g.dtype) if k in state else zero for k in (EMA, "exp_avg", "exp_avg_sq"))
         h = eq.explore(g, b, alpha=alpha, beta=beta)[0] if alpha != 0.0 else g
         beta2, beta3 = group["betas"]
         m, v = eq.moments(h, m, v, beta2=beta2, beta3=beta3)
-        step = float(state.get("step", 0.0)) + 1.0
-        second, third = eq.bias_correction(beta2, step), eq.bias_correction(beta3, step)
-        theta = p.detach().to(g.dtype)
-        r = eq.direction(m, v, correction2=second, correction3=third, eps=group["eps"]) + group["weight_decay"] * theta
-        norms = (eq.norm(x, group["norm_dims"]) for x in (theta, r))
-        return eq.trust_ratio(*norms, eps=group["trust_eps"], clip=group["trust_clip"])
+        return trust_ratio(p, m, v, float(state.get("step", 0.0)) + 1.0, group)
 
 
 class _MicroBatches:
@@ -304,11 +287,6 @@ def sharpness(
         if own.limit is not None:
             found["share_of_limit"] = own.share
     return found, dict(zip(params, pieces(plain.vectors[0], params), strict=True))
-
-
-def _adapted(group: dict[str, Any]) -> bool:
-    choice = group["trust_ratio"]
-    return bool(group["weight_decay"] > 0.0 if choice == "decayed" else choice)
 
 
 def _gradient(p: Tensor) -> Tensor:

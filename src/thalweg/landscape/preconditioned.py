@@ -151,42 +151,38 @@ def rates(optimizer: Optimizer) -> Rates:
             params.append(p)
             found.append(torch.as_tensor(diagonal).to(p).expand_as(p))
         if here:
-            settings.add((*_exploration(optimizer, group), momentum, nesterov))
+            settings.add((*exploration(optimizer, group), momentum, nesterov))
             etas.add(eta)
     if not params:
         reject("optimizer", f"{type(base).__name__} without state", "one that has made a step")
     return Rates(params, found, settings, etas.pop() if len(etas) == 1 else None)
 
 
-def trust_ratio(p: Tensor, state: dict[str, Any], group: Group) -> Tensor | float:
-    """LAMB's trust ratio of a layer by its state, 0-d or in a shape that broadcasts; 1 if it is not adapted."""
-    adapted = group["weight_decay"] > 0.0 if group["trust_ratio"] == "decayed" else group["trust_ratio"]
-    if not adapted:
-        return 1.0
-    theta = p.detach().double()
-    m, v = (wide(state[name], torch.float64) for name in ("exp_avg", "exp_avg_sq"))
+def exploration(optimizer: Optimizer, group: Group) -> tuple[float, float]:
+    """α and β1 of a group, 0 without E."""
+    if isinstance(optimizer, E):
+        return float(group[ALPHA]), float(group[BETA])
+    return (float(group["alpha"]), float(group["beta"])) if isinstance(optimizer, ALTO) else (0.0, 0.0)
+
+
+def is_adapted(group: Group) -> bool:
+    """Whether the layers of a group of LAMB's have a trust ratio."""
+    choice = group["trust_ratio"]
+    return bool(group["weight_decay"] > 0.0 if choice == "decayed" else choice)
+
+
+def trust_ratio(p: Tensor, m: Tensor, v: Tensor, step: float, group: Group) -> Tensor:
+    """LAMB's trust ratio of a layer whose moments are m and v at a step; 0-d, or in a shape that broadcasts."""
+    theta = p.detach().to(m.dtype)
     beta2, beta3 = group["betas"]
-    step = float(state["step"])
-    r = eq.direction(
-        m,
-        v,
-        correction2=eq.bias_correction(beta2, step),
-        correction3=eq.bias_correction(beta3, step),
-        eps=group["eps"],
-    )
-    r = r + group["weight_decay"] * theta
+    second, third = eq.bias_correction(beta2, step), eq.bias_correction(beta3, step)
+    r = eq.direction(m, v, correction2=second, correction3=third, eps=group["eps"]) + group["weight_decay"] * theta
     norms = (eq.norm(x, group["norm_dims"]) for x in (theta, r))
     return eq.trust_ratio(*norms, eps=group["trust_eps"], clip=group["trust_clip"])
 
 
 def _stepped(state: dict[str, Any] | None) -> bool:
     return bool(state) and float(state["step"]) > 0.0  # type: ignore[index]
-
-
-def _exploration(optimizer: Optimizer, group: Group) -> tuple[float, float]:
-    if isinstance(optimizer, E):
-        return float(group[ALPHA]), float(group[BETA])
-    return (float(group["alpha"]), float(group["beta"])) if isinstance(optimizer, ALTO) else (0.0, 0.0)
 
 
 def _momentum(base: Optimizer, group: Group) -> tuple[float, float, bool]:
@@ -217,7 +213,11 @@ def _adam(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
 
 
 def _lamb(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
-    return trust_ratio(p, state, group) * _adam(p, state, group)
+    diagonal = _adam(p, state, group)
+    if not is_adapted(group):
+        return diagonal
+    m, v = (wide(state[name], torch.float64) for name in ("exp_avg", "exp_avg_sq"))
+    return trust_ratio(p, m, v, float(state["step"]), group) * diagonal
 
 
 _DIAGONALS: dict[type[Optimizer], Diagonal] = {

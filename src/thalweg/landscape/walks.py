@@ -7,7 +7,6 @@ taken over each row, so that each walks as if it were alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -218,24 +217,3 @@ def default_lr(function: Landscape, base: str) -> float:
         return 1.0 / float(torch.linalg.eigvalsh(function.hessians(on_the_way))[:, -1].max())
     length = 0.005 * function.size
     return length if base == "adam" else length / max(float(begin.norm()), 0.1)
-
-
-def table(found: Sequence[tuple[Walk, Numbers]]) -> list[dict[str, str | float]]:
-    """One row a setting, of plain numbers: for a record."""
-    rows: list[dict[str, str | float]] = []
-    for walked, result in found:
-        row: dict[str, str | float] = {
-            "function": walked.function.name,
-            "base": walked.base,
-            "alpha": walked.alpha,
-            "beta": walked.beta,
-            "lr": walked.lr,
-            "walkers": walked.places.shape[1],
-            "steps": len(walked.places) - 1,
-            "diverged": result.diverged,
-        }
-        for name in ("along", "lowest", "minima", "found_lowest", "end_loss", "end_sharpness", "end_trace"):
-            one: Estimate = getattr(result, name)
-            row[name], row[f"{name}_standard_error"] = one.value, one.standard_error
-        rows.append(row)
-    return rows

@@ -10,7 +10,7 @@ import torch
 
 from thalweg.landscape import landscape
 from thalweg.landscape.plots import walks_picture
-from thalweg.landscape.walks import BASES, Walk, default_lr, numbers, starts, table, walk
+from thalweg.landscape.walks import BASES, Walk, default_lr, numbers, starts, walk
 from thalweg.studies.measurements.work import carry_out
 from thalweg.studies.pages.settings import Settings
 
@@ -48,10 +48,7 @@ def run(options: dict[str, Any], folder: Path, say: Callable[[str], None]) -> No
 def walks(settings: Settings) -> dict[str, Any]:
     """The numbers of the walks at each learning rate: ``factors`` in their order, ``tuning`` apart."""
     return {
-        name: [
-            {key: _finite_or_none(value) for key, value in table([(found, numbers(found))])[0].items()}
-            for found in (_walk(settings, factor, seed) for factor in settings["factors"])
-        ]
+        name: [_row(_walk(settings, factor, seed)) for factor in settings["factors"]]
         for name, seed in (("tuning", TUNING), ("factors", REPORTED))
     }
 
@@ -69,6 +66,11 @@ def _walk(settings: Settings, factor: float, seed: int, walkers: int | None = No
         )  # fmt: skip
 
 
-def _finite_or_none(value: Any) -> Any:
-    """What JSON can say."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _row(walked: Walk) -> dict[str, float | None]:
+    """What the walks come to, each mean with its standard error; None where that is not finite, for JSON."""
+    found = numbers(walked)
+    row = {"lr": walked.lr, "diverged": found.diverged}
+    for name in ("along", "lowest", "minima", "found_lowest", "end_loss", "end_sharpness", "end_trace"):
+        one = getattr(found, name)
+        row[name], row[f"{name}_standard_error"] = one.value, one.standard_error
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}
