@@ -116,7 +116,7 @@ def _section(recipe: Recipe, folder: Path, done: Mapping[str, object]) -> Sectio
     if scale is None:
         raise ValueError(f"it has no scale {name!r}")
     ran = f"Run by `{done.get('command')}` in {_duration(_seconds(done))}, at {name} scale."
-    about = tuple(filter(None, (recipe.about, scale.about)))
+    about = tuple(filter(None, (recipe.about.strip(), scale.about.strip())))
     beside = tuple(filter(None, map(_published, recipe.beside)))
     if scale.measure:
         own: Section = paging(scale.measure).page(folder)

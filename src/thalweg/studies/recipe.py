@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from thalweg.arguments import did_you_mean
+from thalweg.arguments import as_integer, check_choice, did_you_mean, is_number
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, SHARDINGS
 from thalweg.studies.paper import Number
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 _RECIPES = files("thalweg.studies") / "recipes"
 SCALES = ("lab", "paper")
@@ -81,7 +79,7 @@ class Scale:
     ``minutes`` is about how long a measurement takes on two cores.
     """
 
-    about: str
+    about: str = ""
     comparisons: tuple[Comparison, ...] = ()
     measure: str = ""
     options: dict[str, Any] = field(default_factory=dict)
@@ -94,11 +92,16 @@ class Recipe:
 
     name: str
     title: str
-    source: str
-    about: str
     scales: dict[str, Scale]
+    source: str = ""
+    about: str = ""
     claims: tuple[Claim, ...] = ()
     beside: tuple[dict[str, str], ...] = ()
+
+
+COMPARED = (*(one.name for one in fields(Comparison) if one.name != "regimen"), *REGIMEN)
+"""The keys of a table to compare."""
+Made = TypeVar("Made", Recipe, Scale, Comparison, Claim)
 
 
 def folder() -> str:
@@ -108,9 +111,7 @@ def folder() -> str:
 
 def names() -> list[str]:
     """The recipes of the package, in alphabetical order."""
-    return sorted(
-        one.name[:-5] for one in (files("thalweg.studies") / "recipes").iterdir() if one.name.endswith(".toml")
-    )
+    return sorted(one.name[:-5] for one in _RECIPES.iterdir() if one.name.endswith(".toml"))
 
 
 def text_of(name: str) -> str:
@@ -154,118 +155,97 @@ def read_text(name: str, text: str) -> Recipe:
 
 
 def _parse(name: str, values: dict[str, Any]) -> Recipe:
-    _check_keys("a recipe", values, ("title", "source", "about", "claims", "beside", *SCALES))
-    scales = {scale: _scale(scale, _value(values, scale, dict)) for scale in SCALES if scale in values}
+    where = "the file"
+    _check_table(where, values, ("title", "source", "about", "claims", "beside", *SCALES))
+    scales = {scale: _scale(scale, values[scale]) for scale in SCALES if scale in values}
     if not scales:
         raise ValueError(f"needs a scale: [{'] or ['.join(SCALES)}]")
-    return Recipe(
-        name=name,
-        title=_value(values, "title", str),
-        source=_value(values, "source", str, ""),
-        about=_value(values, "about", str, "").strip(),
-        scales=scales,
-        claims=tuple(map(_claim, _value(values, "claims", list, []))),
-        beside=tuple(map(_selection, _value(values, "beside", list, []))),
-    )
+    made = {
+        "name": name,
+        "scales": scales,
+        "claims": tuple(map(_claim, _tables(where, values, "claims"))),
+        "beside": tuple(map(_selection, _tables(where, values, "beside"))),
+    }
+    return _built(Recipe, where, values | made)
 
 
 def _scale(name: str, values: dict[str, Any]) -> Scale:
-    about = _value(values, "about", str, "").strip()
-    if "measure" in values:
-        _check_keys(f"[{name}]", values, ("about", "measure", "options", "minutes"))
-        minutes = _positive(values, "minutes") or 0.0
-        return Scale(about, (), _value(values, "measure", str), _value(values, "options", dict, {}), minutes)
-    tables = _value(values, "tables", list)
+    where = f"[{name}]"
+    if isinstance(values, dict) and "measure" in values:
+        _check_table(where, values, ("about", "measure", "options", "minutes"))
+        return _built(Scale, where, values)
+    _check_table(where, values, ("about", "tables", *COMPARED))
     shared = {key: value for key, value in values.items() if key not in ("about", "tables")}
-    if not tables or not all(isinstance(one, dict) for one in tables):
-        raise ValueError(f"[{name}] needs [[{name}.tables]]")
-    return Scale(about, tuple(_comparison(f"[[{name}.tables]]", {**shared, **one}) for one in tables))
+    tables = _tables(where, values, "tables")
+    if not tables:
+        raise ValueError(f"{where} needs tables")
+    comparisons = tuple(_comparison(f"[[{name}.tables]]", shared, one) for one in tables)
+    return _built(Scale, where, values | {"comparisons": comparisons})
 
 
-def _comparison(where: str, values: dict[str, Any]) -> Comparison:
-    own = [one.name for one in dataclasses.fields(Comparison) if one.name != "regimen"]
-    _check_keys(where, values, (*own, *REGIMEN))
-    optimizers = _value(values, "optimizers", list)
-    if not optimizers or not all(isinstance(one, str) for one in optimizers):
-        raise ValueError(f'{where} needs optimizers = ["adamw", ...], got {optimizers!r:.60}')
+def _comparison(where: str, shared: dict[str, Any], own: dict[str, Any]) -> Comparison:
+    _check_table(where, own, COMPARED)
+    values = shared | own
     if ("epochs" in values) == ("steps" in values):
         raise ValueError(f"{where} needs epochs or steps, and not both")
-    sharding = _value(values, "sharding", str, "ddp")
-    if sharding not in SHARDINGS:
-        near = did_you_mean(sharding, SHARDINGS)
-        raise ValueError(f"{where}: sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}{near}")
-    return Comparison(
-        task=_value(values, "task", str),
-        batch_size=_count(values, "batch_size"),
-        optimizers=tuple(dict.fromkeys(optimizers)),
-        epochs=_positive(values, "epochs"),
-        steps=_count(values, "steps") if "steps" in values else None,
-        trials=_count(values, "trials", 6),
-        studies=_count(values, "studies", 1),
-        seeds=_count(values, "seeds", 3),
-        regimen={key: values[key] for key in REGIMEN if key in values},
-        micro_batch=_count(values, "micro_batch") if "micro_batch" in values else None,
-        sharding=sharding,
-        given=_value(values, "given", dict, {}),
-    )
+    found = _built(Comparison, where, values | {"regimen": {key: values[key] for key in REGIMEN if key in values}})
+    check_choice(f"sharding of {where}", found.sharding, SHARDINGS)
+    return found
 
 
-def _claim(values: object) -> Claim:
-    if not isinstance(values, dict):
-        raise ValueError(f"[[claims]] must be tables, got {values!r:.60}")
-    _check_keys("[[claims]]", values, [one.name for one in dataclasses.fields(Claim)])
-    measure = _value(values, "measure", str, "test")
-    if measure not in MEASURES:
-        near = did_you_mean(measure, MEASURES)
-        raise ValueError(f"[[claims]]: measure must be one of {', '.join(MEASURES)}, got {measure!r}{near}")
-    sizes = _value(values, "batch_sizes", list, [1, 2**31])
-    if len(sizes) != 2 or not all(isinstance(one, int) for one in sizes):
-        raise ValueError(f"[[claims]]: batch_sizes must be [least, most], got {sizes!r:.60}")
-    return Claim(
-        says=_value(values, "says", str), a=_value(values, "a", str), b=_value(values, "b", str), measure=measure,
-        tasks=tuple(_value(values, "tasks", list, [])), batch_sizes=(sizes[0], sizes[1]),
-        paper=_selection(_value(values, "paper", dict, {})), paper_a=_value(values, "paper_a", str, ""),
-        paper_b=_value(values, "paper_b", str, ""),
-    )  # fmt: skip
+def _claim(values: dict[str, Any]) -> Claim:
+    where = "[[claims]]"
+    _check_table(where, values, [one.name for one in fields(Claim)])
+    found = _built(Claim, where, values | {"paper": _selection(values.get("paper", {}))})
+    check_choice(f"measure of {where}", found.measure, MEASURES)
+    return found
 
 
-def _selection(values: object) -> dict[str, str]:
-    if not isinstance(values, dict):
-        raise ValueError(f"what selects printed numbers must be a table, got {values!r:.60}")
-    _check_keys("what selects printed numbers", values, [one.name for one in dataclasses.fields(Number)])
+def _selection(values: dict[str, Any]) -> dict[str, str]:
+    _check_table("what selects printed numbers", values, [one.name for one in fields(Number)])
     return {key: str(value) for key, value in values.items()}
 
 
-def _check_keys(where: str, values: dict[str, Any], allowed: Collection[str]) -> None:
+def _tables(where: str, values: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = values.get(key, [])
+    if not isinstance(found, list):
+        raise ValueError(f"{key} of {where} must be tables, got {found!r:.60}")
+    return found
+
+
+def _check_table(where: str, values: object, allowed: Collection[str]) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a table, got {values!r:.60}")
     if unknown := sorted(set(values) - set(allowed)):
         near = "".join(did_you_mean(key, allowed) for key in unknown)
         raise ValueError(f"{where} has no {', '.join(unknown)}; it may have {', '.join(sorted(allowed))}{near}")
 
 
-_REQUIRED = object()
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a text", lambda given: isinstance(given, str)),
+    "int": ("an integer of at least 1", lambda given: (as_integer(given) or 0) >= 1),
+    "float": ("a number greater than 0", lambda given: is_number(given) and 0.0 < given < math.inf),
+    "tuple[str, ...]": ("a list of one or more texts", lambda given: _is_list(given, str) and bool(given)),
+    "tuple[int, int]": ("[least, most], two integers", lambda given: _is_list(given, int) and len(given) == 2),
+    "dict[str, Any]": ("a table", lambda given: isinstance(given, dict)),
+}
+"""By the type of a field what a file may give for it, in words, and whether it did. Other types are made above."""
 
 
-def _value(values: dict[str, Any], key: str, kind: Any, otherwise: Any = _REQUIRED) -> Any:
-    found = values.get(key, otherwise)
-    if found is _REQUIRED:
-        raise ValueError(f"needs {key}")
-    if not isinstance(found, kind) or isinstance(found, bool):
-        wanted = kind.__name__ if isinstance(kind, type) else "number"
-        raise ValueError(f"{key} must be a {wanted}, got {found!r:.60}")
-    return found
+def _is_list(given: object, of: type) -> bool:
+    return isinstance(given, list) and all(isinstance(one, of) for one in given)
 
 
-def _count(values: dict[str, Any], key: str, otherwise: Any = _REQUIRED) -> int:
-    found: int = _value(values, key, int, otherwise)
-    if found < 1:
-        raise ValueError(f"{key} must be at least 1, got {found}")
-    return found
-
-
-def _positive(values: dict[str, Any], key: str) -> float | None:
-    if key not in values:
-        return None
-    found = float(_value(values, key, (int, float)))
-    if not found > 0.0:
-        raise ValueError(f"{key} must be greater than 0, got {found}")
-    return found
+def _built(cls: type[Made], where: str, values: dict[str, Any]) -> Made:
+    """A dataclass whose fields are the values of their names, checked by :data:`KINDS`; other values are left out."""
+    found: dict[str, Any] = {}
+    for one in fields(cls):
+        if one.name in values:
+            value = values[one.name]
+            allowed, is_right = KINDS.get(str(one.type).removesuffix(" | None"), ("", lambda given: True))
+            if not is_right(value):
+                raise ValueError(f"{one.name} of {where} must be {allowed}, got {value!r:.60}")
+            found[one.name] = tuple(value) if isinstance(value, list) else value
+        elif one.default is MISSING and one.default_factory is MISSING:
+            raise ValueError(f"{where} needs {one.name}")
+    return cls(**found)

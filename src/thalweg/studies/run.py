@@ -19,7 +19,6 @@ from thalweg.lab.engine import Execution
 from thalweg.lab.search import comparison, together
 from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, open_tickets
-from thalweg.records.errors import UserError
 from thalweg.studies.measured import measuring
 from thalweg.studies.measurements import work as measurement
 from thalweg.studies.resolved import resolved
@@ -72,7 +71,7 @@ def reproduce(
     Args:
         recipe: what to do.
         text: the TOML it was read from, kept beside the records.
-        scale: "lab" or "paper".
+        scale: "lab" or "paper", one that it has.
         root: the recipe's own folder.
         command: what was typed, for the records.
         jobs: processes at a time; under ``torchrun`` all of its processes work on one run at a time instead.
@@ -81,13 +80,11 @@ def reproduce(
         say: told in words what is done.
 
     Raises:
-        UserError: the recipe has no such scale, its data are missing, or the folder cannot be written.
+        UserError: its data are missing, or the folder cannot be written.
         TaskFault: the code of a task raised.
     """
     recipe = resolved(recipe)
-    wanted = recipe.scales.get(scale)
-    if wanted is None:
-        raise UserError(f"the recipe {recipe.name} has no scale {scale!r}: it has {', '.join(recipe.scales)}")
+    wanted = recipe.scales[scale]
     first = os.environ.get("RANK", "0") == "0"
     try:
         root.mkdir(parents=True, exist_ok=True)
