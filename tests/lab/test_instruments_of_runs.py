@@ -111,7 +111,7 @@ def test_a_run_killed_at_every_event_has_each_line_once(tmp_path):
 
 
 def test_looking_is_no_training_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(instruments, "sharpness", lambda *_: time.sleep(0.2) or ({}, None))
+    monkeypatch.setattr(instruments, "sharpness", lambda *_: time.sleep(0.2) or {})
     result = train(SPEC, tmp_path, execution=Execution(observer=Panel(1, silent)))
     assert result["seconds"] < 1.2
     assert all(line["overhead_seconds"] >= 0.2 for line in records.read_lines(tmp_path / "instruments.jsonl"))

@@ -129,8 +129,7 @@ def test_adams_diagonal_with_its_bias_corrections(amsgrad):
     expected = torch.linalg.eigvalsh(d.sqrt()[:, None] * loss.matrix * d.sqrt()).flip(0)
     found = preconditioned_sharpness(loss, optimizer, 3)
     torch.testing.assert_close(found.eta_lambda / 0.3, expected[:3])
-    assert found.sharpness == pytest.approx(expected[0].item())
-    assert (found.lr, found.limit) == (0.3, stability_limit(0.0, 0.0, momentum=0.9))
+    assert found.limit == stability_limit(0.0, 0.0, momentum=0.9)
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -177,9 +176,6 @@ def test_settings_of_groups():
     optimizer.step()
     found = preconditioned_sharpness(lambda: p.square().sum() + q.square().sum(), optimizer)
     assert found.limit == stability_limit(1.2, 0.3, momentum=0.9)
-    assert found.lr is None
-    with pytest.raises(ValueError, match="lr must be the same in all groups"):
-        _ = found.sharpness
     optimizer.param_groups[1]["betas"] = (0.8, 0.999)
     found = preconditioned_sharpness(lambda: p.square().sum() + q.square().sum(), optimizer)
     assert found.limit is None

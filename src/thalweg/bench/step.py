@@ -128,7 +128,7 @@ class StepBenchmark:
         """A plain copy in each round: the bandwidth that the machine had then."""
         source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=self.settings.device)
         target = torch.zeros_like(source)
-        self.steps[COPY] = lambda: self._time(lambda: target.copy_(source))[0]
+        self.steps[COPY] = lambda: self._time(lambda: target.copy_(source))
 
     def _round(self) -> dict[str, float]:
         seconds = {}
@@ -141,23 +141,23 @@ class StepBenchmark:
 
     def _step(self, candidate: Candidate, optimizer: Any, weights: Weights) -> float:
         self._refresh(weights)
-        return self._time(lambda: candidate.attempt(optimizer.step))[0]
+        return self._time(lambda: candidate.attempt(optimizer.step))
 
     def _refresh(self, weights: Weights) -> None:
         fresh_gradients(weights, self._gradients, self._source)
 
-    def _time(self, act: Callable[[], Any]) -> tuple[float, Any]:
+    def _time(self, act: Callable[[], Any]) -> float:
         if self.settings.device.type != "cuda":
             start = time.perf_counter()
-            result = act()
-            return time.perf_counter() - start, result
+            act()
+            return time.perf_counter() - start
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         begin.record()
-        result = act()
+        act()
         end.record()
         torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1e3, result
+        return float(begin.elapsed_time(end)) / 1e3
 
     def record(self) -> dict[str, Any] | None:
         """Raw timings and what they say, of the complete rounds; None if there is no such round."""

@@ -91,7 +91,7 @@ class Panel:
         instruments, self._instruments = self._instruments or self._new(training), None
         found: dict[str, float | None] = {**instruments.measure()}
         try:
-            found.update(sharpness(self._sample, training.inner())[0])
+            found.update(sharpness(self._sample, training.inner()))
         except (ValueError, RuntimeError) as error:  # a loss that is not finite or not twice differentiable, no memory
             found["sharpness"] = None
             if (why := " ".join(str(error).split())[:200]) not in self._said:

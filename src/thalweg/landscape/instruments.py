@@ -30,7 +30,7 @@ from thalweg.kernels import compute_dtype
 from thalweg.kernels.norms import global_norm
 from thalweg.kernels.rounding import wide
 from thalweg.landscape.batches import noise_of
-from thalweg.landscape.derivatives import check_params, check_whole
+from thalweg.landscape.derivatives import check_whole
 from thalweg.landscape.eigen import ROUGH, hessian_eigenpairs
 from thalweg.landscape.preconditioned import (
     exploration,
@@ -40,7 +40,6 @@ from thalweg.landscape.preconditioned import (
     trust_ratio,
 )
 from thalweg.landscape.samples import Loss
-from thalweg.landscape.vectors import pieces
 from thalweg.optim.adaptor import E
 from thalweg.optim.alto import ALTO
 from thalweg.optim.exploration import EMA
@@ -76,7 +75,6 @@ class Instruments:
         self._names = {p: name for name, p in (names or {}).items()}
         self._calls = 0
         self._micro_batches = _MicroBatches(optimizer)
-        self._eigenvector: dict[Tensor, Tensor] = {}  # of the last time, by parameter
 
     def micro_batch(self, examples: int, share: float) -> None:
         """Note the gradient that a micro-batch has just added to ``p.grad``.
@@ -111,8 +109,7 @@ class Instruments:
             found.update(self._trust_ratios())
         found.update(self._micro_batches.noise())
         if self.loss is not None and self._calls % self.every == 0:
-            here, self._eigenvector = sharpness(self.loss, self.optimizer, start=self._eigenvector)
-            found.update(here)
+            found.update(sharpness(self.loss, self.optimizer))
         self._calls += 1
         return found
 
@@ -251,31 +248,23 @@ def _is_replaced(p: Tensor, noted: Tensor | None) -> bool:
     return p.grad is not noted and (p.grad is None or not p.grad.requires_grad)
 
 
-def sharpness(
-    loss: Loss, optimizer: Optimizer, *, start: Mapping[Tensor, Tensor] | None = None
-) -> tuple[dict[str, float], dict[Tensor, Tensor]]:
+def sharpness(loss: Loss, optimizer: Optimizer) -> dict[str, float]:
     """λ_max of a loss, and as a live optimizer sees it, each in some ten products with the Hessian.
 
     Args:
         loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
         optimizer: any.
-        start: of each parameter its part of a vector to start from, such as the eigenvector found last; of parameters
-            that are not in it, zeros. None: always the same.
 
     Returns:
         ``sharpness``, and of a known optimizer that has made a step ``eta_lambda`` and, if it has one,
-        ``share_of_limit``, as :func:`~thalweg.landscape.preconditioned_sharpness` has them; and the eigenvector of
-        λ_max, by parameter.
+        ``share_of_limit``, as :func:`~thalweg.landscape.preconditioned_sharpness` has them.
 
     Raises:
         ValueError: the loss is no finite scalar of the parameters.
         RuntimeError: no convergence.
     """
-    params = check_params(p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
-    first = None
-    if start and any(bool(start[p].any()) for p in params if p in start):
-        first = [start[p] if p in start else torch.zeros_like(p) for p in params]
-    plain = hessian_eigenpairs(loss, params, start=first, tolerance=ROUGH, errors=False)
+    params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    plain = hessian_eigenpairs(loss, params, tolerance=ROUGH, errors=False)
     found = {"sharpness": plain.values.item()}
     try:
         own = preconditioned_sharpness(loss, optimizer, tolerance=ROUGH, errors=False)
@@ -286,7 +275,7 @@ def sharpness(
         found["eta_lambda"] = own.eta_lambda.item()
         if own.limit is not None:
             found["share_of_limit"] = own.share
-    return found, dict(zip(params, pieces(plain.vectors[0], params), strict=True))
+    return found
 
 
 def _gradient(p: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from thalweg.kernels.rounding import wide
 from thalweg.landscape.derivatives import check_whole
 from thalweg.landscape.eigen import Eigenpairs, hessian_eigenpairs
 from thalweg.landscape.samples import Loss
-from thalweg.landscape.vectors import Vector, flat
+from thalweg.landscape.vectors import flat
 from thalweg.optim.adaptor import E
 from thalweg.optim.alto import ALTO
 from thalweg.optim.exploration import ALPHA, BETA
@@ -40,13 +40,11 @@ class Rates:
         params: the parameters that have state (or, of SGD, a gradient).
         rates: ηD for each of them, in its shape; η that of momentum written as an average.
         settings: (α, β1, momentum, whether Nesterov's) of each group: what the stability limit depends on.
-        lr: η of all groups if it is the same, else None.
     """
 
     params: list[Tensor]
     rates: list[Tensor]
     settings: set[tuple[float, float, float, bool]]
-    lr: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +55,12 @@ class PreconditionedSharpness:
         eta_lambda: the k largest eigenvalues of (ηD)^½ H (ηD)^½, descending, η that of momentum as an average.
         limit: ``stability_limit(alpha, beta, momentum=...)`` of the optimizer, what the largest is to be compared with;
             None if groups differ in α, β1 or momentum.
-        lr: η; None if groups differ in it.
         pairs: the eigenvectors, in the coordinates u of θ = (ηD)^½ u, and error bars.
     """
 
     eta_lambda: Tensor
     limit: float | None
-    lr: float | None
     pairs: Eigenpairs
-
-    @property
-    def sharpness(self) -> float:
-        """The largest eigenvalue of D^½ H D^½, to be compared with limit / η; where η is one for all groups."""
-        if self.lr is None:
-            raise ValueError("lr must be the same in all groups for a sharpness without it; see eta_lambda")
-        return self.eta_lambda[0].item() / self.lr
 
     @property
     def share(self) -> float:
@@ -86,7 +75,6 @@ def preconditioned_sharpness(
     optimizer: Optimizer,
     k: int = 1,
     *,
-    start: Vector | None = None,
     tolerance: float | None = None,
     errors: bool = True,
 ) -> PreconditionedSharpness:
@@ -105,7 +93,6 @@ def preconditioned_sharpness(
         loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
         optimizer: SGD, RMSprop, Adam, AdamW, Lamb or ALTO, or E around one of the first four.
         k: how many.
-        start: a vector to start from, such as ``pairs.vectors[0]`` of the last time.
         tolerance: of the eigenvalues, as of :func:`~thalweg.landscape.hessian_eigenpairs`.
         errors: whether to spend a pass over the sample on standard errors.
 
@@ -114,12 +101,12 @@ def preconditioned_sharpness(
     """
     found = rates(optimizer)
     scale = flat(found.rates).sqrt()
-    pairs = hessian_eigenpairs(loss, found.params, k, scale=scale, start=start, tolerance=tolerance, errors=errors)
+    pairs = hessian_eigenpairs(loss, found.params, k, scale=scale, tolerance=tolerance, errors=errors)
     limit = None
     if len(found.settings) == 1:
         ((alpha, beta, momentum, nesterov),) = found.settings
         limit = stability_limit(alpha, beta, momentum=momentum, nesterov=nesterov)
-    return PreconditionedSharpness(pairs.values, limit, found.lr, pairs)
+    return PreconditionedSharpness(pairs.values, limit, pairs)
 
 
 def has_diagonal(optimizer: Optimizer) -> bool:
@@ -140,7 +127,7 @@ def rates(optimizer: Optimizer) -> Rates:
         names = " or ".join(one.__name__ for one in _DIAGONALS)
         reject("optimizer", type(base).__name__, f"{names}, or E around one of these")
     check_whole(p for group in base.param_groups for p in group["params"])
-    params, found, settings, etas = [], [], set(), set()
+    params, found, settings = [], [], set()
     for group in base.param_groups:
         if group.get("maximize"):
             reject("optimizer", "one with maximize=True", "one that descends")
@@ -152,10 +139,9 @@ def rates(optimizer: Optimizer) -> Rates:
             found.append(torch.as_tensor(diagonal).to(p).expand_as(p))
         if here:
             settings.add((*exploration(optimizer, group), momentum, nesterov))
-            etas.add(eta)
     if not params:
         reject("optimizer", f"{type(base).__name__} without state", "one that has made a step")
-    return Rates(params, found, settings, etas.pop() if len(etas) == 1 else None)
+    return Rates(params, found, settings)
 
 
 def exploration(optimizer: Optimizer, group: Group) -> tuple[float, float]:

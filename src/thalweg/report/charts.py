@@ -213,7 +213,7 @@ def profiles(ratios: Mapping[str, Sequence[float]], drawn: Styles, unit: str) ->
         return None
     plot = Plot(
         AxisScale(1.0, HORIZON, True), AxisScale(0.0, 1.04), f"times the fastest optimizer's {unit} to the target",
-        "share of tables", f"Performance profile in {unit}", bottom=44,
+        "share of tables", f"Performance profile in {unit}",
     )  # fmt: skip
     for name, own in ratios.items():
         points, reached = [], 0.0

@@ -48,9 +48,8 @@ class Row:
 
     ``test`` is None when no seed finished. ``steps_to_target`` and ``seconds_to_target`` are restricted means: a seed
     that never got there counts with the whole run; they are None where there is no target, no seed, or no timing.
-    ``reached`` is how many seeds got there, None without a target. ``bests`` are those of the studies, ``tuned`` their
-    median. ``standing`` is "first", "level" (not decided against the first), "behind" (worse, decided), or "" (no
-    result).
+    ``reached`` is how many seeds got there, None without a target. ``tuned`` is the median of the studies' bests.
+    ``standing`` is "first", "level" (not decided against the first), "behind" (worse, decided), or "" (no result).
     """
 
     cell: results.Cell
@@ -61,7 +60,6 @@ class Row:
     reached: int | None
     failed_seeds: int
     failed_trials: int
-    bests: tuple[float | None, ...]
     tuned: float | None
     best_of: tuple[BestOf, ...]
     validation: Curve | None
@@ -240,8 +238,7 @@ def _row(table: results.Table, cell: results.Cell) -> Row:
     steps = [run.steps_to_target if run.finished else None for run in cell.seeds]
     second = median_time(cell.seconds_per_step)
     to_target = restricted_mean(steps, table.steps) if steps and table.target is not None else None
-    bests = tuple(None if (run := results.best(study, table.metric)) is None else run.validation
-                  for study in cell.studies)  # fmt: skip
+    bests = [results.best(study, table.metric) for study in cell.studies]
     return Row(
         cell=cell,
         test=interval(tests, table.metric) if tests else None,
@@ -251,8 +248,7 @@ def _row(table: results.Table, cell: results.Cell) -> Row:
         reached=None if table.target is None else sum(one is not None for one in steps),
         failed_seeds=len(cell.seeds) - len(tests),
         failed_trials=sum(not run.finished for run in cell.trials),
-        bests=bests,
-        tuned=median_best(bests, table.metric),
+        tuned=median_best([None if run is None else run.validation for run in bests], table.metric),
         best_of=best_of_n([run.validation for run in cell.trials if run.round == 0], table.metric),
         validation=_curve(finished, "validation", table.metric, second),
         train_loss=_curve(finished, "loss", LOSS, second),

@@ -7,16 +7,13 @@ eigenvalue of the Hessian and the squared gradient norm are measured. Where shar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from thalweg.studies.measurements.networks import TopEigenvalues, optimizer
 from thalweg.studies.measurements.problems import images
 from thalweg.studies.pages.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 MEASURES = ("steps", "sharpness", "gradient")
 
