@@ -21,12 +21,10 @@ PEERS = ("e-optimizer-adaptor", "pytorch_optimizer", "torch_optimizer", "heavyba
 def environment() -> dict[str, str]:
     """Machine, interpreter, packages, commit and date."""
     found = records.environment()
-    kept = ("python", "thalweg", "torch", "numpy", "processor", "cores", "accelerators")
+    kept = ("python", "thalweg", "torch", "numpy", "processor", "cores", "accelerators", "threads", "instructions")
     return {name: found[name] for name in kept} | {
         "system": platform.platform(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
-        "threads": str(torch.get_num_threads()),
         "cuda": str(torch.version.cuda),
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,6 +6,7 @@ Built by :func:`summarise` from what :mod:`thalweg.records.reading` reads, with 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -188,12 +189,8 @@ def summarise(found: results.Results, command: str) -> Summary:
 
 
 def _machines(runs: Iterable[results.Run]) -> tuple[Machine, ...]:
-    counts: dict[tuple[tuple[str, str], ...], int] = {}
-    for run in runs:
-        key = tuple(run.environment.items())
-        counts[key] = counts.get(key, 0) + 1
-    most_first = sorted(counts.items(), key=lambda item: -item[1])
-    return tuple(Machine(_letter(i), dict(key), count) for i, (key, count) in enumerate(most_first))
+    counts = Counter(tuple(run.environment.items()) for run in runs)
+    return tuple(Machine(_letter(i), dict(key), count) for i, (key, count) in enumerate(counts.most_common()))
 
 
 def _letter(i: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -323,12 +324,9 @@ def about_all(summary: Summary) -> list[str]:
 
 def failures(row: Row) -> list[tuple[str, str, int]]:
     """What failed and why, with how often; the most frequent first."""
-    found: dict[tuple[str, str], int] = {}
-    for run in (*row.cell.trials, *row.cell.seeds):
-        if run.failure is not None:
-            key = (run.failure, run.reason or "no reason recorded")
-            found[key] = found.get(key, 0) + 1
-    return [(failure, reason, n) for (failure, reason), n in sorted(found.items(), key=lambda item: -item[1])]
+    runs = (*row.cell.trials, *row.cell.seeds)
+    found = Counter((run.failure, run.reason or "no reason recorded") for run in runs if run.failure is not None)
+    return [(failure, reason, n) for (failure, reason), n in found.most_common()]
 
 
 def plural(n: int, noun: str) -> str:
