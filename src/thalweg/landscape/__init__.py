@@ -1,6 +1,6 @@
 """The loss landscape: test functions with valleys, flatness of trained networks, slices, paths, instruments.
 
-Needs ``pip install 'thalweg[lab]'`` (SciPy; matplotlib for :mod:`thalweg.landscape.plots`). Each estimator takes a
+Pictures, :mod:`thalweg.landscape.plots`, need ``pip install 'thalweg[lab]'`` (matplotlib). Each estimator takes a
 closure that returns a scalar and the parameters, or a :class:`FixedSample` of a model and batches. It can be called
 within ``torch.autocast``, in which the loss is then evaluated. Parameters, gradients, buffers (the statistics of batch
 norm) and torch's random numbers are afterwards what they were.
