@@ -32,6 +32,7 @@ nitpicky = True
 
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 4
+smartquotes_action = "qe"  # quotes and ellipses; -- stays what it is, as options begin with it
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -87,7 +87,10 @@ def uncorrected(it):
 
 
 def loaded(it):
-    """Of a file; and of the LAMB of pytorch_optimizer, moments and count."""
+    """Of a file; of AdamW, in two groups and at our rate; and of the LAMB of pytorch_optimizer, moments and count."""
+    new, adamw = it["new_optimizer"], it["earlier"]
+    assert [(len(group["params"]), group["lr"]) for group in new.param_groups] == [(1, 0.02), (1, 0.02)]
+    assert all(new.state[r][name].equal(kept[name]) for r, kept in adamw.state.items() for name in kept)
     p, q = it["model"].weight, torch.nn.Parameter(torch.ones(8, 1))
     assert type(it["resumed_optimizer"]) is ALTO
     other = pytorch_optimizer.Lamb([q])

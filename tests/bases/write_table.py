@@ -27,6 +27,10 @@ HEAD = """# E around every optimizer
 What E does in front of each optimizer of {versions}, on the CPU in float32.
 Each cell is a test in `tests/bases`.
 
+A base that calls the closure itself without demanding one needs `reevaluates=True`, and a closure at each step:
+`E(SAM(params, torch.optim.SGD, lr=0.1), reevaluates=True)`. That is E in front of SAM; SAM around E is
+`SAM(params, E.of(torch.optim.SGD), lr=0.1)`. Without backpropagation, see [thalweg.zeroth_order](api/zeroth_order.rst).
+
 - **α = 0**: the parameters after 6 steps are those of the base alone, bit for bit, and nothing is allocated. Sparse
   gradients too are left to the base there (SGD, Adagrad and SparseAdam take them); where α is not 0, E refuses them.
 - **exact g′**: with α = 2 and β1 = 3/4 they are those of the base alone fed with g′ of the paper's two-buffer
