@@ -1,4 +1,4 @@
-"""One file with weights, optimizer and scheduler, loaded without executing anything; and independent copies."""
+"""A checkpoint in one file: weights, optimizer, scheduler, loaded without executing anything; independent copies."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Torch's schedulers drive ALTO as they drive AdamW: here a warm-up, then a cosine."""
+"""A learning-rate schedule: torch's schedulers drive ALTO as they drive AdamW, here a warm-up, then a cosine."""
 
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR

@@ -63,13 +63,13 @@ def render(cell: Callable[[Base, str], str]) -> str:
     """The document, its cells by ``cell(base, column)``."""
     lines = [HEAD.format(versions=pinned())]
     for library in LIBRARIES:
-        lines += [f"## {library}", "", f"| | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
+        lines += [f"## {library}", "", f"| optimizer | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
         for base in BASES:
             if base.library == library:
                 name = f"{base.cls} {base.variant}".rstrip()
                 lines.append(f"| {name} | {' | '.join(cell(base, column) for column in COLUMNS)} |")
         lines.append("")
-    lines += ["## Left out", "", "| | why |", "|---|---|"]
+    lines += ["## Left out", "", "| optimizer | why |", "|---|---|"]
     lines += [f"| {x.name} | {x.reason} |" for x in EXCLUDED]
     failing = [b for b in BASES if b.fails_to_resume]
     lines += [

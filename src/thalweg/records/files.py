@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = 2
+"""The version of these files, which each spec and cell names."""
 PACKAGES = ("thalweg", "torch", "accelerate", "transformers", "optuna", "pytorch_optimizer", "numpy", "scikit-learn")
 LARGEST = 64 * 2**20  # bytes of a record; nothing that we write comes near it
 
