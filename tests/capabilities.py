@@ -207,17 +207,12 @@ LAMB_INVALID = (
     Invalid({"betas": ["0.9", 0.99]}, r"betas\[0\] must be a number in \[0, 1\), got '0\.9'"),
 )
 
-E_ARGUMENTS = ("nonfinite", "reevaluates", "overwrite_grad")  # of the instance, not of a group
+E_ARGUMENTS = ("nonfinite", "reevaluates")  # of the instance, not of a group
 
 # E's own, where the instance form or E.of(base) reports them
 E_INVALID = (
     Invalid({"nonfinite": "ignore"}, "nonfinite must be 'skip' or 'raise' or 'propagate', got 'ignore'"),
     Invalid({"reevaluates": 1}, "reevaluates must be True, False or None, got 1"),
-    Invalid({"overwrite_grad": 1}, "overwrite_grad must be True or False, got 1"),
-    Invalid(
-        {"overwrite_grad": True, "reevaluates": True},
-        r"overwrite_grad must be False, as \w+ evaluates the closure itself, got True",
-    ),
     Invalid(
         {"alpha": 2.0, "beta": 0.5},
         r"alpha must be a number in \(-2, 2\), as \|alpha\| < 1/\(1 - beta\) with beta=0\.5, got 2\.0",

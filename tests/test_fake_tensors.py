@@ -69,7 +69,7 @@ def test_they_are_stepped_with_every_option(entry, option, where):
         lambda params: Lamb(params, lr=torch.ones_like(params[0].flatten()[0])),
         functools.partial(Lamb, state_dtype="8bit"),
         functools.partial(Lamb, state_dtype={"exp_avg": "8bit", "exp_avg_sq": torch.bfloat16}),
-        functools.partial(EAdamW, overwrite_grad=True, nonfinite="skip"),
+        functools.partial(EAdamW, foreach=False, nonfinite="skip"),
         lambda params: E(torch.optim.AdamW(params, foreach=True), nonfinite="raise"),
     ],
 )

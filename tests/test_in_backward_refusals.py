@@ -79,7 +79,6 @@ def test_optimizers_of_which_nothing_is_known_are_refused(build, kind):
             lambda ps: Lamb(ps, nonfinite="propagate", max_grad_norm=1.0),
             r"max_grad_norm must be None to step in backward, when .*, got 1\.0",
         ),
-        (lambda ps: EAdamW(ps, overwrite_grad=True), "overwrite_grad must be False to step in backward, .*, got True"),
     ],
 )
 def test_what_needs_all_gradients_is_refused(build, text):

@@ -30,10 +30,9 @@ def shapes_of(base):
 
 
 @pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize("overwrite_grad", [False, True])
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("cls", exploration.BY_PARAMETER, ids=lambda cls: cls.__name__)
-def test_the_result_is_that_of_one_step_bit_for_bit(cls, foreach, overwrite_grad):
+def test_the_result_is_that_of_one_step_bit_for_bit(cls, foreach):
     """The reference has a hook on its base, which therefore steps once."""
     made = []
     for cut in ([list(SHAPES)], CUT):
@@ -41,7 +40,7 @@ def test_the_result_is_that_of_one_step_bit_for_bit(cls, foreach, overwrite_grad
         groups = [{"params": params[:2]}, {"params": params[2:3], "lr": 0.1, "explore_alpha": 0.0}]
         groups += [{"params": [], "lr": 0.5}, {"params": params[3:], "explore_alpha": -3.0}]
         base = cls(groups, lr=0.01, **({} if cls is Muon else {"foreach": foreach}))
-        optimizer = E(base if cut is CUT else hooked(base), 2.0, 0.75, overwrite_grad=overwrite_grad)
+        optimizer = E(base if cut is CUT else hooked(base), 2.0, 0.75)
         assert shapes_of(base) == cut
         grads = make_grads(params, 5)
         grads[1][0] = grads[3][-1] = None
@@ -114,24 +113,3 @@ def test_a_base_that_raises_leaves_groups_and_gradients_as_they_were(monkeypatch
         optimizer.step()
     assert optimizer.param_groups is groups
     assert all(p.grad is g for p, g in zip(params, grads, strict=True))
-
-
-@pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize(
-    "build", [SGD, lambda params: AdamW([{"params": params[:1]}, {"params": params[1:], "foreach": False}])]
-)
-def test_gradients_that_share_memory_across_parts_are_not_overwritten(build):
-    """Also where one of them is the kernels' to read, in one pass."""
-    runs = []
-    for overwrite_grad in (True, False):
-        params = make_params(((4, 3), (3, 4), (12,)), torch.float32)
-        optimizer = E(build(params), 3.0, 0.9, overwrite_grad=overwrite_grad)
-        for _ in range(4):
-            optimizer.zero_grad()
-            a, b, c = params
-            ((a.view(-1) + b.view(-1)).square() * c).sum().backward()
-            assert a.grad.data_ptr() == b.grad.data_ptr()
-            optimizer.step()
-        runs.append((params, optimizer))
-    assert_same(runs[0][0], runs[1][0])
-    assert_same_state(runs[0][1], runs[1][1])

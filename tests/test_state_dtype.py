@@ -15,7 +15,7 @@ from thalweg import ALTO, Lamb
 from thalweg.bench.memory import state_bytes
 from thalweg.bench.shapes import MODELS
 from thalweg.kernels import Scales, cpp, eightbit, foreach, single
-from thalweg.kernels.overwriting import Footprint
+from thalweg.kernels.footprint import Footprint
 from thalweg.kernels.pieces import PIECE, Scratch
 from thalweg.kernels.rounding import noise, stochastic_round
 from thalweg.optim import layers

@@ -30,7 +30,6 @@ LAMBS = {
 ADAPTED = {
     "EAdamW": EAdamW,
     "EAdamW, foreach": functools.partial(EAdamW, foreach=True),
-    "EAdamW, overwrite_grad": functools.partial(EAdamW, overwrite_grad=True),
     "ESGD": functools.partial(ESGD, momentum=0.9),
     "E(RMSprop)": lambda params, **kwargs: E(RMSprop(params, **kwargs)),
     "E around another package's": lambda params, **kwargs: E(Other(params, **kwargs)),

@@ -28,7 +28,6 @@ LAMBS = {
 ONE_PASS = {"EAdamW": EAdamW, "EAdam": functools.partial(EAdam, nonfinite="skip")}
 LEFT = {
     "EAdamW, not in one pass": functools.partial(EAdamW, fused=False),
-    "EAdamW, overwrite_grad": functools.partial(EAdamW, foreach=True, overwrite_grad=True),
     "ESGD, fused": functools.partial(ESGD, fused=True, momentum=0.9),
     "E(RMSprop), judged": lambda params, **kwargs: E(RMSprop(params, **kwargs), nonfinite="skip"),
     "E around another package's": lambda params, **kwargs: E(Other(params, **kwargs)),

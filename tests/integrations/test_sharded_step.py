@@ -21,9 +21,6 @@ BUILDS = {
     "EAdamW": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip"),
     "EAdamW foreach": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", foreach=True),
     "EAdamW fused": lambda m: EAdamW(m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", fused=True),
-    "EAdamW overwriting": lambda m: EAdamW(
-        m.parameters(), lr=0.1, alpha=0.5, beta=0.5, nonfinite="skip", foreach=False, overwrite_grad=True
-    ),
 }
 IN_BACKWARD = {
     "ALTO": lambda m: ALTO(param_groups(m), lr=0.1, alpha=0.5, beta=0.5, nonfinite="propagate"),

@@ -13,7 +13,7 @@ from torch.optim import AdamW
 from thalweg import ALTO, E, Lamb
 from thalweg.kernels import single, triton
 from thalweg.kernels.finite import all_finite
-from thalweg.kernels.overwriting import Footprint
+from thalweg.kernels.footprint import Footprint
 from thalweg.optim import one_pass
 from thalweg.optim.step_checks import check_gradients
 

@@ -19,7 +19,7 @@ from thalweg.arguments import check_beta, check_bool, check_choice, check_explor
 from thalweg.evaluation import fresh_casts
 from thalweg.kernels import has_numbers
 from thalweg.kernels.finite import all_finite, refuse_nonfinite
-from thalweg.kernels.overwriting import Footprint, overwritable
+from thalweg.kernels.footprint import Footprint
 from thalweg.optim import flat_shards, one_pass, skipped, stable_range
 from thalweg.optim.base_state import load
 from thalweg.optim.class_form import class_form
@@ -65,9 +65,9 @@ class E(Optimizer):
     base's own with these entries added, and a base's own state dict loads as well: E then starts there. At α = 0 E
     passes the gradient on untouched, also a sparse one, and allocates nothing.
 
-    During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged,
-    unless ``overwrite_grad``. Most of torch's own optimizers step in parts, so that g' exists for no more than the
-    largest parameter at a time (:func:`thalweg.optim.exploration.parts`); with another base, for the whole model.
+    During the step ``p.grad`` holds g'; before ``step`` returns, it is the caller's own tensor again, values unchanged.
+    Most of torch's own optimizers step in parts, so that g' exists for no more than the largest parameter at a time
+    (:func:`thalweg.optim.exploration.parts`); with another base, for the whole model.
 
     Around torch's Adam and AdamW, E and the base's update are one kernel instead, which keeps no g' and equals the base
     on g' up to rounding: on the CPU with a C++ compiler, unless ``fused=False`` or ``foreach`` asks for the base's own
@@ -92,10 +92,6 @@ class E(Optimizer):
         reevaluates: whether the base evaluates the closure itself, as LBFGS and SAM do; ``step`` then needs a closure,
             and within one step the base sees the loss plus a linear term (:mod:`thalweg.optim.objective`). None: if its
             ``step`` requires a closure. Else E evaluates it, once, and the base gets none.
-        overwrite_grad: write g' into the gradient's own memory, whose values are then undefined after the step, and
-            spare the copies of gradients that E makes otherwise; what the base sees is the same. b then moves on
-            before the base's step, also if that raises. A copy is still made of a gradient that has a graph, another
-            layout than its parameter, or memory shared with another gradient, and in a step under ``torch.compile``.
 
     Attributes:
         base: the optimizer.
@@ -126,7 +122,6 @@ class E(Optimizer):
         *,
         nonfinite: str = "propagate",
         reevaluates: bool | None = None,
-        overwrite_grad: bool = False,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -137,7 +132,6 @@ class E(Optimizer):
         check_exploration(alpha, beta, names=("alpha", "beta"))
         check_choice("nonfinite", nonfinite, NONFINITE)
         check_bool("reevaluates", reevaluates, none=True)
-        check_bool("overwrite_grad", overwrite_grad)
         defaults = {**optimizer.defaults, ALPHA: alpha, BETA: beta}
         make_base_plain(optimizer, defaults)
         checked = [with_e(optimizer, group, defaults) for group in optimizer.param_groups]
@@ -149,10 +143,7 @@ class E(Optimizer):
         if reevaluates is None:
             closure = inspect.signature(optimizer.step).parameters.get("closure")
             reevaluates = closure is not None and closure.default is inspect.Parameter.empty
-        if overwrite_grad and reevaluates:
-            reject("overwrite_grad", True, f"False, as {type(optimizer).__name__} evaluates the closure itself")
-        own = {"nonfinite": nonfinite, "reevaluates": reevaluates, "overwrite_grad": overwrite_grad}
-        self.__setstate__({"base": optimizer, **own})
+        self.__setstate__({"base": optimizer, "nonfinite": nonfinite, "reevaluates": reevaluates})
         stable_range.warn(optimizer)
 
     @staticmethod
@@ -204,7 +195,6 @@ class E(Optimizer):
     base: Optimizer
     nonfinite: str
     reevaluates: bool
-    overwrite_grad: bool = False
 
     def __getattr__(self, name: str) -> Any:
         base = self.__dict__.get("base")
@@ -220,7 +210,7 @@ class E(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         skipped.note(self, SKIPPED)
-        return {name: getattr(self, name) for name in ("base", "nonfinite", "reevaluates", "overwrite_grad")}
+        return {name: getattr(self, name) for name in ("base", "nonfinite", "reevaluates")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -335,9 +325,8 @@ class E(Optimizer):
         if self.reevaluates and closure is not None:
             self._step_on_shifted_objective(closure, loss)
         elif left:
-            own = overwritable(self._parameters()) if self.overwrite_grad else frozenset()
             for part in parts(self.base, left):
-                with only(self.base, part), explored(self.base, proceed, own), skipping(self.base, proceed):
+                with only(self.base, part), explored(self.base, proceed), skipping(self.base, proceed):
                     self.base.step()
         one_pass.carry_out(plans)
         return loss

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
             beta: float = 0.99,
             nonfinite: str = "propagate",
             reevaluates: bool | None = None,
-            overwrite_grad: bool = False,
         ) -> None: ...
 
     class EAdamW(E):
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
             beta: float = 0.99,
             nonfinite: str = "propagate",
             reevaluates: bool | None = None,
-            overwrite_grad: bool = False,
         ) -> None: ...
 
     class ESGD(E):
@@ -81,7 +79,6 @@ if TYPE_CHECKING:
             beta: float = 0.99,
             nonfinite: str = "propagate",
             reevaluates: bool | None = None,
-            overwrite_grad: bool = False,
         ) -> None: ...
 
 else:

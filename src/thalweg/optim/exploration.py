@@ -29,10 +29,10 @@ from thalweg import equations as eq
 from thalweg.arguments import check_exploration, reject
 from thalweg.kernels import compute_dtype, foreach_lerp
 from thalweg.kernels.checks import holds_its_values
-from thalweg.kernels.pieces import flat, piece_size
+from thalweg.kernels.pieces import piece_size
 from thalweg.optim.hyperparameters import check_keys
 from thalweg.optim.plain import as_scalar, make_options_plain
-from thalweg.sharding import is_sharded, local
+from thalweg.sharding import is_sharded
 from thalweg.torch_private import step_is_hooked
 
 if TYPE_CHECKING:
@@ -97,18 +97,12 @@ def refuse_misnamed(group: dict[str, Any], defaults: dict[str, Any]) -> None:
 
 
 @contextmanager
-def explored(
-    base: Optimizer, proceed: Tensor | None = None, overwritable: frozenset[Tensor] = frozenset()
-) -> Iterator[None]:
+def explored(base: Optimizer, proceed: Tensor | None = None) -> Iterator[None]:
     """Inside, ``p.grad`` is g'; on a clean exit b moves on. The gradient itself is never written to.
 
-    Those of the ``overwritable`` parameters are: inside, they hold g' and keep it, and their b have moved on already.
     ``proceed`` is what b moves on for, if that is decided on the device.
     """
     buckets = list(_buckets(base))
-    begun: list[tuple[Tensor, Tensor]] = []
-    if overwritable:
-        buckets, begun = _overwrite(base, buckets, overwritable, proceed)
     grads = [(p, p.grad) for params, *_ in buckets for p in params]
     try:
         for params, group, foreach in buckets:
@@ -120,8 +114,6 @@ def explored(
             p.grad = g
     for params, group, foreach in buckets:
         _advance(base, params, [cast("Tensor", p.grad) for p in params], group[BETA], foreach, proceed)
-    for p, b in begun:
-        base.state[p][EMA] = b
 
 
 def parts(base: Optimizer, groups: Groups) -> Iterator[Groups]:
@@ -284,55 +276,3 @@ def _advance(
     else:
         for b, g in zip(emas, grads, strict=True):
             b.lerp_(g, 1.0 - beta)
-
-
-def _overwrite(
-    base: Optimizer, buckets: list[Bucket], spare: frozenset[Tensor], proceed: Tensor | None
-) -> tuple[list[Bucket], list[tuple[Tensor, Tensor]]]:
-    """Write g' into the gradients of the ``spare`` parameters and move their b on; what is computed is the same.
-
-    Returns:
-        The buckets of the other parameters; and each parameter whose b starts here with that b, to be kept when the
-        base has made its own state for it.
-    """
-    rest: list[Bucket] = []
-    begun: list[tuple[Tensor, Tensor]] = []
-    for params, group, foreach in buckets:
-        if others := [p for p in params if p not in spare]:
-            rest.append((others, group, foreach))
-        if not (params := [p for p in params if p in spare]):
-            continue
-        start = EMA not in base.state.get(params[0], {})
-        if start:
-            emas = [torch.zeros_like(p, dtype=compute_dtype(p.dtype)) for p in params]
-            begun += zip(params, emas, strict=True)
-        else:
-            emas = [base.state[p][EMA] for p in params]
-        gain = eq.gain(group[ALPHA], group[BETA])
-        for gs, bs in _blocks([local(p.grad) for p in params], [local(b) for b in emas]):
-            wide = [g.to(b.dtype) for g, b in zip(gs, bs, strict=True)]
-            hs = [g * (1.0 + gain) for g in gs] if start else torch._foreach_lerp(wide, bs, -gain)
-            if proceed is not None:
-                wide = [torch.where(proceed.to(b.device), g, b) for g, b in zip(wide, bs, strict=True)]
-            torch._foreach_lerp_(bs, wide, 1.0 - group[BETA])
-            torch._foreach_copy_(gs, hs)
-    return rest, begun
-
-
-def _blocks(grads: list[Tensor], emas: list[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Gradients and their b, flat and cut alike: lists of few elements in all, so that a temporary of them is small."""
-    size = piece_size(grads[0].device)
-    gs: list[Tensor] = []
-    bs: list[Tensor] = []
-    total = 0
-    for g, b in zip(grads, emas, strict=True):
-        vectors = flat([g, b])
-        cut = [(g, b)] if vectors is None else zip(*(v.split(size) for v in vectors), strict=True)  # type: ignore[no-untyped-call]
-        for g_piece, b_piece in cut:
-            if gs and total + g_piece.numel() > size:
-                yield gs, bs
-                gs, bs, total = [], [], 0
-            gs.append(g_piece)
-            bs.append(b_piece)
-            total += g_piece.numel()
-    yield gs, bs

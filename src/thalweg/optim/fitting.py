@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from thalweg.kernels.overwriting import Footprint
+    from thalweg.kernels.footprint import Footprint
     from thalweg.optim.layers import Stepped
 
 # Refuse a sparse gradient themselves, but when other parameters may have been stepped.

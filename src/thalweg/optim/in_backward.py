@@ -53,8 +53,8 @@ def step_in_backward(optimizer: Optimizer, *, nonfinite_by_layer: bool = False) 
 
     Raises:
         TypeError: an optimizer of another kind.
-        ValueError: an option that needs all gradients, ``overwrite_grad=True`` (that memory may be part of a gradient
-            still to come), unsharded parameters in several processes, or an optimizer that steps in backward already.
+        ValueError: an option that needs all gradients, unsharded parameters in several processes, or an optimizer that
+            steps in backward already.
         RuntimeError: from ``backward()``, at the second pass of a step; from ``step()``, under a GradScaler.
 
     >>> from thalweg import ALTO
@@ -76,9 +76,6 @@ def step_in_backward(optimizer: Optimizer, *, nonfinite_by_layer: bool = False) 
     if AMP_SCALING in vars(optimizer):
         reject("optimizer", type(optimizer).__name__, "one that does not step in backward already")
     return SteppingInBackward(optimizer, nonfinite_by_layer)
-
-
-"""Set on the optimizer, it lets a GradScaler come as far as ``step``, which says what is wrong."""
 
 
 class SteppingInBackward:
@@ -148,8 +145,6 @@ def _check(optimizer: Optimizer, group: dict[str, Any], by_layer: bool) -> None:
         reject("nonfinite", policy, allowed)
     if (bound := group.get("max_grad_norm")) is not None:
         reject("max_grad_norm", bound, "None to step in backward, when the norm of all gradients is not known yet")
-    if isinstance(optimizer, E) and optimizer.overwrite_grad:
-        reject("overwrite_grad", True, "False to step in backward, as its memory may be part of a gradient to come")
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         for p in group["params"]:
             if not is_sharded(p):

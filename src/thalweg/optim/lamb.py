@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from thalweg import equations as eq
 from thalweg.kernels import Hyper, Scales, compute_dtype, dispatch
-from thalweg.kernels.overwriting import Footprint
+from thalweg.kernels.footprint import Footprint
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.optim import flat_shards, judging, layers, skipped

@@ -16,7 +16,7 @@ from thalweg.optim.layers import Lacking, Stepped, wanted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from thalweg.kernels.overwriting import Footprint
+    from thalweg.kernels.footprint import Footprint
 
 
 class Checked(NamedTuple):
