@@ -15,13 +15,11 @@ import os
 import platform
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -80,7 +78,7 @@ def _library(stem: str, source: str) -> ctypes.CDLL:
 
 
 def _loaded(code: bytes) -> ctypes.CDLL:
-    """A library, from a private copy: what was verified is what runs, and no other process can truncate it in use."""
+    """A library, from a private copy: what was read is what runs, and no other process can truncate it in use."""
     with tempfile.TemporaryDirectory(prefix="thalweg-") as private:
         path = Path(private) / "kernels.so"
         path.write_bytes(code)
@@ -89,26 +87,20 @@ def _loaded(code: bytes) -> ctypes.CDLL:
 
 def _compiled(source: str, command: list[str]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="thalweg-", ignore_cleanup_errors=True) as private:
-        code, messages, library = (Path(private) / name for name in ("kernels.cpp", "messages", "kernels.so"))
+        code, library = Path(private) / "kernels.cpp", Path(private) / "kernels.so"
         code.write_text(source, encoding="utf-8")
-        with messages.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, str(code), "-o", str(library)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # to be ended with all that it has started
-            )
-            try:
-                failed = process.wait(_PATIENCE)
-            except BaseException:
-                with suppress(OSError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                raise
-        if failed:
-            said = messages.read_text(errors="replace").strip()[-2000:]
-            raise OSError(f"{shlex.join(command)} ended with {failed}: {said}")
+        done = subprocess.run(
+            [*command, str(code), "-o", str(library)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE,
+            check=False,
+        )
+        if done.returncode:
+            raise OSError(f"{shlex.join(command)} ended with {done.returncode}: {done.stdout.strip()[-2000:]}")
         return library.read_bytes()
 
 
