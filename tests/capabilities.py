@@ -116,10 +116,13 @@ LAMB_OPTIONS = (
 LAMB_INVALID = (
     *(
         Invalid({name: value}, rf"{name} must be a number in \[0, inf\), got {text}")
-        for name in ("lr", "eps", "trust_eps", "weight_decay")
+        for name in ("lr", "trust_eps", "weight_decay")
         for value, text in ((-1.0, r"-1\.0"), (float("nan"), "nan"), (float("inf"), "inf"), ("1", "'1'"))
     ),
-    Invalid({"eps": 0.0}, r"eps must be a number in \[1\.18e-38, inf\), .*, got 0\.0"),
+    *(
+        Invalid({"eps": value}, rf"eps must be a number in \[1\.18e-38, inf\), as 0/0 is .*, got {text}")
+        for value, text in ((0.0, r"0\.0"), (-1.0, r"-1\.0"), (float("nan"), "nan"), ("1", "'1'"))
+    ),
     Invalid({"lr": torch.tensor(-1.0)}, r"lr must be a number in \[0, inf\), got -1\.0"),
     Invalid({"lr": torch.ones(2)}, r"lr must be a number in \[0, inf\), got tensor\(\[1\., 1\.\]\)"),
     Invalid({"lr": True}, r"lr must be a number in \[0, inf\), got True"),

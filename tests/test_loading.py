@@ -79,7 +79,7 @@ DAMAGE = {
         "step of parameter 0 must be a whole number .*, got 'three'",
     ),
     "lr NaN": (in_group("lr", float("nan")), r"lr must be a number in \[0, inf\), got nan"),
-    "eps in words": (in_group("eps", "1e-6"), r"eps must be a number in \[0, inf\), got '1e-6'"),
+    "eps in words": (in_group("eps", "1e-6"), r"eps must be a number in \[1\.18e-38, inf\), .*, got '1e-6'"),
     "betas of four": (in_group("betas", (0.9,) * 4), r"betas must be 2 numbers in \[0, 1\), got .*"),
     "amsgrad": (in_group("amsgrad", True), r"amsgrad must be False in a state that (ALTO|Lamb) loads, got True"),
     "a misspelt option": (

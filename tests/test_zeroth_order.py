@@ -238,7 +238,7 @@ def test_it_trains_digits(wrap):
     ("options", "message"),
     [
         ({"eps": 0.0}, r"eps must be a number in \(0, inf\), got 0\.0"),
-        ({"eps": -1.0}, r"eps must be a number in \[0, inf\), got -1\.0"),
+        ({"eps": -1.0}, r"eps must be a number in \(0, inf\), got -1\.0"),
         ({"samples": 0}, r"samples must be an integer in \[1, 65537\), got 0"),
         ({"samples": 1 << 17}, r"samples must be an integer in \[1, 65537\), got 131072"),
         ({"seed": -1}, r"seed must be an integer in \[0, 140737488355328\), got -1"),

@@ -11,6 +11,8 @@ from fractions import Fraction
 from numbers import Real
 from typing import NoReturn
 
+TINY = 2.0**-126  # the least normal number of float32
+
 
 def reject(argument: str, value: object, allowed: str) -> NoReturn:
     """Raise the one kind of ``ValueError`` this package raises for a bad argument."""
@@ -84,6 +86,19 @@ def check_nonnegative(argument: str, value: object) -> None:
     """
     if not (is_number(value) and 0.0 <= value < math.inf):  # type: ignore[operator]
         reject(argument, value, "a number in [0, inf)")
+
+
+def check_eps(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless value is at least the smallest normal float32: a gradient of 0 gives 0/0 else."""
+    if not (is_number(value) and TINY <= value < math.inf):  # type: ignore[operator]
+        reject(argument, value, f"a number in [{TINY:.3g}, inf), as 0/0 is all there is of a gradient that is 0")
+
+
+def check_clip(argument: str, clip: object) -> None:
+    """Raise ``ValueError`` unless clip is None or a pair of numbers 0 <= lo <= hi."""
+    pair = isinstance(clip, tuple) and len(clip) == 2 and all(map(is_number, clip))
+    if clip is not None and not (pair and 0.0 <= clip[0] <= clip[1]):  # type: ignore[index]
+        reject(argument, clip, "None or (lo, hi) with 0 <= lo <= hi")
 
 
 def check_positive(argument: str, value: object, *, below: float = math.inf) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.arguments import check_choice, check_integer, check_nonnegative, reject
+from thalweg.arguments import check_choice, check_integer, check_positive, reject
 from thalweg.evaluation import fresh_casts, seed_generators, undisturbed
 from thalweg.kernels import compute_dtype
 
@@ -68,9 +68,7 @@ def spsa(
     >>> round(value.item(), 6), round(p.grad[0].item(), 6)
     (3.0, 3.0)
     """
-    check_nonnegative("eps", eps)
-    if eps == 0.0:
-        reject("eps", eps, "a number in (0, inf)")
+    check_positive("eps", eps)
     seed = check_integer("seed", seed, 0, 1 << 47)
     samples = check_integer("samples", samples, 1, (1 << 16) + 1)
     check_choice("distribution", distribution, DISTRIBUTIONS)

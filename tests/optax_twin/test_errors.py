@@ -49,7 +49,6 @@ ALTO_INVALID = [
         {name: value}
         for name in ("learning_rate", "eps", "trust_eps", "weight_decay")
         for value in (-1.0, NAN, float("inf"), "1", True)
-        if not (name == "eps" and value != -1.0)
     ),
     *({name: value} for name in ("b1", "b2", "beta") for value in (1.0, -0.1, "a")),
     {"alpha": 100.0},
@@ -69,10 +68,7 @@ def test_alto_refuses_what_torchs_does_in_its_words(arguments):
     theirs = refusal(torch_alto, **arguments)
     for name, twin in (("lr", "learning_rate"), ("betas[0]", "b1"), ("betas[1]", "b2")):
         theirs = re.sub(rf"(?<!\w){re.escape(name)}", twin, theirs)
-    if "eps" in arguments:  # torch has two bounds for it
-        assert re.fullmatch(r"eps must be a number in \[1\.18e-38, inf\), as 0/0 is .*, got -1\.0", ours)
-    else:
-        assert ours == theirs
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(
@@ -155,7 +151,7 @@ def test_arrays_are_judged_by_value_unless_they_are_traced(build, name, value, m
     required = {"learning_rate": 0.1} if build in (tj.alto, tj.lamb) else {}
     required |= {"alpha": 0.1} if name == "beta" else {}
     build(**{**required, name: make(0.25)})
-    with pytest.raises(ValueError, match=rf"^{name} must be a number .*, got (array|Array)\("):
+    with pytest.raises(ValueError, match=rf"^{name} must be a number .*, got "):
         build(**{**required, name: make(value)})
     if value != 1j:
         jax.jit(lambda traced: build(**{**required, name: traced}).init(jnp.ones(2)))(make(value))
@@ -182,7 +178,7 @@ def test_what_has_no_value_yet_is_let_through():
     jax.jit(lambda alpha, beta: tj.scale_by_exploration(alpha, beta).init(jnp.ones(2)))(200.0, 0.5)
     jax.jit(lambda beta: tj.scale_by_exploration(200.0, beta).init(jnp.ones(2)))(0.5)
     for bad in (NAN, "1"):
-        with pytest.raises(ValueError, match=r"^alpha must be a number with \|alpha\| < 1/\(1 - beta\), got "):
+        with pytest.raises(ValueError, match=r"^alpha must be a number in \(-2, 2\), as .*, got "):
             tj.scale_by_exploration(bad, jnp.array(0.5))
 
 

@@ -19,7 +19,7 @@ import jax
 import optax
 
 from thalweg.arguments import is_number
-from thalweg.jax.checks import check_beta, check_clip, check_exploration, check_nonnegative, plain
+from thalweg.jax.checks import check_clip, check_nonnegative, plain
 from thalweg.jax.dtypes import widen
 from thalweg.jax.exploration import scale_by_exploration
 from thalweg.jax.moments import scale_by_adam
@@ -99,15 +99,14 @@ def alto(
     References:
         Zhao et al., Exploring Landscapes for Better Minima along Valleys, arXiv 2510.27153, 2025
     """
-    check_beta("b1", b1)
-    check_beta("b2", b2)
-    check_exploration(alpha, beta, names=("alpha", "beta"))
+    exploration = scale_by_exploration(alpha, beta, accumulator_dtype)
+    direction = scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype)
     if all(map(is_number, (alpha, beta, b1))):
         warn_if_narrow([Filter(float(alpha), float(beta), float(b1))])  # type: ignore[arg-type]
     return _lamb(
         learning_rate,
-        scale_by_exploration(alpha, beta, accumulator_dtype),
-        scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype),
+        exploration,
+        direction,
         trust_eps=trust_eps,
         weight_decay=weight_decay,
         mask=mask,

@@ -6,34 +6,39 @@ that is traced (``optax.inject_hyperparams``, ``jax.vmap``), and a schedule.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from thalweg.arguments import is_number, reject
+from thalweg import arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def check_number(argument: str, value: object, allowed: str, holds: Callable[[float], bool]) -> None:
-    """Raise ``ValueError`` unless ``holds`` for a number, for each entry of an array, or who knows of a traced one."""
+def check_each(check: Callable[[str, object], None], argument: str, value: object) -> None:
+    """Check a number, or each entry of an array, with a check of :mod:`thalweg.arguments`; a traced one passes.
+
+    >>> check_each(arguments.check_beta, "b1", np.array([0.9, 1.0]))
+    Traceback (most recent call last):
+    ValueError: b1 must be a number in [0, 1), got 1.0
+    """
     if not isinstance(value, jax.core.Tracer):
-        known = _numbers(value)
-        if known is None or not all(map(holds, known.flat)):
-            reject(argument, value, allowed)
+        for entry in _entries(value).flat:
+            check(argument, entry)
 
 
-def _numbers(value: Any) -> np.ndarray | None:
-    """A number or an array of real numbers in float64; None for anything else."""
-    if is_number(value):
-        return np.asarray(float(value))
-    array = isinstance(value, jax.Array | np.ndarray)
-    real = array and any(jax.numpy.issubdtype(value.dtype, kind) for kind in (np.integer, np.floating))
-    return np.asarray(value, np.float64) if real else None
+def _entries(value: Any) -> np.ndarray:
+    """The entries of an array of real numbers, in double precision; anything else as the one entry there is."""
+    if isinstance(value, jax.Array | np.ndarray) and any(
+        jax.numpy.issubdtype(value.dtype, kind) for kind in (np.integer, np.floating)
+    ):
+        return np.asarray(value, np.float64).astype(object)
+    entry = np.empty((), object)
+    entry[()] = value
+    return entry
 
 
 def plain(value: Any) -> Any:
@@ -49,45 +54,24 @@ def check_nonnegative(argument: str, value: object, *, schedule: bool = False) -
     ValueError: learning_rate must be a number in [0, inf), got -1
     """
     if not (schedule and callable(value)):
-        check_number(argument, value, "a number in [0, inf)", lambda x: 0.0 <= x < math.inf)
+        check_each(arguments.check_nonnegative, argument, value)
 
 
-def check_eps(argument: str, value: object) -> None:
-    """Raise ``ValueError`` unless value is at least the smallest normal float32: a gradient of 0 gives 0/0 else."""
-    tiny = float(np.finfo(np.float32).tiny)
-    allowed = f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0"
-    check_number(argument, value, allowed, lambda x: tiny <= x < math.inf)
+def check_exploration(alpha: object, beta: object) -> None:
+    """Raise ``ValueError`` unless 0 <= β1 < 1 and |α| < 1/(1-β1), the paper's condition; α may be a schedule.
 
-
-def check_beta(argument: str, value: object) -> None:
-    """Raise ``ValueError`` unless 0 <= value < 1."""
-    check_number(argument, value, "a number in [0, 1)", lambda x: 0.0 <= x < 1.0)
-
-
-def check_exploration(alpha: object, beta: object, *, names: tuple[str, str]) -> None:
-    """Raise ``ValueError`` unless 0 <= β1 < 1 and |α| < 1/(1-β1), the paper's condition.
-
-    >>> check_exploration(2.0, 0.5, names=("alpha", "beta"))
+    >>> check_exploration(2.0, 0.5)
     Traceback (most recent call last):
     ValueError: alpha must be a number in (-2, 2), as |alpha| < 1/(1 - beta) with beta=0.5, got 2.0
     """
-    a, b = names
-    check_beta(b, beta)
-    if callable(alpha):
+    check_each(arguments.check_beta, "beta", beta)
+    if callable(alpha) or isinstance(alpha, jax.core.Tracer):
         return
-    if not is_number(beta):
-        allowed = f"a number with |{a}| < 1/(1 - {b})"
-        check_number(a, alpha, allowed, math.isfinite)
-        if any(isinstance(x, jax.core.Tracer) for x in (alpha, beta)):
-            return
-        known_alpha, known_beta = _numbers(alpha), _numbers(beta)
-        if not np.all(np.abs(known_alpha) * (1.0 - known_beta) < 1.0):  # type: ignore[operator,arg-type]
-            reject(a, alpha, allowed)
+    if isinstance(beta, jax.core.Tracer):
+        check_each(arguments.check_finite, "alpha", alpha)
         return
-    known = float(beta)  # type: ignore[arg-type]
-    limit = 1.0 / (1.0 - known)
-    allowed = f"a number in (-{limit:g}, {limit:g}), as |{a}| < 1/(1 - {b}) with {b}={known:g}"
-    check_number(a, alpha, allowed, lambda x: abs(x) * (1.0 - known) < 1.0)
+    for one_alpha, one_beta in np.broadcast(_entries(alpha), _entries(beta)):
+        arguments.check_exploration(one_alpha, one_beta)
 
 
 def check_clip(argument: str, clip: object) -> tuple[float, float] | None:
@@ -96,14 +80,9 @@ def check_clip(argument: str, clip: object) -> tuple[float, float] | None:
     >>> check_clip("trust_clip", [0, 10.0])
     (0, 10.0)
     """
-    if clip is None:
-        return None
-    clip = as_tuple(clip)
-    pair = isinstance(clip, tuple) and len(clip) == 2 and all(map(is_number, clip))
-    if not pair or not 0.0 <= clip[0] <= clip[1]:  # type: ignore[index]
-        reject(argument, clip, "None or (lo, hi) with 0 <= lo <= hi")
-    lo, hi = map(plain, clip)  # type: ignore[call-overload]
-    return lo, hi
+    pair = as_tuple(clip)
+    arguments.check_clip(argument, pair)
+    return None if pair is None else (plain(pair[0]), plain(pair[1]))
 
 
 def as_tuple(value: object) -> Any:

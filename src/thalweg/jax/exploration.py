@@ -63,7 +63,7 @@ def scale_by_exploration(
     References:
         Zhao et al., Exploring Landscapes for Better Minima along Valleys, arXiv 2510.27153, 2025
     """
-    check_exploration(alpha, beta, names=("alpha", "beta"))
+    check_exploration(alpha, beta)
     check_accumulator(accumulator_dtype)
     alpha, beta = plain(alpha), plain(beta)
     if is_number(alpha) and alpha == 0:

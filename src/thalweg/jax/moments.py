@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from thalweg.arguments import is_number
-from thalweg.jax.checks import check_beta, check_eps, check_nonnegative, plain
+from thalweg.arguments import check_beta, check_eps, is_number
+from thalweg.jax.checks import check_each, check_nonnegative, plain
 from thalweg.jax.dtypes import accumulator_like, by_parts, check_accumulator, is_none, lerp, wide_dtype
 from thalweg.jax.trees import no_schedules
 
@@ -60,9 +60,9 @@ def scale_by_adam(
     >>> float(updates)  # the sign, at the first step
     -1.0
     """
-    check_beta("b1", b1)
-    check_beta("b2", b2)
-    check_eps("eps", eps)
+    check_each(check_beta, "b1", b1)
+    check_each(check_beta, "b2", b2)
+    check_each(check_eps, "eps", eps)
     check_nonnegative("eps_root", eps_root)
     check_accumulator(accumulator_dtype)
     b1, b2, eps, eps_root = map(plain, (b1, b2, eps, eps_root))

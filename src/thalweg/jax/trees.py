@@ -87,48 +87,46 @@ def function_of(mask: Any, argument: str) -> Callable[[Any], Any] | None:
     Traceback (most recent call last):
     ValueError: mask must be a prefix of the tree of parameters, PyTreeDef({'b': *}), got {'a': True}
     """
-    if mask is None:
-        return None
-    if not is_function(mask):
-        _check_booleans(argument, mask)
-        _refuse_bare(argument, mask)
+    return None if mask is None else _checked(argument, mask, _check_mask)
+
+
+def _checked(
+    argument: str, given: Any, check: Callable[[str, Any, bool], None], is_leaf: Callable[[Any], bool] | None = None
+) -> Callable[[Any], Any]:
+    """A tree, or function from parameters to one, as a function whose trees are checked, also as prefixes of theirs.
+
+    ``check`` is told whether the tree is for more than one parameter.
+    """
+    if not is_function(given):
+        check(argument, given, True)
 
     def checked(params: Any) -> Any:
-        found = mask(params) if is_function(mask) else mask
-        _check_booleans(argument, found)
-        if not jax.tree_util.all_leaves([params]):
-            _refuse_bare(argument, found)
-        _check_prefix(argument, found, params)
+        found = given(params) if is_function(given) else given
+        check(argument, found, not jax.tree_util.all_leaves([params]))
+        try:
+            jax.tree.map(lambda *_: None, found, params, is_leaf=is_leaf)
+        except (ValueError, TypeError) as error:
+            allowed = f"a prefix of the tree of parameters, {jax.tree.structure(params)}"
+            raise ValueError(f"{argument} must be {allowed}, got {found!r}") from error
         return found
 
     return checked
 
 
-def _check_booleans(argument: str, mask: Any) -> None:
+def _check_mask(argument: str, mask: Any, several: bool) -> None:
     for leaf in jax.tree.leaves(mask):
         if isinstance(leaf, jax.core.Tracer):
             reject(argument, mask, f"{_MASK}, of values known when a step is compiled")
         if not _says_yes_or_no(leaf):
             reject(argument, mask, _MASK)
+    if several and jax.tree_util.all_leaves([mask]):
+        raise ValueError(f"{argument} must be {_MASK}, got {mask!r} for all parameters: {_HINT}")
 
 
 def _says_yes_or_no(leaf: Any) -> bool:
     """Whether it is a boolean or an integer, 0-d arrays included."""
     scalar = isinstance(leaf, bool | int | np.generic | np.ndarray | jax.Array) and np.ndim(leaf) == 0
     return scalar and any(jnp.issubdtype(jnp.result_type(leaf), kind) for kind in (jnp.bool_, jnp.integer))
-
-
-def _refuse_bare(argument: str, mask: Any) -> None:
-    if jax.tree_util.all_leaves([mask]):
-        raise ValueError(f"{argument} must be {_MASK}, got {mask!r} for all parameters: {_HINT}")
-
-
-def _check_prefix(argument: str, tree: Any, params: Any, is_leaf: Callable[[Any], bool] | None = None) -> None:
-    try:
-        jax.tree.map(lambda *_: None, tree, params, is_leaf=is_leaf)
-    except (ValueError, TypeError) as error:
-        structure = jax.tree.structure(params)
-        raise ValueError(f"{argument} must be a prefix of the tree of parameters, {structure}, got {tree!r}") from error
 
 
 def axes_of(norm_axes: Any, argument: str) -> Callable[[Any], Any]:
@@ -139,19 +137,7 @@ def axes_of(norm_axes: Any, argument: str) -> Callable[[Any], Any]:
             parameters, as of a 0-d array: each entry would be a layer. The function returned raises it for a tree that
             does not fit the parameters.
     """
-    if not is_function(norm_axes):
-        _check_axes(argument, norm_axes)
-        _refuse_no_axes(argument, norm_axes)
-
-    def checked(params: Any) -> Any:
-        found = norm_axes(params) if is_function(norm_axes) else norm_axes
-        _check_axes(argument, found)
-        if not jax.tree_util.all_leaves([params]):
-            _refuse_no_axes(argument, found)
-        _check_prefix(argument, found, params, is_axes)
-        return found
-
-    return checked
+    return _checked(argument, norm_axes, _check_axes, is_axes)
 
 
 def is_axes(x: object) -> bool:
@@ -165,11 +151,8 @@ def is_axes(x: object) -> bool:
     return integers and len({*axes}) == len(axes)
 
 
-def _refuse_no_axes(argument: str, axes: Any) -> None:
-    if type(axes) is tuple and not axes:
-        raise ValueError(f"{argument} must be {_AXES}, got () for all parameters: {_HINT}")
-
-
-def _check_axes(argument: str, axes: Any) -> None:
+def _check_axes(argument: str, axes: Any, several: bool) -> None:
     if not all(map(is_axes, jax.tree.leaves(axes, is_leaf=is_axes))):
         reject(argument, axes, _AXES)
+    if several and type(axes) is tuple and not axes:
+        raise ValueError(f"{argument} must be {_AXES}, got () for all parameters: {_HINT}")

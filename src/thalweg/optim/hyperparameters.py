@@ -15,6 +15,8 @@ from thalweg.arguments import (
     check_beta,
     check_bool,
     check_choice,
+    check_clip,
+    check_eps,
     check_exploration,
     check_nonnegative,
     is_number,
@@ -109,10 +111,9 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
     for name in ("maximize", "capturable", "stochastic_rounding"):
         check_bool(name, group[name])
     check_lr(group["lr"], may_read_back=may_wait, may_read=may_wait or not group["capturable"])
-    for name in ("eps", "trust_eps", "weight_decay"):
+    check_eps("eps", group["eps"])
+    for name in ("trust_eps", "weight_decay"):
         check_nonnegative(name, group[name])
-    if group["eps"] < (tiny := torch.finfo(torch.float32).tiny):
-        reject("eps", group["eps"], f"a number in [{tiny:.3g}, inf), as 0/0 is all there is of a gradient that is 0")
     check_betas(group["betas"])
     for name in ("foreach", "fused"):
         check_bool(name, group[name], none=True)
@@ -123,10 +124,7 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
             reject("fused", True, f"None or False for a parameter on {device} without Triton (pip install triton)")
         if device.type not in ("cpu", "cuda", "meta"):
             reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
-    if (clip := group["trust_clip"]) is not None:
-        pair = isinstance(clip, tuple) and len(clip) == 2 and all(map(is_number, clip))
-        if not pair or not 0.0 <= clip[0] <= clip[1]:
-            reject("trust_clip", clip, "None or (lo, hi) with 0 <= lo <= hi")
+    check_clip("trust_clip", group["trust_clip"])
     if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
         reject("max_grad_norm", bound, "None or a number in (0, inf]")
     _check_state_dtype(group, buffers)
