@@ -212,19 +212,3 @@ def test_a_state_dict_of_other_groups_is_refused(entry):
     saved = entry.build([{"params": [p]} for p in make_params(entry.shapes)]).state_dict()
     with pytest.raises(ValueError, match=r"^loaded state dict has a different number of parameter groups$"):
         entry.build(make_params(entry.shapes)).load_state_dict(saved)
-
-
-def test_a_state_dict_with_beta1_among_the_betas_is_that_of_the_same_optimizer():
-    """As ALTO saved it until 0.1: β1 was the first of three betas."""
-    params = make_params(dtype=torch.float32)
-    grads = make_grads(params, BEFORE + AFTER)
-    optimizer = ALTO(params, lr=0.05, betas=(0.8, 0.95), alpha=0.5, beta=0.25)
-    take_steps(optimizer, params, grads[:BEFORE])
-    saved = copy.deepcopy(optimizer.state_dict())
-    saved["param_groups"][0]["betas"] = (saved["param_groups"][0].pop("beta"), 0.8, 0.95)
-    resumed_params = clone_params(params)
-    resumed = ALTO(resumed_params)
-    resumed.load_state_dict(through_a_file(saved))
-    take_steps(optimizer, params, grads[BEFORE:])
-    take_steps(resumed, resumed_params, grads[BEFORE:])
-    assert_same(resumed_params, params)

@@ -7,7 +7,6 @@ import warnings
 
 import pytest
 import transformers
-from transformers.models.dbrx.modeling_dbrx import DbrxExpertGLU
 
 from thalweg import ALTO, check_coverage, param_groups
 
@@ -176,10 +175,3 @@ def test_marks_of_a_model_that_is_trained_as_mamba_is():
     assert "layers.0.mixer.in_proj.weight" in plain[1]
     assert {"layers.0.mixer.A_log", "layers.0.mixer.D", "layers.0.mixer.x_proj.weight"} <= groups[2][1]
     assert groups[2][0] == {"params": None, "weight_decay": 0.0, "trust_ratio": False}
-
-
-def test_the_experts_of_dbrx_are_rows_of_one_matrix_and_warned_of():
-    config = transformers.models.dbrx.configuration_dbrx.DbrxFFNConfig(ffn_hidden_size=12, moe_num_experts=4)
-    config.hidden_size = 8
-    with pytest.warns(UserWarning, match=r"^w1, v1, w2: experts .* share one norm"):
-        assert len(param_groups(DbrxExpertGLU(config))) == 1

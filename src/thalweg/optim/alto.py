@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from thalweg.arguments import check_exploration
@@ -108,13 +107,6 @@ class ALTO(Lamb):
     def _check(self, group: dict[str, Any], *, may_wait: bool = True) -> None:
         super()._check(group, may_wait=may_wait)
         check_exploration(group["alpha"], group["beta"])
-
-    def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
-        group = super()._renewed(group)
-        betas = group.get("betas")
-        if "beta" not in group and isinstance(betas, Sequence) and len(betas) == 3:  # as they were until 0.1
-            group = {**group, "betas": tuple(betas[1:]), "beta": betas[0]}
-        return group
 
     def _exploration(self, group: dict[str, Any]) -> tuple[float, float]:
         return group["alpha"], group["beta"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,9 +100,6 @@ def param_groups(
             string and no type of module or is not the first to match any parameter, ``stacked`` is not a number of axes
             that every matching parameter has, or the model has no parameters, or lazy ones that have no shape yet.
 
-    Warns:
-        UserWarning: experts are stacked along an axis of their weights (DBRX), so that they share one norm.
-
     >>> model = nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 3), nn.LayerNorm(3))
     >>> [(len(g["params"]), g["weight_decay"], g["trust_ratio"]) for g in param_groups(model, 0.1)]
     [(2, 0.1, True), (3, 0.0, False)]
@@ -123,7 +119,6 @@ def param_groups(
     places, spared = _places(model), declared(model)
     first: set[Pattern] = set()  # patterns that have won a parameter
     matched: set[Pattern] = set()
-    one_norm = []
     groups: list[dict[str, Any]] = []
     for name, p in model.named_parameters():
         if is_lazy(p):
@@ -136,11 +131,6 @@ def param_groups(
         options = {**said, **pattern}
         if (stacked := as_scalar(options.pop("stacked", None))) is None:
             stacked = int(any(place.is_stack_of_experts(p) for place in here))
-            if (
-                any(place.is_concatenation_of_experts(p) for place in here)
-                and not {"trust_ratio", "norm_dims"} & options.keys()
-            ):
-                one_norm.append(name)
         elif (given := as_integer(stacked)) is None or not 0 <= given < p.ndim:
             allowed = f"an integer in [0, {p.ndim}) for {name} of {p.ndim} axes"
             reject(f"stacked of {_label(matching[0]) if matching else name!r}", stacked, allowed)
@@ -164,12 +154,6 @@ def param_groups(
             reject("patterns", told, f"patterns that {what} a parameter of {type(model).__name__}")
     if not groups:
         raise ValueError("model must have at least one parameter, got none")
-    if one_norm:
-        warnings.warn(
-            f"{', '.join(one_norm)}: experts stacked along an axis of their weights share one norm in the trust ratio; "
-            "'trust_ratio': False in patterns leaves it out",
-            stacklevel=2,
-        )
     return sorted(groups, key=lambda group: not group["trust_ratio"])
 
 
@@ -221,13 +205,6 @@ class _Place:
             return False
         stacks = (q.shape[0] for q in self.module.parameters(recurse=False) if q.ndim > 2)
         return p.shape[0] in {size for size in stacks if named or size in counts}
-
-    def is_concatenation_of_experts(self, p: nn.Parameter) -> bool:
-        """Whether the first axis of a matrix goes through experts, and in each through rows."""
-        experts = "Expert" in type(self.module).__name__
-        return (
-            experts and p.ndim == 2 and any(1 < n < len(p) and len(p) % n == 0 for n in _counts_of_experts(self.module))
-        )
 
 
 def _places(model: nn.Module) -> dict[int, list[_Place]]:

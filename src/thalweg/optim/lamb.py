@@ -27,7 +27,7 @@ from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.optim import flat_shards, judging, layers, skipped
 from thalweg.optim.hyperparameters import DECAYED, check_count, check_keys, check_lamb, check_loaded
 from thalweg.optim.loaders_step import is_loaders_step
-from thalweg.optim.plain import restore
+from thalweg.optim.plain import make_plain_as
 from thalweg.optim.state import check_loaded_state, check_state_dict, load_keeping_dtype, renewed, restored_on_error
 from thalweg.optim.step_checks import check_lacking, check_step
 from thalweg.torch_private import refuse_if_capturing
@@ -194,10 +194,6 @@ class Lamb(Optimizer):
         super().__setstate__(state)
         skipped.start(self, SKIPPED)
         self._scratch, self._footprint = Scratch(), Footprint()
-        for group in self.param_groups:  # of an older checkpoint, or of torch's Adam
-            for name in self.defaults.keys() - {"differentiable"}:  # torch's, and none of a new optimizer's groups
-                group.setdefault(name, self.defaults[name])
-            group.setdefault(ROUNDING, 0)
 
     def __getstate__(self) -> dict[str, Any]:
         skipped.note(self, SKIPPED)
@@ -223,14 +219,17 @@ class Lamb(Optimizer):
         """
         check_state_dict(state_dict)
         own = [{name: group[name] for name in self.defaults if name in group} for group in self.param_groups]
-        given = [self._renewed(group) for group in state_dict["param_groups"]]
-        groups = [{**mine, **theirs} for mine, theirs in zip(own, given)] + given[len(own) :]  # noqa: B905 (torch counts)
+        given = [
+            renewed(group, self.defaults, self._buffers, type(self).__name__) for group in state_dict["param_groups"]
+        ]
+        groups = [{ROUNDING: 0, **mine, **theirs} for mine, theirs in zip(own, given)]  # noqa: B905 (torch counts)
+        groups += given[len(own) :]
         buffers = BUFFERS if self._is_base_of_e() else self._buffers
         with restored_on_error(self):
             load_keeping_dtype(self, super().load_state_dict, {**state_dict, "param_groups": groups}, BUFFERS)
-            for group in self.param_groups:
+            for had, group in zip(own, self.param_groups, strict=True):
                 check_keys(group, self.defaults)
-                restore(group)
+                make_plain_as(group, had)
                 self._check(group)
                 group[ROUNDING] = check_count(ROUNDING, group[ROUNDING])
                 for p in group["params"]:
@@ -240,10 +239,6 @@ class Lamb(Optimizer):
                         check_loaded_state(p, state, MOMENTS, buffers)
                         state["step"] = layers.as_step(state["step"], p, group)
                 check_loaded(group, self.state, self._buffers)
-
-    def _renewed(self, group: dict[str, Any]) -> dict[str, Any]:
-        """A saved group as this optimizer has it."""
-        return renewed(group, self.defaults, self._buffers, type(self).__name__)
 
     def init_state(self) -> None:
         """Allocate the state of every parameter that requires grad and has none yet; the first step does the same."""

@@ -15,8 +15,12 @@ from thalweg.kernels import has_numbers
 
 _PLAIN = frozenset({float, int, bool, str, type(None)})
 _SEQUENCES = frozenset({"betas", "trust_clip", "norm_dims"})
-_FLAGS = frozenset({"trust_ratio", "maximize", "capturable", "stochastic_rounding", "foreach", "fused"})
-_SCALARS = _FLAGS | {"alpha", "beta", "eps", "trust_eps", "weight_decay", "max_grad_norm", "nonfinite", "rounding_step"}
+_SCALARS = frozenset(
+    {
+        *("trust_ratio", "maximize", "capturable", "stochastic_rounding", "foreach", "fused"),
+        *("alpha", "beta", "eps", "trust_eps", "weight_decay", "max_grad_norm", "nonfinite", "rounding_step"),
+    }
+)
 
 
 def make_plain(group: dict[str, Any]) -> None:
@@ -53,15 +57,6 @@ def as_scalar(value: Any) -> Any:
 
 def _is_readable(value: Any) -> bool:
     return hasattr(value, "tolist") and not (isinstance(value, Tensor) and not has_numbers(value))
-
-
-def restore(group: dict[str, Any]) -> None:
-    """Put what a saved group of ALTO or Lamb has for flags, 0 and 1, and in tuples, 0-d tensors, in Python's types."""
-    for name in _FLAGS & group.keys():
-        group[name] = _as_flag(group[name])
-    for name in _SEQUENCES & group.keys():
-        if isinstance(values := as_tuple(group[name]), tuple):
-            group[name] = tuple(map(as_scalar, values))
 
 
 def make_plain_as(group: dict[str, Any], before: Mapping[str, Any]) -> None:
