@@ -11,8 +11,9 @@ import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch._compile import _disable_dynamo as outside_graphs
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._compile import _disable_dynamo
+from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 if TYPE_CHECKING:
@@ -21,30 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-__all__ = [
-    "AMP_SCALING",
-    "FakeTensor",
-    "FakeTensorMode",
-    "below_subclasses",
-    "fused_adam_",
-    "has_load_hooks",
-    "has_step_hooks",
-    "init_group",
-    "is_in_functorch",
-    "is_zero_tensor",
-    "local_tensor",
-    "mps_generator",
-    "outside_graphs",
-    "refuse_if_capturing",
-    "shard_shape_and_offset",
-    "step_is_hooked",
-    "version_of",
-]
-
 AMP_SCALING = "_step_supports_amp_scaling"
 """With this attribute, an optimizer's step is called by GradScaler as it is, its gradients scaled."""
 
 fused_adam_ = torch._fused_adam_
+outside_graphs = _disable_dynamo
 
 
 def below_subclasses() -> Any:

@@ -28,9 +28,6 @@ HYPER = Hyper(
     trust_eps=1e-3,
     weight_decay=0.01,
     trust_ratio=True,
-    trust_clip=None,
-    maximize=False,
-    stochastic_rounding=False,
 )
 
 

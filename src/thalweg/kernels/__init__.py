@@ -32,12 +32,12 @@ class Hyper:
     beta2: float
     beta3: float
     eps: float
-    trust_eps: float
     weight_decay: float
     trust_ratio: bool
-    trust_clip: tuple[float, float] | None
-    maximize: bool
-    stochastic_rounding: bool
+    trust_eps: float = 0.0
+    trust_clip: tuple[float, float] | None = None
+    maximize: bool = False
+    stochastic_rounding: bool = False
 
 
 class Wanted(NamedTuple):

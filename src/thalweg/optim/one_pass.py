@@ -131,12 +131,8 @@ def plan_step(
             beta2=beta2,
             beta3=beta3,
             eps=group["eps"],
-            trust_eps=0.0,
             weight_decay=group["weight_decay"],
             trust_ratio=False,
-            trust_clip=None,
-            maximize=False,
-            stochastic_rounding=False,
         )
         # Where the base counts, and which must not be waited for.
         on_device = any(not base.state[p]["step"].is_cpu for _, p, *_ in some)
