@@ -79,8 +79,8 @@ WRONG = [
     (["compare", "sine", "--batch-size", "x"], "--batch-size must be an integer from 1 to 2147483648, got"),
     (["compare", "sine", "--budget", "huge"], "--budget: must be short, long or both, got 'huge'"),
     (["compare", "sine", "--warmup", "nan"], "warmup must be a share of the steps in [0, 1), got nan"),
-    (["compare", "sine", "--label-smoothing", ".1", "--dry-run"], "label_smoothing must be 0: the loss of sine does"),
-    (["compare", "sine", "--label-smoothing", "x"], "label_smoothing must be a number in [0, 1), got 'x'"),
+    (["compare", "sine", "--label-smoothing", ".1", "--dry-run"], "--label-smoothing must be 0: the loss of sine does"),
+    (["compare", "sine", "--label-smoothing", "x"], "--label-smoothing must be a number in [0, 1), got 'x'"),
     (["compare", "sine", "--clip", "inf"], "clip must be None or a number greater than 0, got inf"),
     (["compare", "sine", "--out", ""], "--out: must be the name of a folder, got ''"),
     (["compare", "sine", "--schedule", "zig"], "schedule must be one of cosine"),
@@ -104,6 +104,8 @@ WRONG = [
     (["train", "sine", "--batch-size", "70000", "--track", "none", "--out", "x"], "--batch-size must be from 1"),
     (["report", "nowhere"], "nowhere holds no comparison: run `thalweg compare TASK"),
     (["paint"], "No such command 'paint'"),
+    (["--versoin"], "No such option '--versoin'; did you mean '--version'?"),
+    (["-V"], "No such option '-V'"),
     (["bench", "paint"], 'Unknown command "paint". Available commands: step, memory'),
 ]
 
@@ -441,13 +443,16 @@ def test_train_leaves_a_run_and_is_not_done_twice(tmp_path, capsys):
     cli.main(arguments)
     first = capsys.readouterr().out
     assert "step 3/3  loss" in first
+    assert "note" not in first
     assert "finished: validation" in first
     spec = records.read_json(tmp_path / "run" / "spec.json")
     assert (spec["batch_size"], spec["settings"]["lr"], spec["settings"]["alpha"]) == (48, 0.02, -5.0)
     cli.main(arguments)
     assert "step" not in capsys.readouterr().out
-    cli.main([*arguments, "--no-resume"])
-    assert "step 3/3  loss" in capsys.readouterr().out
+    cli.main([*arguments, "--no-resume", "--sharding", "fsdp2"])
+    again = capsys.readouterr().out
+    assert "step 3/3  loss" in again
+    assert "note: on one process --sharding fsdp2 has nothing to share" in again
     message = error_of([*arguments, "--seed", "1"], capsys)
     assert message.startswith(f"{tmp_path / 'run'} holds another run")
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "theory": theory.HELP,
 }
 """The commands, to be listed where Cyclopts is not installed."""
+FLAGS = ("--help", "-h", "--version", "--install-completion")
 ABOUT = "Train, compare optimizers fairly, and look at the result."
 RESUMABLE = ("compare", "train")
 
@@ -61,8 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         say(_help())
         return
-    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        _refuse(f"No such command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}", "thalweg")
+    if arguments[0] not in (*COMMANDS, *FLAGS):
+        what, known = ("option", FLAGS) if arguments[0].startswith("-") else ("command", tuple(COMMANDS))
+        _refuse(f"No such {what} {arguments[0]!r}{did_you_mean(arguments[0], known)}", "thalweg")
     remember_command(arguments)
     before = signal.signal(signal.SIGINT, _exit_at_once)
     try:
@@ -123,7 +125,7 @@ def _run(arguments: list[str]) -> int:
         app.config = given(arguments)
         returned: Any = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:
-        fail(str(error))
+        fail(_by_option(str(error)))
     except TaskFault as fault:
         import traceback
 
@@ -138,6 +140,14 @@ def _run(arguments: list[str]) -> int:
     return returned if isinstance(returned, int) else 0
 
 
+def _by_option(says: str) -> str:
+    """A message that begins with a field of the regimen names the option that sets it."""
+    from thalweg.records.regimen import REGIMEN
+
+    field, _, rest = says.partition(" ")
+    return f"--{field.replace('_', '-')} {rest}" if field in REGIMEN else says
+
+
 def _message_of(error: Any) -> str:
     """What is wrong, as our own errors say it: the nearest name last, the range of an option, the file of a value."""
     from thalweg.records.regimen import ALLOWED
@@ -149,7 +159,7 @@ def _message_of(error: Any) -> str:
     option = (token.keyword or "").strip("[]")
     field = option.lstrip("-").replace("-", "_")
     if field in ALLOWED and "unable to convert" in says:
-        says = f"{field} must be {ALLOWED[field]}, got {token.value!r}"
+        says = f"{option} must be {ALLOWED[field]}, got {token.value!r}"
     if token.source in ("", "cli"):
         return says
     says = re.sub(r"^Unknown option: .*?(;.*)?$", rf"unknown option {option}\1", says.rstrip(".")).replace("'--", "'")

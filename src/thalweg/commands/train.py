@@ -136,6 +136,8 @@ def train(task: str, *, options: Train | None = None) -> None:
         options.micro_batch, options.sharding, options.workers, options.checkpoint_seconds, _trackers(options.track),
         panel, options.save_model, options.init_from,
     )  # fmt: skip
+    if options.sharding != "ddp" and os.environ.get("WORLD_SIZE", "1") == "1":
+        console.print(f"note: on one process --sharding {options.sharding} has nothing to share; see torchrun")
     variables.check(spec.precision)
     with ExitStack() as stack:
         with agreement.raise_on_all():
