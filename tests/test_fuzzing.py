@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-LIVES = 120
+LIVES = 80
 
 
 @pytest.mark.parametrize("first", range(0, 3 * LIVES, LIVES))

@@ -11,7 +11,7 @@ from catalogue import BASES, LIBRARIES, classes
 from checks import base_fails_to_resume, claim, compiled, exact, resumes, trains, untouched_at_zero
 from driving import drive, gradients, make, shifts, start, wrap
 from exclusions import EXCLUDED
-from support import assert_same, pairwise
+from support import assert_same
 
 
 def rows(test=lambda _: True):
@@ -91,21 +91,10 @@ def test_its_fused_form_is_the_base_fed_with_the_papers_gradient(base):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("base", "form", "alpha"),
-    [
-        pytest.param(base, form, alpha, id=f"{base.name}-{form}-{alpha}")
-        for base, form, alpha in pairwise(
-            (base, form, alpha)
-            for base in BASES
-            if base.compiled
-            for form in ([{"foreach": False}, {"foreach": True}] if base.foreach else [{}])
-            for alpha in (0.0, 0.5)
-        )
-    ],
-)
-def test_a_compiled_step_is_the_compiled_base_fed_with_the_papers_gradient(base, form, alpha):
-    compiled(base, alpha, **form)
+@rows(lambda b: b.compiled)
+def test_a_compiled_step_is_the_compiled_base_fed_with_the_papers_gradient(base):
+    turn = sum(map(ord, base.name))  # not every form of every base: a minute of compiling
+    compiled(base, 0.0 if turn % 4 == 0 else 0.5, **({"foreach": turn % 3 == 0} if base.foreach else {}))
 
 
 @pytest.mark.parametrize("cls", ["AdamW", "Muon", "SOAP", "PSGDKron"])
