@@ -21,14 +21,14 @@ def test_the_estimate_is_the_analytic_gradient_in_expectation(distribution):
     model, loss = problem()
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(loss(), model.parameters())])
     draws = []
-    for seed in range(4000):
+    for seed in range(1000):
         model.zero_grad()
         spsa(loss, model.parameters(), seed=seed, eps=1e-4, distribution=distribution)
         draws.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     draws = torch.stack(draws)
     error = (draws.mean(0) - exact).abs()
     assert (error <= 5 * draws.std(0) / len(draws) ** 0.5).all()  # five standard errors
-    assert exact.abs().max() > 20 * error.max()
+    assert exact.abs().max() > 10 * error.max()
 
 
 def test_one_sample_is_the_slope_along_its_direction():

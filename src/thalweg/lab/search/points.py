@@ -12,7 +12,6 @@ from functools import cache
 from itertools import product
 
 import numpy as np
-from scipy.stats import qmc
 
 from thalweg.lab.contenders.space import LR_FACTOR, Space
 from thalweg.records.results import Axis
@@ -23,6 +22,8 @@ MOST_ROUNDS = 2  # beyond an edge
 @cache
 def shares(name: str, axes: int, count: int) -> tuple[tuple[float, ...], ...]:
     """The first ``count`` points of the sequence of this name in the unit cube; more axes or points extend it."""
+    from scipy.stats import qmc  # half a second, which `thalweg train` does not need
+
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     found = qmc.Halton(axes, scramble=True, rng=np.random.default_rng(seed)).random(count)
     return tuple(tuple(map(float, row)) for row in found)
