@@ -100,7 +100,8 @@ def test_clipping_bounds_the_gradient(tmp_path, monkeypatch):
 def deepobs(lr, folder, seed=0):
     """DeepOBS's runner of quadratic_deep: SGD without momentum at a constant rate."""
     spec = RunSpec(
-        "quadratic-deep", 128, 700, "torch.optim.SGD", {"lr": lr, "weight_decay": 0.0, "momentum": 0.0}, seed=seed,
+        "quadratic_deep:QuadraticDeep", 128, 700, "torch.optim.SGD",
+        {"lr": lr, "weight_decay": 0.0, "momentum": 0.0}, seed=seed,
         test=True, schedule="constant", warmup=0.0, evaluations=10,
     )  # fmt: skip
     training = Training(spec, folder, Execution())

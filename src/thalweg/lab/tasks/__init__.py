@@ -26,7 +26,7 @@ from thalweg.lab.tasks.base import (
 )
 from thalweg.lab.tasks.bert import IMDB, MRPC, CoNLL2003
 from thalweg.lab.tasks.digits import Digits, DigitsResNet20, DigitsVGG
-from thalweg.lab.tasks.fashion_mnist import FashionMNIST, FashionMNISTConv, FashionMNISTVGG
+from thalweg.lab.tasks.fashion_mnist import FashionMNIST
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
 from thalweg.lab.tasks.published_images import (
     CIFAR100VGG16,
@@ -39,7 +39,6 @@ from thalweg.lab.tasks.published_images import (
 from thalweg.lab.tasks.pydoc_lm import PydocLM, PydocMoE
 from thalweg.lab.tasks.pydoc_sentences import PydocPairs, PydocSentences
 from thalweg.lab.tasks.python_tokens import PythonTokens
-from thalweg.lab.tasks.quadratic_deep import QuadraticDeep
 from thalweg.lab.tasks.sine import NoisySine, Sine
 from thalweg.records.errors import TaskFault, UserError
 from thalweg.records.importing import importable_from_here
@@ -53,8 +52,8 @@ __all__ = [
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
-        Sine, NoisySine, QuadraticDeep, Digits, DigitsResNet20, DigitsVGG, FashionMNIST, FashionMNISTConv,
-        FashionMNISTVGG, PydocLM, PydocMoE, PythonTokens, PydocSentences, PydocPairs,
+        Sine, NoisySine, Digits, DigitsResNet20, DigitsVGG, FashionMNIST, PydocLM, PydocMoE, PythonTokens,
+        PydocSentences, PydocPairs,
         CIFAR10ResNet20, CIFAR100ResNet20, CIFAR100ResNet18, CIFAR100VGG16, ImageNetResNet34, ImageNetResNet50,
         CoNLL2003, IMDB, MRPC, GPT2, MoE,
     )

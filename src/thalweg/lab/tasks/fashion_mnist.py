@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 from thalweg.lab import hub
 from thalweg.lab.columns import ImageColumn, LabelColumn
-from thalweg.lab.models import VGG
 from thalweg.lab.split import ROWS, any_rows, check_rows
 from thalweg.lab.tasks.base import Budget, Rows, Splits
 from thalweg.lab.tasks.classification import Classification
-from thalweg.lab.tasks.digits import MatrixConv
 from thalweg.records.errors import UserError
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
@@ -58,35 +56,6 @@ class FashionMNIST(Classification):
         return nn.Sequential(
             nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
         )
-
-
-class FashionMNISTConv(FashionMNIST):
-    """The same clothes by two strided convolutions and two linear layers, which two cores can carry."""
-
-    name = "fashion-mnist-conv"
-    title = "Fashion-MNIST, two strided convolutions (8 and 16 channels) and a hidden layer of 128"
-    budgets: ClassVar = (Budget(256, 860, 88.0), Budget(16384, 30, 75.0), Budget(16384, 240, 87.0, "long"))
-    example_cost = 60.0
-
-    def model(self) -> nn.Module:
-        """1-8-16 channels of 28, 14, 7 pixels, then 784-128-10."""
-        return nn.Sequential(
-            MatrixConv(1, 8, stride=2), nn.ReLU(), MatrixConv(8, 16, stride=2), nn.ReLU(),
-            nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10),
-        )  # fmt: skip
-
-
-class FashionMNISTVGG(FashionMNIST):
-    """The same clothes by a VGG of four convolutions with batch normalisation."""
-
-    name = "fashion-mnist-vgg"
-    title = "Fashion-MNIST, small VGG (8, 16, 32, 32 channels, then 128, 128) with batch normalisation"
-    budgets: ClassVar = (Budget(256, 860, 89.0), Budget(16384, 30, 65.0), Budget(16384, 120, 80.0, "long"))
-    example_cost = 350.0
-
-    def model(self) -> nn.Module:
-        """Convolutions 1x8, 1x16, 2x32 and fully connected layers of 128, 128, with the paper's dropout of .3."""
-        return VGG(((1, 8), (1, 16), (2, 32)), 28, 10, channels=1, hidden=128)
 
 
 def _load(part: str) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""DeepOBS's stochastic quadratic, whose public records check the runner."""
+"""DeepOBS's stochastic quadratic as a task, whose public records check the runner; ``quadratic_deep:QuadraticDeep``."""
 
 from __future__ import annotations
 
@@ -51,8 +51,6 @@ class QuadraticDeep(Task):
     105.45, 93.10, 87.52 after epochs 1, 10, 100.
     """
 
-    name = "quadratic-deep"
-    title = "DeepOBS's quadratic_deep: a stochastic quadratic in 100 dimensions"
     metric = Metric("test loss", "min", log=True, low=0.0)
     budgets: ClassVar = (Budget(128, 70, 93.1), Budget(128, 700, 88.0, "long"))
     example_cost = 1.0
