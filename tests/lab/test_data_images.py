@@ -14,8 +14,8 @@ from hub_folders import CIFAR, images, refused, stored
 from PIL import Image as PILImage
 
 from thalweg.lab import hub
-from thalweg.lab.columns import ImageColumn
 from thalweg.lab.engine.data import loader
+from thalweg.lab.split import IMAGE
 from thalweg.lab.tasks import fashion_mnist, published_images
 from thalweg.records.errors import UserError
 
@@ -57,7 +57,7 @@ def test_images_of_any_mode_are_their_colours(own_data, monkeypatch):
     torch.testing.assert_close(pixels, torch.full((5, 1, 28, 28), 77 / 127.5 - 1.0))
     modes = [grey, colour, colour.convert("RGBA"), colour.quantize(4)]
     images(own_data, edit=lambda columns: columns["img"].__setitem__(slice(0, 4), modes))
-    found = hub.load("uoft-cs/cifar10", "test", {"img": ImageColumn()}).pictures("img", "RGB", (32, 32))
+    found = hub.load("uoft-cs/cifar10", "test", {"img": IMAGE}).pictures("img", "RGB", (32, 32))
     assert found[:4, 5, 9].tolist() == [[77] * 3, *[[10, 200, 90]] * 3]
 
 
@@ -94,7 +94,7 @@ def test_an_image_without_bytes_and_path_is_null(own_data):
     rows = [stored(PILImage.new("RGB", (2, 2))), {"bytes": None, "path": None}]
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     pq.write_table(pa.table({"img": pa.array(rows, kind)}), own_data / "a/b/train.parquet")
-    message = refused(lambda: hub.load("a/b", "train", {"img": ImageColumn()}))
+    message = refused(lambda: hub.load("a/b", "train", {"img": IMAGE}))
     assert message.endswith("train.parquet, split train, row 1, column img: is null")
 
 
@@ -170,7 +170,7 @@ def test_idx_files_are_read_unpacked_and_in_the_hubs_folder(own_data, monkeypatc
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("fashion_mnist/test-00001-of-00002.parquet", "lacks test-00000-of-00002.parquet"),
+        ("fashion_mnist/test-00001-of-00002.parquet", "needs 2 files, each number once"),
         ("train-images-idx3-ubyte", "has no Parquet file of the split test"),
     ],
 )

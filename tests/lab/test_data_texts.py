@@ -1,6 +1,5 @@
 """Texts of one's own: tags by their names in any order, entities beyond the last token, labels by their names."""
 
-import json
 import shutil
 
 import hub_folders
@@ -45,36 +44,20 @@ IOB1 = [["I-PER", "I-PER"], ["I-ORG", "O", "I-MISC", "O"], ["I-LOC", "B-LOC", "I
 BIOES = [["B-PER", "E-PER"], ["S-ORG", "O", "S-MISC", "O"], ["S-LOC", "B-LOC", "E-LOC"]]
 
 
-def card(root, names):
-    feature = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "Sequence"}
-    infos = {"some--conll2003": {"features": {"ner_tags": feature}}}
-    (root / "lhoestq/conll2003/dataset_infos.json").write_text(json.dumps(infos))
-
-
-def readme(root, names):
-    lines = ["---", "dataset_info:", "  features:", "  - name: ner_tags", "    sequence:", "      class_label:",
-             "        names:", *[f"          '{i}': {name}" for i, name in enumerate(names)], "---"]  # fmt: skip
-    (root / "lhoestq/conll2003/README.md").write_text("\n".join(lines))
-
-
 @pytest.mark.parametrize(
-    ("tags", "kind", "beside"),
+    ("tags", "kind"),
     [
-        (numbers(LABELS), ClassLabel(names=LABELS), None),
-        (numbers(ALPHABETIC), ClassLabel(names=ALPHABETIC), None),
-        (numbers(ALPHABETIC), Value("int64"), card),
-        (numbers(ALPHABETIC), Value("int64"), readme),
-        (numbers(LABELS), Value("int64"), None),
-        ([tags for _, tags in SENTENCES], Value("string"), None),
-        (IOB1, Value("string"), None),
-        (BIOES, Value("string"), None),
+        (numbers(LABELS), ClassLabel(names=LABELS)),
+        (numbers(ALPHABETIC), ClassLabel(names=ALPHABETIC)),
+        (numbers(LABELS), Value("int64")),
+        ([tags for _, tags in SENTENCES], Value("string")),
+        (IOB1, Value("string")),
+        (BIOES, Value("string")),
     ],
-    ids=["named", "alphabetic", "infos", "readme", "numbers", "texts", "iob1", "bioes"],
+    ids=["named", "alphabetic", "numbers", "texts", "iob1", "bioes"],
 )
-def test_the_same_predictions_score_the_same_in_every_copy(own_data, tiny_weights, tags, kind, beside):
+def test_the_same_predictions_score_the_same_in_every_copy(own_data, tiny_weights, tags, kind):
     conll(own_data, tags, kind)
-    if beside:
-        beside(own_data, ALPHABETIC)
     shutil.copytree(tiny_weights, own_data, dirs_exist_ok=True)
     task = bert.CoNLL2003()
     _, _, test = task.splits()
@@ -94,7 +77,7 @@ def test_the_same_predictions_score_the_same_in_every_copy(own_data, tiny_weight
         ([[1, 2], [3, -100, 7, 0], [0, 0, 0]], Value("int64"), "has the tag -100, not a whole number from 0 to 8"),
         ([[1, 2], [3, 0, 7], [0, 0, 0]], Value("int64"), "row 1, column ner_tags: has 3 tags of 4 words"),
         ([["B-GPE", "O"], ["O"] * 4, ["O"] * 3], Value("string"), "row 0, column ner_tags: has the tag 'B-GPE', not"),
-        ([[1, 2], [3, 0, None, 0], [0, 0, 0]], Value("int64"), "row 1, column ner_tags: has None at place 2, not a"),
+        ([[1, 2], [3, 0, None, 0], [0, 0, 0]], Value("int64"), "row 1, column ner_tags: is [3, 0, None, 0], not a"),
     ],
 )  # fmt: skip
 def test_tags_that_are_none_are_named(own_data, tiny_weights, tags, kind, what):
@@ -160,6 +143,21 @@ def test_parts_of_a_sentence(words, tags, parts):
     assert [tag for _, part in found for tag in part] == tags.split()
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("I-A I-A O I-A", "B-A I-A O B-A"),
+        ("I-A B-A I-B", "B-A B-A B-B"),
+        ("B-A I-A I-A O", "B-A I-A I-A O"),
+        ("S-A B-A E-A O", "B-A B-A I-A O"),
+        ("U-A B-A L-A U-A", "B-A B-A I-A B-A"),
+        ("B-A E-A S-A", "B-A I-A B-A"),
+    ],
+)
+def test_iob2(given, expected):
+    assert bert.iob2(given.split()) == expected.split()
+
+
 @pytest.mark.parametrize("task", [bert.MRPC, bert.IMDB])
 def test_yes_is_what_its_name_says_whatever_its_number(own_data, tiny_weights, task):
     hub_folders.texts(own_data)
@@ -181,23 +179,6 @@ def test_yes_is_what_its_name_says_whatever_its_number(own_data, tiny_weights, t
             features = Features({**data.features, "label": ClassLabel(names=["ham", "spam"])})
             Dataset.from_dict(data.to_dict(), features=features).to_parquet(path)
     assert f"has the classes ham, spam, not {', '.join(names)}" in refused(task().splits)
-
-
-def test_names_beside_the_files_are_those_of_the_configuration(own_data, tiny_weights):
-    hub_folders.texts(own_data)
-    shutil.copytree(tiny_weights, own_data, dirs_exist_ok=True)
-    before = [part.targets.tolist() for part in bert.MRPC().splits()]
-    for path in (own_data / "nyu-mll/glue/mrpc").iterdir():
-        data = Dataset.from_parquet(str(path))
-        columns = {**data.to_dict(), "label": [1 - label for label in data["label"]]}
-        Dataset.from_dict(columns, features=Features({**data.features, "label": Value("int64")})).to_parquet(path)
-    names = {"cola": ["unacceptable", "acceptable"], "mrpc": ["equivalent", "not_equivalent"]}
-    infos = {name: {"features": {"label": {"names": two, "_type": "ClassLabel"}}} for name, two in names.items()}
-    card = own_data / "nyu-mll/glue/dataset_infos.json"
-    card.write_text(json.dumps(infos))
-    assert [part.targets.tolist() for part in bert.MRPC().splits()] == before
-    card.write_text("{")
-    assert f"cannot read README.md or dataset_infos.json in {card.parent}" in refused(bert.MRPC().splits)
 
 
 def test_reviews_keep_their_labels(own_data, tiny_weights):

@@ -16,16 +16,16 @@ from shrunk_tasks import SHRUNK
 from torch import nn
 
 import thalweg
-from thalweg import records
 from thalweg.lab import hub, tasks
-from thalweg.lab.columns import ImageColumn
 from thalweg.lab.engine import RunSpec, train
 from thalweg.lab.engine.augment import augmentation
+from thalweg.lab.split import IMAGE
 from thalweg.lab.tasks import bert, fashion_mnist, published_images
 from thalweg.lab.tasks.base import fingerprint
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
 from thalweg.lab.tasks.language import balance
+from thalweg.records import files as records
 from thalweg.records.errors import TaskFault, UserError
 
 SETTINGS = {"lr": 0.01, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
@@ -248,7 +248,7 @@ def test_weights_that_are_nowhere_are_one_error_that_says_what_to_fetch(monkeypa
 def test_without_the_library_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"uoft-cs/cifar10 needs the datasets library: pip install 'thalweg\[hub\]'"):
-        hub.load("uoft-cs/cifar10", "train", {"img": ImageColumn()})
+        hub.load("uoft-cs/cifar10", "train", {"img": IMAGE})
 
 
 # what is measured

@@ -3,9 +3,7 @@
 Rooms, each importing only from those above it::
 
     signals.py       SIGTERM and its like: noted while a run trains, which then saves
-    layout.py, columns.py    which files are a split, and what its columns must hold
-    originals.py     published archives converted into what the tasks read
-    split.py         a split that was read, and where each of its values stands
+    split.py         a split of published data: what its columns must hold, and its values
     hub.py           published data and weights: a local folder, or the hub
     models/          residual networks and VGG
     tasks/           what is trained, one file each, or the user's own class

@@ -4,8 +4,7 @@
 
     hf download --repo-type dataset uoft-cs/cifar10 --local-dir $THALWEG_DATA/uoft-cs/cifar10
 
-What is there is used; anything else is fetched from the hub, whose client has a cache of its own. Data in the form of
-their first publication are converted by :mod:`thalweg.lab.originals`.
+What is there is used; anything else is fetched from the hub, whose client has a cache of its own.
 
 All that is read is checked: the number of files that their names count, the published number of rows, and each value.
 With ``THALWEG_DATA_ROWS=any`` a folder that was cut down on purpose may have any number of rows.
@@ -13,23 +12,48 @@ With ``THALWEG_DATA_ROWS=any`` a folder that was cut down on purpose may have an
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from thalweg.lab import layout, originals
-from thalweg.lab.columns import Column, ImageColumn, kind_of
-from thalweg.lab.originals import VARIABLE
-from thalweg.lab.split import ROWS, Split, class_names, fetch, first_line, folder_of, lines
+from thalweg.lab.split import (
+    IMAGE,
+    ROWS,
+    VARIABLE,
+    Kind,
+    Split,
+    class_names,
+    fetch,
+    first_line,
+    folder_of,
+    problem,
+)
 from thalweg.records.errors import UserError
 
 __all__ = ["ROWS", "VARIABLE", "Split", "folder_of", "load", "pretrained", "same_classes"]
 
+FORMATS = {".parquet": "parquet", ".jsonl": "json", ".arrow": "arrow"}
+"""The readers of the ``datasets`` library by the suffix of a file."""
+NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+"""What a split is called in the names of published files and folders."""
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
+ORIGINALS = {
+    "data_batch_1", "data_batch_1.bin", "cifar-100-python", "fine_label_names.txt", "eng.train", "valid.txt",
+    "msr_paraphrase_train.txt", "mrpc_dev_ids.tsv", "imdb.vocab", "pos",
+}  # fmt: skip
+"""Names that tell data in the form of their first publication: CIFAR, CoNLL-2003, MRPC, IMDB."""
+
 
 def load(
-    name: str, split: str, columns: Mapping[str, Column], config: str | None = None, published: tuple[int, ...] = ()
+    name: str, split: str, columns: Mapping[str, Kind], config: str | None = None, published: tuple[int, ...] = ()
 ) -> Split:
     """A split of a published data set, with at least these columns, each value checked.
 
@@ -41,28 +65,33 @@ def load(
         published: how many rows it has, in each of its published forms; () where that is not known.
 
     Raises:
-        UserError: it is not available, not complete or not as it should be; one line that names the file and the row.
+        UserError: it is not available, not complete or not as it should be; one line that names the place and the row.
     """
     try:
         import datasets
     except ImportError:
         raise UserError(f"{name} needs the datasets library: pip install 'thalweg[hub]'") from None
     folder = folder_of(name)
-    with _Silenced(datasets):
+    with _silenced(datasets):
         if folder is not None:
-            found = _from_folder(datasets, name, folder, split, columns, config)
+            data, place = _from_folder(datasets, name, folder, split, columns, config)
         else:
             try:
-                data = datasets.load_dataset(name, config, split=split)
+                data, place = datasets.load_dataset(name, config, split=split), name
             except Exception as error:  # of the network, the hub, a gate: all are for the user to correct
                 raise UserError(f"{_wanted(name)} ({first_line(error)})") from None
-            found = Split(data, name, split, name, config=config)
-    _need(columns, found.data.column_names, str(found.files[0]) if found.files else found.place, split)
+    if lacking := [column for column in columns if column not in data.column_names]:
+        raise UserError(
+            f"{place}, split {split}, needs the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}: it has "
+            f"{', '.join(data.column_names)}"
+        )
+    found = Split(data.select_columns(list(columns)), name, split, place)
     found.expect(len(found), published)
-    found = _checked(found, columns)
     for column, kind in columns.items():
-        if isinstance(kind, ImageColumn):
-            found = _with(found, found.data.cast_column(column, datasets.Image()))
+        if (wrong := problem(found.data.data.column(column), kind)) is not None:
+            raise found.fault(wrong[0], column, wrong[1])
+        if kind == IMAGE:
+            found = replace(found, data=found.data.cast_column(column, datasets.Image()))
     return found
 
 
@@ -78,36 +107,124 @@ def same_classes(column: str, *splits: Split) -> None:
 
 
 def _from_folder(
-    datasets: Any, name: str, folder: Path, split: str, columns: Mapping[str, Column], config: str | None
-) -> Split:
-    files = layout.files_of(folder, split, config)
+    datasets: Any, name: str, folder: Path, split: str, columns: Mapping[str, Kind], config: str | None
+) -> tuple[Any, str]:
+    """The data of a split, and the file or folder that they are from."""
+    files = files_of(folder, split, config)
     if not files:
-        if any(isinstance(kind, ImageColumn) for kind in columns.values()) and (
-            images := layout.image_folder(folder, split)
-        ):
-            return _image_folder(datasets, name, folder, split, images)
+        if IMAGE in columns.values() and (images := image_folder(folder, split)):
+            # classes are the names of the folders, sorted: for ImageNet's WordNet numbers that is the published order
+            data = datasets.load_dataset("imagefolder", data_dir=str(images), split="train", drop_labels=False)
+            return data, str(images)
         raise UserError(_nothing(name, folder, split))
-    layout.check_whole(files, folder, split)
-    if files[0].suffix == ".parquet":
-        _check_parquet(datasets, files, split, columns)
-    reader = layout.FORMATS[files[0].suffix]
+    check_whole(files, folder, split)
+    place = str(folder if len(files) > 1 else files[0])
     try:
-        data = datasets.load_dataset(reader, data_files=[str(path) for path in files], split="train")
+        data = _read(datasets, files)
     except Exception as error:
-        raise _culprit(datasets, files, split, error) from None
-    return Split(data, name, split, str(folder), tuple(files), config)
+        raise _unreadable(datasets, files, place, split, error) from None
+    if files[0].suffix == ".parquet":
+        _check_classes(datasets, files, columns, split)
+    return data, place
 
 
-def _image_folder(datasets: Any, name: str, folder: Path, split: str, images: Path) -> Split:
-    """Classes are the names of the folders, sorted: for ImageNet's WordNet numbers that is the published order."""
-    data = datasets.load_dataset("imagefolder", data_dir=str(images), split="train", drop_labels=False)
-    return Split(data, name, split, str(images))
+def _read(datasets: Any, files: list[Path]) -> Any:
+    return datasets.load_dataset(FORMATS[files[0].suffix], data_files=[str(path) for path in files], split="train")
+
+
+def _unreadable(datasets: Any, files: list[Path], place: str, split: str, error: Exception) -> UserError:
+    """The error that names the file that cannot be read, if one alone cannot."""
+    for path in files if len(files) > 1 else ():
+        try:
+            _read(datasets, [path])
+        except Exception as found:
+            place, error = str(path), found
+            break
+    return UserError(f"cannot read {place}, split {split} ({first_line(error.__cause__ or error)}): download it again")
+
+
+def _check_classes(datasets: Any, files: list[Path], columns: Mapping[str, Kind], split: str) -> None:
+    """Raise where a file names its classes in another order than the first, whose names ``datasets`` takes for all."""
+    import pyarrow.parquet
+
+    named = [datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path)) for path in files]
+    for column in columns:
+        for path, features in zip(files, named, strict=True):
+            if class_names(features.get(column)) != class_names(named[0].get(column)):
+                raise UserError(
+                    f"{path}, split {split}, column {column}: is of other classes or another order as in "
+                    f"{files[0].name}: take all files from one copy"
+                )
+
+
+def files_of(folder: Path, split: str, config: str | None = None) -> list[Path]:
+    """The files of a split: it is a word of their names (``train-00000-of-00002.parquet``) or their folder's name.
+
+    Where the folder has one of the configuration's name, only the files in there count; where it has not, files in
+    folders of other names belong to other configurations. Hidden folders, such as a download's cache, do not count.
+    """
+    words = NAMES.get(split, (split,))
+    root = folder / config if config is not None and (folder / config).is_dir() else folder
+    found = []
+    for path in sorted(root.rglob("*")):
+        where = path.relative_to(root)
+        if path.suffix not in FORMATS or any(part.startswith(".") for part in where.parts) or not path.is_file():
+            continue
+        if config is not None and root is folder and where.parent.as_posix() not in (".", "data", *words):
+            continue
+        if path.parent.name in words or any(word in re.split(r"[-._]", path.stem) for word in words):
+            found.append(path)
+    return found
+
+
+def check_whole(files: list[Path], folder: Path, split: str) -> None:
+    """Raise where files of one split are the split more than once, or not all that their names count.
+
+    Raises:
+        UserError: the files are of several layouts, such as both of the hub's, or a numbered one is missing.
+    """
+    layouts: dict[tuple[Path, str, str], Path] = {}
+    for path in files:
+        name = re.sub(r"\d+-of-(\d+).*|\d+$", r"of \1", path.stem)
+        layouts.setdefault((path.parent, name, path.suffix), path)
+    if len(layouts) > 1:
+        firsts = ", ".join(path.relative_to(folder).as_posix() for path in layouts.values())
+        raise UserError(
+            f"{folder} holds the split {split} {len(layouts)} times ({firsts}): keep one of them (the parts of one are "
+            f"numbered, as in {split}-00000-of-00002.parquet)"
+        )
+    numbers = [re.search(r"(\d+)-of-(\d+)", path.stem) for path in files]
+    if numbers[0] is not None:
+        count = int(numbers[0][2])
+        if sorted(int(one[1]) for one in numbers if one) not in ([*range(count)], [*range(1, count + 1)]):
+            raise UserError(
+                f"{folder}, split {split}, needs {count} files, each number once, as their names count them: it has "
+                f"{', '.join(path.name for path in files[:3])}{', ...' * (len(files) > 3)}; download it again"
+            )
+
+
+def image_folder(folder: Path, split: str) -> Path | None:
+    """The folder of a split that holds a folder of images for each class, as ImageNet's archives are unpacked.
+
+    Raises:
+        UserError: images are in the split's folder itself, so that their classes are unknown.
+    """
+    for root in (folder / word for word in NAMES.get(split, (split,))):
+        if any(path.suffix.lower() in IMAGE_SUFFIXES for path in root.glob("*/*")):
+            return root
+        if flat := [path.name for path in root.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES]:
+            raise UserError(f"{root} holds images, such as {min(flat)}, but no folder for each class")
+    return None
 
 
 def _nothing(name: str, folder: Path, split: str) -> str:
-    if (original := originals.recognised(folder)) is not None:
-        return f"{folder} holds {original.title}: convert them with {originals.command(original.name, folder)}"
-    others = [path.name for path in sorted(folder.rglob("*")) if path.is_file() and path.name.startswith(split)]
+    paths = sorted(folder.rglob("*"))
+    if original := next((path for path in paths if path.name in ORIGINALS), None):
+        return (
+            f"{folder} holds data in the form of their first publication ({original.relative_to(folder)}): convert "
+            "them as the page 'Data' of the documentation says under 'From the original files'"
+        )
+    others = [path.name for path in paths if path.is_file() and path.name.startswith(split)]
     has = f"; it has {', '.join(others[:3])}" if others else ""
     return (
         f"{folder} has no Parquet file of the split {split} ({split}-00000-of-00001.parquet){has}: {fetch(name)}; "
@@ -115,93 +232,15 @@ def _nothing(name: str, folder: Path, split: str) -> str:
     )
 
 
-def _check_parquet(datasets: Any, files: list[Path], split: str, columns: Mapping[str, Column]) -> None:
-    """Raise where a file is none, lacks a column, or has other types or classes than the first."""
-    import pyarrow.parquet
-
-    first: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for path in files:
-        try:
-            schema = pyarrow.parquet.read_schema(path)
-            stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-            features = datasets.Features.from_dict(stored) if stored else {}
-        except Exception as error:
-            raise _unreadable(path, split, error) from None
-        _need(columns, schema.names, str(path), split)
-        for column in columns:
-            here = kind_of(schema.field(column).type), class_names(features.get(column))
-            before = first.setdefault(column, here)
-            if here != before:
-                what = f"{here[0]}, not {before[0]}" if here[0] != before[0] else "of other classes or another order"
-                raise UserError(f"{path}, split {split}, column {column}: is {what} as in {files[0].name}")
-
-
-def _checked(found: Split, columns: Mapping[str, Column]) -> Split:
-    """With these columns alone, every value of them as it should be.
-
-    Raises:
-        UserError: one is not; the first.
-    """
-    found = _with(found, found.data.select_columns(list(columns)))
-    for column, kind in columns.items():
-        if kind.right(found.data.data.column(column), found.data.features[column]):
-            continue
-        for row, value in enumerate(found.values(column)):
-            if (what := kind.problem(value)) is not None:
-                raise found.fault(row, column, what)
-    return found
-
-
-def _with(found: Split, data: Any) -> Split:
-    return Split(data, found.name, found.split, found.place, found.files, found.config)
-
-
-def _need(columns: Mapping[str, Column], has: Any, place: str, split: str) -> None:
-    if lacking := [column for column in columns if column not in has]:
-        raise UserError(
-            f"{place}, split {split}, needs the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}: it has "
-            f"{', '.join(has)}"
-        )
-
-
-def _culprit(datasets: Any, files: list[Path], split: str, error: Exception) -> UserError:
-    """The error that names the file, and of JSON lines the row, that could not be read."""
-    for path in files:
-        if path.suffix == ".jsonl":
-            for row, line in enumerate(lines(path)):
-                try:
-                    what = None if isinstance(json.loads(line), dict) else "is not an object"
-                except ValueError as found:
-                    what = f"is not JSON ({first_line(found)})"
-                if what is not None:
-                    return UserError(f"{path}, split {split}, row {row}: {what}")
-    for path in files:
-        try:
-            datasets.load_dataset(layout.FORMATS[path.suffix], data_files=[str(path)], split="train")
-        except Exception as found:
-            return _unreadable(path, split, found.__cause__ or found)
-    return _unreadable(files[0], split, error.__cause__ or error)
-
-
-def _unreadable(path: Path, split: str, error: BaseException) -> UserError:
-    with path.open("rb") as file:
-        pointer = file.read(20).startswith(b"version https://git")
-    remedy = "it is a pointer of Git LFS: git lfs pull" if pointer else "download it again"
-    return UserError(f"cannot read {path}, split {split} ({first_line(error)}): {remedy}")
-
-
-class _Silenced:
+@contextmanager
+def _silenced(datasets: Any) -> Iterator[None]:
     """What is wrong with a file is said once, by us."""
-
-    def __init__(self, datasets: Any) -> None:
-        self.logging = datasets.logging
-
-    def __enter__(self) -> None:
-        self.before = self.logging.get_verbosity()
-        self.logging.set_verbosity(self.logging.CRITICAL)
-
-    def __exit__(self, *_: object) -> None:
-        self.logging.set_verbosity(self.before)
+    before = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(before)
 
 
 def pretrained(kind: Any, name: str, **options: Any) -> Any:

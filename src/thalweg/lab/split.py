@@ -1,44 +1,89 @@
-"""A split of a published data set: its values, and where each of them stands, for what is to be said of it."""
+"""A split of a published data set: where it may be, what its columns must hold, and its values."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from thalweg.lab.columns import LabelColumn
-from thalweg.lab.originals import VARIABLE
 from thalweg.records.errors import UserError
 
+VARIABLE = "THALWEG_DATA"
 ROWS = "THALWEG_DATA_ROWS"
+TEXT, IMAGE, WORDS, TAGS = "a text", "an image", "a sequence of words", "a sequence of words or whole numbers"
 
 
-def folder_of(name: str) -> Path | None:
-    """The local folder of what has this name on the hub, or None."""
-    root = os.environ.get(VARIABLE)
-    found = Path(root, name).expanduser() if root else None
-    return found if found is not None and found.is_dir() else None
+@dataclass(frozen=True)
+class Classes:
+    """A class in each row, as a whole number below ``count``.
+
+    ``names`` are those of the classes in the order that the task counts them, where a number of the task depends on it.
+    """
+
+    count: int
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"a whole number from 0 to {self.count - 1}"
+
+
+Kind: TypeAlias = str | Classes
+"""What each row of a column must hold: :data:`TEXT`, :data:`IMAGE`, :data:`WORDS`, :data:`TAGS`, or a class."""
+
+
+def problem(column: Any, kind: Kind) -> tuple[int, str] | None:
+    """The first row of an Arrow column that is null or not of a kind, and what is wrong with it, or None."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    def is_text(type_: Any) -> bool:
+        return bool(types.is_string(type_) or types.is_large_string(type_))
+
+    type_, wrong = column.type, compute.is_null(column)
+    if isinstance(kind, Classes):
+        if right := types.is_integer(type_):
+            beyond = compute.or_(compute.less(column, 0), compute.greater_equal(column, kind.count))
+            wrong = compute.or_kleene(wrong, beyond)
+    elif kind == TEXT:
+        right = is_text(type_)
+    elif kind == IMAGE:  # bytes or the path of a file; whether it can be decoded shows when it is
+        stored = {field.name for field in type_} & {"bytes", "path"} if types.is_struct(type_) else set()
+        right = bool(stored) or types.is_binary(type_) or is_text(type_)
+        if stored:
+            empty = [compute.is_null(compute.struct_field(column, name)) for name in stored]
+            wrong = compute.or_(wrong, reduce(compute.and_, empty))
+    else:
+        right = types.is_list(type_) or types.is_large_list(type_)
+        right = right and (is_text(type_.value_type) or (kind == TAGS and types.is_integer(type_.value_type)))
+        if right and compute.list_flatten(column).null_count:
+            wrong = pyarrow.array([value is None or None in value for value in column.to_pylist()])
+    row = compute.index(wrong, True).as_py() if right else min(len(column), 1) - 1
+    if row < 0:
+        return None
+    value = column[row].as_py()
+    if value is None or (right and kind == IMAGE):
+        return row, "is null"
+    hidden = ", which stands for a label that is not published" if right and value == -1 else ""
+    return row, f"is {value!r:.60}{'' if right else f' ({type_})'}{hidden}, not {kind}"
 
 
 @dataclass(frozen=True)
 class Split:
     """A split of a published data set.
 
-    ``data`` is a ``datasets.Dataset``, ``place`` the folder or the hub's name that it is from, ``files`` are those of
-    a folder, in their order. Rows are counted from 0 in each file.
+    ``data`` is a ``datasets.Dataset``, ``place`` the file, the folder or the hub's name that it is from. Rows are
+    counted from 0, over all files in the order of their names.
     """
 
     data: Any
     name: str
     split: str
     place: str
-    files: tuple[Path, ...] = ()
-    config: str | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -53,24 +98,11 @@ class Split:
 
     def fault(self, row: int, column: str, what: str) -> UserError:
         """The error that this row's value ``what``."""
-        place = self.place
-        for path in self.files:
-            count = _rows_in(path)
-            if row < count:
-                place = str(path)
-                break
-            row -= count
-        return UserError(f"{place}, split {self.split}, row {row}, column {column}: {what}")
+        return UserError(f"{self.place}, split {self.split}, row {row}, column {column}: {what}")
 
     def classes(self, column: str) -> tuple[str, ...]:
-        """The names of the classes that a column's numbers stand for, () where nothing says them.
-
-        They are looked for in the files, then in the ``README.md`` or ``dataset_infos.json`` beside them.
-        """
-        found = class_names(self.data.features[column])
-        if not found and self.files and (folder := folder_of(self.name)) is not None:
-            found = _names_in_card(folder, column, self.config)
-        return found
+        """The names of the classes that a column's numbers stand for, () where the files do not say them."""
+        return class_names(self.data.features[column])
 
     def expect(self, rows: int, published: tuple[int, ...]) -> None:
         """Raise where a split has not as many rows as one of its published forms.
@@ -80,7 +112,7 @@ class Split:
         """
         check_rows(rows, published, f"{self.place}, split {self.split}", fetch(self.name))
 
-    def labels(self, column: str, kind: LabelColumn) -> np.ndarray[Any, Any]:
+    def labels(self, column: str, kind: Classes) -> np.ndarray[Any, Any]:
         """A column of classes, in the order of ``kind.names`` where it has some, whatever order the files have."""
         labels = np.asarray(self.data[column], dtype=np.int64)
         found = self.classes(column)
@@ -146,49 +178,15 @@ def check_rows(rows: int, published: tuple[int, ...], place: str, remedy: str) -
 
 
 def class_names(feature: Any) -> tuple[str, ...]:
-    """The names of a ClassLabel, or of a sequence of them; () of anything else."""
-    if isinstance(feature, list):
-        feature = feature[0]
-    feature = getattr(feature, "feature", feature)
-    return tuple(getattr(feature, "names", None) or ())
+    """The names of a ClassLabel, or of a list of them; () of anything else."""
+    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
 
 
-def _names_in_card(folder: Path, column: str, config: str | None) -> tuple[str, ...]:
-    from datasets.info import DatasetInfosDict
-
-    try:
-        infos = DatasetInfosDict.from_directory(str(folder))
-        found = {
-            class_names((info.features or {}).get(column))
-            for name, info in infos.items()
-            if config is None or name == config
-        }
-    except Exception as error:
-        raise UserError(f"cannot read README.md or dataset_infos.json in {folder} ({first_line(error)})") from None
-    found.discard(())
-    if len(found) > 1:
-        raise UserError(f"{folder}: README.md names the classes of the column {column} in several orders: keep one")
-    return found.pop() if found else ()
-
-
-def lines(path: Path) -> Iterator[bytes]:
-    """Those of JSON lines that hold something."""
-    with path.open("rb") as file:
-        for i, line in enumerate(file):
-            if line.strip():
-                yield line.removeprefix(b"\xef\xbb\xbf") if i == 0 else line
-
-
-def _rows_in(path: Path) -> int:
-    if path.suffix == ".jsonl":
-        return sum(1 for _ in lines(path))
-    if path.suffix == ".arrow":
-        import datasets
-
-        return len(datasets.Dataset.from_file(str(path)))
-    import pyarrow.parquet
-
-    return int(pyarrow.parquet.read_metadata(path).num_rows)
+def folder_of(name: str) -> Path | None:
+    """The local folder of what has this name on the hub, or None."""
+    root = os.environ.get(VARIABLE)
+    found = Path(root, name).expanduser() if root else None
+    return found if found is not None and found.is_dir() else None
 
 
 def fetch(name: str, *, weights: bool = False) -> str:

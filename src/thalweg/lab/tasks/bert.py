@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
-from thalweg.lab.columns import LabelColumn, SequenceColumn, TextColumn
-from thalweg.lab.originals import ENTITIES, iob2
+from thalweg.lab.split import TAGS, TEXT, WORDS, Classes, Kind
 from thalweg.lab.tasks.base import Budget, Rows, Splits, Task, held_out
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.records.errors import UserError
 
+ENTITIES = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
 VOCABULARIES = {"google-bert/bert-base-cased": 28_996, "google-bert/bert-base-uncased": 30_522}
 
 
@@ -100,7 +100,7 @@ class CoNLL2003(BERT, Tagging):
         return Splits(*(self._load(split) for split in ("train", "validation", "test")))
 
     def _load(self, split: str) -> Rows:
-        columns = {"tokens": SequenceColumn(), "ner_tags": SequenceColumn(tags=True)}
+        columns = {"tokens": WORDS, "ner_tags": TAGS}
         data = hub.load("lhoestq/conll2003", split, columns)
         tokenizer = self.tokenizer()
         sentences = tagged_sentences(data, self.labels)
@@ -118,6 +118,22 @@ class CoNLL2003(BERT, Tagging):
                     targets[i, k] = self.labels.index(tags[word])
                 before = word
         return Rows({name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids")}, targets)
+
+
+def iob2(tags: list[str]) -> list[str]:
+    """Tags of any of the usual schemes as IOB2, where each entity, and nothing else, begins with B.
+
+    In IOB1, of the original files, only an entity that touches another of its type does; BIOES and BILOU also mark ends
+    (E, L) and entities of one word (S, U).
+    """
+    found = []
+    before = ""
+    for tag in tags:
+        mark, _, kind = tag.partition("-")
+        mark = {"E": "I", "L": "I", "S": "B", "U": "B"}.get(mark, mark)
+        found.append(tag if not kind else f"B-{kind}" if mark == "I" and kind != before else f"{mark}-{kind}")
+        before = kind
+    return found
 
 
 def tagged_sentences(data: hub.Split, labels: tuple[str, ...]) -> list[tuple[list[str], list[str]]]:
@@ -143,7 +159,7 @@ def tagged_sentences(data: hub.Split, labels: tuple[str, ...]) -> list[tuple[lis
         if right != tags and not names and any(isinstance(tag, int) for tag in given):
             what = (
                 f"has an entity that begins with I if the numbers stand for {', '.join(labels)}, and nothing says what "
-                "they stand for: name them in a ClassLabel, or in dataset_infos.json or README.md beside the files"
+                "they stand for: name them in a ClassLabel"
             )
             raise data.fault(row, "ner_tags", what)
         found.append((list(words), right))
@@ -194,11 +210,11 @@ class IMDB(BERT, YesOrNo):
     download = "stanfordnlp/imdb (84 MB) and google-bert/bert-base-uncased (440 MB)"
     published_examples = 22_300
     weights, kind, classes, length = "google-bert/bert-base-uncased", "BertForSequenceClassification", 2, 512
-    label: ClassVar[LabelColumn] = LabelColumn(2, ("neg", "pos"))
+    label: ClassVar[Classes] = Classes(2, ("neg", "pos"))
 
     def splits(self) -> Splits:
         """The training set less a random tenth, which is to validate, and the 25,000 reviews of the test set."""
-        columns = {"text": TextColumn(), "label": self.label}
+        columns: dict[str, Kind] = {"text": TEXT, "label": self.label}
         whole, test = (hub.load("stanfordnlp/imdb", split, columns, published=(25_000,)) for split in ("train", "test"))
         seen, kept = set(test.values("text")), []
         for i, text in enumerate(whole.values("text")):
@@ -230,7 +246,7 @@ class MRPC(BERT, YesOrNo):
     download = "nyu-mll/glue, mrpc (1 MB) and google-bert/bert-base-uncased (440 MB)"
     published_examples = 3668
     weights, kind, classes, length = "google-bert/bert-base-uncased", "BertForSequenceClassification", 2, 128
-    label: ClassVar[LabelColumn] = LabelColumn(2, ("not_equivalent", "equivalent"))
+    label: ClassVar[Classes] = Classes(2, ("not_equivalent", "equivalent"))
     published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (3668,), "validation": (408,), "test": (1725,)}
 
     def splits(self) -> Splits:
@@ -238,7 +254,7 @@ class MRPC(BERT, YesOrNo):
         return Splits(*(self._load(split) for split in ("train", "validation", "test")))
 
     def _load(self, split: str) -> Rows:
-        columns = {"sentence1": TextColumn(), "sentence2": TextColumn(), "label": self.label}
+        columns: dict[str, Kind] = {"sentence1": TEXT, "sentence2": TEXT, "label": self.label}
         data = hub.load("nyu-mll/glue", split, columns, "mrpc", self.published[split])
         labels = torch.from_numpy(data.labels("label", self.label))
         return Rows(self.encoded(data.data["sentence1"], data.data["sentence2"]), labels)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.lab import hub
-from thalweg.lab.columns import ImageColumn, LabelColumn
-from thalweg.lab.split import ROWS, any_rows, check_rows
+from thalweg.lab.split import IMAGE, ROWS, Classes, any_rows, check_rows
 from thalweg.lab.tasks.base import Budget, Rows, Splits
 from thalweg.lab.tasks.classification import Classification
 from thalweg.records.errors import UserError
@@ -118,9 +117,9 @@ def _idx(path: Path, axes: int) -> Any:
 
 
 def _from_hub(split: str) -> tuple[Any, Any]:
-    label = LabelColumn(10)
+    label = Classes(10)
     try:
-        found = hub.load(HUB, split, {"image": ImageColumn(), "label": label}, published=PUBLISHED[split])
+        found = hub.load(HUB, split, {"image": IMAGE, "label": label}, published=PUBLISHED[split])
     except UserError as error:
         if hub.folder_of(HUB) is not None:
             raise

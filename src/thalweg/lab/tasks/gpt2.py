@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from thalweg.kernels import has_numbers
 from thalweg.lab import hub
-from thalweg.lab.columns import TextColumn
+from thalweg.lab.split import TEXT
 from thalweg.lab.tasks.base import Budget, Splits, held_out
 from thalweg.lab.tasks.language import Mixture, NextToken, gpt2, mixtral
 from thalweg.records.errors import UserError
@@ -58,7 +58,7 @@ class PublishedTexts(NextToken):
 
     def splits(self) -> Splits:
         """98, 1 and 1 % of the texts of the published training set."""
-        data = hub.load(self.data, "train", {"text": TextColumn()}, published=self.published).data
+        data = hub.load(self.data, "train", {"text": TEXT}, published=self.published).data
         begins: set[str] = set()
         kept = []
         for i, text in enumerate(data["text"]):

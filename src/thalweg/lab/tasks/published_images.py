@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.lab import hub
-from thalweg.lab.columns import ImageColumn, LabelColumn
 from thalweg.lab.models import resnet18_cifar, resnet20, resnet34, resnet50, vgg16
+from thalweg.lab.split import IMAGE, Classes, Kind
 from thalweg.lab.tasks.base import Budget, Rows, Splits, held_out
 from thalweg.lab.tasks.classification import Classification
 
@@ -35,7 +35,7 @@ class PublishedImages(Classification):
 
     def both(self) -> list[hub.Split]:
         """The two published splits."""
-        columns = {self.images: ImageColumn(), self.labels: LabelColumn(self.classes)}
+        columns: dict[str, Kind] = {self.images: IMAGE, self.labels: Classes(self.classes)}
         found = [hub.load(self.data, split, columns, published=rows) for split, rows in self.published.items()]
         hub.same_classes(self.labels, *found)
         return found
@@ -69,7 +69,7 @@ class CIFAR(PublishedImages):
 
     def _read(self, split: hub.Split) -> tuple[Tensor, Tensor]:
         pixels = torch.from_numpy(split.pictures(self.images, "RGB", (32, 32)))
-        labels = torch.from_numpy(split.labels(self.labels, LabelColumn(self.classes)))
+        labels = torch.from_numpy(split.labels(self.labels, Classes(self.classes)))
         return scaled(pixels, self.mean, self.deviation), labels
 
 
@@ -153,7 +153,7 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
     def __init__(self, split: hub.Split, rows: Tensor, side: int) -> None:
         self.split, self.rows, self.side = split, rows, side
         self.stored = split.values("image")
-        self.labels = split.labels("label", LabelColumn(1000))
+        self.labels = split.labels("label", Classes(1000))
 
     def __len__(self) -> int:
         return len(self.rows)
