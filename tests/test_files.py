@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from thalweg import files, records
+from thalweg import files
+from thalweg.records import files as records
 from thalweg.report import drawing
 
 

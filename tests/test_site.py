@@ -22,7 +22,6 @@ MODULES = (
     "thalweg.lab.engine",
     "thalweg.lab.tasks",
     "thalweg.landscape",
-    "thalweg.records",
     "thalweg.theory",
 )
 FETCHED = {"script": "src", "img": "src", "source": "src", "iframe": "src", "link": "href", "use": "href"}

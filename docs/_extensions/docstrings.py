@@ -27,7 +27,6 @@ NAMES = {
     "TaskFault": "thalweg.records.errors.TaskFault",
     "Terminated": "thalweg.lab.signals.Terminated",
     "Results": "thalweg.records.results.Results",
-    "Observer": "thalweg.lab.engine.execution.Observer",
     "Groups": "thalweg.optim.exploration.Groups",
     "OnEvent": "thalweg.lab.engine.run.OnEvent",
     "Mask": "thalweg.jax.alto.Mask",

@@ -147,7 +147,7 @@ def weights_saved_and_started_from(root):
         spec = replace(TIED, init=weights.hash_of(file))
         train(spec, root / f"from-{sharding}", execution=Execution(sharding=sharding, init_from=file))
     spec = RunSpec("small_tasks:Line", 15, 20, "adamw", ADAMW, init=weights.hash_of(file))
-    with pytest.raises(UserError, match=r"does not fit the task's model: it lacks .*0\.weight|differs in 0\.weight"):
+    with pytest.raises(UserError, match=r"does not fit the task's model: 0\.weight \("):
         train(spec, root / "misfit", execution=Execution(sharding=sharding, init_from=file))
 
 

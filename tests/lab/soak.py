@@ -25,7 +25,7 @@ from pathlib import Path
 
 from lines import untimed
 
-from thalweg import records
+from thalweg.records import files as records
 
 COMPARED = "digits --batch-size 256 --steps 120 --optimizers adamw,lamb,alto --trials 3 --studies 2 --seeds 3 --jobs 2"
 COMMANDS = {

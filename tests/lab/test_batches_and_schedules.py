@@ -7,7 +7,6 @@ import pytest
 import torch
 from lines import LINE, SGD, batch_of
 
-from thalweg import records
 from thalweg.lab.engine import (
     Execution,
     RunSpec,
@@ -18,6 +17,7 @@ from thalweg.lab.engine import (
     train,
 )
 from thalweg.lab.engine.augment import augmentation
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
 

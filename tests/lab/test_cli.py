@@ -8,13 +8,13 @@ import pytest
 from comparisons import PLAN
 
 import thalweg
-from thalweg import records
 from thalweg.commands import main as cli
 from thalweg.commands.progress import Progress
 from thalweg.commands.terminal import console
 from thalweg.lab import tasks
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.search import comparison, tickets, work
+from thalweg.records import files as records
 from thalweg.records import reading
 from thalweg.report.summary import summarise
 
@@ -77,7 +77,10 @@ WRONG = [
     (["compare", "sine", "--optimizers", ""], "--optimizers must be names separated by commas, got ''"),
     (["compare", "sine", "--batch-size", "0"], "--batch-size must be an integer from 1 to 2147483648, got"),
     (["compare", "sine", "--batch-size", "x"], "--batch-size must be an integer from 1 to 2147483648, got"),
-    (["compare", "sine", "--budget", "huge"], "--budget: must be short, long or both, got 'huge'"),
+    (
+        ["compare", "sine", "--budget", "huge"],
+        'for --budget. Choose from: "short", "long", "both"; see `',
+    ),
     (["compare", "sine", "--warmup", "nan"], "warmup must be a share of the steps in [0, 1), got nan"),
     (["compare", "sine", "--label-smoothing", ".1", "--dry-run"], "--label-smoothing must be 0: the loss of sine does"),
     (["compare", "sine", "--label-smoothing", "x"], "--label-smoothing must be a number in [0, 1), got 'x'"),
@@ -99,7 +102,10 @@ WRONG = [
     (["train", "sine", "--set", "lr=1", "lr=2"], "--set must give lr once, got 1 and 2"),
     (["theory", "--alpha", "x"], "argument --alpha: must be a number, got 'x'; see `thalweg theory --help`"),
     (["train", "sine", "--set", "alfa=1"], "--set: alto has no alfa; it has lr, weight_decay"),
-    (["train", "sine", "--sharding", "zero"], "--sharding: must be ddp, fsdp2 or fsdp2+ep, got 'zero'"),
+    (
+        ["train", "sine", "--sharding", "zero"],
+        '"zero" for --sharding. Choose from: "ddp", "fsdp2", "fsdp2+ep"',
+    ),
     (["train", "sine", "--track", "paper"], "--track must be of tensorboard, wandb, mlflow or none, got 'paper'"),
     (["train", "sine", "--batch-size", "70000", "--track", "none", "--out", "x"], "--batch-size must be from 1"),
     (["report", "nowhere"], "nowhere holds no comparison: run `thalweg compare TASK"),
@@ -356,6 +362,7 @@ def test_options_may_stand_in_a_file(tmp_path, capsys):
         ("trials: 2026-01-01", "must be an integer from 1 to 10000, got '2026-01-01'"),
         ("warmup: .nan", "must be a share of the steps in [0, 1), got '.nan'"),
         ("precision: off", "precision must be one of no, bf16, fp16, got 'off'"),
+        ("budget: huge", 'c.yaml: Invalid value "huge" for budget. Choose from: "short", "long", "both"; see `'),
         ("timing: maybe", "timing must be true or false, got 'maybe'"),
         ("batch-size: [16, null]", "batch-size must be a value, a list or NAME: VALUE, got None"),
         ("trials: [1, 2]", "must be an integer from 1 to 10000, got '1,2'"),

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import thalweg
-from thalweg import records
 from thalweg.lab.engine import Execution, RunSpec, train
 from thalweg.lab.instruments import Panel
+from thalweg.records import files as records
 
 SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
 SPEC = RunSpec("small_tasks:Line", 15, 20, "alto", SETTINGS, seed=3, test=True)

@@ -10,7 +10,6 @@ import small_tasks
 import torch
 from lines import ADAMW, LINE, SGD, batch_of, untimed
 
-from thalweg import records
 from thalweg.lab import tasks
 from thalweg.lab.engine import (
     Execution,
@@ -20,6 +19,7 @@ from thalweg.lab.engine import (
     train,
 )
 from thalweg.lab.engine.failures import Failed, diverged
+from thalweg.records import files as records
 from thalweg.records.errors import TaskFault, UserError
 from thalweg.records.reading import read_run
 

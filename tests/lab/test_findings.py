@@ -7,12 +7,12 @@ import torch
 from synthetic import ACCURACY, Comparison, comparison
 from torch import nn
 
-from thalweg import records
 from thalweg.commands import main as cli
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.contenders.space import settings
 from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, work
+from thalweg.records import files as records
 from thalweg.records.reading import read
 from thalweg.report import code, words
 from thalweg.report.summary import summarise

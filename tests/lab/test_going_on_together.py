@@ -14,8 +14,8 @@ from lines import ADAMW
 from safetensors.torch import load_file
 
 import thalweg
-from thalweg import records
 from thalweg.lab.engine import Execution, RunSpec, train, weights
+from thalweg.records import files as records
 
 ODD = RunSpec("small_tasks:Line", 15, 20, "adamw", ADAMW, seed=3, test=True)
 TIED = replace(ODD, task="small_tasks:TiedLine")

@@ -8,11 +8,11 @@ import torch
 from lines import ADAMW, kept, untimed
 from torch.func import functional_call
 
-from thalweg import records
 from thalweg.commands import main as cli
 from thalweg.lab import instruments, tasks
 from thalweg.lab.engine import Execution, RunSpec, train
 from thalweg.lab.instruments import Panel
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
 ALTO = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}

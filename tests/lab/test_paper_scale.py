@@ -10,8 +10,8 @@ import pytest
 import shrunk_recipes
 
 import thalweg
-from thalweg import records
 from thalweg.lab import hub
+from thalweg.records import files as records
 from thalweg.studies import recipe, run
 
 HERE = Path(__file__).parent

@@ -14,9 +14,9 @@ from scipy import stats
 from synthetic import ACCURACY, Comparison
 
 import thalweg
-from thalweg import records
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
+from thalweg.records import files as records
 from thalweg.records import reading
 from thalweg.records.errors import UserError
 from thalweg.report.statistics import Paired

@@ -6,11 +6,11 @@ import pytest
 from comparisons import PLAN, carry_out
 from scipy.stats import qmc
 
-from thalweg import records
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.search import points
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.plan import ComparisonPlan
+from thalweg.records import files as records
 from thalweg.records import reading, results
 from thalweg.records.errors import UserError
 from thalweg.records.results import Axis

@@ -7,7 +7,7 @@ import time
 import pytest
 from pseudo_terminal import CTRL_C, CTRL_Z, THALWEG, Terminal
 
-from thalweg import records
+from thalweg.records import files as records
 from thalweg.records import reading
 
 LEAST = """

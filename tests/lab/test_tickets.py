@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 from comparisons import PLAN, job_in
 
-from thalweg import records
 from thalweg.lab.engine import Place, train
 from thalweg.lab.search import tickets
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.tickets import FileTickets, beating
 from thalweg.lab.search.work import Assignment, open_tickets, work
+from thalweg.records import files as records
 
 
 def ticket_names(job):

@@ -13,10 +13,10 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DynamoBackend
 from lines import LINE, untimed
 
-from thalweg import records
 from thalweg.lab.engine import Execution, RunSpec, Training, source, train, variables
 from thalweg.lab.engine.source import TRAINS, code_hash, own_source
 from thalweg.lab.search.plan import ComparisonPlan
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
 # the source
@@ -143,7 +143,11 @@ REFUSED = {
     "ACCELERATE_DYNAMO_BACKEND": "inductor",
     "ACCELERATE_FP8_BACKEND": "TE",
     "ACCELERATE_TORCH_DEVICE": "meta",
-    **dict.fromkeys(variables.SWITCHES, "true"),
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_USE_FSDP": "true",
+    "ACCELERATE_USE_MEGATRON_LM": "true",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+    "ACCELERATE_USE_SAGEMAKER": "true",
     **dict.fromkeys(variables.LAUNCHERS, "2"),
 }
 WITHOUT_EFFECT = {

@@ -14,7 +14,6 @@ import sqlalchemy
 import sqlalchemy.orm
 from comparisons import PLAN, carry_out, job_in
 
-from thalweg import records
 from thalweg.lab.contenders import contender
 from thalweg.lab.engine import train
 from thalweg.lab.search import comparison, storage, tickets, timing
@@ -22,6 +21,7 @@ from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.tickets import FileTickets, beating
 from thalweg.lab.search.timing import time_tables
 from thalweg.lab.search.work import Assignment, open_tickets
+from thalweg.records import files as records
 from thalweg.records import reading
 from thalweg.records.errors import TaskFault, UserError
 

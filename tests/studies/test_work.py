@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import OPTIONS, stored
 
-from thalweg import records
+from thalweg.records import files as records
 from thalweg.studies.measured import paging
 from thalweg.studies.measurements import work
 from thalweg.studies.pages import settings as kept

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 import thalweg
-from thalweg import records
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
 PEERS = ("e-optimizer-adaptor", "pytorch_optimizer", "torch_optimizer", "heavyball", "apex", "bitsandbytes", "torchao")

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
 from thalweg.commands import terminal
-from thalweg.commands.options import folder, names, one_of, whole
+from thalweg.commands.options import folder, names, whole
 from thalweg.records.errors import UserError
-from thalweg.records.files import unwritable, write_json
+from thalweg.records.files import write_json, writing
 
 if TYPE_CHECKING:
     from thalweg.bench.memory import MemoryBenchmark
@@ -36,10 +36,10 @@ class Bench:
     optimizers: Annotated[tuple[str, ...], names("--optimizers")] = ()
     """Comma-separated names (default: all but alto-inductor, which takes minutes to compile)."""
 
-    device: Annotated[str, one_of("cpu", "cuda")] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     """Device of the parameters: cpu or cuda."""
 
-    dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the parameters: float32 or bfloat16."""
 
     threads: Annotated[int | None, whole(1)] = None
@@ -122,14 +122,14 @@ def _bench(what: str, options: Bench) -> None:
         own = {name: getattr(options, name) for name in ("rounds", "warmup", "reference", "seed")}
         settings = TimingSettings(**own, device=device, dtype=dtype)
         arguments |= own
-    try:
+    with writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(error, options.out) from None
     console = terminal.console()
     if not console.is_terminal:
         console.width = 160
-    with _threads(options.threads), _progress(console, calls * len(models)) as advance:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with _progress(console, calls * len(models)) as advance:
         record = {
             "format": FORMAT,
             "kind": what,
@@ -173,19 +173,6 @@ def _carry_out(
             write_json(Path(f"{stem}.json"), record)
             draw(record, Path(f"{stem}.png"))
             console.print(f"written: {stem}.json and {stem}.png", soft_wrap=True)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """So many threads within an operation; None leaves torch's choice."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from thalweg.commands import terminal
-from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, folder, names, one_of, switch, whole, wholes
+from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, folder, names, switch, whole, wholes
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, Regimen
@@ -38,7 +38,7 @@ class Compare(Regimen):
     seeds: Annotated[int, whole(1, MOST)] = 5
     """Fresh seeds that the chosen setting is trained on."""
 
-    budget: Annotated[str, one_of("short", "long", "both")] = "both"
+    budget: Literal["short", "long", "both"] = "both"
     """Which of the task's training lengths: short, long or both."""
 
     steps: Annotated[int | None, whole(1, 10**9)] = None
@@ -82,7 +82,6 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     from thalweg.commands.report import write_and_print
     from thalweg.lab import contenders
     from thalweg.lab.search import comparison
-    from thalweg.lab.search.beginning import begin
     from thalweg.lab.search.cells import slug
     from thalweg.lab.search.plan import BUDGETS, ComparisonPlan
 
@@ -107,7 +106,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     if options.dry_run:
         _say_what_would_run(cells, processes, root, console, timing=options.timing)
         return
-    assignment = begin(root, cells, terminal.command(), processes, options.storage)
+    assignment = comparison.begin(root, cells, terminal.command(), processes, options.storage)
     runs = sum(cell.trials * cell.studies + cell.seeds for cell in cells if cell.left_out is None)
     console.print(
         f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: at least {runs} "

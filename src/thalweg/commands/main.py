@@ -163,6 +163,7 @@ def _message_of(error: Any) -> str:
     if token.source in ("", "cli"):
         return says
     says = re.sub(r"^Unknown option: .*?(;.*)?$", rf"unknown option {option}\1", says.rstrip(".")).replace("'--", "'")
+    says = says.replace(f" for {token.keyword} from {token.source}", f" for {option}")
     return f"--config: {token.source}: {re.sub(r'^Invalid value for .*?: ', f'{option} ', says)}"
 
 

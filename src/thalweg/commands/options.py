@@ -13,7 +13,6 @@ from typing import Any
 
 from cyclopts import Parameter, Token
 
-from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
 
 MOST = 10_000  # trials, seeds, studies, evaluations
@@ -81,18 +80,6 @@ def names(option: str) -> Parameter:
         return found
 
     return Parameter(converter=read, negative=(), n_tokens=1, show_default=lambda value: ",".join(value) or None)
-
-
-def one_of(*known: str) -> Parameter:
-    """A choice."""
-
-    def choice(text: str) -> str:
-        if text not in known:
-            listed = f"{', '.join(known[:-1])} or {known[-1]}"
-            raise ValueError(f"must be {listed}, got {text!r}{did_you_mean(text, known)}")
-        return text
-
-    return _value(choice)
 
 
 def _path(kind: str) -> Parameter:

@@ -105,8 +105,8 @@ class Progress:
         self.open = still
         for folder, run in self.reader.found.items():
             if folder not in self.parts:
-                cost = 500.0 + run.spec["batch_size"] * tasks.find(run.spec["task"]).example_cost
-                self.parts[folder] = run.spec["steps"] * cost
+                task = tasks.find(run.spec["task"])
+                self.parts[folder] = tasks.cost(task, run.spec["batch_size"], run.spec["steps"])
         self._draw()
 
     def _line(self, cell: PlannedCell) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from thalweg import records
 from thalweg.commands import terminal
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
 
@@ -37,10 +37,8 @@ def write_and_print(root: Path, command: str, console: Any) -> None:
         damaged = f"; {found.problems[0]}" if found.problems else ""
         raise UserError(f"{root} holds no comparison{damaged}: run `thalweg compare TASK --out {root}` first")
     summary = summarise(found, "; ".join(found.commands) or command)
-    try:
+    with records.writing(root / "report.html"):
         path = write_report(summary, root / "report.html")
-    except OSError as error:
-        raise records.unwritable(error, root / "report.html") from None
     for table in summary.tables:
         console.print(grid(table, summary, console))
     for problem in found.problems[:10]:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from thalweg.commands import terminal
-from thalweg.commands.options import MOST_JOBS, at_least, flag, folder, one_of, whole
+from thalweg.commands.options import MOST_JOBS, at_least, flag, folder, whole
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.studies import recipe as kept
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Reproduce:
     """The options of ``thalweg reproduce``."""
 
-    scale: Annotated[str, one_of("lab", "paper")] = "lab"
+    scale: Literal["lab", "paper"] = "lab"
     """lab (two cores, minutes to an hour) or paper (a cluster)."""
 
     jobs: Annotated[int | None, whole(1, MOST_JOBS)] = None

@@ -22,14 +22,13 @@ from thalweg.commands.options import (
     file,
     folder,
     names,
-    one_of,
     several,
     switch,
     whole,
 )
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
-from thalweg.records.regimen import REGIMEN, SHARDINGS, Regimen
+from thalweg.records.regimen import REGIMEN, Regimen, Sharding
 
 if TYPE_CHECKING:
     from thalweg.lab.contenders import Contender
@@ -59,7 +58,7 @@ class Train(Regimen):
     micro_batch: Annotated[int | None, whole(1)] = None
     """Maximum number of examples per pass on each process; gradients are accumulated."""
 
-    sharding: Annotated[str, one_of(*SHARDINGS)] = "ddp"
+    sharding: Sharding = "ddp"
     """How several processes share the model: ddp, fsdp2 or fsdp2+ep."""
 
     workers: Annotated[int, whole(0, MOST_JOBS)] = 0

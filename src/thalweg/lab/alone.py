@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from thalweg import records
 from thalweg.lab.engine import Execution, Place, RunSpec, weights
 from thalweg.lab.engine.run import stored
 from thalweg.lab.instruments import MEASUREMENTS, Panel, measured
 from thalweg.lab.search.cells import Job
 from thalweg.lab.search.tickets import FileTickets, beating
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def check_room_for(save_model: Path | None, init_from: Path | None) -> None:
 
 def make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
     """The folder of this run and no other's; without ``resume``, of nothing before."""
-    try:
+    with records.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "spec.json").exists():
             try:
@@ -99,5 +99,3 @@ def make_room(folder: Path, spec: RunSpec, resume: bool) -> None:
                 (folder / MEASUREMENTS).unlink(missing_ok=True)
         if not resume:  # the rest is removed once the folder is reserved
             (folder / "result.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise records.unwritable(error, folder) from None

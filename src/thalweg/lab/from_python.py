@@ -13,7 +13,6 @@ from thalweg.arguments import check_integer, did_you_mean, reject
 from thalweg.lab import contenders, tasks
 from thalweg.lab.engine.source import code_hash
 from thalweg.lab.search import comparison
-from thalweg.lab.search.beginning import begin
 from thalweg.lab.search.cells import PlannedCell, slug
 from thalweg.lab.search.plan import BUDGETS, ComparisonPlan
 from thalweg.records.errors import UserError
@@ -100,7 +99,7 @@ def compare(
     for note in notes:
         say(f"note: {note}")
     processes = jobs or comparison.default_jobs()
-    assignment = begin(root, cells, f"thalweg.lab.compare({task!r})", processes)
+    assignment = comparison.begin(root, cells, f"thalweg.lab.compare({task!r})", processes)
     progress = _Progress(cells, say)
     comparison.run(assignment, processes, progress.on_message)
     if timing:

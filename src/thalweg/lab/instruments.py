@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from thalweg import records
 from thalweg.lab.engine import Training, data
 from thalweg.landscape import FixedSample, Instruments
 from thalweg.landscape.instruments import sharpness
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ MICRO_BATCHES = "gradient_noise_scale, gradient_noise_trace, gradient_squared_no
 
 
 class Panel:
-    """The instruments of one run: a :class:`~thalweg.lab.engine.execution.Observer`.
+    """The instruments of one run, which look at some steps between their gradient and their update.
 
-    Measurements are independent of each other, so that a run which resumes after a kill has the same lines.
+    They change neither, nor draw random numbers, and what they take is no training time. Measurements are independent
+    of each other, so that a run which resumes after a kill has the same lines.
 
     Args:
         every: steps between two measurements.

@@ -71,9 +71,6 @@ def handled() -> Iterator[None]:
         _noted = 0
 
 
-_suspended = 0.0  # seconds
-
-
 def clock() -> float:
     """Seconds on a clock that stands still while Ctrl-Z has stopped this process (:func:`count_suspensions`)."""
     return time.perf_counter() - _suspended

@@ -54,33 +54,3 @@ and the study's number. Where its best learning rate is at an edge of the range,
 that edge with half as many trials, at most twice. The best of a study is the best validation metric at the end of the
 schedule; the chosen setting is that of the study whose best is the median; its fresh seeds alone see the test set.
 """
-
-from thalweg.records.files import (
-    FORMAT,
-    Damaged,
-    Fields,
-    environment,
-    finite,
-    read_bytes,
-    read_json,
-    read_lines,
-    unwritable,
-    write_bytes,
-    write_json,
-    write_lines,
-)
-
-__all__ = [
-    "FORMAT",
-    "Damaged",
-    "Fields",
-    "environment",
-    "finite",
-    "read_bytes",
-    "read_json",
-    "read_lines",
-    "unwritable",
-    "write_bytes",
-    "write_json",
-    "write_lines",
-]

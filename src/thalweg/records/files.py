@@ -12,6 +12,7 @@ import os
 import platform
 import socket
 import sys
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from thalweg.files import write_bytes as write_bytes
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 FORMAT = 2
@@ -92,11 +93,20 @@ def _processor() -> str:
         return platform.processor() or "unknown"
 
 
-def unwritable(error: OSError, folder: Path) -> UserError:
-    """What to tell the user of a record in ``folder`` that could not be written: the file, why, and what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "free some space, and run the same command again" if full else "choose another folder with --out"
-    return UserError(f"cannot write to {error.filename or folder} ({error.strerror or error}): {remedy}")
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Write records inside, in a folder or to a file.
+
+    Raises:
+        UserError: one cannot be written; its name, why, and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space, and run the same command again" if full else "choose another folder with --out"
+        why = error.strerror or error
+        raise UserError(f"cannot write to {error.filename or place} ({why}): {remedy}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

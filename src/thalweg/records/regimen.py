@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
@@ -24,7 +24,8 @@ ALLOWED = {
     "evaluations": "an integer from 1 to 10000",
 }
 """What each field may be, in words."""
-SHARDINGS = ("ddp", "fsdp2", "fsdp2+ep")
+Sharding: TypeAlias = Literal["ddp", "fsdp2", "fsdp2+ep"]
+SHARDINGS: tuple[str, ...] = get_args(Sharding)
 """Every process has the whole model; shards of all parameters; the same, but each layer's experts whole on some."""
 
 

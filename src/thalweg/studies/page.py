@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from thalweg import records
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 from thalweg.records.reading import read
 from thalweg.report import words, write_report
@@ -84,14 +84,13 @@ def write_page(root: Path) -> Path | None:
         return None
     try:
         own = (root / "preface.md").read_text("utf-8") if (root / "preface.md").exists() else ""
-        preface = [*filter(None, own.strip().split("\n\n")), f"Total time: {_duration(seconds)}."]
-        page = Page(tuple(preface), tuple(sections), tuple(said))
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {root / 'preface.md'} ({error})") from None
+    preface = [*filter(None, own.strip().split("\n\n")), f"Total time: {_duration(seconds)}."]
+    page = Page(tuple(preface), tuple(sections), tuple(said))
+    with records.writing(root / "report.html"):
         records.write_bytes(root / "README.md", markdown(page, root).encode())
         records.write_bytes(root / "report.html", html(page).encode())
-    except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError):
-            raise records.unwritable(error, root / "report.html") from None
-        raise UserError(f"cannot read {root / 'preface.md'} ({error})") from None
     return root / "report.html"
 
 

@@ -13,12 +13,12 @@ from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from thalweg import records
 from thalweg.lab import tasks
 from thalweg.lab.engine import Execution
 from thalweg.lab.search import comparison, together
 from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, open_tickets
+from thalweg.records import files as records
 from thalweg.studies.measured import measuring
 from thalweg.studies.measurements import work as measurement
 from thalweg.studies.resolved import resolved
@@ -86,12 +86,10 @@ def reproduce(
     recipe = resolved(recipe)
     wanted = recipe.scales[scale]
     first = os.environ.get("RANK", "0") == "0"
-    try:
+    with records.writing(root):
         root.mkdir(parents=True, exist_ok=True)
         if first:
             records.write_bytes(root / "recipe.toml", text.encode())
-    except OSError as error:
-        raise records.unwritable(error, root) from None
     with _clocked(root / "reproduce.json", scale, command) if first else nullcontext(lambda: None) as tick:
         if wanted.measure:
             measurement.run(measuring(wanted.measure), wanted.options, root, say)

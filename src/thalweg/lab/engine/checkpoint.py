@@ -6,7 +6,6 @@ import io
 import pickle
 import random
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from thalweg.records.files import Damaged, read_bytes, unwritable, write_bytes
+from thalweg.records.files import Damaged, read_bytes, write_bytes, writing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,21 +26,6 @@ if TYPE_CHECKING:
 NAME = "checkpoint.pt"
 DAMAGED, OTHER = f"{NAME}.damaged", f"{NAME}.other"
 LARGEST = 2**50
-ZIP = b"PK\x03\x04"
-FORM: dict[str, Callable[[Any], bool]] = {
-    "spec": lambda x: isinstance(x, str),
-    "id": lambda x: isinstance(x, str),
-    "step": lambda x: isinstance(x, int) and x >= 1,
-    "seconds": lambda x: isinstance(x, float) and x >= 0.0,
-    "first": lambda x: isinstance(x, float),
-    "window": lambda x: isinstance(x, torch.Tensor) and x.shape == (2,),
-    "history": lambda x: isinstance(x, list) and all(isinstance(line, dict) for line in x),
-    "observations": lambda x: isinstance(x, list) and all(isinstance(line, dict) for line in x),
-    "generators": lambda x: isinstance(x, list) and all(isinstance(states, dict) for states in x),
-    "model": lambda x: isinstance(x, dict),
-    "optimizer": lambda x: isinstance(x, dict),
-}
-"""What a checkpoint holds, and what each must be."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -92,10 +76,8 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """Write aside, flush to disk, rename; ``id`` names this writing of it."""
     buffer = io.BytesIO()
     torch.save({**state, "id": uuid.uuid4().hex}, buffer)
-    try:
+    with writing(folder):
         write_bytes(folder / NAME, buffer.getvalue())
-    except OSError as error:
-        raise unwritable(error, folder) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,36 +98,21 @@ class StoredCheckpoint:
 
 
 def find(folder: Path, spec: RunSpec) -> StoredCheckpoint:
-    """Read the checkpoint of this very run; the file may be damaged or edited."""
+    """Read the checkpoint of this very run; the file may be damaged, or another one."""
     path = folder / NAME
     if not path.exists():
         return StoredCheckpoint()
     try:
-        data = read_bytes(path, LARGEST)
-        if not data:
-            raise Damaged(path, "it is empty")
-        if not data.startswith(ZIP):
-            raise Damaged(path, f"it is not a checkpoint: it begins with {data[:20]!r}")
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Damaged as damaged:
-        return StoredCheckpoint(None, damaged.why, DAMAGED)
+        state = torch.load(io.BytesIO(read_bytes(path, LARGEST)), map_location="cpu", weights_only=True)
+        other = str(state["spec"])
     except pickle.UnpicklingError:
-        return StoredCheckpoint(None, "it holds objects that are not tensors, numbers or text", DAMAGED)
+        return StoredCheckpoint(None, "it is no checkpoint, or holds more than tensors, numbers and text", DAMAGED)
     except Exception as error:  # half a file, another format
-        return StoredCheckpoint(
-            None, f"it cannot be read: {' '.join(str(error).split())[:150] or type(error).__name__}", DAMAGED
-        )
-    if isinstance(state, dict) and isinstance(other := state.get("spec"), str) and other != spec.hash:
+        said = error.why if isinstance(error, Damaged) else " ".join(str(error).split())[:150]
+        return StoredCheckpoint(None, f"it cannot be read: {said or type(error).__name__}", DAMAGED)
+    if other != spec.hash:
         return StoredCheckpoint(None, f"it is of another run ({other[:12]}, this is {spec.hash})", OTHER)
-    values = state if isinstance(state, dict) else {}
-    wrong = next((key for key, right in FORM.items() if not right(values.get(key))), None)
-    if wrong is None and state["step"] > spec.steps:
-        wrong = "step"
-    return (
-        StoredCheckpoint(state)
-        if wrong is None
-        else StoredCheckpoint(None, f"its {wrong!r} is missing or not valid", DAMAGED)
-    )
+    return StoredCheckpoint(state)
 
 
 def put_aside(folder: Path, found: StoredCheckpoint, step: int) -> str:
@@ -155,10 +122,8 @@ def put_aside(folder: Path, found: StoredCheckpoint, step: int) -> str:
         UserError: it cannot be renamed.
     """
     path = folder / NAME
-    try:
+    with writing(path):
         path.replace(folder / found.aside)
-    except OSError as error:
-        raise unwritable(error, path) from None
     begins = (
         "training begins at step 0"
         if step < 0

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg import records
 from thalweg.lab import signals, tasks
 from thalweg.lab.engine import agreement, checkpoint, variables
 from thalweg.lab.engine.execution import Execution
 from thalweg.lab.engine.failures import Failed, blame_task, peer_failure
 from thalweg.lab.engine.loop import Training
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 from thalweg.records.files import Damaged
 from thalweg.records.reading import read_run
@@ -26,7 +26,6 @@ from thalweg.records.reading import read_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from thalweg.lab.engine.execution import Observer
     from thalweg.lab.engine.spec import RunSpec
 
 WRITE_SECONDS = 2.0  # between two writes of the metrics of a run under way
@@ -192,7 +191,7 @@ def leave_process_group() -> None:
 class _Writer:
     """The records of a run; of a distributed one only the first rank's are written."""
 
-    def __init__(self, spec: RunSpec, folder: Path, place: Place, observer: Observer | None = None) -> None:
+    def __init__(self, spec: RunSpec, folder: Path, place: Place, observer: Any = None) -> None:
         self.spec, self.folder, self.place = spec, folder, place
         self.observer = None if observer is None else observer.name
         state = agreement.processes()
@@ -204,7 +203,7 @@ class _Writer:
         if self.begun or not self.first_rank:
             return
         self.begun = True
-        try:
+        with records.writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             damaged = self.folder / "result.json"
             if damaged.exists():  # of this run, whose folder it is, and unreadable: kept under another name
@@ -212,8 +211,6 @@ class _Writer:
             records.write_json(self.folder / "spec.json", {**self.spec.as_dict(), "place": self.place.as_dict()})
             where = {**records.environment(), "processes": str(self.processes)}
             records.write_json(self.folder / "environment.json", where)
-        except OSError as error:
-            raise records.unwritable(error, self.folder) from None
 
     def on_event(self, training: Training, event: str, on_event: OnEvent) -> None:
         self.begin()
@@ -229,25 +226,21 @@ class _Writer:
 
     def lines(self, training: Training) -> None:
         if self.first_rank:
-            try:
+            with records.writing(self.folder):
                 records.write_lines(self.folder / "metrics.jsonl", training.history)
                 if self.observer is not None:
                     records.write_lines(self.folder / f"{self.observer}.jsonl", training.observations)
-            except OSError as error:
-                raise records.unwritable(error, self.folder) from None
             self.written = time.monotonic()
 
     def end(self, result: dict[str, Any]) -> dict[str, Any]:
         self.begin()
         if self.first_rank:
-            try:
+            with records.writing(self.folder):
                 for name in ("metrics", self.observer):
                     if name is not None and not (self.folder / f"{name}.jsonl").exists():
                         records.write_lines(self.folder / f"{name}.jsonl", [])
                 records.write_json(self.folder / "result.json", result)
                 checkpoint.remove(self.folder)
-            except OSError as error:
-                raise records.unwritable(error, self.folder) from None
         return result
 
 
@@ -278,10 +271,8 @@ def _finished(training: Training) -> dict[str, Any]:
             raise _unscored("test", result["test"], history[-1]["loss"])
         result["test_metrics"] = {name: value for name, value in more.items() if math.isfinite(value)}  # not 0 / 0
     if training.execution.save_model is not None:
-        try:
+        with records.writing(training.execution.save_model):
             training.save_model(training.execution.save_model)
-        except OSError as error:
-            raise records.unwritable(error, training.execution.save_model) from None
     return result
 
 

@@ -7,9 +7,9 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from thalweg import records
 from thalweg.lab import tasks
 from thalweg.lab.engine.source import code_hash
+from thalweg.records import files as records
 from thalweg.records.regimen import REGIMEN, Regimen, check
 
 

@@ -13,16 +13,9 @@ import torch
 
 from thalweg.records.errors import UserError
 
-TRUE = ("1", "true", "yes", "y", "t", "on")
-SWITCHES = {
-    "ACCELERATE_USE_DEEPSPEED": "--sharding fsdp2 shards a run",
-    "ACCELERATE_USE_FSDP": "--sharding fsdp2 shards a run",
-    "ACCELERATE_USE_MEGATRON_LM": "--sharding fsdp2 shards a run",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "--sharding fsdp2 shards a run",
-    "ACCELERATE_USE_SAGEMAKER": "torchrun or accelerate launch starts several processes",
-}
-"""What Accelerate would do in another way than the lab does, where it is true; and the lab's own way."""
+OFF = ("", "0", "false", "no", "n", "f", "off")
 LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Of which Accelerate makes one run of several processes, on a CPU alone."""
 ARITHMETIC = {
     "NVIDIA_TF32_OVERRIDE": (),
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": ("0",),
@@ -38,35 +31,34 @@ def check(precision: str) -> None:
     Raises:
         UserError: a variable contradicts the spec; its name, its value, and the option to take instead.
     """
-
-    def refuse(name: str, instead: str) -> None:
-        raise UserError(f"{name}={os.environ[name]} is set in the environment: unset it; {instead}")
-
-    def value(name: str) -> str:
-        return os.environ.get(name, "").strip().lower()
-
-    for name, instead in SWITCHES.items():
-        if value(name) in TRUE:
-            refuse(name, instead)
-    if value("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") not in ("", "1"):
-        refuse("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "--micro-batch accumulates gradients")
-    if value("ACCELERATE_MIXED_PRECISION") not in ("", "no", precision):
-        refuse("ACCELERATE_MIXED_PRECISION", f"--precision sets the precision of a run, here {precision}")
-    if value("ACCELERATE_DYNAMO_BACKEND") not in ("", "no"):
-        refuse("ACCELERATE_DYNAMO_BACKEND", "the lab compiles no models")
-    if value("ACCELERATE_FP8_BACKEND") not in ("", "no"):  # TE's layers are put in whatever the precision
-        refuse("ACCELERATE_FP8_BACKEND", "--precision is no, bf16 or fp16")
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kind = "cpu" if here is None else here.type
-    if value("ACCELERATE_USE_CPU") in TRUE and kind != "cpu":
-        refuse(
-            "ACCELERATE_USE_CPU", f"a run is on the {kind} device unless it is hidden, as by CUDA_VISIBLE_DEVICES=''"
-        )
-    for name in LAUNCHERS:  # of which Accelerate makes one run of several processes, on a CPU alone
-        if kind == "cpu" and "WORLD_SIZE" not in os.environ and value(name) not in ("", "1"):
-            refuse(name, "torchrun or accelerate launch starts several processes of one run")
-    if value("ACCELERATE_TORCH_DEVICE").partition(":")[0] not in ("", kind):
-        refuse("ACCELERATE_TORCH_DEVICE", f"a run uses the {kind} device of this machine")
+    shards = OFF, "--sharding fsdp2 shards a run"
+    launches = "torchrun or accelerate launch starts several processes of one run"
+    allowed = {  # values, in small letters and up to a colon, and what to take instead of others
+        "ACCELERATE_USE_DEEPSPEED": shards,
+        "ACCELERATE_USE_FSDP": shards,
+        "ACCELERATE_USE_MEGATRON_LM": shards,
+        "ACCELERATE_USE_PARALLELISM_CONFIG": shards,
+        "ACCELERATE_USE_SAGEMAKER": (OFF, launches),
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (("", "1"), "--micro-batch accumulates gradients"),
+        "ACCELERATE_MIXED_PRECISION": (
+            ("", "no", precision),
+            f"--precision sets the precision of a run, here {precision}",
+        ),
+        "ACCELERATE_DYNAMO_BACKEND": (("", "no"), "the lab compiles no models"),
+        # TE's layers are put in whatever the precision
+        "ACCELERATE_FP8_BACKEND": (("", "no"), "--precision is no, bf16 or fp16"),
+        "ACCELERATE_TORCH_DEVICE": (("", kind), f"a run uses the {kind} device of this machine"),
+    }
+    if kind != "cpu":
+        hide = f"a run is on the {kind} device unless it is hidden, as by CUDA_VISIBLE_DEVICES=''"
+        allowed["ACCELERATE_USE_CPU"] = OFF, hide
+    elif "WORLD_SIZE" not in os.environ:
+        allowed |= dict.fromkeys(LAUNCHERS, (("", "1"), launches))
+    for name, (values, instead) in allowed.items():
+        if os.environ.get(name, "").strip().lower().partition(":")[0] not in values:
+            raise UserError(f"{name}={os.environ[name]} is set in the environment: unset it; {instead}")
 
 
 def arithmetic() -> str:

@@ -113,27 +113,15 @@ def load(path: Path, model: nn.Module, *, sharded: bool) -> None:
     for name, other in {**tied, **{other: name for name, other in tied.items()}}.items():
         if name in own and name not in found and other in found:
             found[name] = found[other]
-    misfits = [
-        ("lacks", [name for name in own if name not in found]),
-        ("has in addition", [name for name in found if name not in own]),
-        (
-            "differs in",
-            [
-                f"{name} ({list(found[name].shape)}, not {list(own[name].shape)})"
-                for name in own
-                if name in found and found[name].shape != own[name].shape
-            ],
-        ),
-    ]
-    said = [f"{what} {_some(names)}" for what, names in misfits if names]
-    if said:
-        raise UserError(f"--init-from: {path} does not fit the task's model: it {'; '.join(said)}")
+    theirs, ours = ({name: list(value.shape) for name, value in state.items()} for state in (found, own))
+    if misfits := [
+        f"{name} ({theirs.get(name, 'nothing')}, not {ours.get(name, 'nothing')})"
+        for name in dict.fromkeys([*ours, *theirs])
+        if theirs.get(name) != ours.get(name)
+    ]:
+        more = f" and {len(misfits) - SHOWN} more" if len(misfits) > SHOWN else ""
+        raise UserError(f"--init-from: {path} does not fit the task's model: {', '.join(misfits[:SHOWN])}{more}")
     if sharded:
         set_model_state_dict(model, dict(found), options=WHOLE)
     else:
         model.load_state_dict(found, strict=False)  # checked above; what is no tensor stays
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -7,11 +7,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from thalweg import records
 from thalweg.lab import tasks
 from thalweg.lab.contenders import Settings, Space, contender
 from thalweg.lab.engine import Place, RunSpec, stored
 from thalweg.lab.search.points import MOST_ROUNDS, beyond, point
+from thalweg.records import files as records
 from thalweg.records import results
 from thalweg.records.reading import read_run
 from thalweg.records.results import Axis, Run

@@ -1,4 +1,4 @@
-"""A comparison under way: worker processes, and the process that watches over them."""
+"""A comparison under way: its folder, worker processes, and the process that watches over them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from thalweg.lab.engine.checkpoint import NAME
 from thalweg.lab.search.work import Assignment, open_tickets, process
 from thalweg.lab.signals import Terminated, sigint_blocked
 from thalweg.records.errors import TaskFault, UserError
+from thalweg.records.files import writing
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
-    from thalweg.lab.search.cells import Job
+    from thalweg.lab.search.cells import Job, PlannedCell
 
 KILLS = 3  # of a run's process without any progress, before it counts as a crash: out of memory, as a rule
 PATIENCE = 5.0  # seconds that workers have to stop after Ctrl-C
@@ -59,6 +60,23 @@ class _Crashes:
 def default_jobs() -> int:
     """One process on an accelerator, else one a core: small models do not gain from threads."""
     return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, LARGEST_JOBS)
+
+
+def begin(root: Path, cells: list[PlannedCell], command: str, processes: int, storage: str | None = None) -> Assignment:
+    """Write down in the folder what is asked for, and by which command; what the workers need to know.
+
+    Raises:
+        UserError: the folder cannot be written, or the storage is none.
+    """
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        for cell in cells:
+            cell.record(root, command)
+    threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))  # OMP_NUM_THREADS holds
+    assignment = Assignment(root, cells, storage, threads)
+    if storage is not None:
+        open_tickets(assignment)  # or a clear error now
+    return assignment
 
 
 def run(

@@ -19,10 +19,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from thalweg import records
 from thalweg.lab.engine import checkpoint
 from thalweg.lab.search import tickets
 from thalweg.lab.search.tickets import Heartbeats, owner, process_is_gone
+from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:

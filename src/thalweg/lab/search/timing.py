@@ -10,10 +10,10 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from thalweg import records
 from thalweg.lab import tasks
 from thalweg.lab.engine import Execution, Failed, RunSpec, Stopped, Training
 from thalweg.lab.search.cells import PlannedCell, Reader, slug
+from thalweg.records import files as records
 from thalweg.records import results
 from thalweg.records.errors import UserError
 from thalweg.records.reading import read_timing

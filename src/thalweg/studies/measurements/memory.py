@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg import records
 from thalweg.bench import environment
 from thalweg.bench.candidates import candidate
 from thalweg.bench.memory import MemoryBenchmark
 from thalweg.bench.shapes import model
+from thalweg.records import files as records
 
 if TYPE_CHECKING:
     from collections.abc import Callable

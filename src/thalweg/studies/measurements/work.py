@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg import records
 from thalweg.lab.signals import SIGNALS, sigint_blocked
+from thalweg.records import files as records
 from thalweg.studies.pages.settings import Settings, name_of, read
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from thalweg import records
+from thalweg.records import files as records
 from thalweg.studies.sections import Grid, Section
 
 if TYPE_CHECKING:

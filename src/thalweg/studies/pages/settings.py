@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from thalweg import records
+from thalweg.records import files as records
 
 if TYPE_CHECKING:
     from pathlib import Path
