@@ -75,6 +75,12 @@ class Budget:
     name: str = "short"
 
 
+def short_and_long(steps: dict[int, tuple[int, int]]) -> tuple[Budget, ...]:
+    """Budgets without a target, from the steps of a short run and of a long one by batch size."""
+    short = [Budget(batch_size, few) for batch_size, (few, _) in steps.items()]
+    return (*short, *(Budget(batch_size, many, name="long") for batch_size, (_, many) in steps.items()))
+
+
 class Task(ABC):
     """A model, its data, its loss and its metric. A subclass is made without arguments.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thalweg.lab import hub
 from thalweg.lab.split import TAGS, TEXT, WORDS, Classes, Kind
-from thalweg.lab.tasks.base import Budget, Rows, Splits, Task, held_out
+from thalweg.lab.tasks.base import Rows, Splits, Task, held_out, short_and_long
 from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.records.errors import UserError
 
@@ -83,12 +83,7 @@ class CoNLL2003(BERT, Tagging):
 
     name = "conll2003-bert"
     title = "CoNLL-2003 named entities, BERT-base (cased)"
-    budgets: ClassVar = (
-        Budget(32, 438),
-        Budget(1024, 13),
-        Budget(32, 2190, name="long"),
-        Budget(1024, 65, name="long"),
-    )
+    budgets: ClassVar = short_and_long({32: (438, 2190), 1024: (13, 65)})
     download = "lhoestq/conll2003 (2 MB) and google-bert/bert-base-cased (436 MB)"
     published_examples = 14_041
     weights, kind, classes, length = "google-bert/bert-base-cased", "BertForTokenClassification", 9, 128
@@ -201,12 +196,7 @@ class IMDB(BERT, YesOrNo):
 
     name = "imdb-bert"
     title = "IMDB reviews, BERT-base (uncased)"
-    budgets: ClassVar = (
-        Budget(32, 697),
-        Budget(1024, 21),
-        Budget(32, 2091, name="long"),
-        Budget(1024, 63, name="long"),
-    )
+    budgets: ClassVar = short_and_long({32: (697, 2091), 1024: (21, 63)})
     download = "stanfordnlp/imdb (84 MB) and google-bert/bert-base-uncased (440 MB)"
     published_examples = 22_300
     weights, kind, classes, length = "google-bert/bert-base-uncased", "BertForSequenceClassification", 2, 512
@@ -242,7 +232,7 @@ class MRPC(BERT, YesOrNo):
 
     name = "mrpc-bert"
     title = "MRPC paraphrases, BERT-base (uncased)"
-    budgets: ClassVar = (Budget(32, 114), Budget(1024, 3), Budget(32, 1140, name="long"), Budget(1024, 30, name="long"))
+    budgets: ClassVar = short_and_long({32: (114, 1140), 1024: (3, 30)})
     download = "nyu-mll/glue, mrpc (1 MB) and google-bert/bert-base-uncased (440 MB)"
     published_examples = 3668
     weights, kind, classes, length = "google-bert/bert-base-uncased", "BertForSequenceClassification", 2, 128

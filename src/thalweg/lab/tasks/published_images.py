@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 from thalweg.lab import hub
 from thalweg.lab.models import resnet18_cifar, resnet20, resnet34, resnet50, vgg16
 from thalweg.lab.split import IMAGE, Classes, Kind
-from thalweg.lab.tasks.base import Budget, Rows, Splits, held_out
+from thalweg.lab.tasks.base import Rows, Splits, held_out, short_and_long
 from thalweg.lab.tasks.classification import Classification
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,6 +33,11 @@ class PublishedImages(Classification):
     classes: ClassVar[int]
     published: ClassVar[dict[str, tuple[int, ...]]]
     side: ClassVar[int]
+    network: ClassVar[Callable[[int], nn.Module]]
+
+    def model(self) -> nn.Module:
+        """The slides' network."""
+        return self.network(self.classes)
 
     def both(self) -> list[hub.Split]:
         """The two published splits."""
@@ -78,20 +84,12 @@ class CIFAR10ResNet20(CIFAR):
 
     name = "cifar10-resnet20"
     title = "CIFAR-10, ResNet-20"
-    budgets: ClassVar = (
-        Budget(128, 7020),
-        Budget(16384, 80),
-        Budget(128, 70_200, name="long"),
-        Budget(16384, 800, name="long"),
-    )
+    budgets: ClassVar = short_and_long({128: (7020, 70_200), 16384: (80, 800)})
     example_cost = 12_000.0
     download = "uoft-cs/cifar10 (144 MB)"
     data, labels, classes = "uoft-cs/cifar10", "label", 10
+    network = staticmethod(resnet20)
     mean, deviation = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
-    def model(self) -> nn.Module:
-        """ResNet-20."""
-        return resnet20(self.classes)
 
 
 class CIFAR100ResNet20(CIFAR10ResNet20):
@@ -109,17 +107,9 @@ class CIFAR100ResNet18(CIFAR100ResNet20):
 
     name = "cifar100-resnet18"
     title = "CIFAR-100, ResNet-18 with a 3x3 stem"
-    budgets: ClassVar = (
-        Budget(128, 7020),
-        Budget(16384, 80),
-        Budget(128, 63_180, name="long"),
-        Budget(16384, 360, name="long"),
-    )
+    budgets: ClassVar = short_and_long({128: (7020, 63_180), 16384: (80, 360)})
     example_cost = 170_000.0
-
-    def model(self) -> nn.Module:
-        """ResNet-18 for 32x32."""
-        return resnet18_cifar(self.classes)
+    network = staticmethod(resnet18_cifar)
 
 
 class CIFAR100VGG16(CIFAR100ResNet20):
@@ -127,12 +117,7 @@ class CIFAR100VGG16(CIFAR100ResNet20):
 
     name = "cifar100-vgg16"
     title = "CIFAR-100, VGG-16"
-    budgets: ClassVar = (
-        Budget(128, 7020),
-        Budget(16384, 80),
-        Budget(128, 35_100, name="long"),
-        Budget(16384, 200, name="long"),
-    )
+    budgets: ClassVar = short_and_long({128: (7020, 35_100), 16384: (80, 200)})
     example_cost = 120_000.0
     dropout: ClassVar[float] = 0.3
 
@@ -213,17 +198,9 @@ class ImageNetResNet34(ImageNet):
 
     name = "imagenet-resnet34"
     title = "ImageNet, ResNet-34"
-    budgets: ClassVar = (
-        Budget(256, 49_650),
-        Budget(4096, 3100),
-        Budget(256, 446_850, name="long"),
-        Budget(4096, 27_900, name="long"),
-    )
+    budgets: ClassVar = short_and_long({256: (49_650, 446_850), 4096: (3100, 27_900)})
     example_cost = 1_100_000.0
-
-    def model(self) -> nn.Module:
-        """ResNet-34."""
-        return resnet34()
+    network = staticmethod(resnet34)
 
 
 class ImageNetResNet50(ImageNet):
@@ -231,14 +208,6 @@ class ImageNetResNet50(ImageNet):
 
     name = "imagenet-resnet50"
     title = "ImageNet, ResNet-50"
-    budgets: ClassVar = (
-        Budget(1024, 12_410),
-        Budget(32768, 380),
-        Budget(1024, 111_690, name="long"),
-        Budget(32768, 3420, name="long"),
-    )
+    budgets: ClassVar = short_and_long({1024: (12_410, 111_690), 32768: (380, 3420)})
     example_cost = 1_250_000.0
-
-    def model(self) -> nn.Module:
-        """ResNet-50."""
-        return resnet50()
+    network = staticmethod(resnet50)
