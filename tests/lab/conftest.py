@@ -1,7 +1,7 @@
 """What several files of the lab's tests share."""
 
 import pytest
-from comparisons import PLAN, carry_out, job_in
+from comparisons import PLAN, carry_out, job_in, workers_are_functions
 from lines import LINE
 
 from thalweg.lab.engine import Place, train
@@ -53,3 +53,8 @@ def open_two(request, tmp_path):
         roots = [tmp_path / "one", tmp_path / "two"]
         url = f"journal:{tmp_path}/journal" if request.param == "journal" else f"sqlite:///{tmp_path}/db"
     return [(open_tickets(Assignment(root, [], url)), job_in(root)) for root in roots]
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    workers_are_functions(monkeypatch)
