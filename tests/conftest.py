@@ -15,6 +15,7 @@ import pytest
 # Read when torch is loaded, also by the processes that tests start: two workers on two cores, whose threads wait for
 # each other by spinning, keep each other from running.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's and SciPy's, which always spin
 
 import torch
 
