@@ -10,7 +10,6 @@ import copyreg
 import functools
 import inspect
 import pkgutil
-import typing
 from abc import ABCMeta
 from collections.abc import Sequence
 from typing import Any
@@ -41,20 +40,18 @@ copyreg.pickle(ClassFormType, _reduce)
 @functools.cache
 def class_form(adaptor: Any, base: Any) -> Any:
     """The class form of ``adaptor``, which is E, around the optimizer class ``base``: one class for each."""
-    of_base = inspect.signature(base).parameters
-    of_adaptor = {name: p for name, p in inspect.signature(adaptor).parameters.items() if name != "optimizer"}
+    of_base, of_adaptor = _parameters(base), _parameters(adaptor)
+    del of_adaptor["optimizer"]
     clash = {"alpha", "beta"} & set(of_base)
     names = {"alpha": ALPHA, "beta": BETA} if clash else {}
     own = {name: names.get(name, name) for name in of_adaptor if names.get(name, name) not in of_base}
-    hints = typing.get_type_hints(adaptor.__init__)
-    added = [of_adaptor[n].replace(name=own[n], kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[n]) for n in own]
-    taken = [p.replace(annotation=_evaluated(base, p)) for p in of_base.values()]
+    added = [of_adaptor[n].replace(name=own[n], kind=inspect.Parameter.KEYWORD_ONLY) for n in own]
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         given = {name: kwargs.pop(key) for name, key in own.items() if key in kwargs}
         adaptor.__init__(self, base(*map(_plain, args), **{key: _plain(x) for key, x in kwargs.items()}), **given)
 
-    parameters = sorted([*taken, *added], key=lambda p: p.kind)
+    parameters = sorted([*of_base.values(), *added], key=lambda p: p.kind)
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     __init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [itself, *parameters], return_annotation=None
@@ -104,17 +101,10 @@ def _plain(value: Any) -> Any:
     return as_scalar(value)
 
 
-def _evaluated(base: Any, p: inspect.Parameter) -> Any:
-    """The annotation of an argument of the base, evaluated where it is a string; Any, where that cannot be done."""
-    if not isinstance(p.annotation, str):
-        return p.annotation
-    where = getattr(inspect.unwrap(base.__init__), "__globals__", {})
+def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
+    """The arguments of a class, with what their annotations mean; where one means nothing here, strings are Any."""
     try:
-        return typing.get_type_hints(_Annotated({p.name: p.annotation}), where)[p.name]
+        return dict(inspect.signature(cls, eval_str=True).parameters)
     except Exception:  # whatever the evaluation of a stranger's annotation raises
-        return Any
-
-
-class _Annotated:
-    def __init__(self, annotations: dict[str, Any]) -> None:
-        self.__annotations__ = annotations
+        found = inspect.signature(cls).parameters
+    return {name: p.replace(annotation=Any) if isinstance(p.annotation, str) else p for name, p in found.items()}

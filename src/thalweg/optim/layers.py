@@ -167,11 +167,8 @@ def count_step(plan: GroupPlan) -> None:
         if plan.proceed is None and device.type != "cpu":
             torch._foreach_add_(counts, 1)  # CUDA's takes no tensor from the host
         else:  # on the CPU, a number would become a tensor once for each; without alpha, a tensor would be read
-            torch._foreach_add_(counts, _one() if plan.proceed is None else plan.proceed.to(device), alpha=1)
-
-
-def _one() -> Tensor:
-    return torch.ones((), dtype=torch.float32, device="cpu")
+            one = torch.ones((), dtype=torch.float32, device="cpu") if plan.proceed is None else plan.proceed.to(device)
+            torch._foreach_add_(counts, one, alpha=1)
 
 
 def _seed(step: int, index: int) -> int:

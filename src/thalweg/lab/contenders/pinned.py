@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from thalweg.lab.contenders.builtin import Contender
     from thalweg.lab.contenders.space import Settings
 
-AXIS_OF = {"momentum": "forgetting", "beta2": "forgetting2", "beta": "horizon"}  # of others: their own name
+SETTING_OF = {"forgetting": "momentum", "forgetting2": "beta2", "horizon": "beta", "gain": "alpha", "mix": "alpha"}
+"""The hyperparameter that an axis decides; of the others it is the one of the axis's own name."""
 WANTED = "NAME:SETTING=VALUE, or SETTING=VALUE|VALUE|... to choose among, such as alto:alpha=-5:beta=0.99:lr=0.01|0.02"
 
 
@@ -39,13 +40,13 @@ def pinned(name: str, base: Contender) -> Contender:
     """
     given = [_given(name, pair) for pair in name.split(":")[1:]]
     known = {axis.name: axis for axis in base.space}
+    axes = {SETTING_OF.get(one, one): one for one in known}
     fixed: Settings = {}
     for key, values in given:
-        axis = _axis_of(key, known)
-        if axis not in known:
-            has = sorted({_setting_of(one) for one in known} | set(fixed))
+        if (axis := axes.get(key)) not in known:
+            has = ", ".join(sorted(axes))
             raise UserError(
-                f"optimizer {name!r}: {base.name} has no setting {key}; it has {', '.join(has)}{did_you_mean(key, has)}"
+                f"optimizer {name!r}: {base.name} has no setting {key}; it has {has}{did_you_mean(key, axes)}"
             )
         if len(values) == 1:
             fixed[key] = values[0]
@@ -70,15 +71,3 @@ def _given(name: str, pair: str) -> tuple[str, tuple[float, ...]]:
     if not key or not values or not all(map(math.isfinite, values)) or len(set(values)) < len(values):
         raise UserError(f"optimizer {name!r}: {pair!r} is not {WANTED}")
     return key, values
-
-
-def _axis_of(setting: str, known: dict[str, Axis]) -> str:
-    if setting == "alpha":
-        return "mix" if "mix" in known else "gain"
-    return AXIS_OF.get(setting, setting)
-
-
-def _setting_of(axis: str) -> str:
-    return {"forgetting": "momentum", "forgetting2": "beta2", "horizon": "beta", "gain": "alpha", "mix": "alpha"}.get(
-        axis, axis
-    )

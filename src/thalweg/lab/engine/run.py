@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,10 +32,6 @@ WRITE_SECONDS = 2.0  # between two writes of the metrics of a run under way
 OnEvent = Callable[[Training, str], None]
 
 
-def _to_standard_error(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """What a run is to a comparison: a trial of a study, or a fresh seed. It does not decide what the run computes."""
@@ -45,12 +41,6 @@ class Place:
     round: int = 0
     number: int = 0
     point: dict[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "kind": self.kind, "study": self.study, "round": self.round, "number": self.number, "point": self.point
-        }  # fmt: skip
 
 
 def stored(folder: Path, spec: RunSpec, place: Place | None = None) -> dict[str, Any] | None:
@@ -64,7 +54,7 @@ def stored(folder: Path, spec: RunSpec, place: Place | None = None) -> dict[str,
     try:
         kept = records.read_json(folder / "spec.json")
         found = kept.pop("place", None)
-        if kept != json.loads(json.dumps(spec.as_dict())) or (place is not None and found != place.as_dict()):
+        if kept != json.loads(json.dumps(spec.as_dict())) or (place is not None and found != asdict(place)):
             return None
         read_run(folder)  # as the report will read it
         return records.read_json(folder / "result.json")
@@ -79,7 +69,7 @@ def train(
     *,
     execution: Execution | None = None,
     on_event: OnEvent = lambda training, event: None,
-    say: Callable[[str], None] = _to_standard_error,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> dict[str, Any]:
     """Train as ``spec`` says, record in ``folder``, and return the result, or the one that is there already.
 
@@ -149,7 +139,10 @@ def _trained(
         except Failed as failed:
             raise _cannot_resume(writer.folder, failed) from failed
         if execution.trackers:
-            training.accelerator.init_trackers("thalweg", config=_flat(spec))
+            told = spec.as_dict() | spec.settings
+            del told["settings"]
+            config = {name: value for name, value in told.items() if value is not None}
+            training.accelerator.init_trackers("thalweg", config=config)
         try:
             if execution.observer is not None:
                 execution.observer.begin(training)
@@ -208,7 +201,7 @@ class _Writer:
             damaged = self.folder / "result.json"
             if damaged.exists():  # of this run, whose folder it is, and unreadable: kept under another name
                 damaged.replace(self.folder / "result.json.damaged")
-            records.write_json(self.folder / "spec.json", {**self.spec.as_dict(), "place": self.place.as_dict()})
+            records.write_json(self.folder / "spec.json", {**self.spec.as_dict(), "place": asdict(self.place)})
             where = {**records.environment(), "processes": str(self.processes)}
             records.write_json(self.folder / "environment.json", where)
 
@@ -296,9 +289,3 @@ def record_crash(spec: RunSpec, folder: Path, place: Place, reason: str) -> dict
     """Record that the run took its process down with it."""
     writer = _Writer(spec, folder, place)
     return writer.end(_failed(Failed("crashed", reason), None))
-
-
-def _flat(spec: RunSpec) -> dict[str, Any]:
-    values = spec.as_dict()
-    settings = values.pop("settings")
-    return {key: value for key, value in {**values, **settings}.items() if value is not None}

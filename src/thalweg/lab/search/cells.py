@@ -126,7 +126,7 @@ class PlannedCell:
             side = results.edge(whole.share(best.settings["lr"])) if best else None
             if side is None:
                 return
-            space = beyond(_with(self.space, whole), side)
+            space = beyond(tuple(whole if axis.name == "lr" else axis for axis in self.space), side)
             new = next(axis for axis in space if axis.name == "lr")
             whole = Axis("lr", min(whole.low, new.low), max(whole.high, new.high), log=True)
             yield [self.trial(root, space, study, turn, n) for n in range(math.ceil(self.trials / 2))]
@@ -156,10 +156,6 @@ class PlannedCell:
                 "left_out": self.left_out, "command": command,
             },
         )  # fmt: skip
-
-
-def _with(space: Space, lr: Axis) -> Space:
-    return tuple(lr if axis.name == "lr" else axis for axis in space)
 
 
 class Reader:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from thalweg.lab.tasks import Task
 
 BUDGETS = ("short", "long")
-DEFAULT = asdict(Regimen())
 
 
 @dataclass(frozen=True)
@@ -114,14 +113,13 @@ class ComparisonPlan:
 
 def _grow_only(cell: PlannedCell, stored: dict[str, Any], root: Path) -> PlannedCell:
     """The cell with at least as much as its folder has been asked for before."""
-    before = stored.get("recipe")
-    if isinstance(before, dict):
-        before = DEFAULT | before  # an option that has come since had its default
-    if isinstance(before, dict) and not same_regimen(cell.regimen, before):
-        differ = sorted(key for key, value in cell.regimen.items() if before.get(key) != value)
-        raise UserError(
-            f"{root} holds a comparison with other {', '.join(differ) or 'settings'}: choose another folder with --out"
-        )
+    if isinstance(before := stored.get("recipe"), dict):
+        before = asdict(Regimen()) | before  # an option that has come since had its default
+        if not same_regimen(cell.regimen, before):
+            differ = ", ".join(sorted(key for key, value in cell.regimen.items() if before.get(key) != value))
+            raise UserError(
+                f"{root} holds a comparison with other {differ or 'settings'}: choose another folder with --out"
+            )
 
     def most(name: str) -> int:
         value, own = stored.get(name), int(getattr(cell, name))

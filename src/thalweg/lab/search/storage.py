@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -17,8 +16,9 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from thalweg.lab import tasks
 from thalweg.lab.engine import checkpoint
 from thalweg.lab.search import tickets
 from thalweg.lab.search.tickets import Heartbeats, owner, process_is_gone
@@ -94,11 +94,8 @@ class StorageTickets:
         part = f"study-{place.study}" if place.kind == "trial" else "seeds"
         name = f"thalweg/{spec.task}/{spec.batch_size}/{spec.steps}-steps/{spec.optimizer}/{part}"
         if name not in self.studies:
-            direction = StudyDirection.MINIMIZE
-            from thalweg.lab.tasks import find
-
-            if find(spec.task).metric.goal == "max":
-                direction = StudyDirection.MAXIMIZE
+            ascends = tasks.find(spec.task).metric.goal == "max"
+            direction = StudyDirection.MAXIMIZE if ascends else StudyDirection.MINIMIZE
             try:
                 self.studies[name] = self.storage.create_new_study([direction], name)
             except optuna.exceptions.DuplicatedStudyError:
@@ -158,16 +155,9 @@ class _StorageTicket:
 
 def _ticket(job: Job, run: str) -> FrozenTrial:
     space = {name: FloatDistribution(value, value) for name, value in job.place.point.items()}
-    return FrozenTrial(
-        number=-1,
+    return create_trial(
         state=TrialState.RUNNING,
-        value=None,
-        datetime_start=datetime.now(),
-        datetime_complete=None,
         params=dict(job.place.point),
         distributions=dict(space),
         user_attrs={"run": run, "owner": owner(), "seed": job.spec.seed, "spec": json.dumps(job.spec.as_dict())},
-        system_attrs={},
-        intermediate_values={},
-        trial_id=-1,
     )

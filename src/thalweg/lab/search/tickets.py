@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
+from thalweg.lab.engine import stored
 from thalweg.records.files import Damaged, read_json
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class FileTickets:
                 json.dump(owner(), file)
         except FileExistsError:
             return None
-        if (job.folder / "result.json").exists() and not _damaged(job):  # complete since it was last looked at
+        if stored(job.folder, job.spec, job.place) is not None:  # complete since it was last looked at
             path.unlink(missing_ok=True)
             return None
         return _FileTicket(path)
@@ -143,12 +144,6 @@ class _FileTicket:
         for number in _numbers(self.path.parent) if result is not None else [self.number]:
             if number <= self.number:
                 (self.path.parent / f"ticket-{number}").unlink(missing_ok=True)
-
-
-def _damaged(job: Job) -> bool:
-    from thalweg.lab.engine import stored
-
-    return stored(job.folder, job.spec, job.place) is None
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 
@@ -22,9 +20,7 @@ def small_bert(kind: str, *, vocabulary: int, length: int, labels: int, deviatio
     config = transformers.BertConfig(
         vocab_size=vocabulary, max_position_embeddings=length,
         hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=deviation,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=deviation, num_labels=labels,
     )  # fmt: skip
-    config.num_labels = labels
-    made: Any = getattr(transformers, kind)(config)
-    model: nn.Module = made
+    model: nn.Module = getattr(transformers, kind)(config)
     return model
