@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def options() -> str:
     sections = {section.split()[0]: f"## thalweg {section}".strip() for section in FROM.split(text)[1:]}
     kept = [sections[name] for name in main.COMMANDS if name != "theory"]
     parser = theory._parser()
-    parser.formatter_class = lambda prog: theory._Defaults(prog, width=100)
+    parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
     return "\n\n".join([*kept, f"## thalweg theory\n\n```text\n{parser.format_help()}```\n"])
 
 

@@ -104,7 +104,7 @@ def _adamw(**options: Any) -> Build:
     return lambda weights: torch.optim.AdamW(weights.all(), lr=LR, weight_decay=WEIGHT_DECAY, **options)
 
 
-def _ours(cls: type[thalweg.Lamb], **options: Any) -> Build:
+def _ours(cls: type[thalweg.Lamb] = thalweg.ALTO, **options: Any) -> Build:
     def build(weights: Weights) -> Optimizer:
         groups: list[dict[str, Any]] = [{"params": weights.plain}]
         if weights.stacked:
@@ -114,12 +114,8 @@ def _ours(cls: type[thalweg.Lamb], **options: Any) -> Build:
     return build
 
 
-def _narrow(state_dtype: torch.dtype | str) -> Build:
-    return _ours(thalweg.ALTO, fused=True, state_dtype=state_dtype)
-
-
 def _by_inductor(weights: Weights) -> Any:
-    optimizer: Any = _ours(thalweg.ALTO)(weights)
+    optimizer: Any = _ours()(weights)
     optimizer.step = torch.compile(optimizer.step)
     return optimizer
 
@@ -147,13 +143,13 @@ CANDIDATES = {
         Candidate("adamw-fused", "torch AdamW, fused", _adamw(fused=True), traffic=28),
         Candidate("adamw-foreach", "torch AdamW, foreach", _adamw(foreach=True), traffic=28),
         Candidate("adamw-single", "torch AdamW, one tensor at a time", _adamw(foreach=False), traffic=28),
-        Candidate("alto", "ALTO", _ours(thalweg.ALTO), ours=True, traffic=48),
-        Candidate("alto-foreach", "ALTO, foreach", _ours(thalweg.ALTO, foreach=True), ours=True, traffic=48),
-        Candidate("alto-single", "ALTO, foreach=False", _ours(thalweg.ALTO, foreach=False), ours=True, traffic=48),
-        Candidate("alto-fused", "ALTO, fused", _ours(thalweg.ALTO, fused=True), ours=True, traffic=48),
+        Candidate("alto", "ALTO", _ours(), ours=True, traffic=48),
+        Candidate("alto-foreach", "ALTO, foreach", _ours(foreach=True), ours=True, traffic=48),
+        Candidate("alto-single", "ALTO, foreach=False", _ours(foreach=False), ours=True, traffic=48),
+        Candidate("alto-fused", "ALTO, fused", _ours(fused=True), ours=True, traffic=48),
         Candidate("alto-inductor", "ALTO, torch.compile", _by_inductor, ours=True, traffic=48, patience=True),
-        Candidate("alto-bf16", "ALTO, fused, bfloat16 state", _narrow(torch.bfloat16), ours=True),
-        Candidate("alto-8bit", "ALTO, fused, 8-bit state", _narrow("8bit"), ours=True),
+        Candidate("alto-bf16", "ALTO, fused, bfloat16 state", _ours(fused=True, state_dtype="bfloat16"), ours=True),
+        Candidate("alto-8bit", "ALTO, fused, 8-bit state", _ours(fused=True, state_dtype="8bit"), ours=True),
         Candidate("lamb", "Lamb", _ours(thalweg.Lamb), ours=True),
         Candidate("lamb-fused", "Lamb, fused", _ours(thalweg.Lamb, fused=True), ours=True),
         Candidate("e-adamw", "EAdamW", _e_adamw(), ours=True, traffic=36),

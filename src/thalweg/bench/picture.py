@@ -23,7 +23,11 @@ TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 def order(kind: str, candidates: dict[str, Found]) -> list[tuple[str, Found]]:
     """The candidates with the fastest, or the one that needs least memory, first."""
-    return sorted(candidates.items(), key=lambda row: _ratio(row[1]) if kind == "step" else sum(_parts(row[1])))
+
+    def cost(row: tuple[str, Found]) -> float:
+        return float(row[1]["paired_ratio"]["median"]) if kind == "step" else sum(_parts(row[1]))
+
+    return sorted(candidates.items(), key=cost)
 
 
 def draw(record: dict[str, Any], path: Path) -> Path:
@@ -90,10 +94,6 @@ def _dress(ax: Axes, rows: list[tuple[str, Found]], title: str) -> None:
     ax.set_axisbelow(True)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
-
-
-def _ratio(one: Found) -> float:
-    return float(one["paired_ratio"]["median"])
 
 
 def _parts(one: Found) -> tuple[float, float]:

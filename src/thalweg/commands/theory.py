@@ -33,13 +33,6 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}{'' if message.endswith('?') else ';'} see `{self.prog} --help`")
 
 
-class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Says what the defaults are, where there are any."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 def main(arguments: list[str], say: Callable[[str], None] = print) -> None:
     """Say what the settings imply, as wide as the terminal.
 
@@ -60,12 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="thalweg theory",
         description="Print what α, β1, momentum and learning rate imply: how far the optimizer is stable, how strongly "
         "it favours flat regions, and, for a measured sharpness, which of the two decides and how fast errors die out.",
-        formatter_class=_Defaults,
         allow_abbrev=False,
     )
-    parser.add_argument("--alpha", type=_as_number, default=-5.0, help="α of E")
-    parser.add_argument("--beta", type=_as_number, default=0.99, help="β1 of E")
-    parser.add_argument("--momentum", type=_as_number, default=0.9, help="β2; betas[0] of Adam and ALTO, 0 for none")
+    parser.add_argument("--alpha", type=_as_number, default=-5.0, help="α of E (default: %(default)s)")
+    parser.add_argument("--beta", type=_as_number, default=0.99, help="β1 of E (default: %(default)s)")
+    of_momentum = "β2; betas[0] of Adam and ALTO, 0 for none (default: %(default)s)"
+    parser.add_argument("--momentum", type=_as_number, default=0.9, help=of_momentum)
     parser.add_argument("--nesterov", action="store_true", help="the momentum is Nesterov's, as NAdam's")
     parser.add_argument("--lr", type=_as_number, metavar="LR", help="learning rate")
     parser.add_argument("--summed", action="store_true", help="the momentum is a sum, as in torch's SGD and RMSprop")

@@ -1,18 +1,18 @@
-"""Files of the report, each written whole or not at all: the page, and every run as a row of a table beside it."""
+"""The report as files, each written whole or not at all, and in a notebook: the page, and every run as a row."""
 
 from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING, Any
+from html import escape
+from pathlib import Path
+from typing import Any
 
+from thalweg.records.errors import UserError
 from thalweg.records.files import write_bytes
+from thalweg.records.reading import read
 from thalweg.report.page import render
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from thalweg.report.summary import Summary
+from thalweg.report.summary import Summary, summarise
 
 COLUMNS = (
     "task", "batch_size", "steps", "budget", "optimizer", "kind", "study", "round", "number", "seed", "failure",
@@ -49,3 +49,35 @@ def write_report(summary: Summary, path: Path) -> Path:
     writer.writerows(table)
     write_bytes(path.with_name("results.csv"), text.getvalue().encode("utf-8", "replace"))
     return path
+
+
+class Report:
+    """What a comparison found, as a notebook shows it: the last expression of a cell.
+
+    ``report.html``, the same page as a file, and ``results.csv``, every run as a row, are written to the folder.
+    ``summary`` holds all of it as plain data.
+
+    Args:
+        folder: of ``thalweg compare``, or what :func:`thalweg.lab.compare` returned.
+        height: of the frame in the notebook, in pixels.
+
+    Raises:
+        UserError: the folder holds no comparison.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, height: int = 600) -> None:
+        found = read(Path(folder))
+        if not found.tables:
+            raise UserError(f"{folder} holds no comparison{f'; {found.problems[0]}' if found.problems else ''}")
+        self.height = height
+        self.summary = summarise(found, "; ".join(found.commands))
+        self.path = write_report(self.summary, Path(folder) / "report.html")
+
+    def __repr__(self) -> str:
+        return f"Report({str(self.path.parent)!r})"
+
+    def _repr_html_(self) -> str:
+        """The page in a frame, so that its styles and the notebook's do not meet."""
+        page = escape(render(self.summary))
+        return f'<iframe srcdoc="{page}" width="100%" height="{self.height}" style="border: 0"></iframe>'

@@ -157,13 +157,9 @@ def _sentence(claim: Claim, table: RankedTable, metric: Metric, pair: Paired) ->
     if pair.unseen:
         return f"{table.name}: neither reached the target within {table.steps} steps on any of {pair.seeds} seeds"
     if not pair.difference:
-        same = (
-            "no difference within the length of the run"
-            if any(pair.censored)
-            else "equal"
-            if pair.alike
-            else "the same mean"
-        )
+        same = "equal" if pair.alike else "the same mean"
+        if any(pair.censored):
+            same = "no difference within the length of the run"
         return f"{table.name}: {same} in {metric.name}, {pair.seeds} seeds{f'; {lost}' if lost else ''}"
     return (
         f"{table.name}: {claim.a} {_how(pair)} by {words.gap(pair, metric)} in {metric.name}, "

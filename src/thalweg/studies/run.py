@@ -34,11 +34,6 @@ EVERY = 10.0  # seconds between two writes of the time spent
 Watched = Callable[[list["PlannedCell"]], "AbstractContextManager[Callable[[str, Any], None]]"]
 
 
-def unwatched(cells: list[PlannedCell]) -> AbstractContextManager[Callable[[str, Any], None]]:
-    """Nobody listens."""
-    return nullcontext(lambda what, value: None)
-
-
 def cells_of(one: Comparison, root: Path) -> list[PlannedCell]:
     """The cells of a table of a recipe.
 
@@ -63,7 +58,7 @@ def reproduce(
     command: str = "",
     jobs: int = 1,
     storage: str | None = None,
-    watched: Watched = unwatched,
+    watched: Watched = lambda cells: nullcontext(lambda what, value: None),
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run what is not there yet of a recipe, in ``root``.

@@ -16,8 +16,7 @@ import torch
 from thalweg.studies.measurements.convergence import batches
 from thalweg.studies.measurements.networks import TopEigenvalues, of_seed, optimizer
 from thalweg.studies.measurements.problems import Problem, problems
-from thalweg.studies.pages.bases import MOMENTUM
-from thalweg.studies.pages.settings import Settings
+from thalweg.studies.pages.settings import MOMENTUM, Settings
 from thalweg.theory import stability_limit
 
 if TYPE_CHECKING:

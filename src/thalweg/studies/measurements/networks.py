@@ -20,7 +20,7 @@ from thalweg import ALTO, E
 from thalweg.landscape.eigen import hessian_eigenpairs
 from thalweg.landscape.preconditioned import rates
 from thalweg.landscape.vectors import flat
-from thalweg.studies.pages.bases import BASES, BETA2
+from thalweg.studies.pages.settings import BETA2
 
 
 class Dense(nn.Module):
@@ -114,7 +114,7 @@ def optimizer(
             "adamw": lambda: AdamW(params, lr, betas=(BETA2, 0.999), weight_decay=decay),
         }
         if base not in bases:
-            raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
+            raise ValueError(f"base must be one of {', '.join(bases)}, lamb, got {base!r}")
         made = bases[base]()
         return made if alpha == 0.0 else E(made, alpha=alpha, beta=beta, nonfinite="propagate")
 

@@ -7,8 +7,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from thalweg.report import drawing, palette
-from thalweg.studies.pages.bases import MOMENTUM, limit
-from thalweg.studies.pages.settings import Record, finished
+from thalweg.studies.pages.settings import MOMENTUM, Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
 from thalweg.theory import crossings
 
@@ -53,7 +52,7 @@ def swings(one: Record) -> bool:
 
 def shares(one: Record, name: str = "eta_lambda", middle: Callable[[Sequence[float]], float] = mean) -> list[float]:
     """ηλ over its limit of each seed that did not diverge, the mean (or another middle) over the measurements."""
-    return [middle(values) / limit(one.settings) for values in one.found[name] if values and None not in values]
+    return [middle(values) / one.limit for values in one.found[name] if values and None not in values]
 
 
 def _grid(title: str, done: list[Record]) -> Grid:
@@ -65,8 +64,8 @@ def _grid(title: str, done: list[Record]) -> Grid:
         losses = [mean(values) for values in one.found["loss"] if values and None not in values]
         row = [
             f"{NAMES[one.settings['base']]}; {one.setting}",
-            f"{one.settings['lr']:g}", f"{limit(one.settings):.3g}",
-            _plain([share * limit(one.settings) for share in shares(one)]),
+            f"{one.settings['lr']:g}", f"{one.limit:.3g}",
+            _plain([share * one.limit for share in shares(one)]),
             _plain(shares(one)), _plain(shares(one, middle=median)), _plain(sharpness), _plain(losses),
         ]  # fmt: skip
         rows.append([*row, _plain(shares(one, "batch"))] if batch else row)
@@ -137,8 +136,8 @@ def _picture(whole: list[Record], path: Path) -> Picture:
         own = [(one, found) for one in whole if one.has(base=base) and (found := shares(one))]
         label: str | None = name
         for hollow in (False, True):
-            x = [limit(one.settings) for one, _ in own if swings(one) is hollow]
-            y = [mean(found) * limit(one.settings) for one, found in own if swings(one) is hollow]
+            x = [one.limit for one, _ in own if swings(one) is hollow]
+            y = [mean(found) * one.limit for one, found in own if swings(one) is hollow]
             if x:
                 face = "none" if hollow else colour
                 ax.plot(x, y, marker, color=colour, markerfacecolor=face, markersize=6, label=label)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scipy.stats import spearmanr
 
 from thalweg.report import drawing, palette
-from thalweg.studies.pages.bases import limit, strength
 from thalweg.studies.pages.numbers import Ratio, bars, over, ratios
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
@@ -95,7 +94,7 @@ def _grid(task: str, where: str, cells: list[ComparedFlatness]) -> Grid:
         known = one.record.settings
         compared = ["" if known["alpha"] == 0.0 or pair is None else str(pair) for pair in one.compared.values()]
         rows.append((
-            f"{NAMES[known['base']]}; {one.record.setting}", f"{strength(known):.3g}", f"{limit(known):.3g}",
+            f"{NAMES[known['base']]}; {one.record.setting}", f"{one.record.strength:.3g}", f"{one.record.limit:.3g}",
             f"{one.eta:.3g}", over(one.found["steps"]), compared[0], over(one.found["sharpness"]), *compared[1:],
             over(one.found["test"]), over(one.found["share"]),
         ))  # fmt: skip
@@ -167,8 +166,8 @@ def _theory(cells: list[ComparedFlatness], where: str) -> list[str]:
     """Whether S, or the limit over η, orders sharpness within each task and base, and sharpness the test metric."""
     said = []
     predictors: tuple[tuple[Callable[[ComparedFlatness], float | None], str], ...] = (
-        (lambda one: -strength(one.record.settings), "−S"),
-        (lambda one: limit(one.record.settings) / one.eta, "limit / η"),
+        (lambda one: -one.record.strength, "−S"),
+        (lambda one: one.record.limit / one.eta, "limit / η"),
         (lambda one: _average(one.found["test"]), "the test metric"),
     )
     for predict, words in predictors:

@@ -1,4 +1,4 @@
-"""The records of a measurement: one for each setting that is finished."""
+"""The records of a measurement, one for each setting that is finished, and what theory says of the setting."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thalweg.records import files as records
+from thalweg.theory import implicit_regularization, stability_limit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Settings = dict[str, Any]
+BETA2 = 0.9
+"""The momentum, as an average, of every base that has one."""
+MOMENTUM = {"gd": 0.0, "spsa": 0.0, "rmsprop": 0.0, "adagrad": 0.0, "momentum": BETA2, "adam": BETA2, "adamw": BETA2,
+            "lamb": BETA2}  # fmt: skip
 
 
 class Record(NamedTuple):
@@ -30,6 +35,17 @@ class Record(NamedTuple):
         """
         alpha, beta = self.settings["alpha"], self.settings.get("beta")
         return "no E" if alpha == 0.0 else re.sub(r"(?<!\d)0\.", ".", f"{alpha:g}, {beta:g}")
+
+    @property
+    def limit(self) -> float:
+        """The stability limit of ηλ."""
+        known = self.settings
+        return stability_limit(known["alpha"], known["beta"], momentum=MOMENTUM[known["base"]])
+
+    @property
+    def strength(self) -> float:
+        """S, of the implicit penalty on the gradient norm."""
+        return implicit_regularization(self.settings["alpha"], momentum=MOMENTUM[self.settings["base"]])
 
     def has(self, **settings: Any) -> bool:
         """Whether its settings are these, among others."""

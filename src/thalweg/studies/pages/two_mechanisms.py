@@ -9,7 +9,6 @@ from scipy.stats import spearmanr
 
 from thalweg.report import drawing, palette
 from thalweg.report.statistics import interval
-from thalweg.studies.pages.bases import limit, strength
 from thalweg.studies.pages.numbers import PLAIN, Ratio, bars, over, ratios
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
@@ -56,7 +55,7 @@ def descents_of(done: Sequence[Record]) -> list[Descent]:
 def threshold(one: Record) -> float:
     """The sharpness at which a record's setting becomes unstable, its limit over η."""
     eta: float = one.settings["lr"]
-    return limit(one.settings) / eta
+    return one.limit / eta
 
 
 def at_edge(descent: Descent) -> bool:
@@ -84,7 +83,7 @@ def _grid(descent: Descent) -> Grid:
         pairs = zip(one.found["sharpness"], alone.found["sharpness"], strict=True)
         compared = [*pairs, (one.found["gradient"][0], alone.found["gradient"][0])]
         rows.append((
-            one.setting, f"{strength(one.settings):.3g}", f"{threshold(one):.1f}", *map(over, one.found["sharpness"]),
+            one.setting, f"{one.strength:.3g}", f"{threshold(one):.1f}", *map(over, one.found["sharpness"]),
             *("" if one is alone else _per_cent(ratios(mine, base)) for mine, base in compared),
             over(one.found["steps"][-1]),
         ))  # fmt: skip
@@ -115,7 +114,8 @@ def _findings(descent: Descent) -> list[str]:
     )
     if len(found) > 2:
         values = [ratio.mean for _, ratio in found]
-        ranks = [spearmanr([of(one.settings) for one, _ in found], values).statistic for of in (strength, limit)]
+        known = [[one.strength for one, _ in found], [one.limit for one, _ in found]]
+        ranks = [spearmanr(each, values).statistic for each in known]
         said += f"; rank correlation of λ_max with S {ranks[0]:.2f}, with the limit {ranks[1]:.2f}"
     where = "at the edge of stability" if at_edge(descent) else "below the edge of stability"
     return [f"**{_title(descent)}, {where}**, at a loss of {descent[0].settings['levels'][0]:g}: {said}."]
@@ -124,13 +124,13 @@ def _findings(descent: Descent) -> list[str]:
 def draw_below(ax: Axes, descents: Sequence[Descent]) -> None:
     """Below the edge: sharpness at the first level to that without E, in per cent, over S."""
     for descent in descents:
-        found = [(one.settings, ratio) for one in descent if (ratio := _to_alone(one, descent)) is not None]
+        found = [(one, ratio) for one in descent if (ratio := _to_alone(one, descent)) is not None]
         if found and not at_edge(descent):
             colour, marker = STYLES[descent[0].settings["base"]]
             compared = [ratio for _, ratio in found]
             more = [100.0 * (ratio.mean - 1.0) for ratio in compared]
             error = 100.0 * np.array(bars(compared))
-            x = [strength(known) for known, _ in found]
+            x = [one.strength for one, _ in found]
             ax.errorbar(x, more, error, fmt=marker, color=colour, label=_title(descent), capsize=2)
             ax.set(ylabel=f"sharpness at loss {descent[0].settings['levels'][0]:g} relative to no E, %")
             ax.legend(fontsize=8)

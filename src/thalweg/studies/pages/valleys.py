@@ -52,7 +52,7 @@ def _grid(function: str, done: list[Record]) -> Grid:
     )  # fmt: skip
     rows = []
     for one in done:
-        same, own = one.found["factors"][one.settings["factors"].index(1.0)], chosen(one)
+        same, own = _same(one), chosen(one)
         factor = one.settings["factors"][one.found["factors"].index(own)]
         rows.append((
             f"{NAMES[one.settings['base']]}; {one.setting}",

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from thalweg.records.metric import Metric
 from thalweg.report import drawing, palette
 from thalweg.report.statistics import Paired, correct, paired
-from thalweg.studies.pages.bases import WITHOUT_MOMENTUM
 from thalweg.studies.pages.numbers import over
-from thalweg.studies.pages.settings import Record, finished
+from thalweg.studies.pages.settings import MOMENTUM, Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def _findings(cells: list[ComparedAccuracy]) -> list[str]:
         for name in dict.fromkeys(cell.name for cell in cells if cell.compared is not None):
             own = [
                 cell.compared for cell in cells
-                if cell.name == name and (cell.record.settings["base"] in (*WITHOUT_MOMENTUM, "spsa")) is without
+                if cell.name == name and (MOMENTUM[cell.record.settings["base"]] == 0.0) is without
                 and cell.compared is not None
             ]  # fmt: skip
             if own:
