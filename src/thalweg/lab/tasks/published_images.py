@@ -33,7 +33,7 @@ class PublishedImages(Classification):
     classes: ClassVar[int]
     published: ClassVar[dict[str, tuple[int, ...]]]
     side: ClassVar[int]
-    network: ClassVar[Callable[[int], nn.Module]]
+    network: ClassVar[Callable[..., nn.Module]]
 
     def model(self) -> nn.Module:
         """The slides' network."""
@@ -88,7 +88,7 @@ class CIFAR10ResNet20(CIFAR):
     example_cost = 12_000.0
     download = "uoft-cs/cifar10 (144 MB)"
     data, labels, classes = "uoft-cs/cifar10", "label", 10
-    network = staticmethod(resnet20)
+    network: ClassVar[Callable[..., nn.Module]] = staticmethod(resnet20)
     mean, deviation = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 

@@ -20,7 +20,8 @@ def small_bert(kind: str, *, vocabulary: int, length: int, labels: int, deviatio
     config = transformers.BertConfig(
         vocab_size=vocabulary, max_position_embeddings=length,
         hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=deviation, num_labels=labels,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=deviation,
     )  # fmt: skip
+    config.num_labels = labels
     model: nn.Module = getattr(transformers, kind)(config)
     return model
