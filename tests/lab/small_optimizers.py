@@ -56,7 +56,7 @@ class Dies(ZeroLr):
 
     def step(self, closure=None):
         if self.param_groups[0]["params"][0].shape != (2, 2):
-            os._exit(7)
+            os._exit(int(os.environ["EXIT_CODE"]))
         return super().step(closure)
 
 

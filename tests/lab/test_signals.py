@@ -60,7 +60,7 @@ def test_compare_saves_what_its_workers_train_and_goes_on(to, tmp_path):
     command = [*COMPARE, "--out", str(tmp_path)]
     process = start(command)
     until(lambda: list(tmp_path.glob("runs/**/metrics.jsonl")) or process.poll() is not None)
-    workers = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+    workers = [one for child in psutil.Process(process.pid).children() for one in child.children()]  # a server's
     for pid in {"the command": [process.pid], "its worker": [one.pid for one in workers]}.get(to, []):
         os.kill(pid, number)
     if to == "all its processes":
@@ -118,16 +118,15 @@ def test_a_signal_is_noted_while_a_run_trains_and_raised_elsewhere(tmp_path):
 
 
 BLOCKED = """
-import multiprocessing, signal
-from thalweg.lab.signals import sigint_blocked
+import signal
+from thalweg.lab.processes import context, undisturbed
 def say(pipe):
     pipe.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
 if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
     for _ in range(2):
-        ours, theirs = context.Pipe(duplex=False)
-        child = context.Process(target=say, args=(theirs,))
-        with sigint_blocked():
+        ours, theirs = context().Pipe(duplex=False)
+        child = context().Process(target=say, args=(theirs,))
+        with undisturbed():
             child.start()
         print(ours.recv(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
 """

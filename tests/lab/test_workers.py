@@ -1,4 +1,3 @@
-import os
 import shutil
 import socket
 import subprocess
@@ -6,6 +5,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +14,7 @@ import sqlalchemy
 import sqlalchemy.orm
 from comparisons import PLAN, carry_out, job_in
 
+from thalweg.lab import processes
 from thalweg.lab.contenders import contender
 from thalweg.lab.engine import train
 from thalweg.lab.search import comparison, storage, tickets, timing
@@ -252,7 +253,9 @@ def test_a_model_that_is_none_is_the_tasks_fault_before_anything_is_written(tmp_
 
 
 def test_processes_share_the_work_and_one_that_dies_is_a_crash_with_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path[:1], str(Path(__file__).parent)]))
+    processes.context()
+    forkserver.ensure_running()
+    monkeypatch.setenv("EXIT_CODE", "7")  # workers have the environment of now, not that of their server
     plan = replace(PLAN, optimizers=("sgd", "small_optimizers.Dies"), trials=2, studies=1, seeds=1)
     cells, _ = plan.cells(tmp_path)
     for cell in cells:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
 import os
 import signal
 import time
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from thalweg.lab import processes
 from thalweg.lab.engine import record_crash
 from thalweg.lab.engine.checkpoint import NAME
 from thalweg.lab.search.work import Assignment, open_tickets, process
-from thalweg.lab.signals import Terminated, sigint_blocked
+from thalweg.lab.signals import Terminated
 from thalweg.records.errors import TaskFault, UserError
 from thalweg.records.files import writing
 
@@ -92,14 +92,14 @@ def run(
         TaskFault: a task's code raised.
         UserError: a worker says so, or workers do not even start.
     """
-    context = mp.get_context("spawn")
+    context = processes.context()
     crashes, early = _Crashes(), 0
     workers: list[_Worker] = []
 
     def start() -> None:
         ours, theirs = context.Pipe(duplex=False)
-        child = context.Process(target=process, args=(assignment, timing, theirs), daemon=True)
-        with sigint_blocked():
+        child = context.Process(target=process, args=(assignment, timing, dict(os.environ), theirs), daemon=True)
+        with processes.undisturbed():
             child.start()
         theirs.close()
         workers.append(_Worker(child, ours))

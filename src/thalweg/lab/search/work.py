@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab.engine import Execution, Stopped, Training, train
+from thalweg.lab.processes import listen
 from thalweg.lab.search.cells import Job, PlannedCell, Reader
 from thalweg.lab.search.tickets import FileTickets, Tickets, beating
 from thalweg.lab.search.timing import time_tables
@@ -126,15 +128,18 @@ def _run(
     return result
 
 
-def process(assignment: Assignment, timing: bool, connection: Connection) -> None:
+def process(assignment: Assignment, timing: bool, environment: dict[str, str], connection: Connection) -> None:
     """The whole life of a worker process; whatever happens is said on the connection."""
+    os.environ.clear()
+    os.environ.update(environment)
     stopped = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and asks
     for one in SIGNALS:  # the parent's, or a cluster's to all of its processes
         if signal.getsignal(one) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(one, lambda *_: stopped.set())
+    listen()
     count_suspensions()
-    threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(assignment.threads)
     warnings.filterwarnings("ignore", message=".* is stable only up to ", category=UserWarning)  # a search tries that
 
@@ -161,8 +166,9 @@ def process(assignment: Assignment, timing: bool, connection: Connection) -> Non
         send("bug", traceback.format_exc())
 
 
-def _follow_parent(parent: int) -> None:
+def _follow_parent() -> None:
     """End with a parent that was killed before it could ask."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.lab.signals import SIGNALS, sigint_blocked
+from thalweg.lab.processes import context, listen, undisturbed
+from thalweg.lab.signals import SIGNALS
 from thalweg.records import files as records
 from thalweg.studies.pages.settings import Settings, name_of, read
 
@@ -82,9 +83,9 @@ def _results(
             torch.set_num_threads(threads)
         return
     others = set(mp.active_children())
-    pool = ProcessPoolExecutor(jobs, mp.get_context("spawn"), initializer=_begin)
+    pool = ProcessPoolExecutor(jobs, context(), initializer=_begin)
     try:
-        with sigint_blocked():  # here the workers start
+        with undisturbed():  # here the workers start
             futures = {pool.submit(_timed, work, settings): (name, settings) for name, settings in missing}
         for future in as_completed(futures):
             yield *futures[future], *future.result()
@@ -101,6 +102,7 @@ def _begin() -> None:
     torch.set_num_threads(1)
     for one in {signal.SIGINT, *SIGNALS} - {signal.SIGTERM}:
         signal.signal(one, signal.SIG_IGN)
+    listen()
 
 
 def _timed(work: Work, settings: Settings) -> tuple[dict[str, Any], float]:

@@ -1,0 +1,55 @@
+"""How the lab starts processes beside its own."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING
+
+from thalweg.lab.signals import SIGNALS
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
+PRELOADED = "thalweg.lab.search.preloaded"
+
+
+def context() -> SpawnContext | ForkServerContext:
+    """Who starts them: on Linux a server that has imported what workers need, once, of which each is a fork.
+
+    Elsewhere every process imports it anew, as not all libraries there can be forked. A process of the server has the
+    environment that the server began with.
+    """
+    if sys.platform != "linux":
+        return mp.get_context("spawn")
+    found = mp.get_context("forkserver")
+    found.set_forkserver_preload([PRELOADED])
+    return found
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C is for the parent: a process that starts inside never gets it, even during its imports.
+
+    A signal to all processes of a job (``SIGNALS`` of :mod:`thalweg.lab.signals`) waits until it calls :func:`listen`.
+    The server gets none of them: it ends with the parent.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # started inside, with the first process, it would unblock SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *SIGNALS})  # which a new process inherits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def listen() -> None:
+    """In the new process, once it has its handlers: signals come from here on, also those that came meanwhile."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
