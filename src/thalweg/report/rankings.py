@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from thalweg.records.metric import Metric
 
@@ -71,9 +71,8 @@ def ranks(scores: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
     >>> ranks({"a": (0, 1.0), "b": (0, 1.0), "c": (1, 0.5)})
     {'a': 1.5, 'b': 1.5, 'c': 3.0}
     """
-    places = {score: i for i, score in enumerate(sorted(set(scores.values())))}
-    found = rankdata([places[score] for score in scores.values()])
-    return {name: float(rank) for name, rank in zip(scores, found, strict=True)}
+    ordered = sorted(scores.values())
+    return {name: (bisect_left(ordered, own) + 1 + bisect_right(ordered, own)) / 2 for name, own in scores.items()}
 
 
 def mean_ranks(tables: Sequence[Mapping[str, tuple[float, ...]]]) -> dict[str, float]:

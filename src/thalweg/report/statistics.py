@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from thalweg.records.metric import Metric
 
@@ -182,7 +182,7 @@ def _power_of_two(largest: float) -> float:
 
 def _wide(n: int) -> float:
     """Standard errors from the mean of n values to its limit."""
-    return float(student.ppf(0.5 + LEVEL / 2, n - 1))
+    return float(stdtrit(n - 1, 0.5 + LEVEL / 2))
 
 
 def _rounding(values: np.ndarray) -> float:
@@ -268,7 +268,7 @@ def paired(
     alike = not half
     if half:
         error = math.hypot(half / _wide(n), 0.0 if ratio else metric.resolution / math.sqrt(12.0 * n))
-        half, p = error * _wide(n), 2.0 * float(student.sf(abs(mean) / error, n - 1))
+        half, p = error * _wide(n), 2.0 * float(stdtr(n - 1, -abs(mean) / error))
     else:
         p = 2.0 / 2.0**n if mean else 1.0
         half = 0.0 if 2.0 / 2.0**n < 1.0 - LEVEL else math.inf
