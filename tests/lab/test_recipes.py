@@ -22,7 +22,6 @@ from thalweg.records.errors import UserError
 from thalweg.report.statistics import Paired
 from thalweg.report.summary import summarise
 from thalweg.studies import claims, page, paper, recipe, run
-from thalweg.studies.resolved import resolved
 
 HERE = Path(__file__).parent
 SHARED = Path(__file__).parents[3] / "shared"
@@ -61,7 +60,7 @@ dataset = "CIFAR10"
 
 
 def reproduce(text, root, **options):
-    found = resolved(recipe.read_text("own", text))
+    found = run.resolved(recipe.read_text("own", text))
     run.reproduce(found, text, "lab", root / "own", command="thalweg reproduce own.toml", **options)
     return page.write_page(root)
 
@@ -164,11 +163,11 @@ def test_no_batch_of_a_recipe_is_larger_than_its_training_set():
 def test_a_recipe_that_is_wrong_is_refused_with_what_is_wrong(change, says):
     assert change[0] in OWN
     with pytest.raises(UserError, match=says):
-        resolved(recipe.read_text("own", OWN.replace(*change, 1)))
+        run.resolved(recipe.read_text("own", OWN.replace(*change, 1)))
 
 
 def test_given_settings_go_to_those_who_have_them():
-    found = resolved(recipe.read_text("own", OWN.replace('"adamw", "lamb"', '"sgd", "lamb:lr=5"')))
+    found = run.resolved(recipe.read_text("own", OWN.replace('"adamw", "lamb"', '"sgd", "lamb:lr=5"')))
     first, second = found.scales["lab"].comparisons
     assert first.optimizers == ("sgd", "lamb:lr=5", "alto:alpha=-5:beta=0.99")
     assert second.optimizers == (

@@ -81,8 +81,8 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
     from thalweg.lab.engine import leave_process_group
     from thalweg.lab.search import comparison
     from thalweg.studies.page import write_page
-    from thalweg.studies.resolved import resolved
     from thalweg.studies.run import reproduce as run
+    from thalweg.studies.run import resolved
 
     terminal.interruptible()
     everything, scale = recipes == ("all",), options.scale

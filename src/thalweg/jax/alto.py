@@ -103,17 +103,8 @@ def alto(
     direction = scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype)
     if all(map(is_number, (alpha, beta, b1))):
         warn_if_narrow([Filter(float(alpha), float(beta), float(b1))])  # type: ignore[arg-type]
-    return _lamb(
-        learning_rate,
-        exploration,
-        direction,
-        trust_eps=trust_eps,
-        weight_decay=weight_decay,
-        mask=mask,
-        trust_mask=trust_mask,
-        norm_axes=norm_axes,
-        trust_clip=trust_clip,
-    )
+    both = exploration, direction
+    return _lamb(both, learning_rate, trust_eps, weight_decay, mask, trust_mask, norm_axes, trust_clip)
 
 
 @no_schedules
@@ -168,21 +159,13 @@ def lamb(
     References:
         You et al., Large Batch Optimization for Deep Learning, arXiv 1904.00962, 2020
     """
-    return _lamb(
-        learning_rate,
-        scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype),
-        trust_eps=trust_eps,
-        weight_decay=weight_decay,
-        mask=mask,
-        trust_mask=trust_mask,
-        norm_axes=norm_axes,
-        trust_clip=trust_clip,
-    )
+    direction = (scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype),)
+    return _lamb(direction, learning_rate, trust_eps, weight_decay, mask, trust_mask, norm_axes, trust_clip)
 
 
 def _lamb(
+    direction: tuple[optax.GradientTransformation, ...],
     learning_rate: optax.ScalarOrSchedule,
-    *direction: optax.GradientTransformation,
     trust_eps: ArrayLike,
     weight_decay: optax.ScalarOrSchedule,
     mask: Mask,

@@ -23,29 +23,27 @@ MOST = 100_000  # of anything that is counted
 def read(root: Path) -> Results:
     """All that is stored in a folder; empty if nothing is."""
     problems: list[str] = []
-    tables: dict[tuple[str, int, int], list[tuple[Fields, Cell]]] = {}
+    tables: dict[tuple[str, int, int], list[tuple[Table, Cell]]] = {}
     commands: list[str] = []
     for path in sorted(root.glob("runs/*/*/*/*/cell.json")):
         try:
             fields = Fields(path, read_json(path))
-            cell = _cell(fields, problems)
-            key = fields.text("task"), fields.count("batch_size", 1), fields.count("steps", 1)
-            _heading(fields, [])
+            cell, table = _cell(fields, problems), _heading(fields)
             commands.append(fields.text("command", optional=True))
         except Damaged as damaged:
             problems.append(str(damaged))
         else:
-            tables.setdefault(key, []).append((fields, cell))
+            tables.setdefault((table.task, table.batch_size, table.steps), []).append((table, cell))
     return Results(
         root=root,
-        tables=tuple(_heading(cells[0][0], [cell for _, cell in cells]) for _, cells in sorted(tables.items())),
+        tables=tuple(replace(own[0][0], cells=tuple(cell for _, cell in own)) for _, own in sorted(tables.items())),
         problems=tuple(problems),
         commands=tuple(dict.fromkeys(filter(None, commands))),
     )
 
 
 def metric_of(fields: Fields) -> Metric:
-    """The metric that :func:`metric_fields` wrote."""
+    """The metric whose fields these are."""
     goal = fields.text("goal")
     if goal not in ("max", "min"):
         raise Damaged(fields.path, f"goal should be 'max' or 'min', got {goal!r:.60}")
@@ -63,7 +61,8 @@ def metric_of(fields: Fields) -> Metric:
     )
 
 
-def _heading(fields: Fields, cells: list[Cell]) -> Table:
+def _heading(fields: Fields) -> Table:
+    """The table that a cell says it is of, without cells."""
     return Table(
         task=fields.text("task"),
         title=fields.text("title"),
@@ -73,7 +72,7 @@ def _heading(fields: Fields, cells: list[Cell]) -> Table:
         budget=fields.text("budget"),
         target=fields.maybe("target"),
         train_examples=fields.count("train_examples"),
-        cells=tuple(cells),
+        cells=(),
     )
 
 

@@ -132,18 +132,17 @@ def _curves(
     if y is None:
         return ()
     found = []
-    for name, field in (("steps", "steps"), ("examples", "examples"), ("seconds", "seconds")):
-        x = AxisScale.over([0.0, *(v for curve in curves.values() for v in getattr(curve, field))], room=0.0)
+    for name in ("steps", "examples", "seconds"):
+        x = AxisScale.over([0.0, *(v for curve in curves.values() for v in getattr(curve, name))], room=0.0)
         if x is None:
             continue
         plot = Plot(x, y, f"training {name}", ylabel, f"{ylabel} by training {name}, {table.name}")
         for optimizer, curve in curves.items():
-            xs = getattr(curve, field)
-            band = list(zip(xs, curve.low, curve.high, strict=True))
             if curve.low != curve.high:
+                band = list(zip(getattr(curve, name), curve.low, curve.high, strict=True))
                 plot.band(band, f"b {drawn[optimizer].css}")
         for optimizer, curve in curves.items():
-            plot.line(list(zip(getattr(curve, field), curve.mean, strict=True)), f"l {drawn[optimizer].css}")
+            plot.line(list(zip(getattr(curve, name), curve.mean, strict=True)), f"l {drawn[optimizer].css}")
         if target and table.target is not None:
             plot.level(table.target, "target", "target")
         found.append((f"by {name}", plot.draw()))

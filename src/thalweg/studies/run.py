@@ -10,10 +10,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from thalweg.lab import tasks
+from thalweg.lab.contenders import contender, defaults
 from thalweg.lab.engine import Execution
 from thalweg.lab.search import comparison, together
 from thalweg.lab.search.plan import ComparisonPlan
@@ -21,7 +23,6 @@ from thalweg.lab.search.work import Assignment, open_tickets
 from thalweg.records import files as records
 from thalweg.studies.measured import measuring
 from thalweg.studies.measurements import work as measurement
-from thalweg.studies.resolved import resolved
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -32,6 +33,35 @@ if TYPE_CHECKING:
 
 EVERY = 10.0  # seconds between two writes of the time spent
 Watched = Callable[[list["PlannedCell"]], "AbstractContextManager[Callable[[str, Any], None]]"]
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe, each optimizer checked and named with its given settings: ``lamb`` as ``lamb:lr=5``.
+
+    Raises:
+        UserError: no such optimizer, or one that has no such setting.
+    """
+    scales = {
+        name: replace(scale, comparisons=tuple(map(_resolved, scale.comparisons)))
+        for name, scale in recipe.scales.items()
+    }
+    return replace(recipe, scales=scales)
+
+
+def _resolved(one: Comparison) -> Comparison:
+    return replace(one, optimizers=tuple(dict.fromkeys(_named(name, one.given) for name in one.optimizers)), given={})
+
+
+def _named(optimizer: str, given: dict[str, Any]) -> str:
+    """The contender with those of the given settings that it has and does not give itself."""
+    own = defaults(contender(optimizer), 1).keys() - contender(optimizer).fixed.keys()
+    own -= {pair.partition("=")[0] for pair in optimizer.split(":")[1:]}
+    pairs = [
+        f"{key}={'|'.join(f'{one:g}' for one in (value if isinstance(value, list) else [value]))}"
+        for key, value in given.items()
+        if key in own
+    ]
+    return ":".join([optimizer, *pairs])
 
 
 def cells_of(one: Comparison, root: Path) -> list[PlannedCell]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from accelerate.utils import gather_object, send_to_device, set_seed
+from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -223,7 +223,7 @@ class Training:
         """The task's scores of a split, in all processes, with model and optimizer in the mode for it."""
         rows, rank, ranks = getattr(self.data, split), self.accelerator.process_index, self.accelerator.num_processes
         pieces = data.parts(list(range(len(rows))), rank, ranks, EVALUATION_BATCH)
-        model = self.model if self.sharded else self.accelerator.unwrap_model(self.model)
+        model = self.bare()
         _mode(self.optimizer, "eval")
         model.eval()
         scores = []
@@ -231,8 +231,7 @@ class Training:
             for batch, piece in zip(data.loader(rows, [p or [0] for p in pieces]), pieces, strict=True):
                 inputs, targets = send_to_device(batch, self.accelerator.device)
                 scores.append(self.task.score(data.apply(model, inputs), targets)[: len(piece)].cpu())
-            mine = torch.cat(scores)
-            found = torch.cat(gather_object([mine])) if ranks > 1 else mine
+            found = torch.cat(agreement.gather(torch.cat(scores)))
         if self.sharded:  # after a forward without a backward the root is still whole
             for module in model.modules():
                 if isinstance(module, FSDPModule):
@@ -276,8 +275,7 @@ class Training:
             UserError: it cannot be written; the one before is as it was.
         """
         state = checkpoint.state_of(self.bare(), self.inner(), sharded=self.sharded)
-        states = [checkpoint.generators()]
-        states = gather_object(states) if self.accelerator.num_processes > 1 else states
+        states = agreement.gather(checkpoint.generators())
         window: Tensor = self.accelerator.reduce(self.window, "mean")  # every rank's, as every rank reads it again
         if self.accelerator.is_main_process:
             own = {"step": self.step, "seconds": self.seconds, "first": self.first, "window": window.cpu()}
