@@ -16,6 +16,7 @@ import pytest
 # each other by spinning, keep each other from running.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's and SciPy's, which always spin
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what is not there is not asked for over the network, 23 s each time
 
 import torch
 

@@ -1,13 +1,9 @@
-"""One thread, no network, and nothing of one framework's global state left for the next test."""
+"""One thread, and nothing of one framework's global state left for the next test."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,6 @@ def test_every_recipe_takes_two_steps_at_paper_scale_and_sharded_the_same(tmp_pa
 
 def test_a_recipe_without_its_data_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv(hub.VARIABLE, str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = recipe.find("moe-pretraining")
     with pytest.raises(thalweg.records.errors.UserError, match=r"hf download .* --local-dir"):
         run.reproduce(found, "", "paper", tmp_path / "moe")
