@@ -13,7 +13,7 @@ from PIL import Image
 from shrunk_tasks import SHRUNK
 
 from thalweg.lab import hub, tasks
-from thalweg.lab.split import IMAGE, TEXT, WORDS, Classes
+from thalweg.lab.split import IMAGE, TEXT, WORDS, Classes, fetch
 from thalweg.lab.tasks import bert, fashion_mnist, gpt2, published_images
 from thalweg.records.errors import UserError
 
@@ -83,7 +83,86 @@ def test_another_configuration_is_not_taken_for_the_one_that_is_not_there(own_da
     """GLUE's RTE has the columns of MRPC."""
     hub_folders.texts(own_data)
     (own_data / "nyu-mll/glue/mrpc").rename(own_data / "nyu-mll/glue/rte")
-    assert "has no Parquet file of the split train" in refused(bert.MRPC().splits)
+    message = refused(bert.MRPC().splits)
+    assert "has no Parquet file of the split train" in message
+    assert "it has rte/train-00000-of-00001.parquet: hf download" in message
+
+
+@pytest.mark.parametrize("name", ["train-test", "my.test-train-2024", "valid_train"])
+def test_a_file_that_is_named_for_two_splits_is_neither(own_data, name):
+    """Or the same rows were trained on and tested."""
+    images(own_data, splits=("train",))
+    path = own_data / CIFAR / f"{name}.parquet"
+    (own_data / CIFAR / "train-00000-of-00001.parquet").rename(path)
+    message = refused(published_images.CIFAR10ResNet20().splits)
+    assert message.startswith(f"{path} is named for the splits train and ")
+
+
+def test_a_files_own_name_counts_before_its_folders(own_data):
+    images(own_data)
+    folder = own_data / CIFAR
+    (folder / "train").mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}-00000-of-00001.parquet").rename(folder / f"train/{split}.parquet")
+    assert [path.name for path in hub.files_of(folder, "train")] == ["train.parquet"]
+    assert [path.name for path in hub.files_of(folder, "test")] == ["test.parquet"]
+
+
+@pytest.mark.parametrize("task", [published_images.CIFAR10ResNet20, published_images.ImageNetResNet34])
+def test_a_folders_name_is_no_pattern(own_data, monkeypatch, task):
+    for name, count in (("a * [b]", 6), ("a large [b]", 9), ("a large b", 9)):
+        images(own_data / name, count=count)
+        for split in ("train", "val"):
+            for kind in ("n01440764", "n01443537"):
+                folder = own_data / name / "ILSVRC/imagenet-1k" / split / kind
+                folder.mkdir(parents=True)
+                for i in range(count // 3):
+                    Image.new("RGB", (9, 9)).save(folder / f"{i}.png")
+    monkeypatch.setenv(hub.VARIABLE, str(own_data / "a * [b]"))
+    train, validation, test = task().splits()
+    assert (len(train) + len(validation), len(test)) == ((6, 6) if task.images == "img" else (4, 4))
+
+
+def test_files_behind_links_count_and_a_link_to_nothing_is_named(own_data, tmp_path_factory):
+    images(own_data)
+    folder = own_data / CIFAR
+    other = tmp_path_factory.mktemp("other") / "there"
+    folder.rename(other)
+    folder.symlink_to(other)
+    assert len(published_images.CIFAR10ResNet20().splits().test) == 6
+    path = folder / "test-00000-of-00001.parquet"
+    path.unlink()
+    path.symlink_to(other / "nothing")
+    assert f"cannot read {path}, split test (" in refused(published_images.CIFAR10ResNet20().splits)
+
+
+def test_what_may_not_be_read_is_one_error(own_data, monkeypatch):
+    """Root may read all, so that the system's answer is put on."""
+    images(own_data)
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", refuse)
+        message = refused(lambda: hub.files_of(own_data / CIFAR, "train"))
+    assert message == f"cannot read {own_data / CIFAR} (Permission denied)"
+    monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+    message = refused(lambda: tasks.load.__wrapped__("cifar10-resnet20"))
+    assert message.startswith(f"cannot read {own_data}/uoft-cs/cifar10 (Permission denied), which task 'cifar10")
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("", "--local-dir DIR/a/b, with THALWEG_DATA=DIR"),
+        ("/my data/", "--local-dir '/my data/a/b'"),
+        ("/data", "--local-dir /data/a/b"),
+    ],
+)
+def test_the_command_that_fetches_can_be_pasted(monkeypatch, root, said):
+    monkeypatch.setenv(hub.VARIABLE, root)
+    assert fetch("a/b") == f"hf download --repo-type dataset a/b {said}"
 
 
 def test_the_number_of_rows_is_the_published_one_unless_it_is_meant(own_data, monkeypatch, tiny_weights):
@@ -149,6 +228,13 @@ def test_labels_that_are_none_are_named(own_data, kind, labels, what):
     assert f"{path}, split train, {what}" in refused(published_images.CIFAR10ResNet20().splits)
 
 
+def test_a_label_beyond_the_largest_with_a_sign_is_named(own_data):
+    (own_data / "a/b").mkdir(parents=True)
+    pq.write_table(pa.table({"label": pa.array([0, 2**64 - 1], pa.uint64())}), own_data / "a/b/train.parquet")
+    message = refused(lambda: hub.load("a/b", "train", {"label": Classes(2)}))
+    assert message.endswith("row 1, column label: is 18446744073709551615, not a whole number from 0 to 1")
+
+
 def test_a_row_is_counted_over_all_files(own_data):
     for i, labels in enumerate(([0, 1], [2, 3], [4, 11])):
         path = own_data / f"a/b/train-0000{i}-of-00003.parquet"
@@ -195,9 +281,11 @@ def test_shards_of_other_types_columns_or_classes_are_named(own_data):
     write(second, ["0", "cat"], Value("string"))
     assert f"cannot read {folder}, split train (ValueError: Invalid string class label cat" in refused(load)
     write(second, [0, 1], ClassLabel(names=["pos", "neg"]))
-    assert f"{second}, split train, column label: is of other classes or another order as in" in refused(load)
+    assert f"{second}, split train, column label: the classes are others or in another order than in" in refused(load)
     write(second, [0, 1], Value("int64"), "target")
-    assert f"cannot read {folder}, split train (CastError: Couldn't cast" in refused(load)
+    message = refused(load)
+    assert f"cannot read {folder}, split train (CastError: Couldn't cast target: int64" in message
+    assert message.endswith("its files do not go together, take all of them from one copy")
     second.write_bytes(first.read_bytes()[:-50])
     assert f"cannot read {second}, split train" in refused(load)
 
@@ -245,6 +333,38 @@ def test_json_lines_that_are_none_are_named(own_data, lines, what):
     path.parent.mkdir(parents=True)
     path.write_text("\n".join(lines) + "\n")
     assert what.format(path) in refused(gpt2.GPT2().splits)
+
+
+def test_texts_that_are_not_utf8_are_named(own_data):
+    """Arrow's reader of JSON lets them pass."""
+    path = own_data / "spacerini/gpt2-outputs/webtext.train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes('{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"))
+    what = "row 1, column text: is not UTF-8 ('utf-8' codec can't decode byte 0xe9"
+    assert f"{path}, split train, {what}" in refused(gpt2.GPT2().splits)
+
+
+def test_data_that_are_too_few_are_not_the_tasks_fault(own_data, tiny_weights):
+    path = own_data / "spacerini/gpt2-outputs/webtext.train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"text": "a"}\n' * 3)
+    assert refused(gpt2.GPT2().splits) == f"{path} has 1 different texts: at least 3 are needed"
+    path.write_text("")
+    assert refused(gpt2.GPT2().splits) == f"cannot read {path}, split train (StopIteration): download it again"
+    images(own_data, count=1)
+    message = refused(lambda: tasks.load.__wrapped__("cifar10-resnet20"))
+    assert message == "the data of task 'cifar10-resnet20' are too few: 0, 1, 1 examples to train, validate and test on"
+
+
+def test_arrow_files_that_count_their_classes_otherwise_are_named(own_data):
+    (own_data / "a/b").mkdir(parents=True)
+    for i, names in enumerate((["neg", "pos"], ["pos", "neg"])):
+        data = Dataset.from_dict({"label": [0, 1]}, features=Features({"label": ClassLabel(names=names)}))
+        data.save_to_disk(own_data / names[0])
+        saved = own_data / names[0] / "data-00000-of-00001.arrow"
+        saved.rename(own_data / f"a/b/train-0000{i}-of-00002.arrow")
+    message = refused(lambda: hub.load("a/b", "train", {"label": Classes(2)}))
+    assert f"{own_data}/a/b/train-00001-of-00002.arrow, split train, column label: the classes are others" in message
 
 
 def test_texts_as_json_lines_and_as_arrow_files_are_read(own_data):

@@ -31,6 +31,7 @@ def put(place, image):
     [
         ({"bytes": stored(PILImage.new("RGB", (32, 32)))["bytes"][:50], "path": None}, "the image cannot be decoded"),
         ({"bytes": b"<html>", "path": None}, "the image cannot be decoded (of no known format)"),
+        ({"bytes": b"", "path": None}, "the image cannot be decoded (of no known format)"),
         (stored(PILImage.new("RGB", (32, 30))), "is an image of 32x30 pixels, not 32x32"),
         (stored(PILImage.new("I;16", (32, 32))), "is an image of mode I;16: 8 bits a channel are needed"),
         (None, "is null"),
@@ -86,7 +87,7 @@ def test_photographs_keep_their_labels_and_name_their_classes_in_one_order(own_d
     hub_folders.write(own_data, "ILSVRC/imagenet-1k/data", "validation",
                       {"image": hub_folders.pictures(2, (40, 40), 0), "label": [0, 1]},
                       {"image": Image(), "label": ClassLabel(names=names)})  # fmt: skip
-    assert "the splits train and validation have other classes, or in another order" in refused(task.splits)
+    assert "the splits train and validation have their classes in other orders: take" in refused(task.splits)
 
 
 def test_an_image_without_bytes_and_path_is_null(own_data):
@@ -96,6 +97,16 @@ def test_an_image_without_bytes_and_path_is_null(own_data):
     pq.write_table(pa.table({"img": pa.array(rows, kind)}), own_data / "a/b/train.parquet")
     message = refused(lambda: hub.load("a/b", "train", {"img": IMAGE}))
     assert message.endswith("train.parquet, split train, row 1, column img: is null")
+
+
+def test_images_as_bytes_alone_are_read_in_each_of_arrows_types(own_data):
+    data = stored(PILImage.new("RGB", (2, 2), (9, 8, 7)))["bytes"]
+    for kind in ("binary", "large_binary"):
+        folder = own_data / "a" / kind
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"img": pa.array([data], getattr(pa, kind)())}), folder / "train.parquet")
+        found = hub.load(f"a/{kind}", "train", {"img": IMAGE})
+        assert found.pictures("img", "RGB", (2, 2))[0, 1, 1].tolist() == [9, 8, 7]
 
 
 def test_imagenet_is_read_as_its_archives_are_unpacked(own_data):
@@ -108,9 +119,17 @@ def test_imagenet_is_read_as_its_archives_are_unpacked(own_data):
     train, validation, test = published_images.ImageNetResNet34().splits()
     assert (len(train), len(validation)) == (8, 2)
     assert [test[i][1] for i in range(4)] == [0, 0, 1, 1]
+    table = own_data / "ILSVRC/imagenet-1k/train/metadata.csv"  # of which datasets would take the labels
+    table.write_text("file_name,label\nn01440764/n01440764_0.JPEG,5\n")
+    again = published_images.ImageNetResNet34().splits()
+    assert [int(label) for label in again.train.labels] == [0] * 5 + [1] * 5
     (own_data / "ILSVRC/imagenet-1k/val/n01443537/n01443537_1.JPEG").write_bytes(b"no image")
     test = published_images.ImageNetResNet34().splits().test
     assert "val/n01443537/n01443537_1.JPEG cannot be decoded" in refused(lambda: test[3])
+    shutil.rmtree(own_data / "ILSVRC/imagenet-1k/val/n01443537")
+    assert "the splits train and validation have classes that the other has not, such as n01443537" in refused(
+        published_images.ImageNetResNet34().splits
+    )
     shutil.rmtree(own_data / "ILSVRC/imagenet-1k/val")
     (own_data / "ILSVRC/imagenet-1k/val").mkdir()
     hub_folders.pictures(1, (60, 60), 0)[0].save(own_data / "ILSVRC/imagenet-1k/val/ILSVRC2012_val_00000001.JPEG")
@@ -123,7 +142,7 @@ def test_splits_that_count_their_classes_otherwise_are_not_mixed(own_data):
     names = [f"class {i}" for i in range(10)]
     images(own_data, ClassLabel(names=names), splits=("train",))
     images(own_data, ClassLabel(names=names[::-1]), splits=("test",))
-    assert "column label: the splits train and test have other classes" in refused(
+    assert "column label: the splits train and test have their classes in other orders" in refused(
         published_images.CIFAR10ResNet20().splits
     )
 

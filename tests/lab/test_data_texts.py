@@ -94,6 +94,12 @@ def test_empty_sentences_and_marks_of_documents_do_not_count(own_data, tiny_weig
     assert [read(part) for part in bert.CoNLL2003().splits()] == [[["B-PER", "I-PER"]]] * 3
 
 
+def test_sentences_that_are_all_empty_are_none(own_data, tiny_weights):
+    conll(own_data, [[], [0]], Value("int64"), words=[[], ["-DOCSTART-"]])
+    shutil.copytree(tiny_weights, own_data, dirs_exist_ok=True)
+    assert "train-00000-of-00001.parquet, split train, has no rows: hf download" in refused(bert.CoNLL2003().splits)
+
+
 def test_entities_behind_the_last_token_count(own_data, tiny_weights):
     """A sentence of 300 words is read in parts, none of which cuts an entity; what is not found there is missed."""
     words = [*(["call", "Peter", "Blackburn"] * 100)[:299], "\u200b"]  # the last is nothing to the tokenizer

@@ -12,6 +12,8 @@ With ``THALWEG_DATA_ROWS=any`` a folder that was cut down on purpose may have an
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,9 +49,9 @@ NAMES = {
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
 ORIGINALS = {
     "data_batch_1", "data_batch_1.bin", "cifar-100-python", "fine_label_names.txt", "eng.train", "valid.txt",
-    "msr_paraphrase_train.txt", "mrpc_dev_ids.tsv", "imdb.vocab", "pos",
+    "msr_paraphrase_train.txt", "mrpc_dev_ids.tsv", "imdb.vocab", "pos", "meta",
 }  # fmt: skip
-"""Names that tell data in the form of their first publication: CIFAR, CoNLL-2003, MRPC, IMDB."""
+"""Names of files and folders that tell data in the form of their first publication: CIFAR, CoNLL-2003, MRPC, IMDB."""
 
 
 def load(
@@ -100,9 +102,10 @@ def same_classes(column: str, *splits: Split) -> None:
     named = [(one, found) for one in splits if (found := one.classes(column))]
     for (a, first), (b, second) in pairwise(named):
         if first != second:
+            only = sorted({*first} ^ {*second})
+            what = f"classes that the other has not, such as {only[0]}" if only else "their classes in other orders"
             raise UserError(
-                f"{a.place}, column {column}: the splits {a.split} and {b.split} have other classes, or in "
-                "another order: take both from one copy"
+                f"{a.place}, column {column}: the splits {a.split} and {b.split} have {what}: take both from one copy"
             )
 
 
@@ -111,54 +114,70 @@ def _from_folder(
 ) -> tuple[Any, str]:
     """The data of a split, and the file or folder that they are from."""
     files = files_of(folder, split, config)
-    if not files:
-        if IMAGE in columns.values() and (images := image_folder(folder, split)):
-            # classes are the names of the folders, sorted: for ImageNet's WordNet numbers that is the published order
-            data = datasets.load_dataset("imagefolder", data_dir=str(images), split="train", drop_labels=False)
-            return data, str(images)
+    if files:
+        check_whole(files, folder, split)
+    elif IMAGE in columns.values() and (images := image_folder(folder, split)):
+        files = [images]
+    else:
         raise UserError(_nothing(name, folder, split))
-    check_whole(files, folder, split)
     place = str(folder if len(files) > 1 else files[0])
     try:
         data = _read(datasets, files)
     except Exception as error:
         raise _unreadable(datasets, files, place, split, error) from None
-    if files[0].suffix == ".parquet":
+    if len(files) > 1 and files[0].suffix != ".jsonl":
         _check_classes(datasets, files, columns, split)
     return data, place
 
 
 def _read(datasets: Any, files: list[Path]) -> Any:
-    return datasets.load_dataset(FORMATS[files[0].suffix], data_files=[str(path) for path in files], split="train")
+    paths = [glob.escape(str(path)) for path in files]  # they are taken for patterns
+    if files[0].is_dir():
+        # classes are the names of the folders, sorted: for ImageNet's WordNet numbers that is the published order;
+        # a metadata.csv, which would stand in for them, is to be called as no file is
+        how = {"data_dir": paths[0], "drop_labels": False, "metadata_filenames": ["/"]}
+        return datasets.load_dataset("imagefolder", split="train", **how)
+    return datasets.load_dataset(FORMATS[files[0].suffix], data_files=paths, split="train")
 
 
 def _unreadable(datasets: Any, files: list[Path], place: str, split: str, error: Exception) -> UserError:
     """The error that names the file that cannot be read, if one alone cannot."""
-    for path in files if len(files) > 1 else ():
-        try:
-            _read(datasets, [path])
-        except Exception as found:
-            place, error = str(path), found
-            break
-    return UserError(f"cannot read {place}, split {split} ({first_line(error.__cause__ or error)}): download it again")
+    remedy = "download it again"
+    if len(files) > 1:
+        for path in files:
+            try:
+                _read(datasets, [path])
+            except Exception as found:
+                place, error = str(path), found
+                break
+        else:
+            remedy = "its files do not go together, take all of them from one copy"
+    cause = error.__cause__ or error
+    said = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]  # of types that differ, the first line names none
+    return UserError(f"cannot read {place}, split {split} ({said.rstrip(':')}): {remedy}")
 
 
 def _check_classes(datasets: Any, files: list[Path], columns: Mapping[str, Kind], split: str) -> None:
     """Raise where a file names its classes in another order than the first, whose names ``datasets`` takes for all."""
     import pyarrow.parquet
 
-    named = [datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path)) for path in files]
+    def features_of(path: Path) -> Any:
+        if path.suffix == ".arrow":
+            return _read(datasets, [path]).features
+        return datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+
+    named = [features_of(path) for path in files]
     for column in columns:
         for path, features in zip(files, named, strict=True):
             if class_names(features.get(column)) != class_names(named[0].get(column)):
                 raise UserError(
-                    f"{path}, split {split}, column {column}: is of other classes or another order as in "
-                    f"{files[0].name}: take all files from one copy"
+                    f"{path}, split {split}, column {column}: the classes are others or in another order than "
+                    f"in {files[0].name}: take all files from one copy"
                 )
 
 
 def files_of(folder: Path, split: str, config: str | None = None) -> list[Path]:
-    """The files of a split: it is a word of their names (``train-00000-of-00002.parquet``) or their folder's name.
+    """The files of a split: it is a word of their names (``train-00000-of-00002.parquet``), or else of their folder.
 
     Where the folder has one of the configuration's name, only the files in there count; where it has not, files in
     folders of other names belong to other configurations. Hidden folders, such as a download's cache, do not count.
@@ -166,23 +185,45 @@ def files_of(folder: Path, split: str, config: str | None = None) -> list[Path]:
     words = NAMES.get(split, (split,))
     root = folder / config if config is not None and (folder / config).is_dir() else folder
     found = []
-    for path in sorted(root.rglob("*")):
-        where = path.relative_to(root)
-        if path.suffix not in FORMATS or any(part.startswith(".") for part in where.parts) or not path.is_file():
+    for path in _inside(root):
+        where = path.relative_to(root).parent.as_posix()
+        if path.suffix not in FORMATS or (config and root is folder and where not in (".", "data", *words)):
             continue
-        if config is not None and root is folder and where.parent.as_posix() not in (".", "data", *words):
-            continue
-        if path.parent.name in words or any(word in re.split(r"[-._]", path.stem) for word in words):
+        named = _named(path)
+        if split in named or (not named and path.parent.name in words):
             found.append(path)
     return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    """All files in a folder and in those below it, behind links too, without what is hidden."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot read {error.filename} ({error.strerror})")
+
+    found = []
+    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _named(path: Path) -> list[str]:
+    """The splits that are words of a file's name."""
+    found = re.split(r"[-._]", path.stem)
+    return [split for split, words in NAMES.items() if not {*words}.isdisjoint(found)]
 
 
 def check_whole(files: list[Path], folder: Path, split: str) -> None:
     """Raise where files of one split are the split more than once, or not all that their names count.
 
     Raises:
-        UserError: the files are of several layouts, such as both of the hub's, or a numbered one is missing.
+        UserError: the files are of several layouts, such as both of the hub's, a numbered one is missing, or one is
+            named for several splits.
     """
+    for path in files:
+        if len(several := _named(path)) > 1:
+            raise UserError(f"{path} is named for the splits {' and '.join(several)}: name it for one")
     layouts: dict[tuple[Path, str, str], Path] = {}
     for path in files:
         name = re.sub(r"\d+-of-(\d+).*|\d+$", r"of \1", path.stem)
@@ -218,17 +259,17 @@ def image_folder(folder: Path, split: str) -> Path | None:
 
 
 def _nothing(name: str, folder: Path, split: str) -> str:
-    paths = sorted(folder.rglob("*"))
-    if original := next((path for path in paths if path.name in ORIGINALS), None):
+    paths = [path.relative_to(folder) for path in _inside(folder)]
+    if original := next((path for path in paths if not ORIGINALS.isdisjoint(path.parts)), None):
         return (
-            f"{folder} holds data in the form of their first publication ({original.relative_to(folder)}): convert "
-            "them as the page 'Data' of the documentation says under 'From the original files'"
+            f"{folder} holds data in the form of their first publication ({original}): convert them as the page 'Data' "
+            "of the documentation says under 'From the original files'"
         )
-    others = [path.name for path in paths if path.is_file() and path.name.startswith(split)]
+    others = [str(path) for path in paths if path.name.startswith(split)]
     has = f"; it has {', '.join(others[:3])}" if others else ""
     return (
-        f"{folder} has no Parquet file of the split {split} ({split}-00000-of-00001.parquet){has}: {fetch(name)}; "
-        f"{split}*.jsonl and {split}*.arrow are read as well, and of images a folder a class"
+        f"{folder} has no Parquet file of the split {split} ({split}-00000-of-00001.parquet){has}: {fetch(name)}, "
+        "or see the page 'Data' of the documentation for what else is read, and how other files are converted"
     )
 
 
@@ -249,9 +290,8 @@ def pretrained(kind: Any, name: str, **options: Any) -> Any:
     Raises:
         UserError: it is not available.
     """
-    folder = folder_of(name)
     try:
-        return kind.from_pretrained(folder or name, **options)
+        return kind.from_pretrained(folder_of(name) or name, **options)
     except Exception as error:
         raise UserError(f"{_wanted(name, weights=True)} ({first_line(error)})") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -44,16 +45,19 @@ def problem(column: Any, kind: Kind) -> tuple[int, str] | None:
     def is_text(type_: Any) -> bool:
         return bool(types.is_string(type_) or types.is_large_string(type_))
 
+    if kind != IMAGE and (found := undecodable(column)) is not None:
+        return found
     type_, wrong = column.type, compute.is_null(column)
     if isinstance(kind, Classes):
         if right := types.is_integer(type_):
-            beyond = compute.or_(compute.less(column, 0), compute.greater_equal(column, kind.count))
+            numbers = column.cast("float64", safe=False)  # comparing integers of 64 bits without a sign fails
+            beyond = compute.or_(compute.less(numbers, 0), compute.greater_equal(numbers, kind.count))
             wrong = compute.or_kleene(wrong, beyond)
     elif kind == TEXT:
         right = is_text(type_)
     elif kind == IMAGE:  # bytes or the path of a file; whether it can be decoded shows when it is
         stored = {field.name for field in type_} & {"bytes", "path"} if types.is_struct(type_) else set()
-        right = bool(stored) or types.is_binary(type_) or is_text(type_)
+        right = bool(stored) or types.is_binary(type_) or types.is_large_binary(type_) or is_text(type_)
         if stored:
             empty = [compute.is_null(compute.struct_field(column, name)) for name in stored]
             wrong = compute.or_(wrong, reduce(compute.and_, empty))
@@ -70,6 +74,21 @@ def problem(column: Any, kind: Kind) -> tuple[int, str] | None:
         return row, "is null"
     hidden = ", which stands for a label that is not published" if right and value == -1 else ""
     return row, f"is {value!r:.60}{'' if right else f' ({type_})'}{hidden}, not {kind}"
+
+
+def undecodable(column: Any) -> tuple[int, str] | None:
+    """The first row with a text that is not UTF-8, which reading JSON lines lets pass, and what is wrong; or None."""
+    import pyarrow
+
+    try:
+        column.validate(full=True)
+    except pyarrow.ArrowInvalid:
+        for row, value in enumerate(column):
+            try:
+                value.as_py()
+            except UnicodeDecodeError as error:
+                return row, f"is not UTF-8 ({error})"
+    return None
 
 
 @dataclass(frozen=True)
@@ -151,7 +170,7 @@ class Split:
             image.load()
         except Exception as error:  # whatever a decoder raises is said of the file
             said = "of no known format" if isinstance(error, UnidentifiedImageError) else first_line(error)
-            where = f" {stored['path']}" if isinstance(stored, dict) and not stored["bytes"] else ""
+            where = f" {stored['path']}" if isinstance(stored, dict) and stored["bytes"] is None else ""
             raise self.fault(row, column, f"the image{where} cannot be decoded ({said})") from None
         if image.mode[0] in "IF":
             raise self.fault(row, column, f"is an image of mode {image.mode}: 8 bits a channel are needed")
@@ -167,11 +186,13 @@ def any_rows() -> bool:
 
 
 def check_rows(rows: int, published: tuple[int, ...], place: str, remedy: str) -> None:
-    """Raise where there are other numbers of rows than published, and nothing says that it is meant.
+    """Raise where there are no rows, or not as many as published and nothing says that it is meant.
 
     Raises:
         UserError: naming the place and the remedy.
     """
+    if rows < 1:
+        raise UserError(f"{place}, has no rows: {remedy}")
     if not any_rows() and published and rows not in published:
         counts = " or ".join(f"{count:,}" for count in published)
         raise UserError(f"{place}, has {rows:,} rows, not {counts}: {remedy}, or set {ROWS}=any if this is intended")
@@ -191,10 +212,10 @@ def folder_of(name: str) -> Path | None:
 
 def fetch(name: str, *, weights: bool = False) -> str:
     """The command that does."""
-    root = os.environ.get(VARIABLE, "DIR")
+    root = os.environ.get(VARIABLE)
     kind = "" if weights else "--repo-type dataset "
-    named = "" if VARIABLE in os.environ else f", with {VARIABLE}=DIR"
-    return f"hf download {kind}{name} --local-dir {root}/{name}{named}"
+    where = shlex.quote(str(Path(root or "DIR", name).expanduser()))
+    return f"hf download {kind}{name} --local-dir {where}{'' if root else f', with {VARIABLE}=DIR'}"
 
 
 def first_line(error: BaseException) -> str:

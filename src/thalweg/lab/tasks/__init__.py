@@ -135,10 +135,13 @@ def load(name: str) -> tuple[Task, Splits]:
         lengths = [len(part) for part in splits]
     except UserError:
         raise
+    except PermissionError as error:
+        raise UserError(f"cannot read {error.filename} ({error.strerror}), which task {name!r} needs") from None
     except (Exception, SystemExit) as error:
         raise TaskFault(name, "splits()") from error
     if min(lengths) < 1:
-        raise UserError(f"task {name!r} has an empty split: {', '.join(map(str, lengths))} examples")
+        found = ", ".join(map(str, lengths))
+        raise UserError(f"the data of task {name!r} are too few: {found} examples to train, validate and test on")
     return task, splits
 
 

@@ -58,7 +58,8 @@ class PublishedTexts(NextToken):
 
     def splits(self) -> Splits:
         """98, 1 and 1 % of the texts of the published training set."""
-        data = hub.load(self.data, "train", {"text": TEXT}, published=self.published).data
+        found = hub.load(self.data, "train", {"text": TEXT}, published=self.published)
+        data = found.data
         begins: set[str] = set()
         kept = []
         for i, text in enumerate(data["text"]):
@@ -66,7 +67,7 @@ class PublishedTexts(NextToken):
                 begins.add(text[:NOVEL])
                 kept.append(i)
         if len(kept) < 3:
-            raise UserError(f"{self.data} has {len(kept)} different texts: at least 3 are needed")
+            raise UserError(f"{found.place} has {len(kept)} different texts: at least 3 are needed")
         data, hundredth = data.select(kept), max(1, len(kept) // 100)
         train, others = held_out(len(data), 2 * hundredth)
         parts = train, others[:hundredth], others[hundredth:]
