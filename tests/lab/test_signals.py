@@ -138,6 +138,31 @@ def test_ctrl_c_reaches_no_worker_that_is_starting_not_even_the_first(tmp_path):
     assert ran.stdout.split() == ["True", "False"] * 2, ran.stderr
 
 
+HEARD = """
+import os, signal, threading, time
+from thalweg.lab import processes
+processes.PRELOADED = "slow"
+if __name__ == "__main__":
+    began = time.monotonic()
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        processes.context()
+    except KeyboardInterrupt:
+        print(time.monotonic() - began)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no server to wait for")
+def test_ctrl_c_is_heard_while_the_server_of_the_workers_imports(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(8.0)\n")
+    (tmp_path / "start.py").write_text(HEARD)
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])}
+    ran = subprocess.run([sys.executable, tmp_path / "start.py"], env=environment, capture_output=True, text=True)
+    assert ran.stdout, ran.stderr
+    assert float(ran.stdout) < 6.0
+    assert ran.stderr == ""
+
+
 def test_handlers_of_others_and_ignored_signals_stay():
     heard = []
     before = [signal.getsignal(one) for one in (signal.SIGHUP, signal.SIGUSR1)]

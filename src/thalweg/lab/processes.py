@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from typing import TYPE_CHECKING
 
 from thalweg.lab.signals import SIGNALS
@@ -28,7 +28,16 @@ def context() -> SpawnContext | ForkServerContext:
         return mp.get_context("spawn")
     found = mp.get_context("forkserver")
     found.set_forkserver_preload([PRELOADED])
+    with undisturbed():
+        forkserver.ensure_running()
+    first = found.Process(target=_do_nothing, daemon=True)  # wait for the imports here, where Ctrl-C is heard
+    first.start()
+    first.join()
     return found
+
+
+def _do_nothing() -> None:
+    pass
 
 
 @contextmanager
