@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 def grid(table: RankedTable, summary: Summary, console: Any) -> Grid:
     """One table of a comparison; the settings only where there is room for them."""
-    unit = f" ({table.metric.unit})" if table.metric.unit else ""
     title = (
-        f"{table.task}, batch size {table.batch_size}: {table.metric.name}{unit} after {table.steps} steps, "
-        f"tuned with {summary.trials} {words.plural(summary.trials, 'trial')} a study "
+        f"{table.task}, batch size {table.batch_size}: {words.labelled(table.metric.name, table.metric)} after "
+        f"{table.steps} steps, tuned with {summary.trials} {words.plural(summary.trials, 'trial')} a study "
         "(steps and seconds to the target, failed seeds + failed trials)"
     )
     found = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)

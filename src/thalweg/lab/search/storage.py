@@ -154,10 +154,9 @@ class _StorageTicket:
 
 
 def _ticket(job: Job, run: str) -> FrozenTrial:
-    space = {name: FloatDistribution(value, value) for name, value in job.place.point.items()}
     return create_trial(
         state=TrialState.RUNNING,
         params=dict(job.place.point),
-        distributions=dict(space),
+        distributions={name: FloatDistribution(value, value) for name, value in job.place.point.items()},
         user_attrs={"run": run, "owner": owner(), "seed": job.spec.seed, "spec": json.dumps(job.spec.as_dict())},
     )

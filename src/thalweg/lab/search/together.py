@@ -37,10 +37,6 @@ def work_together(assignment: Assignment, on_message: OnMessage = lambda what, v
         TaskFault: the code of a task raised.
     """
     first = agreement.processes().is_main_process
-
-    def note(line: str) -> None:
-        on_message("note", line)
-
     claimed: Iterator[tuple[Job, Ticket]] = _claimed(assignment) if first else iter(())
     while True:
         with agreement.raise_on_all():
@@ -60,8 +56,9 @@ def work_together(assignment: Assignment, on_message: OnMessage = lambda what, v
                 on_message("run", job)
             try:
                 result = train(
-                    job.spec, job.folder, job.place, execution=assignment.execution, on_event=on_event, say=note
-                )
+                    job.spec, job.folder, job.place, execution=assignment.execution, on_event=on_event,
+                    say=lambda line: on_message("note", line),
+                )  # fmt: skip
             except Stopped:
                 raise UserError(f"another process trains in {job.folder} now: run this command again") from None
             finally:
