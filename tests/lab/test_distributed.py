@@ -1,11 +1,8 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launching import on_ranks
 
-import thalweg
 from thalweg.lab.engine import Execution, RunSpec, train
 from thalweg.lab.instruments import Panel
 from thalweg.records import files as records
@@ -18,15 +15,7 @@ EXPERTS = RunSpec("small_tasks:Experts", 15, 20, "alto", SETTINGS, seed=3, test=
 @pytest.mark.slow
 def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
     """In parts, with a global batch that two processes cannot halve, gone on with after a kill; experts spread too."""
-    here = Path(__file__).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(here)])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ran = subprocess.run(
-        [*command, str(here / "on_two_ranks.py"), str(tmp_path)],
-        env=environment, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    said = on_ranks(2, [str(Path(__file__).with_name("on_two_ranks.py")), str(tmp_path)])
     train(SPEC, tmp_path / "one", execution=Execution(observer=Panel(5, print)))
     train(EXPERTS, tmp_path / "experts-alone")
 
@@ -47,5 +36,5 @@ def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
     assert [line["step"] for line in measured[0]] == [5, 10, 15, 20]
     for line, alone in zip(*measured, strict=True):  # of the whole gradient, not of a rank's
         assert {**line, "overhead_seconds": 0} == pytest.approx({**alone, "overhead_seconds": 0}, rel=1e-3)
-    assert ran.stdout.count("without gradient_noise_scale") == 1  # by one of the ranks
-    assert ran.stdout.count("--instruments needs full, unscaled gradients") == 2
+    assert said.count("without gradient_noise_scale") == 1  # by one of the ranks
+    assert said.count("--instruments needs full, unscaled gradients") == 2

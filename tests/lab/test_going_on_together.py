@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launching import on_ranks
 from lines import ADAMW
 from safetensors.torch import load_file
 
@@ -36,9 +37,7 @@ def history(folder):
 
 @pytest.mark.slow
 def test_two_processes_go_on_as_one_and_none_waits_for_the_other(tmp_path):
-    command = [*TWO, str(HERE / "on_two_ranks_going_on.py"), str(tmp_path)]
-    ran = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
-    assert ran.returncode == 0, ran.stderr
+    on_ranks(2, [str(HERE / "on_two_ranks_going_on.py"), str(tmp_path)])
     train(ODD, tmp_path / "alone")
     same = [f"{name}-{sharding}" for name in ("parts", "raised", "signal") for sharding in ("ddp", "fsdp2")]
     same += [f"{name}-{sharding}-0" for name in ("own", "swapped") for sharding in ("ddp", "fsdp2")]

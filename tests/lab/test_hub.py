@@ -1,8 +1,6 @@
 """Published data and the paper's tasks, on a few rows of each data set in its real schema."""
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import hub_folders
 import numpy as np
 import pytest
 import torch
+from launching import on_ranks
 from safetensors import torch as safetensors
 from shrunk_tasks import SHRUNK
 from torch import nn
@@ -62,20 +61,13 @@ def history(folder):
 
 
 @pytest.mark.slow
-def test_two_steps_of_each_task_are_the_same_on_one_process_and_on_two_with_shards(here, cache, tmp_path):
+def test_two_steps_of_each_task_are_the_same_on_one_process_and_on_two_with_shards(here, cache, tmp_path, monkeypatch):
     """Batch statistics, padding, tokens that count for nothing, routed tokens: nothing depends on how it is cut."""
     assert set(SHRUNK) == {name for name, task in tasks.TASKS.items() if task.download and name != "fashion-mnist"}
     for name in SHRUNK:
         train(spec(name), tmp_path / "one" / name)
-    folder = Path(__file__).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(cache)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(folder)])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ran = subprocess.run(
-        [*command, str(folder / "on_two_ranks_hub.py"), str(tmp_path / "two")],
-        env=environment, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    monkeypatch.setenv("HF_HOME", str(cache))
+    on_ranks(2, [str(Path(__file__).with_name("on_two_ranks_hub.py")), str(tmp_path / "two")])
     for name in SHRUNK:
         assert history(tmp_path / "two" / name) == pytest.approx(history(tmp_path / "one" / name), rel=1e-4), name
 

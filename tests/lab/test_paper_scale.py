@@ -1,20 +1,16 @@
 """Every recipe at paper scale takes two steps on rows of the real schema, on one process and sharded on two."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import hub_folders
 import pytest
 import shrunk_recipes
+from launching import on_ranks
 
-import thalweg
 from thalweg.lab import hub
 from thalweg.records import files as records
+from thalweg.records.errors import UserError
 from thalweg.studies import recipe, run
-
-HERE = Path(__file__).parent
 
 
 def results(root):
@@ -31,22 +27,14 @@ def test_every_recipe_takes_two_steps_at_paper_scale_and_sharded_the_same(tmp_pa
     monkeypatch.setenv(hub.VARIABLE, str(hub_folders.folder(tmp_path / "published")))
     monkeypatch.setenv(hub.ROWS, "any")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(HERE)]))
     names = shrunk_recipes.names()
     assert set(names) == {
         name
         for name in recipe.names()
         if any("sine" not in one.task for one in recipe.find(name).scales["paper"].comparisons)
     }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    for count, folder in (("1", "one"), ("2", "two")):
-        ran = subprocess.run(
-            [*command, count, str(HERE / "on_two_ranks_recipes.py"), str(tmp_path / folder)],
-            capture_output=True, text=True, check=False, timeout=500,
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr
+    for count, folder in ((1, "one"), (2, "two")):
+        on_ranks(count, [str(Path(__file__).with_name("on_two_ranks_recipes.py")), str(tmp_path / folder)], 500.0)
     alone, sharded = results(tmp_path / "one"), results(tmp_path / "two")
     assert {path.split("/")[0] for path in alone} == set(names)
     assert sharded.keys() == alone.keys()
@@ -56,5 +44,5 @@ def test_every_recipe_takes_two_steps_at_paper_scale_and_sharded_the_same(tmp_pa
 def test_a_recipe_without_its_data_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv(hub.VARIABLE, str(tmp_path))
     found = recipe.find("moe-pretraining")
-    with pytest.raises(thalweg.records.errors.UserError, match=r"hf download .* --local-dir"):
+    with pytest.raises(UserError, match=r"hf download .* --local-dir"):
         run.reproduce(found, "", "paper", tmp_path / "moe")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import on_ranks
 from scipy import stats
 from synthetic import ACCURACY, Comparison
 
@@ -264,14 +265,7 @@ def test_a_recipe_goes_on_after_a_kill(tmp_path):
 def test_under_torchrun_all_processes_work_on_one_run_at_a_time(done, tmp_path):
     own = tmp_path / "own.toml"
     own.write_text(OWN.replace("[lab]", '[lab]\nsharding = "fsdp2"\nmicro_batch = 5'))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(HERE)])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "thalweg"]
-    ran = subprocess.run(
-        [*launch, "reproduce", str(own), "--out", str(tmp_path / "out")],
-        env=environment, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    on_ranks(2, ["-m", "thalweg", "reproduce", str(own), "--out", str(tmp_path / "out")])
 
     def results(root):
         found = {}
