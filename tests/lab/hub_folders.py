@@ -93,7 +93,8 @@ def weights(root):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_letters]
-    vocabulary += [f"##{letter}" for letter in string.ascii_letters] + WORDS + ["un", "##aff", "##able"]
+    vocabulary += [f"##{letter}" for letter in string.ascii_letters] + ["un", "##aff", "##able"]
+    vocabulary += [word for word in WORDS if word not in vocabulary]
     for name, lower in (("cased", False), ("uncased", True)):
         folder = root / f"google-bert/bert-base-{name}"
         folder.mkdir(parents=True)

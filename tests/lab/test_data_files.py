@@ -413,6 +413,7 @@ def test_what_is_wrong_with_data_is_one_line_on_the_command_line(own_data, capsy
     from thalweg.commands import main as cli
 
     images(own_data, Value("string"), edit=lambda columns: columns.update(label=["cat"] * 6))
+    tasks.load.cache_clear()  # of another test's data
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "cifar10-resnet20", "--steps", "1", "--batch-size", "2", "--out", str(own_data / "out")])
     said = capsys.readouterr().err

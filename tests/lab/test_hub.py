@@ -237,6 +237,25 @@ def test_weights_that_are_nowhere_are_one_error_that_says_what_to_fetch(monkeypa
         hub.pretrained(Kind, "google-bert/b")
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "tokens"),
+    [
+        ("google-bert/bert-base-uncased", bert.MRPC, "5 tokens, not 124"),
+        ("openai-community/gpt2", GPT2, "257 tokens, not"),
+    ],
+)
+def test_a_tokenizer_of_other_words_is_refused(tiny_weights, monkeypatch, tmp_path, name, task, tokens):
+    """Where its files are missing, BERT's would read each word as the one for unknown words."""
+    monkeypatch.setenv(hub.VARIABLE, str(tmp_path))
+    shutil.copytree(tiny_weights / name, tmp_path / name)
+    if task is bert.MRPC:
+        task().tokenizer()
+        for path in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+            (tmp_path / name / path).unlink()
+    with pytest.raises(UserError, match=f"the tokenizer of {tmp_path}/{name} has {tokens}.*: hf download {name} "):
+        task().tokenizer()
+
+
 def test_without_the_library_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"uoft-cs/cifar10 needs the datasets library: pip install 'thalweg\[hub\]'"):

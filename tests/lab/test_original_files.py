@@ -62,8 +62,8 @@ def conll(folder):
         "Peter NNP I-NP I-PER\nBlackburn NNP I-NP I-PER\n\n-DOCSTART- -X- O O\n\n"
         'BRUSSELS NNP I-NP I-LOC\nAsia NNP I-NP B-LOC\n" " O O\n'
     )
-    for name in ("eng.train", "eng.testa", "eng.testb"):
-        (folder / name).write_text(text)
+    for name, encoding in (("eng.train", "utf-8"), ("eng.testa", "utf-8-sig"), ("eng.testb", "utf-8-sig")):
+        (folder / name).write_text(text, encoding=encoding)
 
 
 HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"

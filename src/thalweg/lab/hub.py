@@ -36,7 +36,7 @@ from thalweg.lab.split import (
 )
 from thalweg.records.errors import UserError
 
-__all__ = ["ROWS", "VARIABLE", "Split", "folder_of", "load", "pretrained", "same_classes"]
+__all__ = ["ROWS", "VARIABLE", "Split", "folder_of", "load", "pretrained", "same_classes", "tokenizer"]
 
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".arrow": "arrow"}
 """The readers of the ``datasets`` library by the suffix of a file."""
@@ -294,6 +294,24 @@ def pretrained(kind: Any, name: str, **options: Any) -> Any:
         return kind.from_pretrained(folder_of(name) or name, **options)
     except Exception as error:
         raise UserError(f"{_wanted(name, weights=True)} ({first_line(error)})") from None
+
+
+def tokenizer(name: str, vocabulary: int) -> Any:
+    """What cuts texts into tokens as published weights need it.
+
+    Raises:
+        UserError: it is not available, or has another number of tokens: where its files are missing, transformers
+            makes one that knows no word.
+    """
+    from transformers import AutoTokenizer
+
+    found = pretrained(AutoTokenizer, name)
+    if len(found) != vocabulary:
+        raise UserError(
+            f"the tokenizer of {folder_of(name) or name} has {len(found):,} tokens, not {vocabulary:,}: "
+            f"{fetch(name, weights=True)}"
+        )
+    return found
 
 
 def _wanted(name: str, *, weights: bool = False) -> str:

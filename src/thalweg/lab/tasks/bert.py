@@ -33,9 +33,9 @@ class BERT(Task):
 
     def tokenizer(self) -> Any:
         """That of the weights."""
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig
 
-        return hub.pretrained(AutoTokenizer, self.weights)
+        return hub.tokenizer(self.weights, hub.pretrained(AutoConfig, self.weights).vocab_size)
 
     def model(self) -> nn.Module:
         """The published weights, and a head drawn from torch's global generator."""

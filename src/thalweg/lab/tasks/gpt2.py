@@ -52,9 +52,7 @@ class PublishedTexts(NextToken):
 
     def tokenizer(self) -> Any:
         """What cuts texts into tokens."""
-        from transformers import AutoTokenizer
-
-        return hub.pretrained(AutoTokenizer, self.weights)
+        return hub.tokenizer(self.weights, self.vocabulary)
 
     def splits(self) -> Splits:
         """98, 1 and 1 % of the texts of the published training set."""
