@@ -40,6 +40,7 @@ def test_a_shard_that_is_missing_is_named(own_data):
         (["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"], r"the split train 2 times"),
         (["a/train-00000-of-00001", "b/train-00000-of-00001"], r"the split train 2 times"),
         (["webtext.train", "xl-1542M.train"], r"the split train 2 times"),
+        (["a/train", "b/train", "c/train", "d/train"], r"the split train 4 times \(a/\S+, b/\S+, c/\S+\): keep"),
     ],
 )  # fmt: skip
 def test_files_that_are_not_the_split_once_and_whole(own_data, names, message):

@@ -126,6 +126,11 @@ def test_imagenet_is_read_as_its_archives_are_unpacked(own_data):
     (own_data / "ILSVRC/imagenet-1k/val/n01443537/n01443537_1.JPEG").write_bytes(b"no image")
     test = published_images.ImageNetResNet34().splits().test
     assert "val/n01443537/n01443537_1.JPEG cannot be decoded" in refused(lambda: test[3])
+    shutil.copytree(own_data / "ILSVRC/imagenet-1k/val", own_data / "ILSVRC/imagenet-1k/validation")
+    assert "holds the split validation 2 times (validation, val): keep one" in refused(
+        published_images.ImageNetResNet34().splits
+    )
+    shutil.rmtree(own_data / "ILSVRC/imagenet-1k/validation")
     shutil.rmtree(own_data / "ILSVRC/imagenet-1k/val/n01443537")
     assert "the splits train and validation have classes that the other has not, such as n01443537" in refused(
         published_images.ImageNetResNet34().splits

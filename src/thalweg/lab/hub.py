@@ -229,7 +229,7 @@ def check_whole(files: list[Path], folder: Path, split: str) -> None:
         name = re.sub(r"\d+-of-(\d+).*|\d+$", r"of \1", path.stem)
         layouts.setdefault((path.parent, name, path.suffix), path)
     if len(layouts) > 1:
-        firsts = ", ".join(path.relative_to(folder).as_posix() for path in layouts.values())
+        firsts = ", ".join([path.relative_to(folder).as_posix() for path in layouts.values()][:3])
         raise UserError(
             f"{folder} holds the split {split} {len(layouts)} times ({firsts}): keep one of them (the parts of one are "
             f"numbered, as in {split}-00000-of-00002.parquet)"
@@ -248,11 +248,16 @@ def image_folder(folder: Path, split: str) -> Path | None:
     """The folder of a split that holds a folder of images for each class, as ImageNet's archives are unpacked.
 
     Raises:
-        UserError: images are in the split's folder itself, so that their classes are unknown.
+        UserError: images are in the split's folder itself, so that their classes are unknown, or in several folders.
     """
-    for root in (folder / word for word in NAMES.get(split, (split,))):
-        if any(path.suffix.lower() in IMAGE_SUFFIXES for path in root.glob("*/*")):
-            return root
+    roots = [folder / word for word in NAMES.get(split, (split,))]
+    found = [root for root in roots if any(path.suffix.lower() in IMAGE_SUFFIXES for path in root.glob("*/*"))]
+    if len(found) > 1:
+        names = ", ".join(root.name for root in found)
+        raise UserError(f"{folder} holds the split {split} {len(found)} times ({names}): keep one of them")
+    if found:
+        return found[0]
+    for root in roots:
         if flat := [path.name for path in root.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES]:
             raise UserError(f"{root} holds images, such as {min(flat)}, but no folder for each class")
     return None

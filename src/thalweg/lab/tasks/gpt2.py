@@ -49,6 +49,7 @@ class PublishedTexts(NextToken):
     published: ClassVar[tuple[int, ...]] = (2_340_000, 250_000)  # of all models, or of one set such as webtext
     weights: ClassVar[str]
     length: ClassVar[int]
+    vocabulary: ClassVar[int]
 
     def tokenizer(self) -> Any:
         """What cuts texts into tokens."""
