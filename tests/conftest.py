@@ -24,6 +24,7 @@ if not torch.cuda.is_available():  # said before anything imports Triton, which 
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from capabilities import CASES, TABLE, Capability, Option
+from interpreter import remember_builtins
 from support import WAYS, pairwise
 
 
@@ -95,6 +96,7 @@ def triton_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def step_with_triton(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
         pytest.skip("needs Triton's interpreter")
+    remember_builtins()
     kernels = importlib.import_module("thalweg.kernels.triton")
     monkeypatch.setattr("thalweg.kernels.dispatch.choose", lambda *_: kernels)
     return {}

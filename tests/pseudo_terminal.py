@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pyte
+from launching import Launched
 
 import thalweg
 
@@ -42,18 +43,31 @@ class Terminal:
         columns: its width.
         lines: its height.
         folder: the working directory of the command.
+        forked: Python runs it with torch loaded, see :mod:`launching`.
     """
 
-    def __init__(self, command: Sequence[str], columns: int = 80, lines: int = 24, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        columns: int = 80,
+        lines: int = 24,
+        folder: Path | None = None,
+        *,
+        forked: bool = False,
+    ) -> None:
         self.screen = pyte.HistoryScreen(columns, lines, history=5000, ratio=1.0)
         self.stream = pyte.ByteStream(self.screen)
         self.raw, self.lock = b"", threading.Lock()
         self.end, other = pty.openpty()
         self._tell_size(columns, lines)
-        self.process = subprocess.Popen(
-            command, stdin=other, stdout=other, stderr=other, cwd=folder, env=ENVIRONMENT, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+        self.process: Launched | subprocess.Popen[bytes]
+        if forked:
+            self.process = Launched(command[1:], (other, other, other), ENVIRONMENT, folder)
+        else:
+            self.process = subprocess.Popen(
+                command, stdin=other, stdout=other, stderr=other, cwd=folder, env=ENVIRONMENT, start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            )  # fmt: skip
         os.close(other)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()

@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from interpreter import remember_builtins
 
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -16,6 +17,7 @@ if importlib.util.find_spec("triton") is None:
 def interpreter():
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("needs Triton's interpreter")
+    remember_builtins()
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ def test_what_is_printed_beside_a_bar_comes_out_once():
 
 def test_compare_ends_in_its_tables(tmp_path):
     arguments = ["small_tasks:Line", *PLAN, "--steps", "200", "--jobs", "1", "--out", str(tmp_path)]
-    with Terminal([*THALWEG, "compare", *arguments]) as terminal:
+    with Terminal([*THALWEG, "compare", *arguments], forked=True) as terminal:
         assert terminal.finish() == 0
     assert terminal.cursor
     said = " ".join(terminal.said.split())
@@ -78,7 +78,7 @@ def test_ctrl_c_once_ends_compare_with_complete_records_and_the_same_command_con
     assert list(tmp_path.glob("runs/**/checkpoint.pt"))  # of what was under way
     assert not reading.read(tmp_path).problems
     complete = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
-    with Terminal([*SLOW, "--jobs", "1", "--out", str(tmp_path)], 200, folder=tmp_path) as terminal:
+    with Terminal([*SLOW, "--jobs", "1", "--out", str(tmp_path)], 200, folder=tmp_path, forked=True) as terminal:
         assert terminal.finish() == 0
     assert terminal.cursor
     assert "best setting" in terminal.said
@@ -117,6 +117,7 @@ def test_ctrl_z_gives_the_shell_its_cursor_and_fg_goes_on_in_a_window_of_another
     assert "…" not in terminal.said[last:]
 
 
+REPRODUCE = [*THALWEG, "reproduce", "line.toml", "--jobs", "1"]
 RECIPE = """
 title = "A line"
 [lab]
@@ -126,7 +127,7 @@ tables = [{task = "small_tasks:Slow", batch_size = 16, optimizers = ["sgd:lr=0.0
 
 def test_reproduce_ends_in_its_page(tmp_path):
     (tmp_path / "line.toml").write_text(RECIPE)
-    with Terminal([*THALWEG, "reproduce", "line.toml", "--jobs", "1", "--out", "found"], folder=tmp_path) as terminal:
+    with Terminal([*REPRODUCE, "--out", "found"], folder=tmp_path, forked=True) as terminal:
         assert terminal.finish() == 0
     assert terminal.cursor
     assert "small_tasks:Slow 16 " in terminal.said
@@ -136,7 +137,7 @@ def test_reproduce_ends_in_its_page(tmp_path):
 
 def test_ctrl_c_once_ends_reproduce(tmp_path):
     (tmp_path / "line.toml").write_text(RECIPE.replace("steps = 20", "steps = 900"))
-    with Terminal([*THALWEG, "reproduce", "line.toml", "--jobs", "1", "--out", "found"], folder=tmp_path) as terminal:
+    with Terminal([*REPRODUCE, "--out", "found"], folder=tmp_path, forked=True) as terminal:
         terminal.wait("small_tasks:Slow 16 ")
         interrupted(terminal)
     assert terminal.shown[-1].startswith("interrupted; completed work is stored")
@@ -145,13 +146,13 @@ def test_ctrl_c_once_ends_reproduce(tmp_path):
 
 def test_ctrl_c_once_ends_train_and_the_same_command_continues(tmp_path):
     run = ["train", "small_tasks:Slow", "--steps", "60", "--track", "none", "--checkpoint-seconds", "0.2"]
-    with Terminal([*THALWEG, *run, "--out", str(tmp_path)]) as terminal:
+    with Terminal([*THALWEG, *run, "--out", str(tmp_path)], forked=True) as terminal:
         terminal.wait(lambda: (tmp_path / "checkpoint.pt").exists())
         interrupted(terminal)
     assert terminal.shown[-1] == "interrupted; completed work is stored, and the same command resumes"
     assert (tmp_path / "checkpoint.pt").exists()
     assert not (tmp_path / "result.json").exists()
-    with Terminal([*THALWEG, *run, "--out", str(tmp_path)]) as terminal:
+    with Terminal([*THALWEG, *run, "--out", str(tmp_path)], forked=True) as terminal:
         assert terminal.finish() == 0
     assert "step 3/60" not in terminal.said  # that was done before
     assert "step 60/60" in terminal.said
@@ -163,7 +164,7 @@ SOME = ["--shapes", "tiny", "--optimizers", "adamw-fused,authors-e-adamw"]
 
 @pytest.mark.parametrize("columns", [80, 200])
 def test_bench_draws_its_bar_and_whole_tables(columns, tmp_path):
-    with Terminal([*BENCH, "step", *SOME, "--rounds", "3", "--out", str(tmp_path)], columns) as terminal:
+    with Terminal([*BENCH, "step", *SOME, "--rounds", "3", "--out", str(tmp_path)], columns, forked=True) as terminal:
         assert terminal.finish() == 0
     assert terminal.cursor
     assert b"rounds" in terminal.raw  # the bar, which is gone at the end
@@ -178,10 +179,10 @@ def test_bench_draws_its_bar_and_whole_tables(columns, tmp_path):
 
 
 def test_ctrl_c_once_ends_bench_with_what_is_complete(tmp_path):
-    with Terminal([*BENCH, "memory", *SOME, "--out", str(tmp_path)]) as terminal:
+    with Terminal([*BENCH, "memory", *SOME, "--out", str(tmp_path)], forked=True) as terminal:
         assert terminal.finish() == 0
     assert "…" not in terminal.said
-    with Terminal([*BENCH, "step", *SOME, "--rounds", "100000", "--out", str(tmp_path)]) as terminal:
+    with Terminal([*BENCH, "step", *SOME, "--rounds", "100000", "--out", str(tmp_path)], forked=True) as terminal:
         terminal.wait(lambda: b"tiny: rounds" in terminal.raw)
         interrupted(terminal)
     assert json.loads((tmp_path / "step.json").read_text())["interrupted"]

@@ -1,12 +1,10 @@
+import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
 from multiprocessing import forkserver
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -86,18 +84,19 @@ def test_a_silent_holder_is_outbid_and_notices(open_two, monkeypatch):
     assert not ticket.beat()
 
 
-def test_a_dead_holder_of_this_machine_is_outbid_at_once(open_two, tmp_path):
+def hold_and_die(root, url):
+    assert open_tickets(Assignment(root, [], url)).take(job_in(root)) is not None
+    os._exit(9)
+
+
+def test_a_dead_holder_of_this_machine_is_outbid_at_once(open_two):
     (_, job), (second, same) = open_two
-    url = getattr(second, "url", None)
-    script = (
-        "import os, sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; from comparisons import *;"
-        "from thalweg.lab.search.work import Assignment, open_tickets; root = Path(sys.argv[1]);"
-        "tickets = open_tickets(Assignment(root, [], sys.argv[2] or None));"
-        "assert tickets.take(job_in(root)) is not None; os._exit(9)"
+    holder = processes.context().Process(
+        target=hold_and_die, args=(job.folder.parents[6], getattr(second, "url", None))
     )
-    root = job.folder.parents[6]
-    command = [sys.executable, "-c", script, str(root), url or "", str(Path(__file__).parent)]
-    assert subprocess.run(command, check=False).returncode == 9
+    holder.start()
+    holder.join()
+    assert holder.exitcode == 9
     assert second.take(same) is not None
 
 

@@ -84,7 +84,7 @@ def test_standard_errors_are_those_of_perturbed_samples():
     values, errors = [], []
     for _ in range(120):
         x = torch.randn(640, 6, generator=generator, dtype=torch.float64) * spread
-        batches = [(part, part[:, 0]) for part in x.split(32)]
+        batches = [(part, part[:, 0]) for part in x.split(64)]
         sample = FixedSample(model, lambda out, t: (out[:, 0] - t).square().mean(), batches)
         found = hessian_eigenpairs(sample, model.parameters())
         values.append(found.values[0])
