@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from thalweg.lab.search.cells import Job, PlannedCell
 
 KILLS = 3  # of a run's process without any progress, before it counts as a crash: out of memory, as a rule
-PATIENCE = 5.0  # seconds that workers have to stop after Ctrl-C
-GRACE = 20.0  # and when a cluster ends the job, of the 30 that SLURM, Kubernetes and torchrun leave by default
+GRACE = 20.0  # seconds to save what is under way, of the 30 that SLURM, Kubernetes and torchrun leave by default
 LARGEST_JOBS = 256
 OnMessage = Callable[[str, Any], None]
 
@@ -87,8 +86,9 @@ def run(
     ``on_message`` gets what the workers send, as (job, value) where it is about one.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the workers have stopped, or were killed after a few seconds.
-        Terminated: the same by a signal (:mod:`thalweg.lab.signals`), after longer: they save what they train.
+        KeyboardInterrupt: Ctrl-C; the workers have saved what they train, or were killed by a second one or after
+            :data:`GRACE` seconds.
+        Terminated: the same by a signal (:mod:`thalweg.lab.signals`).
         TaskFault: a task's code raised.
         UserError: a worker says so, or workers do not even start.
     """
@@ -104,7 +104,6 @@ def run(
         theirs.close()
         workers.append(_Worker(child, ours))
 
-    patience = PATIENCE
     try:
         for _ in range(1 if timing else jobs):
             start()
@@ -116,7 +115,7 @@ def run(
                     what, value = worker.connection.recv()
                 except Exception:  # its process is gone, perhaps while it was sending
                     worker.over = True
-                    worker.process.join(PATIENCE)
+                    worker.process.join(GRACE)
                     early += worker.job is None
                     if (result := _record_crash(worker, crashes, assignment)) is not None:
                         on_message("end", (worker.job, result))
@@ -128,11 +127,8 @@ def run(
                     start()
                     continue
                 _handle(worker, what, value, on_message)
-    except Terminated:
-        patience = GRACE
-        raise
     finally:
-        _stop(workers, patience)
+        _stop(workers)
 
 
 def _handle(worker: _Worker, what: str, value: Any, on_message: OnMessage) -> None:
@@ -178,13 +174,13 @@ def _record_crash(worker: _Worker, crashes: _Crashes, assignment: Assignment) ->
     return result
 
 
-def _stop(workers: list[_Worker], patience: float) -> None:
+def _stop(workers: list[_Worker]) -> None:
     """Ask, wait a little, kill."""
     try:
         for worker in workers:
             if worker.process.is_alive():
                 worker.process.terminate()
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + GRACE
         for worker in workers:
             while worker.process.is_alive() and time.monotonic() < deadline:
                 while worker.connection.poll():  # or it waits for us to listen
