@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from support import assert_near
@@ -81,17 +79,6 @@ def test_experts_take_the_step_that_they_would_take_apart():
     Lamb([group for e in apart for group in param_groups(e, 0.5)], lr=0.1).step()
     for p, layers in zip(stacked.parameters(), zip(*(e.parameters() for e in apart), strict=True), strict=True):
         assert_near(list(p.detach()), list(layers), 1e-14)
-
-
-def test_experts_that_are_rows_of_one_matrix_are_warned_of_unless_they_are_not_adapted():
-    module = experts("ExpertGLU", "moe_num_experts", sizes=((12, 3),))
-    with pytest.warns(
-        UserWarning, match=r"^p0: experts .* share one norm in the trust ratio; 'trust_ratio': False in "
-    ):
-        assert norm_dims(module) == {"p0": (None, True)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert norm_dims(module, patterns={"*": {"trust_ratio": False}}) == {"p0": (None, False)}
 
 
 def test_stacked_layers_are_told_apart_from_their_stack():

@@ -15,7 +15,6 @@ from thalweg.lab.engine import (
     Execution,
     RunSpec,
     Training,
-    loop,
     train,
 )
 from thalweg.lab.engine.failures import Failed, diverged
@@ -71,13 +70,12 @@ def test_the_loss_of_a_line_is_the_mean_of_the_steps_since_the_last(finished, tm
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
-def test_every_example_of_a_split_is_scored_once_on_however_many_processes(ranks, tmp_path, monkeypatch):
+def test_every_example_of_a_split_is_scored_once_on_however_many_processes(ranks, tmp_path):
     """Those that have none score one all the same, as all ranks of a sharded model must; it does not count."""
     training = Training(LINE, tmp_path, Execution())
     rows = training.data.validation
     training.data = training.data._replace(validation=tasks.Rows(*rows.__getitems__([4, 2, 9])))
     whole = training.scores("validation")
-    monkeypatch.setattr(loop, "gather_object", lambda mine: mine)
     found = []
     for rank in range(ranks):
         training.accelerator = SimpleNamespace(

@@ -143,6 +143,7 @@ import os, signal, threading, time
 from thalweg.lab import processes
 processes.PRELOADED = "slow"
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's jobs in the background do not have
     began = time.monotonic()
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
