@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny import OPTIONS, stored
 
@@ -66,11 +67,11 @@ def test_other_settings_are_other_records():
     assert len(names) == 4
 
 
-def test_a_kill_loses_nothing_that_is_finished(tmp_path):
+def test_a_kill_loses_nothing_that_is_finished_and_leaves_no_process(tmp_path):
     text = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_work; "
         "from thalweg.studies.measurements import work; "
-        "work.carry_out([{'n': n} for n in range(3)], test_work.slow, Path(sys.argv[2]), print, jobs=1)"
+        "work.carry_out([{'n': n} for n in range(3)], test_work.slow, Path(sys.argv[2]), print, jobs=2)"
     )
     process = subprocess.Popen([sys.executable, "-c", text, str(Path(__file__).parent), str(tmp_path)])
     try:
@@ -79,8 +80,11 @@ def test_a_kill_loses_nothing_that_is_finished(tmp_path):
                 break
             time.sleep(0.1)
     finally:
+        workers = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
+    assert len(workers) > 2
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
     assert sorted(one["found"]["square"] for one in stored(tmp_path).values()) == [0, 1]
     with pytest.raises(ValueError, match="2 of its 3 settings are done"):
         kept.finished(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab.engine import Execution, Stopped, Training, train
-from thalweg.lab.processes import listen
+from thalweg.lab.processes import end_with_parent, listen
 from thalweg.lab.search.cells import Job, PlannedCell, Reader
 from thalweg.lab.search.tickets import FileTickets, Tickets, beating
 from thalweg.lab.search.timing import time_tables
@@ -139,7 +138,7 @@ def process(assignment: Assignment, timing: bool, environment: dict[str, str], c
             signal.signal(one, lambda *_: stopped.set())
     listen()
     count_suspensions()
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(assignment.threads)
     warnings.filterwarnings("ignore", message=".* is stable only up to ", category=UserWarning)  # a search tries that
 
@@ -164,11 +163,3 @@ def process(assignment: Assignment, timing: bool, environment: dict[str, str], c
         send("error", f"{error.strerror or error}: {error.filename or assignment.root}")
     except BaseException:
         send("bug", traceback.format_exc())
-
-
-def _follow_parent() -> None:
-    """End with a parent that was killed before it could ask."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thalweg.lab.processes import context, listen, undisturbed
+from thalweg.lab.processes import context, end_with_parent, listen, undisturbed
 from thalweg.lab.signals import SIGNALS
 from thalweg.records import files as records
 from thalweg.studies.pages.settings import Settings, name_of, read
@@ -103,6 +103,7 @@ def _begin() -> None:
     for one in {signal.SIGINT, *SIGNALS} - {signal.SIGTERM}:
         signal.signal(one, signal.SIG_IGN)
     listen()
+    end_with_parent()
 
 
 def _timed(work: Work, settings: Settings) -> tuple[dict[str, Any], float]:
