@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from rank_pool import call_on_ranks
 from small_runs import batches, new_model, train
 from support import assert_moved, assert_near, assert_same, clone_params
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
@@ -18,7 +19,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.fsdp import fully_shard
-from two_ranks import on_two_ranks
 
 from thalweg import ALTO, E, EAdamW, Lamb
 from thalweg.kernels import eightbit
@@ -218,7 +218,7 @@ def on_a_rank(rank, folder):
 
 @pytest.mark.slow
 def test_two_ranks_go_on_as_one_process_does_and_e_raises_what_muon_does(tmp_path):
-    for folder, full, ((text, weight), *in_e) in on_two_ranks(on_a_rank, str(tmp_path)):
+    for folder, full, ((text, weight), *in_e) in call_on_ranks(2, on_a_rank, str(tmp_path)):
         assert all(gap <= 1e-6 for gap in folder.values()), folder
         assert full == dict.fromkeys(FULL, 0.0)
         assert text.startswith("aten.add_.Tensor: in-place operations that require placement changes are not supported")

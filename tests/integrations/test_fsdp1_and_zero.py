@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
+from rank_pool import call_on_ranks
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
-from two_ranks import on_two_ranks
 
 from thalweg import ALTO, EAdamW, Lamb, param_groups
 
@@ -68,7 +68,7 @@ def under_fsdp1(rank, use_orig_params):
 def test_fsdp1_has_no_layers_and_right_entries(use_orig_params):
     alone = model()
     train(alone, EAdamW(alone.parameters(), lr=0.1, alpha=0.5, beta=0.5))
-    for told, trained in on_two_ranks(under_fsdp1, use_orig_params):
+    for told, trained in call_on_ranks(2, under_fsdp1, use_orig_params):
         assert len(told) == 2 + use_orig_params
         for text in told:
             assert text.startswith("parameters must be whole, or sharded each for itself, for trust_ratio=True")
@@ -88,5 +88,5 @@ def under_zero(rank):
 def test_torchs_zero_gives_each_rank_whole_layers():
     alone = model()
     train(alone, ALTO(alone.parameters(), lr=0.1, alpha=0.5, beta=0.5))
-    for trained in on_two_ranks(under_zero):
+    for trained in call_on_ranks(2, under_zero):
         assert trained == pytest.approx(entries(alone), rel=1e-5, abs=1e-6)

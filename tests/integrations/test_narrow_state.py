@@ -9,12 +9,12 @@ import sys
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from rank_pool import call_on_ranks
 from support import assert_same
 from torch import nn
 from torch.distributed.checkpoint import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
-from two_ranks import on_two_ranks
 
 from thalweg import ALTO, Lamb
 from thalweg.kernels import eightbit
@@ -138,7 +138,7 @@ def on_a_rank(rank, state_dtype, foreach, folder):
 )
 def test_two_ranks_take_the_step_of_one_and_resume_bit_for_bit(state_dtype, foreach, tmp_path):
     """Blocks end where shards do, and what is rounded at random is rounded by its place in the whole."""
-    for gap, in_8_bits in on_two_ranks(on_a_rank, state_dtype, foreach, str(tmp_path)):
+    for gap, in_8_bits in call_on_ranks(2, on_a_rank, state_dtype, foreach, str(tmp_path)):
         assert gap <= 5e-5  # sums in another order move a few numbers across a step of 8 or 16 bits
         assert in_8_bits[0] == in_8_bits[1]
         assert (in_8_bits[0] > 0) == (state_dtype != torch.bfloat16)

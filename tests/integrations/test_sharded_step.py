@@ -5,11 +5,11 @@ from unittest import mock
 
 import pytest
 import torch
+from rank_pool import call_on_ranks
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
-from two_ranks import on_two_ranks
 
 from thalweg import ALTO, EAdamW, param_groups, step_in_backward
 from thalweg.kernels import foreach
@@ -131,7 +131,7 @@ def step_on_a_partial_sum(rank):
 
 @pytest.mark.slow
 def test_a_gradient_still_to_be_summed_is_left_to_the_base():
-    for same, gap, p, q in on_two_ranks(step_on_a_partial_sum):
+    for same, gap, p, q in call_on_ranks(2, step_on_a_partial_sum):
         assert same
         assert gap <= 1e-6
         assert p not in (1.0, *q)
@@ -141,7 +141,7 @@ def test_a_gradient_still_to_be_summed_is_left_to_the_base():
 @pytest.mark.slow
 @pytest.mark.parametrize("build", BUILDS)
 def test_two_ranks_take_the_step_of_one_and_skip_the_same(build):
-    for gap, skipped in on_two_ranks(train, build):
+    for gap, skipped in call_on_ranks(2, train, build):
         assert gap <= 1e-12
         assert skipped == [1, 1]
 
@@ -149,7 +149,7 @@ def test_two_ranks_take_the_step_of_one_and_skip_the_same(build):
 @pytest.mark.slow
 @pytest.mark.parametrize("build", IN_BACKWARD)
 def test_two_ranks_step_in_backward_as_one_does_and_leave_out_the_same_layer(build):
-    for gap, freed, skipped, moved in on_two_ranks(train_in_backward, build):
+    for gap, freed, skipped, moved in call_on_ranks(2, train_in_backward, build):
         assert gap <= 1e-12
         assert freed
         assert skipped == 1
