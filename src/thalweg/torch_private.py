@@ -15,6 +15,7 @@ from torch._compile import _disable_dynamo
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -52,6 +53,13 @@ def version_of(t: Tensor) -> int:
 def local_tensor(t: Any) -> Any:
     """What a DTensor has here, not waited for and without a graph; any other tensor itself."""
     return getattr(t, "_local_tensor", t)
+
+
+def fake_store() -> Any:
+    """The store of a process group with the backend "fake", whose collectives return at once and move nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # which registers the backend
+
+    return FakeStore()
 
 
 def mps_generator() -> torch.Generator:

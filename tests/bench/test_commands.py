@@ -168,6 +168,13 @@ def test_ctrl_c_before_anything_is_complete_writes_nothing(tmp_path, capsys, mon
             "--machine must be letters, digits, '.', '_' and '-', got 'a/b'",
         ),
         (["memory", "--rounds", "3"], "Unknown option: --rounds"),
+        (["sharded", "--ranks", "1"], "--ranks must be an integer from 2 to 1048576, got '1'"),
+        (
+            ["sharded", "--backend", "gloo", "--ranks", "2,4096"],
+            f"--ranks must be at most {os.cpu_count()} with gloo, a core for each, got 4096",
+        ),
+        (["sharded", "--reference", "adam"], "argument --reference: unknown optimizer 'adam': choose from adamw-fused"),
+        (["sharded", "--device", "cpu"], "Unknown option: --device"),
         (
             ["memory", "--out", "file/results"],
             "cannot write to file/results (Not a directory): choose another",
@@ -193,8 +200,9 @@ def test_a_device_that_is_not_there_is_named(capsys, tmp_path):
     assert "argument --device: torch" in capsys.readouterr().err
 
 
-def test_the_help_names_every_model(capsys):
-    cli.main(["bench", "step", "--help"])
+@pytest.mark.parametrize("what", ["step", "memory", "sharded"])
+def test_the_help_names_every_model(capsys, what):
+    cli.main(["bench", what, "--help"])
     printed = "".join(capsys.readouterr().out.replace("│", "").split())  # which breaks lines at hyphens
     assert ",".join(MODELS) in printed
 

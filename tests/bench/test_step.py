@@ -157,7 +157,7 @@ def test_who_has_no_room_is_listed(script, monkeypatch):
     free = iter([2**40, 2**10])
     monkeypatch.setattr(step, "free_bytes", lambda device: next(free))
     rounds.run()
-    assert rounds.left_out == {
+    assert rounds.rounds.left_out == {
         "b": "not enough memory: up to 0.0 GiB needed, 0.0 free; choose fewer optimizers with --optimizers"
     }
 

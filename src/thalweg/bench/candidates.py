@@ -18,12 +18,14 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 import thalweg
+from thalweg import sharding
 from thalweg.arguments import did_you_mean
 from thalweg.bench.shapes import Model
 from thalweg.records.errors import UserError
 
 LR = 1e-4
 WEIGHT_DECAY = 0.01
+VOCABULARY = 10_000  # rows, from which on a matrix is taken for a vocabulary's
 REFUSALS = (ValueError, ImportError, NotImplementedError, torch.OutOfMemoryError)
 
 
@@ -61,7 +63,8 @@ class Candidate:
     """One optimizer, and the module it comes from if that is another package's.
 
     ``traffic`` is what a step has to read and write in float32, in bytes per parameter, where we know it; ``patience``
-    is whether its first step takes minutes, so that it takes part only where it is named.
+    is whether its first step takes minutes, or each a hundred times as long as the others', so that it takes part only
+    where it is named.
     """
 
     name: str
@@ -137,6 +140,29 @@ def _authors_e_adamw(weights: Weights) -> Any:
     return import_module("E").E(_adamw()(weights))
 
 
+class _Several:
+    """Optimizers of parts of a model, as one."""
+
+    def __init__(self, optimizers: list[Optimizer]) -> None:
+        self.optimizers = optimizers
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def _muon(of_matrices: Callable[[Optimizer], Optimizer], others: type[Optimizer]) -> Build:
+    """Torch's Muon, which takes matrices alone; another takes those of a vocabulary, as usual, and all the rest."""
+
+    def build(weights: Weights) -> _Several:
+        hidden = [p for p in weights.plain if p.ndim == 2 and len(p) < VOCABULARY]
+        rest = [p for p in weights.plain if p.ndim != 2 or len(p) >= VOCABULARY] + weights.stacked
+        muon = of_matrices(torch.optim.Muon(hidden, lr=LR, weight_decay=WEIGHT_DECAY))
+        return _Several([muon, others(rest, lr=LR, weight_decay=WEIGHT_DECAY)])  # type: ignore[call-arg]
+
+    return build
+
+
 CANDIDATES = {
     candidate.name: candidate
     for candidate in (
@@ -155,6 +181,8 @@ CANDIDATES = {
         Candidate("e-adamw", "EAdamW", _e_adamw(), ours=True, traffic=36),
         Candidate("e-adamw-foreach", "EAdamW, foreach", _e_adamw(foreach=True), ours=True, traffic=36),
         Candidate("e-adamw-fused", "EAdamW, fused", _e_adamw(fused=True), ours=True, traffic=36),
+        Candidate("muon", "torch Muon, the rest AdamW", _muon(lambda muon: muon, torch.optim.AdamW), patience=True),
+        Candidate("e-muon", "E(Muon), the rest EAdamW", _muon(thalweg.E, thalweg.EAdamW), ours=True, patience=True),
         _theirs("authors-alto", "the authors' ALTO", "ALTO", "ALTO"),
         Candidate("authors-e-adamw", "the authors' E around AdamW", _authors_e_adamw, module="E"),
         _theirs("pytorch-optimizer-lamb", "pytorch_optimizer Lamb", "pytorch_optimizer", "Lamb"),
@@ -183,13 +211,13 @@ def fresh_gradients(weights: Weights, gradients: list[Tensor], source: list[Tens
 
     It also leaves every candidate's step the same caches to start from.
     """
-    torch._foreach_copy_(gradients, source)
+    torch._foreach_copy_([sharding.local(g) for g in gradients], [sharding.local(g) for g in source])
     for p, g in zip(weights.all(), gradients, strict=True):
         p.grad = g
 
 
 def make_gradients(weights: Weights) -> list[Tensor]:
-    """Random gradients of global norm 1 or so, which no clipping scales to nothing."""
-    parameters = weights.all()
+    """Random gradients of global norm 1 or so, which no clipping scales to nothing, sharded as the parameters are."""
+    parameters = [p.detach() for p in weights.all()]
     scale = sum(p.numel() for p in parameters) ** -0.5
-    return [torch.randn_like(p).mul_(scale) for p in parameters]
+    return [sharding.sharded_like(torch.randn_like(sharding.local(p)).mul_(scale), p) for p in parameters]

@@ -1,4 +1,4 @@
-"""Pictures of the two measurements, one panel for each model."""
+"""Pictures of the measurements, one panel for each model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def order(kind: str, candidates: dict[str, Found]) -> list[tuple[str, Found]]:
     """The candidates with the fastest, or the one that needs least memory, first."""
 
     def cost(row: tuple[str, Found]) -> float:
-        return float(row[1]["paired_ratio"]["median"]) if kind == "step" else sum(_parts(row[1]))
+        return sum(_parts(row[1])) if kind == "memory" else float(row[1]["paired_ratio"]["median"])
 
     return sorted(candidates.items(), key=cost)
 
@@ -38,17 +38,18 @@ def draw(record: dict[str, Any], path: Path) -> Path:
     panels = figure.subplots(len(models), 1, height_ratios=heights, squeeze=False)[:, 0]
     for ax, found in zip(panels, models, strict=True):
         rows = order(kind, found["contenders"])
-        if kind == "step":
-            _ratios(ax, rows, record["arguments"]["reference"])
-        else:
+        if kind == "memory":
             _bytes(ax, rows)
-        _dress(ax, rows, f"{found['says']}: {found['parameters']:,} parameters in {found['tensors']} tensors")
+        else:
+            _ratios(ax, rows, record["arguments"]["reference"], "CPU time" if kind == "sharded" else "time")
+        title = f"{found['says']}: {found['parameters']:,} parameters in {found['tensors']} tensors"
+        _dress(ax, rows, f"{title}, {found['ranks']:,} ranks" if kind == "sharded" else title)
     figure.supxlabel(_where(record), x=0.01, ha="left", fontsize=7, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
     return drawing.save(figure, path, dpi=130)
 
 
-def _ratios(ax: Axes, rows: list[tuple[str, Found]], reference: str) -> None:
+def _ratios(ax: Axes, rows: list[tuple[str, Found]], reference: str, time: str) -> None:
     """Step times over the reference's, with milliseconds beside them."""
     for y, (name, one) in enumerate(rows):
         ratio, colour = one["paired_ratio"], _colour(one)
@@ -66,7 +67,9 @@ def _ratios(ax: Axes, rows: list[tuple[str, Found]], reference: str) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     says = dict(rows)[reference]["says"]
-    ax.set_xlabel(f"step time over that of {says} (log scale): median and quartiles of the ratios within a round")
+    ax.set_xlabel(
+        f"{time} of a step over that of {says} (log scale): median and quartiles of the ratios within a round"
+    )
 
 
 def _bytes(ax: Axes, rows: list[tuple[str, Found]]) -> None:
@@ -107,8 +110,11 @@ def _colour(one: Found) -> str:
 def _where(record: dict[str, Any]) -> str:
     """Where and when, in one line."""
     here, how = record["environment"], record["arguments"]
-    machine = here["accelerators"] if how["device"] == "cuda" else f"{here['processor']}, threads: {here['threads']}"
-    rounds = f"{how['rounds']} rounds, " if record["kind"] == "step" else ""
+    on_cuda = how.get("device") == "cuda"
+    machine = here["accelerators"] if on_cuda else f"{here['processor']}, threads: {here['threads']}"
+    rounds = "" if record["kind"] == "memory" else f"{how['rounds']} rounds, "
+    if record["kind"] == "sharded":
+        rounds += "simulated ranks, " if how["backend"] == "fake" else "gloo, "
     cut = ", interrupted" if record["interrupted"] else ""
     when = f"{here['date'][:10]}, commit {here['commit']}{cut}"
     return f"teal, bold: thalweg's. {machine}; torch {here['torch']}; {how['dtype']}; {rounds}{when}"

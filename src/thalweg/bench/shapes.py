@@ -89,6 +89,19 @@ def _experts_block(width: int, inner: int, experts: int, keys: int) -> Model:
     )
 
 
+def _narrow_mixture(layers: int, width: int, inner: int, experts: int, vocabulary: int) -> Model:
+    """Qwen2-MoE, whose shared expert is four times as wide as the others; its experts are stacked."""
+    attention = ((width, width), (width,)) * 3 + ((width, width),)
+    shared = ((4 * inner, width), (4 * inner, width), (width, 4 * inner), (1, width))
+    layer = (*attention, (experts, width), *shared, (width,), (width,))
+    return Model(
+        "moe-narrow",
+        f"Qwen1.5-MoE-A2.7B at a sixteenth of its width, with {layers} layers",
+        plain=((vocabulary, width), *layer * layers, (width,), (vocabulary, width)),
+        stacked=((experts, 2 * inner, width), (experts, width, inner)) * layers,
+    )
+
+
 MODELS = {
     model.name: model
     for model in (
@@ -98,6 +111,7 @@ MODELS = {
         Model("resnet50", "ResNet-50", _resnet((3, 4, 6, 3), 1000)),
         Model("bert-base", "BERT-base with its pooler", _bert(768, 12, 30522, 512, 2)),
         _experts_block(1024, 512, 32, 512),
+        _narrow_mixture(64, 128, 88, 60, 151_936),
     )
 }
 TINY = Model("tiny", "a few small tensors, for trying the tool out", ((64, 32), (32,), (32, 32), ()), ((4, 8, 16),))

@@ -1,7 +1,6 @@
-"""Step times, interleaved: every round, each candidate makes one step, in a newly shuffled order.
+"""Step times, interleaved in rounds (:mod:`thalweg.bench.rounds`).
 
-What disturbs the machine for a while then disturbs all of them, and a ratio within a round hardly changes. All
-candidates are in memory at once, each with its own parameters; the gradients, which all read, are rewritten before
+All candidates are in memory at once, each with its own parameters; the gradients, which all read, are rewritten before
 each step. Between two steps of one candidate all the others have passed through the caches. The first step is timed in
 a process of its own (:mod:`thalweg.bench.first`).
 """
@@ -9,11 +8,9 @@ a process of its own (:mod:`thalweg.bench.first`).
 from __future__ import annotations
 
 import gc
-import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -23,12 +20,10 @@ import torch
 from thalweg.bench.candidates import Candidate, LeftOutError, Weights, fresh_gradients, make_gradients
 from thalweg.bench.environment import free_bytes
 from thalweg.bench.first import cold_first_step, compiler_caches
-from thalweg.bench.statistics import mean_with_first, paired_ratios, quartiles, ratio_of_medians
-from thalweg.records.errors import UserError
+from thalweg.bench.rounds import Rounds, summary, without_collections
+from thalweg.bench.statistics import mean_with_first, quartiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from thalweg.bench.shapes import Model
 
 COPY = "copy"
@@ -67,13 +62,11 @@ class StepBenchmark:
     ) -> None:
         self.model, self.settings, self.advance = model, settings, advance
         self.waiting = sorted(candidates, key=lambda c: c.name != settings.reference)
-        self.steps: dict[str, Callable[[], Any]] = {}
+        self.rounds: Rounds[float] = Rounds(settings.reference, model.name, settings.seed)
         self.candidates: dict[str, Candidate] = {}
-        self.left_out: dict[str, str] = {}
         self.first: dict[str, float] = {}
         self.warmup: list[dict[str, float]] = []
         self.timed: list[dict[str, float]] = []
-        self._order = random.Random(settings.seed)
 
     def run(self) -> None:
         """Measure everything; after an interruption, what is complete is there.
@@ -91,10 +84,10 @@ class StepBenchmark:
                 self._start(candidate, Path(caches))
                 self.advance(f"{self.model.name}: {candidate.name}, first step")
             self._add_copy()
-            with _without_collections():
+            with without_collections():
                 for k in range(self.settings.warmup + self.settings.rounds):
                     warm = k < self.settings.warmup
-                    (self.warmup if warm else self.timed).append(self._round())
+                    (self.warmup if warm else self.timed).append(self.rounds.step_all())
                     self.advance(f"{self.model.name}: {'warm-up' if warm else 'rounds'}")
 
     def _start(self, candidate: Candidate, caches: Path) -> None:
@@ -102,7 +95,7 @@ class StepBenchmark:
         need, free = HUNGRIEST * self.model.parameters, free_bytes(self.settings.device)
         if need > free:
             room = f"not enough memory: up to {need / 2**30:.1f} GiB needed, {free / 2**30:.1f} free"
-            return self._leave_out(candidate.name, f"{room}; choose fewer optimizers with --optimizers")
+            return self.rounds.leave_out(candidate.name, f"{room}; choose fewer optimizers with --optimizers")
         weights = Weights.of(self.model, self.settings.device, self.settings.dtype)
         self._refresh(weights)
         try:
@@ -113,31 +106,16 @@ class StepBenchmark:
                 optimizer = candidate.start(weights)
                 candidate.attempt(optimizer.step)
         except LeftOutError as error:
-            return self._leave_out(candidate.name, str(error))
+            return self.rounds.leave_out(candidate.name, str(error))
         self.first[candidate.name], self.candidates[candidate.name] = seconds, candidate
-        self.steps[candidate.name] = lambda: self._step(candidate, optimizer, weights)
+        self.rounds.steps[candidate.name] = lambda: self._step(candidate, optimizer, weights)
         return None
-
-    def _leave_out(self, name: str, why: str) -> None:
-        if name == self.settings.reference:
-            raise UserError(f"the reference {name} cannot run on {self.model.name} ({why}): choose another --reference")
-        self.left_out[name] = why
-        self.steps.pop(name, None)
 
     def _add_copy(self) -> None:
         """A plain copy in each round: the bandwidth that the machine had then."""
         source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=self.settings.device)
         target = torch.zeros_like(source)
-        self.steps[COPY] = lambda: self._time(lambda: target.copy_(source))
-
-    def _round(self) -> dict[str, float]:
-        seconds = {}
-        for name in self._order.sample(list(self.steps), len(self.steps)):
-            try:
-                seconds[name] = self.steps[name]()
-            except LeftOutError as error:
-                self._leave_out(name, f"after its first step, {error}")
-        return seconds
+        self.rounds.steps[COPY] = lambda: self._time(lambda: target.copy_(source))
 
     def _step(self, candidate: Candidate, optimizer: Any, weights: Weights) -> float:
         self._refresh(weights)
@@ -172,8 +150,8 @@ class StepBenchmark:
             "parameters": self.model.parameters,
             "rounds": len(self.timed),
             "copy": {"bytes": 2 * COPY_BYTES, "bytes_per_second": bandwidth, "seconds": [r[COPY] for r in self.timed]},
-            "contenders": {name: self._summary(name, bandwidth) for name in self.steps if name != COPY},
-            "left_out": self.left_out,
+            "contenders": {name: self._summary(name, bandwidth) for name in self.rounds.steps if name != COPY},
+            "left_out": self.rounds.left_out,
         }
 
     def _summary(self, name: str, bandwidth: float) -> dict[str, Any]:
@@ -182,13 +160,8 @@ class StepBenchmark:
         warmup = [r[name] for r in self.warmup]
         mean = mean_with_first(self.first[name], warmup, seconds)
         of_reference = mean_with_first(self.first[reference], [r[reference] for r in self.warmup], basis)
-        middle = quartiles(seconds)
         found = {
-            "says": candidate.says,
-            "ours": candidate.ours,
-            "median_seconds": asdict(middle),
-            "paired_ratio": asdict(paired_ratios(seconds, basis)),
-            "ratio_of_medians": asdict(ratio_of_medians(seconds, basis, self.settings.seed)),
+            **summary(candidate, seconds, basis, self.settings.seed),
             "first_step_seconds": self.first[name],
             "mean_seconds_over_100_with_first": mean,
             "ratio_over_100_with_first": mean / of_reference,
@@ -196,23 +169,10 @@ class StepBenchmark:
             "seconds": seconds,
         }
         if candidate.traffic is not None and self.settings.dtype == torch.float32:
-            achieved = candidate.traffic * self.model.parameters / middle.median
+            achieved = candidate.traffic * self.model.parameters / found["median_seconds"]["median"]
             found["bandwidth"] = {
                 "bytes_per_parameter": candidate.traffic,
                 "bytes_per_second": achieved,
                 "of_copy": achieved / bandwidth,
             }
         return found
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """No garbage collection during a timed step."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

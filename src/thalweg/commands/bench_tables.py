@@ -1,4 +1,4 @@
-"""The two measurements as tables for a terminal of 80 columns or more."""
+"""The measurements as tables for a terminal of 80 columns or more."""
 
 from __future__ import annotations
 
@@ -73,6 +73,40 @@ def memory_table(found: dict[str, Any], arguments: dict[str, Any]) -> Group:
     )
 
 
+def sharded_table(found: dict[str, Any], arguments: dict[str, Any]) -> Group:
+    """CPU times and ratios to the reference, and below them first steps and collectives."""
+    times, once = [], []
+    for _, one in order("sharded", found["contenders"]):
+        ratio, wall = one["paired_ratio"], one["paired_ratio_of_wall_seconds"]
+        times.append(
+            (
+                one["says"],
+                f"{1e3 * one['median_seconds']['median']:.4g} ms",
+                f"{_times(ratio['median'])} ({_times(ratio['low'])}-{_times(ratio['high'])})",
+                f"{1e3 * one['median_wall_seconds']['median']:.4g} ms",
+                _times(wall["median"]),
+            )
+        )
+        once.append(
+            (
+                one["says"],
+                _duration(one["first_step_seconds"]),
+                _duration(one["second_step_seconds"]),
+                f"{sum(one['collectives'].values())}",
+                f"{one['bytes']:,}",
+            )
+        )
+    reference = found["contenders"][arguments["reference"]]["says"]
+    ranks = f"{found['ranks']:,} {'simulated ranks' if found['backend'] == 'fake' else 'ranks, gloo'}"
+    how = f"{ranks}, {found['parameters_on_rank_0']:,} on rank 0; {found['rounds']} rounds, {arguments['dtype']}"
+    return Group(
+        Text(f"{_title(found)}: {how}; × is over {reference}", "bold"),
+        _table(("optimizer", "CPU time", "× within rounds", "clock", "× clock"), times),
+        _table(("optimizer", "first step", "second", "collectives", "bytes"), once),
+        *_left_out(found),
+    )
+
+
 def _title(found: dict[str, Any]) -> str:
     return f"{found['says']}, {found['parameters']:,} parameters in {found['tensors']} tensors"
 
@@ -87,5 +121,16 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
+def _times(ratio: float) -> str:
+    return f"{ratio:.3f}" if ratio < 100.0 else f"{ratio:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1.0 else f"{1e3 * seconds:.3g} ms"
+
+
 def _left_out(found: dict[str, Any]) -> list[Text]:
     return [Text(f"left out: {name}: {why}") for name, why in found["left_out"].items()]
+
+
+TABLES = {"step": step_table, "memory": memory_table, "sharded": sharded_table}

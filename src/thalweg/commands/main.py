@@ -30,7 +30,7 @@ COMMANDS = {
     "report": "Rewrite the report from the stored runs.",
     "tasks": "List the tasks.",
     "optimizers": "List the optimizers.",
-    "bench": "Measure the step time and memory of optimizers beside their peers.",
+    "bench": "Measure the step time and memory of optimizers beside their peers, on shards too.",
     "theory": theory.HELP,
 }
 """The commands, to be listed where Cyclopts is not installed."""
@@ -183,7 +183,7 @@ def _app() -> Any:
     group = App(name="bench", help=COMMANDS["bench"], **shared)
     app.command(group)
     own = (compare.compare, train.train, reproduce.reproduce, report.report, listing.tasks, listing.optimizers)
-    for room, commands in ((app, own), (group, (bench.step, bench.memory))):
+    for room, commands in ((app, own), (group, (bench.step, bench.memory, bench.sharded))):
         for command in commands:
             room.command(command)
     app.command(lambda: None, name="theory", help=theory.HELP)  # for the list of commands: `main` has taken it

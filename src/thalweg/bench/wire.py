@@ -1,0 +1,49 @@
+"""The collectives of a step, counted as it makes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from thalweg.torch_private import TorchDispatchMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAMESPACES = ("c10d", "_c10d_functional")
+NO_COLLECTIVES = ("wait_tensor", "_wrap_tensor_autograd")
+
+
+class Collectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what this thread does inside.
+
+    Attributes:
+        calls: how often each collective was called.
+        bytes: of what was handed over, or of what came back where that is more, as a gathered tensor is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: Counter[str] = Counter()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(one, DTensor) for one in types):
+            return NotImplemented  # it becomes operations on shards first, which come here again
+        found = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if func.namespace in NAMESPACES and name not in NO_COLLECTIVES:
+            self.calls[name.rstrip("_")] += 1
+            self.bytes += max(sum(_bytes(one)) for one in (*args, *(kwargs or {}).values(), found))
+        return found
+
+
+def _bytes(value: Any) -> Iterator[int]:
+    if isinstance(value, Tensor):
+        yield value.numel() * value.element_size()
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _bytes(one)
