@@ -100,7 +100,9 @@ def test_every_option_of_every_command_is_listed(site, capsys):
     from thalweg.commands import main as cli
 
     listed = re.sub(r"<[^>]*>", "", (site / "commands.html").read_text("utf-8"))
-    for command in ("compare", "train", "reproduce", "report", "bench step", "bench memory", "bench sharded", "theory"):
+    measuring = ("bench step", "bench memory", "bench sharded")
+    commands = ("compare", "train", "reproduce", "report", "plan", *measuring, "theory")
+    for command in commands:
         with contextlib.suppress(SystemExit):  # argparse leaves when it has helped
             cli.main([*command.split(), "--help"])
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", capsys.readouterr().out)) - {"--help"}

@@ -1,15 +1,20 @@
+import dataclasses
+import math
 import os
 
 import pytest
 import torch
 
 from thalweg.commands import reproduce as reproducing
-from thalweg.lab import tasks
+from thalweg.commands import terminal
+from thalweg.lab import skeletons, tasks
 from thalweg.lab.contenders import contender, defaults
 from thalweg.lab.engine import RunSpec, train
 from thalweg.lab.search import forecast as of_cells
 from thalweg.lab.search import timing
 from thalweg.lab.search.plan import ComparisonPlan
+from thalweg.records.errors import UserError
+from thalweg.sharding import plan
 from thalweg.studies import forecast, recipe
 
 
@@ -37,7 +42,7 @@ def test_a_forecast_counts_parameters_steps_runs_and_bytes():
     assert found.examples == 1197
     assert found.steps == 7 * (1197 // 64)
     assert found.runs == 2 * (5 * 2 + 3) + 2 + 3
-    assert found.bytes == parameters * (4 + 4 + 12)
+    assert (found.costliest, found.cost.fused) == ("alto", parameters * (4 + 4 + 12))
     assert found.download == ""
     seen = found.runs * found.steps * 64
     assert found.operations == seen * products_of_digits()
@@ -78,6 +83,42 @@ def test_a_dry_run_at_paper_scale_needs_no_data_and_says_how_long(capsys, monkey
         hours.append(said.splitlines()[-1].split("about ")[1].split(" on")[0])
     assert hours == ["65 d", "16 d", "16 d"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "buffers", "width"),
+    [("lamb", 2, 4), ("alto", 3, 4), ("alto-bf16", 3, 2), ("adamw", 2, 4), ("adabelief", 2, 4), ("sgd", 1, 4),
+     ("e-adamw", 3, 4), ("soap", 6, 4)],
+)  # fmt: skip
+def test_a_rank_holds_its_shards_of_parameters_gradients_and_state(name, buffers, width):
+    one = recipe.Comparison("digits", 64, (f"{name}:lr=0.1",), steps=1, sharding="fsdp2")
+    shapes = [p.shape for p in tasks.find("digits").model().parameters()]
+    for devices in (1, 3):
+        here = sum(math.ceil(shape[0] / devices) * shape[1:].numel() for shape in shapes)
+        found = forecast.forecast(one, devices)
+        assert (found.cost.fused, found.costliest) == (here * (8 + buffers * width), name)
+    whole = forecast.forecast(dataclasses.replace(one, sharding="ddp"), 3).cost
+    assert whole.parameters == 4 * sum(shape.numel() for shape in shapes)
+
+
+def test_a_dry_run_says_what_a_rank_holds_and_whether_it_fits(capsys):
+    def said(devices, **options):
+        asked = reproducing.Reproduce(scale="paper", devices=devices, dry_run=True, **options)
+        reproducing.reproduce("moe-pretraining", options=asked)
+        return capsys.readouterr().out
+
+    parameters = skeletons.of_task("moe-85b")
+    cost = plan.cost(parameters, plan.Mesh(expert=384), forecast.planned("alto"))
+    held = f"85,026.95 M parameters, at most {terminal.size(cost.total)} a device of 384, fsdp2+ep (alto;"
+    assert cost.fused == (4 + 4 + 12) * 221_547_863
+    assert held in said(384)
+    assert "), fits in 80 GB; download: spacerini" in said(384)
+    assert "), does not fit in 80 GB;" in said(8)
+    assert "), fits if fused in 4.5 GB;" in said(384, memory="4.5GB")
+    with pytest.raises(
+        UserError, match=r"^moe-85b on 7 devices, fsdp2\+ep: mesh expert must divide the 384 experts of "
+    ):
+        said(7)
 
 
 class Turning:

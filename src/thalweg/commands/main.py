@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "Rewrite the report from the stored runs.",
     "tasks": "List the tasks.",
     "optimizers": "List the optimizers.",
+    "plan": "Say what a step of AdamW, LAMB and ALTO costs each rank of a cluster: memory and collectives.",
     "bench": "Measure the step time and memory of optimizers beside their peers, on shards too.",
     "theory": theory.HELP,
 }
@@ -170,7 +171,7 @@ def _message_of(error: Any) -> str:
 def _app() -> Any:
     from cyclopts import App, Parameter
 
-    from thalweg.commands import bench, compare, listing, report, reproduce, train
+    from thalweg.commands import bench, compare, listing, plan, report, reproduce, train
 
     shared: dict[str, Any] = {
         "help_format": "markdown",
@@ -182,7 +183,8 @@ def _app() -> Any:
     app = App(name="thalweg", help=ABOUT, version=f"thalweg {thalweg.__version__}", **shared)
     group = App(name="bench", help=COMMANDS["bench"], **shared)
     app.command(group)
-    own = (compare.compare, train.train, reproduce.reproduce, report.report, listing.tasks, listing.optimizers)
+    lists = (listing.tasks, listing.optimizers)
+    own = (compare.compare, train.train, reproduce.reproduce, report.report, *lists, plan.plan)
     for room, commands in ((app, own), (group, (bench.step, bench.memory, bench.sharded))):
         for command in commands:
             room.command(command)

@@ -7,6 +7,7 @@ them, from the command line and from a file (:mod:`thalweg.commands.option_file`
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,21 @@ def assignments(pairs: Iterable[str], option: str) -> dict[str, float]:
             raise UserError(f"{option} must give {name} once, got {found[name]:g} and {text}")
         found[name] = value
     return found
+
+
+UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def memory_size(text: str | None, option: str) -> int | None:
+    """A text such as 80GB in bytes; None for None.
+
+    Raises:
+        UserError: it is no number above 0 with a unit.
+    """
+    if text is None:
+        return None
+    read = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", text)
+    unit = {name.lower(): size for name, size in UNITS.items()}.get(read[2].lower()) if read else None
+    if read is None or unit is None or not float(read[1]) > 0.0:
+        raise UserError(f"{option} must be a number above 0 and one of {', '.join(UNITS)}, such as 80GB, got {text!r}")
+    return int(float(read[1]) * unit)

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from thalweg.commands import terminal
-from thalweg.commands.options import MOST_JOBS, at_least, flag, folder, whole
+from thalweg.commands.options import MOST_JOBS, at_least, flag, folder, memory_size, whole
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.studies import recipe as kept
 
 TFLOPS = 100.0
 """What one device of a cluster sustains in bfloat16 on a large network: a third of an A100's peak."""
+MEMORY = "80GB"
+"""What it has."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +49,11 @@ class Reproduce:
     tflops: Annotated[float | None, at_least(1e-3)] = None
     """TFLOP/s that a device sustains, for the estimate of --dry-run (default: 100 at paper scale, this CPU at lab)."""
 
+    memory: str | None = None
+    """Memory of a device, for what --dry-run says of it (default: 80GB at paper scale)."""
+
     dry_run: Annotated[bool, flag] = False
-    """Print what would be downloaded, how long it takes and how large it is, and run nothing."""
+    """Print what would be downloaded, how long it takes, how large it is and whether it fits, and run nothing."""
 
     config: Path | None = None
     """YAML file with values for these options."""
@@ -92,8 +97,9 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
     scales = [_scale(one, scale) for one in wanted]
     if options.dry_run:
         tflops = TFLOPS if options.tflops is None and scale == "paper" else options.tflops
+        memory = memory_size(MEMORY if options.memory is None and scale == "paper" else options.memory, "--memory")
         seconds = [
-            _say_what_would_run(one, own, options.devices, tflops, console)
+            _say_what_would_run(one, own, options.devices, tflops, memory, console)
             for one, own in zip(wanted, scales, strict=True)
         ]
         where = _where(options.devices, tflops)
@@ -139,7 +145,9 @@ def _watched(cells: list[PlannedCell], root: Path, console: Any, first: bool) ->
         progress.finish()
 
 
-def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float | None, console: Any) -> float:
+def _say_what_would_run(
+    one: Recipe, scale: Scale, devices: int, tflops: float | None, memory: int | None, console: Any
+) -> float:
     """Say it, and return about how many seconds it takes."""
     console.print(f"{one.name}: {one.title}")
     if scale.measure:
@@ -154,14 +162,15 @@ def _say_what_would_run(one: Recipe, scale: Scale, devices: int, tflops: float |
         found = forecast(table, devices)
         seconds = found.whole(tflops)
         total += seconds or 0.0
-        size = f"{found.parameters / 1e6:,.2f} M parameters, {found.bytes / 2**30:,.2f} GiB a device"
         steps = "steps set by the size of its data" if found.steps is None else f"{found.steps:,} steps"
-        shared = f" ({found.devices} devices, {table.sharding})" if found.devices > 1 else ""
+        shared = f" of {found.devices}, {table.sharding}" if found.devices > 1 else ""
+        fits = "" if memory is None else f", {found.cost.verdict(memory)} in {terminal.size(memory)}"
         work = "" if found.operations is None else f"{found.operations:.2g} operations, "
         took = "an unknown time" if seconds is None else f"about {terminal.duration(seconds)}"
         console.print(
             f"  {table.task} at batch size {table.batch_size:,}: {found.runs} runs or more of {steps}; {work}{took}; "
-            f"{size}{shared} for parameters, gradients and state, without activations; "
+            f"{found.parameters / 1e6:,.2f} M parameters, at most {terminal.size(found.cost.total)} a device{shared} "
+            f"({found.costliest}; parameters, gradients, state and a step's temporary, without activations){fits}; "
             f"download: {found.download or 'nothing'}",
             soft_wrap=True,
         )

@@ -42,6 +42,20 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def size(count: int) -> str:
+    """An amount of memory, in three digits.
+
+    >>> [size(n) for n in (0, 999, 1784, 887_849_000, 999_600_000, 85 * 10**9)]
+    ['0 B', '999 B', '1.78 kB', '888 MB', '1 GB', '85 GB']
+    """
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000.0, larger
+    return f"{value:.3g} {unit}"
+
+
 class Output:
     """Standard output that ignores a closed pipe, and replaces what the terminal cannot show.
 

@@ -11,18 +11,25 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from thalweg.lab import tasks
+from thalweg.lab import skeletons, tasks
 from thalweg.lab.contenders import base_of, contender
 from thalweg.lab.engine import RunSpec
 from thalweg.lab.search.forecast import run_overhead, timing_pass
+from thalweg.records.errors import UserError
+from thalweg.sharding import plan
 from thalweg.torch_private import FakeTensorMode
 
 if TYPE_CHECKING:
     from thalweg.studies.recipe import Comparison
 
-STATES = {"sgd": 4, "e-sgd": 8, "muon": 8, "alto": 12, "e-adamw": 12, "e-muon": 12, "ademamix": 12, "mars": 12,
-          "ema-nesterov": 12, "soap": 24}  # fmt: skip
-"""Bytes of float32 state per parameter; 8 for those not listed. SOAP's factors come on top of it."""
+OURS = {"lamb": ("LAMB", "float32"), "alto": ("ALTO", "float32"), "alto-bf16": ("ALTO", "bfloat16"),
+        "alto-8bit": ("ALTO", "8bit")}  # fmt: skip
+"""Contenders that are ALTO or Lamb, and what their state is stored as."""
+BUFFERS = {"sgd": 1, "e-sgd": 2, "muon": 2, "e-adamw": 3, "e-muon": 3, "ademamix": 3, "mars": 3, "ema-nesterov": 3,
+           "soap": 6}  # fmt: skip
+"""As many as the parameters, of others; 2 for those not listed. SOAP's factors come on top of it."""
+AXES = {"ddp": "data", "fsdp2": "shard", "fsdp2+ep": "expert"}
+"""The axis of the mesh that all ranks of a run are on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,7 @@ class Forecast:
     """Of one table.
 
     ``download`` is what is fetched, empty if nothing; ``examples`` of the training set (None: unknown before it is
-    there); ``runs`` at least; ``bytes`` a device of parameters, gradients and optimizer state, without activations;
+    there); ``runs`` at least; ``cost`` of a step with the ``costliest`` of the optimizers, in bytes a device;
     ``operations`` of all runs, forward and backward, without evaluation and the optimizer's own (None: unknown);
     ``core_seconds`` of all runs' steps, roughly, on one core of a CPU; ``devices`` are those that a batch occupies;
     ``beside`` the core seconds of evaluations, models and records (None: the data are not there); ``optimizers`` take
@@ -42,7 +49,8 @@ class Forecast:
     examples: int | None
     steps: int | None
     runs: int
-    bytes: int
+    cost: plan.Cost
+    costliest: str
     operations: float | None
     core_seconds: float | None
     devices: int
@@ -76,18 +84,21 @@ def forecast(one: Comparison, devices: int) -> Forecast:
     """Without data that are to be fetched, and without the memory of the model.
 
     Raises:
-        UserError: no such task or optimizer.
+        UserError: no such task or optimizer, or experts that cannot be shared out over so many devices.
     """
-    task = tasks.find(one.task)
-    parameters = tasks.parameters(task)
+    task, parameters = tasks.find(one.task), skeletons.of_task(one.task)
     examples, splits = getattr(task, "published_examples", None), None
     if not getattr(task, "download", ""):
         splits = tasks.load(one.task)[1]
         examples = len(splits.train)
     steps = one.steps if one.steps is not None else None if examples is None else one.length(examples)
     devices = min(devices, one.batch_size)
-    shared = devices if one.sharding != "ddp" else 1
-    state = max(STATES.get(base_of(name), 8) for name in one.optimizers)
+    mesh = plan.Mesh(**{AXES[one.sharding]: devices})
+    try:
+        costs = {base: plan.cost(parameters, mesh, planned(base)) for base in map(base_of, one.optimizers)}
+    except ValueError as error:
+        raise UserError(f"{one.task} on {devices} devices, {one.sharding}: {error}") from None
+    costliest = max(costs, key=lambda base: costs[base].total)
     trials = sum(one.trials * one.studies if (grid := contender(o).grid) is None else grid for o in one.optimizers)
     seeds = one.seeds * len(one.optimizers)
     runs = trials + seeds
@@ -99,17 +110,25 @@ def forecast(one: Comparison, devices: int) -> Forecast:
     seen = None if steps is None else runs * steps * one.batch_size
     return Forecast(
         download=getattr(task, "download", ""),
-        parameters=parameters,
+        parameters=sum(p.numel for p in parameters),
         examples=examples,
         steps=steps,
         runs=runs,
-        bytes=parameters * (8 + state) // shared,
+        cost=costs[costliest],
+        costliest=costliest,
         operations=None if seen is None else seen * operations(task),
         core_seconds=None if steps is None else runs * tasks.cost(task, one.batch_size, steps) / 1e6,
         devices=devices,
         beside=beside,
         optimizers=len(one.optimizers),
     )
+
+
+def planned(base: str) -> plan.Optimizer:
+    """A contender as the plan of a step knows it."""
+    if base in OURS:
+        return next(one for one in plan.PLANNED if (one.name, one.state) == OURS[base])
+    return plan.Optimizer(base, BUFFERS.get(base, 2))
 
 
 def operations(task: tasks.Task) -> float:

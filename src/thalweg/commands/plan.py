@@ -1,0 +1,59 @@
+"""``thalweg plan``: what a training step costs on a cluster, before one rents it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from thalweg.arguments import did_you_mean
+from thalweg.commands import terminal
+from thalweg.commands.options import assignments, memory_size, several
+from thalweg.records.errors import UserError
+
+AXES = ("data", "shard", "tensor", "expert")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The options of ``thalweg plan``."""
+
+    mesh: Annotated[tuple[str, ...], several] = ()
+    """Ranks along data (copies), shard (FSDP2), tensor and expert, such as data=8,shard=48 (default: 1 each)."""
+
+    memory: str | None = None
+    """Memory of a device, such as 80GB: says what fits."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of parameters and gradients: float32 or bfloat16."""
+
+
+def plan(model: str, *, options: Plan | None = None) -> None:
+    """Say what a step of AdamW, LAMB and ALTO costs each rank of a cluster: memory and collectives.
+
+    Args:
+        model: A task (see `thalweg tasks`), module:Class, or a config.json of Hugging Face's.
+        options: the cluster.
+    """
+    options = options or Plan()
+    axes: dict[str, Any] = {
+        name: int(ranks) if ranks.is_integer() else ranks for name, ranks in assignments(options.mesh, "--mesh").items()
+    }
+    for name in axes.keys() - {*AXES}:
+        got = f"got {name}={axes[name]}{did_you_mean(name, AXES)}"
+        raise UserError(f"--mesh must name data, shard, tensor or expert, {got}")
+    memory = memory_size(options.memory, "--memory")
+    from thalweg.commands.plan_tables import tables
+    from thalweg.lab import skeletons
+    from thalweg.sharding.plan import PLANNED, Mesh, cost
+
+    try:
+        mesh = Mesh(**axes)
+        parameters = skeletons.find(model)
+        costs = {one: cost(parameters, mesh, one, options.dtype) for one in PLANNED}
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    console = terminal.console()
+    console.print(tables(model, parameters, mesh, costs, options.dtype, memory))
