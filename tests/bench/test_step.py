@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
+from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -143,6 +145,19 @@ def test_who_fails_later_is_listed_and_out_of_all_rounds(script):
     assert list(record["contenders"]) == ["a"]
     assert record["rounds"] == 3
     assert record["left_out"] == {"b": "after its first step, RuntimeError: broken"}
+
+
+def test_a_failure_of_ours_is_an_error_unless_it_may_be_anothers_inside():
+    def fail(weights):
+        raise RuntimeError("broken")
+
+    ours = Candidate("a", "a", fail, ours=True)
+    with pytest.raises(RuntimeError, match="broken"):
+        ours.start(None)
+    with pytest.raises(LeftOutError, match="broken"):
+        replace(ours, around=True).start(None)
+    with pytest.raises(LeftOutError, match="not here"):
+        ours.attempt(lambda: import_module("not here"))
 
 
 @pytest.mark.parametrize("at", [0, 2])

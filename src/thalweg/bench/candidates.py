@@ -64,7 +64,7 @@ class Candidate:
 
     ``traffic`` is what a step has to read and write in float32, in bytes per parameter, where we know it; ``patience``
     is whether its first step takes minutes, or each a hundred times as long as the others', so that it takes part only
-    where it is named.
+    where it is named; ``around`` is whether it is one of ours around another's, which may fail.
     """
 
     name: str
@@ -74,6 +74,12 @@ class Candidate:
     traffic: int | None = None
     module: str | None = None
     patience: bool = False
+    around: bool = False
+
+    @property
+    def must_run(self) -> bool:
+        """Whether a failure that is no refusal is a fault of ours."""
+        return self.ours and not self.around
 
     def load(self) -> None:
         """Import its module.
@@ -97,7 +103,7 @@ class Candidate:
         try:
             return act()
         except Exception as error:
-            if self.ours and not isinstance(error, REFUSALS):
+            if self.must_run and not isinstance(error, REFUSALS):
                 raise
             text = " ".join(str(error).split()) or "no message"
             raise LeftOutError(f"{type(error).__name__}: {text[:300]}") from error
@@ -182,7 +188,14 @@ CANDIDATES = {
         Candidate("e-adamw-foreach", "EAdamW, foreach", _e_adamw(foreach=True), ours=True, traffic=36),
         Candidate("e-adamw-fused", "EAdamW, fused", _e_adamw(fused=True), ours=True, traffic=36),
         Candidate("muon", "torch Muon, the rest AdamW", _muon(lambda muon: muon, torch.optim.AdamW), patience=True),
-        Candidate("e-muon", "E(Muon), the rest EAdamW", _muon(thalweg.E, thalweg.EAdamW), ours=True, patience=True),
+        Candidate(
+            "e-muon",
+            "E(Muon), the rest EAdamW",
+            _muon(thalweg.E, thalweg.EAdamW),
+            ours=True,
+            patience=True,
+            around=True,
+        ),
         _theirs("authors-alto", "the authors' ALTO", "ALTO", "ALTO"),
         Candidate("authors-e-adamw", "the authors' E around AdamW", _authors_e_adamw, module="E"),
         _theirs("pytorch-optimizer-lamb", "pytorch_optimizer Lamb", "pytorch_optimizer", "Lamb"),

@@ -42,7 +42,7 @@ def cold_first_step(candidate: Candidate, shapes: Model, device: torch.device, d
         return float(answer["seconds"])
     last = next(reversed(done.stderr.splitlines()), "no message")[:300]
     why = f"its first step ends the process with code {done.returncode}: {last}"
-    raise RuntimeError(f"{candidate.name}: {why}") if candidate.ours else LeftOutError(why)
+    raise RuntimeError(f"{candidate.name}: {why}") if candidate.must_run else LeftOutError(why)
 
 
 @contextmanager

@@ -182,7 +182,7 @@ class ShardedBenchmark:
                 (found,) = told
             why = found.get("left_out")
         except DiedError as error:
-            if self.candidates[name].ours:
+            if self.candidates[name].must_run:
                 raise RuntimeError(f"{name}, {self.task.where}: {error}") from error
             why = str(error)
         if why is None:
