@@ -10,10 +10,11 @@ from torch.profiler import profile
 from torch.torch_version import TorchVersion
 
 from thalweg import ALTO, Lamb
-from thalweg.kernels import Layer, cpp, eightbit, foreach_lerp
+from thalweg.kernels import Layer, cpp, eightbit
 from thalweg.kernels.cpp import toolchain
 from thalweg.kernels.pieces import CHUNK, PIECE, Scratch, flat, pieces
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA
+from thalweg.optim import exploration
 
 WAYS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 STEPS = 3
@@ -336,7 +337,7 @@ def test_what_dtensors_lack_before_torch_2_13_is_done_one_by_one(monkeypatch):
     xs[0].device_mesh = None
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.1"))
     monkeypatch.setattr(torch, "_foreach_lerp", lambda *_: pytest.fail("not for DTensors"))
-    assert_same(foreach_lerp(xs, ys, 1.5), expected)
+    assert_same(exploration._foreach_lerp(xs, ys, 1.5), expected)
 
 
 def test_before_parameters_are_somewhere_no_kernel_looks_for_them():

@@ -104,3 +104,8 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
 def has_load_hooks(optimizer: Optimizer) -> bool:
     """Whether the optimizer is built as torch's are, with hooks before and after a load."""
     return hasattr(optimizer, "_optimizer_load_state_dict_pre_hooks")
+
+
+def default_store() -> Any:
+    """The key-value store that the processes of the default group share."""
+    return torch.distributed.distributed_c10d._get_default_store()

@@ -1,6 +1,9 @@
 """How the equations are executed: the same results, at different speeds.
 
 A backend is a module with ``step(layers, hyper, scales, scratch)``, which updates the layers of one bucket in place.
+For layers whose norms reach over ranks it has the two halves of a step: ``begin(layers, hyper, scales, scratch, sums)``
+writes the squares of θ and r that are here to ``sums``, and ``finish(begun, hyper, scales, scratch, sums)`` moves the
+layers by the sums of all ranks. All tensors are plain ones: of what is sharded, the shard.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from thalweg.sharding import is_sharded
 from thalweg.torch_private import FakeTensor, local_tensor
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from thalweg.equations import Scalar
+    from thalweg.sharding.places import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Hyper:
     trust_clip: tuple[float, float] | None = None
     maximize: bool = False
     stochastic_rounding: bool = False
+    late: bool = False
+    """Of a step in two halves: whether the first is to change nothing, and the second the state as well."""
 
 
 class Wanted(NamedTuple):
@@ -86,7 +91,9 @@ class Layer(NamedTuple):
 
     ``norm_dims`` are the axes, counted from the front, over which its norm is taken (None: all of them); ``seed`` is
     that of its stochastic rounding, another for every layer and step; ``memory`` is None until it is looked up;
-    ``start`` is where the tensors begin in those of the layer, if they are a piece of it.
+    ``start`` is where the tensors begin in those of the layer, if they are a piece of it. Of a shard, ``place`` says
+    where it lies in the whole, if something is rounded by that, and ``slot`` where its squares go among the sums of all
+    ranks, if its norm reaches over them.
     """
 
     param: Tensor
@@ -99,6 +106,8 @@ class Layer(NamedTuple):
     norm_dims: tuple[int, ...] | None = None
     seed: int = 0
     start: int = 0
+    place: Place | Tensor | None = None
+    slot: int | None = None
 
 
 def is_fake(t: Any) -> bool:
@@ -114,13 +123,6 @@ def has_numbers(t: Tensor) -> bool:
 def is_abstract(t: Tensor) -> bool:
     """Whether a step must not ask for numbers of ``t``: there are none, or the step is being compiled."""
     return torch.compiler.is_compiling() or not has_numbers(t)
-
-
-def foreach_lerp(xs: list[Tensor], ys: list[Tensor], weight: float) -> list[Tensor]:
-    """``torch._foreach_lerp``, which DTensors have since torch 2.13."""
-    if torch.__version__ < "2.13" and any(is_sharded(x) for x in xs):
-        return [torch.lerp(x, y, weight) for x, y in zip(xs, ys, strict=True)]
-    return list(torch._foreach_lerp(xs, ys, weight))
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

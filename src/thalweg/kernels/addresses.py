@@ -19,35 +19,41 @@ from thalweg.kernels.checks import (
     holds_its_values,
 )
 from thalweg.kernels.pieces import is_dense
+from thalweg.sharding import is_sharded, local
 
 
 def checked_memory(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> Memory | None:
     """Where a layer is, all of it checked that may change from step to step; None if it has no state yet.
 
-    Fake tensors, and those on meta, have no memory to walk.
+    Of a layer that is sharded, that is where its shard is. Fake tensors, and those on meta, have no memory to walk.
 
     Raises:
         ValueError, TypeError, RuntimeError: what :mod:`thalweg.kernels.checks` says of a tensor that does not fit.
     """
     if state:
         try:  # what a model of many small layers spends here is a tenth of its step
-            shape = p.shape
             m, v, b = state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
+            x, g = p, grad
+            if type(p) not in PLAIN and is_sharded(p) and p.placements == grad.placements:
+                x, g, m, v = local(p), local(grad), local(m), local(v)
+                b = None if b is None else local(b)
+            shape = x.shape
             if (
-                type(p) in PLAIN
-                and type(grad) in PLAIN
+                type(x) in PLAIN
+                and type(g) in PLAIN
                 and type(m) in PLAIN
                 and type(v) in PLAIN
                 and (b is None or (type(b) in PLAIN and b.shape == shape))
-                and grad.shape == shape
+                and g.shape == shape
                 and m.shape == shape
                 and v.shape == shape
-                and grad.dtype is p.dtype
-                and grad.get_device() == p.get_device()
+                and g.dtype is x.dtype
+                and g.get_device() == x.get_device()
+                and grad.shape == p.shape
             ):
-                at = grad.data_ptr()
-                if at >= LOW:
-                    return _locate_plain(p, grad, m, v, b, at)
+                at = g.data_ptr()
+                if at >= LOW or g.numel() == 0:
+                    return _locate_plain(x, g, m, v, b, at)
         except (KeyError, AttributeError, RuntimeError):
             pass
     if not has_numbers(p):  # torch's operations check for themselves
@@ -57,11 +63,13 @@ def checked_memory(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> 
     if not state or state.keys().isdisjoint(("step", *BUFFERS)):
         return None
     check_state(p, state)
-    return locate(p, grad, state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema"))
+    b = state.get("explore_ema")
+    here = local(state["exp_avg"]), local(state["exp_avg_sq"]), None if b is None else local(b)
+    return locate(local(p), local(grad), *here)
 
 
 def locate(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, explore_ema: Tensor | None) -> Memory:
-    """Where a layer is; ``UNWALKABLE`` if it is sharded, has gaps, or is otherwise not for kernels to walk."""
+    """Where a layer is; ``UNWALKABLE`` if it has gaps, or is otherwise not for kernels to walk."""
     (m, of_m), (v, of_v), (b, of_b) = _memory(exp_avg), _memory(exp_avg_sq), _memory(explore_ema)
     if not all(t is None or holds_its_values(type(t)) for t in (param, grad, m, v, b)):
         return UNWALKABLE

@@ -94,6 +94,8 @@ def check_gradient(p: Any, grad: Any, optimizer: str) -> None:
         raise ValueError(f"{of} must have that shape, got {tuple(grad.shape)}")
     if is_sharded(grad) != is_sharded(p):
         raise ValueError(f"{of} must be sharded as that is, got a {type(grad).__name__} for a {type(p).__name__}")
+    if is_sharded(p) and grad.device_mesh != p.device_mesh:
+        raise ValueError(f"{of} must be on its mesh, {p.device_mesh}, got one on {grad.device_mesh}")
     if type(grad) is not type(p) and not (holds_its_values(type(grad)) or is_stepped_by_torch(grad)):
         raise TypeError(f"{of} must be a {type(p).__name__}, as that is, or a tensor, got a {type(grad).__name__}")
     if grad.dtype not in (allowed := _COMPLEX if p.is_complex() else _FLOATS):

@@ -11,7 +11,6 @@ import torch
 
 from thalweg.kernels import cpp, foreach, is_fake, single
 from thalweg.kernels.addresses import with_memory
-from thalweg.sharding import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,9 +54,8 @@ def choose(
 def assign(wanted: Wanted, layers: list[Layer], hyper: Hyper) -> list[tuple[ModuleType, list[Layer]]]:
     """Who steps which of a bucket's layers: what :func:`choose` says, but for those that it cannot take.
 
-    Kernels walk memory: sharded layers, whose norms are those of all shards, they leave to foreach; norms over axes in
-    between, layouts with gaps and tensors of other classes to single. So does foreach with tensors of different
-    layouts.
+    Kernels walk memory: norms over axes in between, layouts with gaps and tensors of other classes they leave to
+    single. So does foreach with tensors of different layouts.
 
     Raises:
         ImportError, RuntimeError: as :func:`choose`.
@@ -72,7 +70,7 @@ def assign(wanted: Wanted, layers: list[Layer], hyper: Hyper) -> list[tuple[Modu
         if chosen.takes(layer):
             found[chosen].append(layer)
         else:
-            found[foreach if is_sharded(layer.param) else single].append(layer)
+            found[single].append(layer)
     return list(found.items())
 
 

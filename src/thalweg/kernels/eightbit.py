@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from thalweg.kernels import is_fake
-from thalweg.sharding import local, sharded_like
+from thalweg.sharding import is_sharded, local, sharded_like
+from thalweg.sharding.places import is_whole_blocks, place_of
 from thalweg.torch_private import below_subclasses, local_tensor, outside_graphs
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 EIGHT_BITS = "8bit"
 BLOCK = 256
 LEAST = 4096
-"""Parameters of fewer elements keep float32, and so do those that are no whole number of blocks, as in torchao."""
+"""Parameters of fewer elements keep float32, and so do those that are no whole number of blocks, as in torchao.
+
+Both are said of the whole parameter, however it is sharded; its blocks are the same on any number of ranks.
+"""
 MARGIN = 7
 """Of 2**16 in a step. A fraction that has been read is off by its division, and by less: that must not move it."""
 
@@ -130,14 +134,21 @@ def check(of: str, x: Any, *, signed: bool) -> None:
 
 @outside_graphs
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
-    """Zeros in the shape and the shards of ``p``: in 8 bits, or in float32 where what is here of it is no such size."""
-    here = local(p)
-    if here.numel() < LEAST or here.numel() % BLOCK != 0:
+    """Zeros in the shape and the shards of ``p``: in 8 bits if :func:`takes`, else in float32."""
+    if not takes(p):
         return torch.zeros_like(p, dtype=torch.float32, memory_format=torch.preserve_format)
+    here = local(p)
     with _usual_defaults():
         x = torchao().OptimState8bit.zeros(here.shape, signed, BLOCK, here.device, torch.float32)
     x.codes.fill_(x.qmap.abs().argmin())  # the code of 0, as if written
     return sharded_like(x, p)
+
+
+def takes(p: Tensor) -> bool:
+    """Whether what is here of a parameter has its state in 8 bits: the whole has blocks, and this some of them."""
+    if p.numel() < LEAST or p.numel() % BLOCK != 0:
+        return False
+    return not is_sharded(p) or (local(p).numel() > 0 and is_whole_blocks(place_of(p), BLOCK))
 
 
 def read(x: Tensor) -> Tensor:

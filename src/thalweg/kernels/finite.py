@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thalweg.kernels import alike, compute_dtype, cpp
-from thalweg.sharding import all_ranks_agree, local
+from thalweg.sharding import local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,23 +18,21 @@ if TYPE_CHECKING:
 def all_finite(gradients: Iterable[Tensor], *, fused: bool = False) -> Tensor:
     """Whether no gradient has an infinity, a NaN or an entry whose square would overflow, about 5e18 in float32.
 
-    Sharded gradients are judged whole, so that all ranks agree; sparse ones by the sums of their entries. If ``fused``,
-    those on the CPU are judged by a kernel in C++ where it can walk them.
+    Of sharded gradients the shards here are judged, sparse ones by the sums of their entries. If ``fused``, those on
+    the CPU are judged by a kernel in C++ where it can walk them.
 
     Returns:
         A 0-d boolean tensor on the device of the first gradient.
     """
-    gradients = [g.coalesce().values() if g.layout is torch.sparse_coo else g for g in gradients]
+    gradients = [g.coalesce().values() if g.layout is torch.sparse_coo else local(g) for g in gradients]
     if fused and (within := cpp.all_within(gradients, _limit)) is not None:
         return torch.tensor(within, device="cpu")
     device = gradients[0].device if gradients else None
-    shards = [local(g) for g in gradients]
     verdicts = [
         (largest <= _limit(largest.dtype)).all().to(device)
-        for largest in _largest([g for g in shards if g.numel() > 0])
+        for largest in _largest([g for g in gradients if g.numel() > 0])
     ]
-    finite = torch.stack(verdicts).all() if verdicts else torch.ones((), dtype=torch.bool, device=device)
-    return all_ranks_agree(finite, gradients)
+    return torch.stack(verdicts).all() if verdicts else torch.ones((), dtype=torch.bool, device=device)
 
 
 def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:

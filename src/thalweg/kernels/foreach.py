@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from thalweg import equations as eq
-from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, foreach_lerp
-from thalweg.kernels.norms import norms, norms_over
+from thalweg.kernels import Hyper, Layer, Scales, compute_dtype
+from thalweg.kernels.norms import norm_of, norms, norms_over, rows_of, squares
 from thalweg.kernels.pieces import Scratch, flat, piece_size, pieces
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
-from thalweg.sharding import is_sharded
 from thalweg.torch_private import fused_adam_
+
+Begun: TypeAlias = tuple[list[Layer], list[Tensor] | None]
+"""Layers of which the first half of a step is done, with their r."""
 
 
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
@@ -37,12 +40,67 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
         _step_several(group, hyper, scales, scratch)
 
 
+def begin(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> list[Begun]:
+    """The first half of :func:`step` for layers whose norms reach over ranks: their squares here, to ``sums``.
+
+    r of all layers is kept, unless the second half is to move the state as well and computes it again.
+    """
+    begun = []
+    for group in _groups([layer for layer in layers if layer.param.numel() > 0], piece_size(layers[0].param.device)):
+        thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in group]
+        rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
+        _direct([_copied(layer) for layer in group] if hyper.late else group, rs, hyper, scales, scratch)
+        for i, tensors in enumerate((thetas, rs)):
+            places = [rows_of(sums, layer)[:, i] for layer in group]
+            parts = places[0].shape[-1]
+            if all(layer.norm_dims is None for layer in group):
+                found = list(squares(norms(tensors, on_host=_on_host(group[0])), parts).chunk(len(group)))
+            else:
+                found = [squares(_norm(x, layer).flatten(), parts) for x, layer in zip(tensors, group, strict=True)]
+            torch._foreach_copy_(places, found)
+        begun.append((group, None if hyper.late else rs))
+    return begun
+
+
+def finish(begun: list[Begun], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> None:
+    """The second half, ``sums`` being those of all ranks."""
+    rate = hyper.lr if scales.proceed is None else hyper.lr * scales.proceed
+    for group, kept in begun:
+        thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in group]
+        rs = list(torch._foreach_mul(thetas, hyper.weight_decay)) if kept is None else kept
+        if kept is None:
+            _direct(group, rs, hyper, scales, scratch)
+        found = [norm_of(rows_of(sums, layer)).unbind(-1) for layer in group]
+        theta_norms, r_norms = (torch.cat(column) for column in zip(*found, strict=True))
+        ratios = eq.trust_ratio(theta_norms, r_norms, eps=hyper.trust_eps, clip=hyper.trust_clip).to(rs[0].dtype)
+        of_layers = torch.split(rate * ratios, [len(rows) for rows, _ in found])
+        torch._foreach_mul_(rs, [_spread(x, layer) for x, layer in zip(of_layers, group, strict=True)])
+        torch._foreach_sub_(thetas, rs)
+        _store(group, PARAM, thetas, hyper)
+
+
+def _copied(layer: Layer) -> Layer:
+    b = layer.explore_ema
+    return layer._replace(
+        exp_avg=layer.exp_avg.clone(),
+        exp_avg_sq=layer.exp_avg_sq.clone(),
+        explore_ema=None if b is None else b.clone(),
+    )
+
+
+def _spread(x: Tensor, layer: Layer) -> Tensor:
+    """A number for each of the layers stacked in one parameter, in a shape that broadcasts."""
+    if layer.norm_dims is None:
+        return x.reshape(())
+    return x.view([1 if axis in layer.norm_dims else n for axis, n in enumerate(layer.param.shape)])
+
+
 def takes(layer: Layer) -> bool:
     """Whether the layer's tensors have one layout: torch's fused kernel walks their memory and does not see strides."""
     tensors = [
         t for t in (layer.param, layer.grad, layer.exp_avg, layer.exp_avg_sq, layer.explore_ema) if t is not None
     ]
-    return is_sharded(layer.param) or all(t.is_contiguous() for t in tensors) or flat(tensors) is not None
+    return all(t.is_contiguous() for t in tensors) or flat(tensors) is not None
 
 
 def _groups(layers: Sequence[Layer], size: int) -> Iterator[list[Layer]]:
@@ -114,7 +172,7 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
         if len(bs) == 1:
             hs = [torch.lerp(gs[0], bs[0], weight, out=scratch.like(bs[0], dtype, "h"))]
         else:
-            hs = foreach_lerp(gs, bs, weight)
+            hs = list(torch._foreach_lerp(gs, bs, weight))
         if scales.proceed is not None:  # towards itself, b stays where it is
             gs = [torch.where(scales.proceed > 0, g, b) for g, b in zip(gs, bs, strict=True)]
         torch._foreach_lerp_(bs, gs, 1.0 - hyper.beta1)
@@ -175,7 +233,7 @@ def _rates(
 
 def _on_host(layer: Layer) -> bool:
     """Whether a number costs nothing to read."""
-    return layer.param.is_cpu and not isinstance(layer.step, Tensor) and not is_sharded(layer.param)
+    return layer.param.is_cpu and not isinstance(layer.step, Tensor)
 
 
 def _norm(x: Tensor, layer: Layer) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from thalweg.kernels import Layer
-from thalweg.sharding import is_sharded
 
 PIECE = 1 << 18
 """Elements taken together on the CPU, 1 MiB in float32: what is read and written for them stays in the cache."""
@@ -32,7 +31,7 @@ class Scratch:
 
     def like(self, x: Tensor, dtype: torch.dtype, use: str) -> Tensor:
         """An uninitialised tensor of the shape and layout of ``x``, valid until the next call for the same ``use``."""
-        if x.device.type != "cpu" or is_sharded(x) or torch.compiler.is_compiling() or not is_dense(x):
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or not is_dense(x):
             return torch.empty_like(x, dtype=dtype)
         key = (use, x.device, dtype)
         memory = self._memory.get(key)
@@ -47,9 +46,7 @@ def is_dense(x: Tensor) -> bool:
 
 
 def flat(tensors: list[Tensor]) -> list[Tensor] | None:
-    """The tensors as vectors in the order of their memory; None if they are sharded or not dense in one layout."""
-    if any(is_sharded(t) for t in tensors):
-        return None
+    """The tensors as vectors in the order of their memory; None if they are not dense in one layout."""
     if all(t.is_contiguous() for t in tensors):
         return [t.view(-1) for t in tensors]
     if is_dense(tensors[0]) and all(t.stride() == tensors[0].stride() for t in tensors):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from thalweg import equations as eq
 from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit
-from thalweg.kernels.norms import norms_over
+from thalweg.kernels.norms import norm_of, norms_over, rows_of, squares
 from thalweg.kernels.pieces import Scratch, pieces
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, PARAM, store, wide
 from thalweg.torch_private import outside_graphs
+
+Begun: TypeAlias = tuple[Layer, Tensor | None]
+"""A layer of which the first half of a step is done, with its r."""
 
 
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
@@ -46,11 +50,41 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
             _write(piece, PARAM, wide(piece.param, dtype) - change, hyper, scales)
 
 
+def begin(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> list[Begun]:
+    """The first half of :func:`step` for layers whose norms reach over ranks: their squares here, to ``sums``.
+
+    r of all layers is kept, unless the second half is to move the state as well and computes it again.
+    """
+    begun: list[Begun] = []
+    for layer in layers:
+        if layer.param.numel() == 0:
+            continue
+        theta = wide(layer.param, compute_dtype(layer.param.dtype))
+        r = _advance(layer, theta, hyper, scales, keep=not hyper.late)
+        place = rows_of(sums, layer)
+        for i, x in enumerate((theta, r)):
+            place[:, i] = squares(eq.norm(x, layer.norm_dims).flatten(), place.shape[-1])
+        begun.append((layer, None if hyper.late else r))
+    return begun
+
+
+def finish(begun: list[Begun], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> None:
+    """The second half, ``sums`` being those of all ranks."""
+    for layer, kept in begun:
+        theta = wide(layer.param, compute_dtype(layer.param.dtype))
+        r = _advance(layer, theta, hyper, scales) if kept is None else kept
+        theta_norm, r_norm = norm_of(rows_of(sums, layer)).unbind(-1)
+        ratio = eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip).to(r.dtype)
+        dims = range(r.ndim) if layer.norm_dims is None else layer.norm_dims
+        rate = hyper.lr * ratio.view([1 if axis in dims else n for axis, n in enumerate(r.shape)])
+        _write(layer, PARAM, theta - rate * r, hyper, scales)
+
+
 _step_outside = outside_graphs(step)  # which cannot trace what is written to torchao's tensors
 
 
-def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales) -> Tensor:
-    """Move the layer's moving averages, and return its r."""
+def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales, *, keep: bool = True) -> Tensor:
+    """The layer's r; its moving averages are moved, if they are to ``keep`` that."""
     g = wide(layer.grad, theta.dtype)
     if hyper.maximize:
         g = -g
@@ -59,11 +93,13 @@ def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales) -> Tenso
     h = g
     if layer.explore_ema is not None:
         h, b = eq.explore(g, wide(layer.explore_ema, g.dtype), alpha=hyper.alpha, beta=hyper.beta1)
-        _write(layer, EXPLORE_EMA, b, hyper, scales)
+        if keep:
+            _write(layer, EXPLORE_EMA, b, hyper, scales)
     m, v = (wide(t, g.dtype) for t in (layer.exp_avg, layer.exp_avg_sq))
     m, v = eq.moments(h, m, v, beta2=hyper.beta2, beta3=hyper.beta3)
-    _write(layer, EXP_AVG, m, hyper, scales)
-    _write(layer, EXP_AVG_SQ, v, hyper, scales)
+    if keep:
+        _write(layer, EXP_AVG, m, hyper, scales)
+        _write(layer, EXP_AVG_SQ, v, hyper, scales)
     r = eq.direction(
         m,
         v,

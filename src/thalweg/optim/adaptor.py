@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import torch
@@ -36,12 +37,14 @@ from thalweg.optim.exploration import (
     shifts,
     skipping,
     with_e,
+    zero_gradients,
 )
 from thalweg.optim.fitting import check_options, check_tensors
 from thalweg.optim.hyperparameters import NONFINITE
 from thalweg.optim.loaders_step import can_make_state, is_loaders_step, make_state
 from thalweg.optim.objective import ShiftedObjective
 from thalweg.optim.plain import as_scalar, make_plain_as
+from thalweg.optim.ranks import ProcessGroupOf, Ranks, Told, ranks_of, refuse_for_others
 from thalweg.optim.state import at_rest, mentions, refuse_without, restored_on_error
 
 if TYPE_CHECKING:
@@ -49,7 +52,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
+    from torch.distributed import ProcessGroup
     from torch.optim.optimizer import ParamsT
+
+    from thalweg.optim.layers import Stepped
 
 SKIPPED = "explore_skipped"
 # What a base is used by besides ``step``: it neither steps nor changes what E works on.
@@ -92,6 +98,9 @@ class E(Optimizer):
         reevaluates: whether the base evaluates the closure itself, as LBFGS and SAM do; ``step`` then needs a closure,
             and within one step the base sees the loss plus a linear term (:mod:`thalweg.optim.objective`). None: if its
             ``step`` requires a closure. Else E evaluates it, once, and the base gets none.
+        process_group: ranks whose optimizers hold different parameters, as under torch's ZeroRedundancyOptimizer:
+            ``nonfinite`` is then decided for all of them together. Sharded parameters (DTensors) bring their ranks with
+            them. Neither saved nor pickled.
 
     Attributes:
         base: the optimizer.
@@ -122,6 +131,7 @@ class E(Optimizer):
         *,
         nonfinite: str = "propagate",
         reevaluates: bool | None = None,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -143,7 +153,9 @@ class E(Optimizer):
         if reevaluates is None:
             closure = inspect.signature(optimizer.step).parameters.get("closure")
             reevaluates = closure is not None and closure.default is inspect.Parameter.empty
-        self.__setstate__({"base": optimizer, "nonfinite": nonfinite, "reevaluates": reevaluates})
+        held = ProcessGroupOf(process_group)
+        kept = {"base": optimizer, "nonfinite": nonfinite, "reevaluates": reevaluates, "_process_group": held}
+        self.__setstate__(kept)
         stable_range.warn(optimizer)
 
     @staticmethod
@@ -210,10 +222,10 @@ class E(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         skipped.note(self, SKIPPED)
-        return {name: getattr(self, name) for name in ("base", "nonfinite", "reevaluates")}
+        return {name: getattr(self, name) for name in ("base", "nonfinite", "reevaluates", "_process_group")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update({"_process_group": ProcessGroupOf(None), **state})
         self._footprint = Footprint()
         skipped.start(self, SKIPPED)
         super().__setstate__({"_warned_capturable_if_run_uncaptured": True})
@@ -316,45 +328,87 @@ class E(Optimizer):
         if closure is None and can_make_state(self.base) and is_loaders_step(self):
             make_state(self.base)
             return None
-        in_one_pass, left = self._split()
-        stepped = check_tensors(self.base, in_one_pass, left, self._footprint, judged=self.nonfinite != "propagate")
-        steps, proceed = self._judge_finite(bool(in_one_pass))
+        ranks = self._ranks_to_ask()
+        try:
+            in_one_pass, left, stepped = self._checked()
+        except Exception:
+            if ranks is not None:
+                ranks.agree(Told({}, self._nothing_bad(), failed=True), on_host=self._is_on_host())
+            raise
+        steps, proceed, missing = self._judge(bool(in_one_pass), ranks)
         if not steps:
             return loss
-        plans = one_pass.plan_step(self.base, in_one_pass, stepped, proceed)
-        if self.reevaluates and closure is not None:
-            self._step_on_shifted_objective(closure, loss)
-        elif left:
-            for part in parts(self.base, left):
-                with only(self.base, part), explored(self.base, proceed), skipping(self.base, proceed):
-                    self.base.step()
-        one_pass.carry_out(plans)
+        with zero_gradients(missing):
+            if missing:
+                in_one_pass, left, stepped = self._checked()
+            plans = one_pass.plan_step(self.base, in_one_pass, stepped, proceed)
+            if self.reevaluates and closure is not None:
+                self._step_on_shifted_objective(closure, loss)
+            elif left:
+                for part in parts(self.base, left):
+                    with only(self.base, part), explored(self.base, proceed), skipping(self.base, proceed):
+                        self.base.step()
+            one_pass.carry_out(plans)
         return loss
+
+    def _checked(self) -> tuple[Groups, Groups, list[list[Stepped]]]:
+        """What steps in one pass with E, what the base steps itself, and of the first what has a gradient."""
+        in_one_pass, left = self._split()
+        judged = self.nonfinite != "propagate"
+        return in_one_pass, left, check_tensors(self.base, in_one_pass, left, self._footprint, judged=judged)
 
     def _split(self) -> tuple[Groups, Groups]:
         """What steps in one pass with E, and what the base steps itself."""
         return ([], self.param_groups) if self.reevaluates else one_pass.split(self.base)
 
-    def _judge_finite(self, in_one_pass: bool) -> tuple[bool, Tensor | None]:
-        """Whether there is a step as far as the host knows, and what it counts for if the device decides, 0-d."""
-        first = next(self._gradients(), None)
-        if self.nonfinite == "propagate" or first is None:
-            return True, None
-        readable = has_numbers(first)
-        on_host = readable and (self.reevaluates or not can_skip(self.base) or (in_one_pass and first.is_cpu))
+    def _ranks_to_ask(self) -> Ranks | None:
+        """Those who judge gradients together, or whose bases wait for each other; None if no rank needs another."""
+        if self.nonfinite == "propagate" and not flat_shards.looks_beyond_entries(self.base):
+            return None
+        groups = self.param_groups
+        ranks = ranks_of(self, groups, [None] * len(groups), [self.nonfinite] * len(groups))
+        return ranks if ranks is not None and (ranks.schedule.meshes or self.nonfinite != "propagate") else None
+
+    def _nothing_bad(self) -> Tensor | None:
+        return None if self.nonfinite == "propagate" else torch.ones((), dtype=torch.bool, device="cpu")
+
+    def _is_on_host(self) -> bool:
+        return all(p.is_cpu and has_numbers(p) for p in islice(self._parameters(), 1))
+
+    def _judge(self, in_one_pass: bool, ranks: Ranks | None) -> tuple[bool, Tensor | None, list[Tensor]]:
+        """Whether there is a step as far as the host knows, and what it counts for if the device decides, 0-d.
+
+        With them, sharded parameters that have a gradient on another rank alone.
+        """
+        present = {p: p.grad for p in self._parameters() if p.grad is not None}
+        if ranks is None and (self.nonfinite == "propagate" or not present):
+            return True, None, []
+        first = next(iter(present.values()), None)
+        readable = first is None or has_numbers(first)
+        on_cpu = first is None or first.is_cpu
+        on_host = readable and (self.reevaluates or not can_skip(self.base) or (in_one_pass and on_cpu))
         may_read = on_host or (readable and self.nonfinite == "raise")  # the verdict, that is
-        finite = all_finite(self._gradients(), fused=may_read and in_one_pass)
+        finite = self._nothing_bad()
+        if finite is not None and present:
+            finite = all_finite(present.values(), fused=may_read and in_one_pass)
+        missing = []
+        if ranks is not None:
+            agreed = ranks.agree(Told(present, finite), on_host=may_read or (readable and on_cpu))
+            if agreed.failed:
+                refuse_for_others("the step has failed")
+            finite = agreed.finite
+            missing = [p for p in ranks.missing(present) if agreed.has_gradient(p)]
+        if finite is None:
+            return True, None, missing
         if self.nonfinite == "raise":
             if readable and not finite:
-                refuse_nonfinite(self._gradients())
-            return True, None
+                refuse_nonfinite(present.values())
+                refuse_for_others("a gradient has an infinity, a NaN or an entry whose square overflows,")
+            return True, None, missing
         skipped.count_skipped(self, finite)
         if on_host:
-            return bool(finite), None
-        return True, finite if can_skip(self.base) else None
-
-    def _gradients(self) -> Iterator[Tensor]:
-        return (p.grad for p in self._parameters() if p.grad is not None)
+            return bool(finite), None, missing
+        return True, finite if can_skip(self.base) else None, missing
 
     def _parameters(self) -> Iterator[Tensor]:
         return (p for group in self.param_groups for p in group["params"])

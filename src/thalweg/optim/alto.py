@@ -10,6 +10,7 @@ from thalweg.theory.warning import Filter, warn_if_narrow
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import ProcessGroup
     from torch.optim.optimizer import ParamsT
 
     from thalweg.kernels.rounding import StateDtype
@@ -44,6 +45,7 @@ class ALTO(Lamb):
         foreach: use torch's multi-tensor operations.
         fused: use compiled kernels, on CUDA those of Triton.
         capturable: for CUDA graphs.
+        process_group: ranks whose optimizers hold different parameters.
 
     Raises:
         ValueError: an argument outside its range, named with its value.
@@ -80,9 +82,11 @@ class ALTO(Lamb):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         self._start(
             params,
+            process_group,
             lr=lr,
             betas=betas,
             alpha=alpha,

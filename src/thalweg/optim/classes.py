@@ -10,6 +10,7 @@ from thalweg.optim.adaptor import E
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import ProcessGroup
     from torch.optim.optimizer import ParamsT
 
     class EAdam(E):
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
             beta: float = 0.99,
             nonfinite: str = "propagate",
             reevaluates: bool | None = None,
+            process_group: ProcessGroup | None = None,
         ) -> None: ...
 
     class EAdamW(E):
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
             beta: float = 0.99,
             nonfinite: str = "propagate",
             reevaluates: bool | None = None,
+            process_group: ProcessGroup | None = None,
         ) -> None: ...
 
     class ESGD(E):
@@ -79,6 +82,7 @@ if TYPE_CHECKING:
             beta: float = 0.99,
             nonfinite: str = "propagate",
             reevaluates: bool | None = None,
+            process_group: ProcessGroup | None = None,
         ) -> None: ...
 
 else:

@@ -27,12 +27,12 @@ from torch.optim import (
 
 from thalweg import equations as eq
 from thalweg.arguments import check_exploration, reject
-from thalweg.kernels import compute_dtype, foreach_lerp
+from thalweg.kernels import compute_dtype
 from thalweg.kernels.checks import holds_its_values
 from thalweg.kernels.pieces import piece_size
 from thalweg.optim.hyperparameters import check_keys
 from thalweg.optim.plain import as_scalar, make_options_plain
-from thalweg.sharding import is_sharded
+from thalweg.sharding import is_sharded, local, sharded_like
 from thalweg.torch_private import step_is_hooked
 
 if TYPE_CHECKING:
@@ -206,6 +206,18 @@ def skipping(base: Any, proceed: Tensor | None) -> Iterator[None]:
         del base.found_inf
 
 
+@contextmanager
+def zero_gradients(params: list[Tensor]) -> Iterator[None]:
+    """Inside, sharded parameters without a gradient have one of zeros, as the whole parameter has here."""
+    for p in params:
+        p.grad = sharded_like(torch.zeros_like(local(p)), p)
+    try:
+        yield
+    finally:
+        for p in params:
+            p.grad = None
+
+
 def _buckets(base: Optimizer) -> Iterator[Bucket]:
     """Parameters that have a gradient and an EMA or need one; in one bucket all have it, or none."""
     for group in base.param_groups:
@@ -229,13 +241,20 @@ def _replacements(base: Optimizer, params: list[Tensor], group: dict[str, Any], 
     if EMA in base.state.get(params[0], {}):
         emas = [base.state[p][EMA] for p in params]
         wide = [g.to(b.dtype) for g, b in zip(grads, emas, strict=True)]
-        lerped = foreach_lerp(wide, emas, -gain) if foreach else map(torch.lerp, wide, emas, repeat(-gain))
+        lerped = _foreach_lerp(wide, emas, -gain) if foreach else map(torch.lerp, wide, emas, repeat(-gain))
         replaced = [h.to(g.dtype) for h, g in zip(lerped, grads, strict=True)]
     else:
         replaced = [g * (1.0 + gain) for g in grads]
     if group.get("fused"):
         replaced = [_laid_out_as(p, h) for p, h in zip(params, replaced, strict=True)]
     return [_with_graph_of(g, h) if g.requires_grad else h for g, h in zip(grads, replaced, strict=True)]
+
+
+def _foreach_lerp(xs: list[Tensor], ys: list[Tensor], weight: float) -> list[Tensor]:
+    """``torch._foreach_lerp``, which DTensors have since torch 2.13."""
+    if torch.__version__ < "2.13" and any(is_sharded(x) for x in xs):
+        return [torch.lerp(x, y, weight) for x, y in zip(xs, ys, strict=True)]
+    return list(torch._foreach_lerp(xs, ys, weight))
 
 
 def _laid_out_as(p: Tensor, h: Tensor) -> Tensor:

@@ -126,6 +126,11 @@ def check_base(e: Any, base: Any, groups: list[dict[str, Any]], nonfinite: str) 
     )
 
 
+def looks_beyond_entries(base: Any) -> bool:
+    """Whether an optimizer is known to look at rows, matrices or norms; not Lamb, which asks other ranks itself."""
+    return "trust_ratio" not in base.defaults and bool(_BEYOND_ENTRIES.search(type(base).__name__))
+
+
 def check_first_step(e: Any) -> None:
     """The same at the first step, whatever has happened to the parameters since; later ones ask nothing."""
     if not torch.compiler.is_compiling() and "_has_looked" not in vars(e):

@@ -13,19 +13,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def judge_finite(groups: list[dict[str, Any]], gradients: list[Tensor]) -> Tensor | None:
-    """Whether all gradients are finite, 0-d; None if there are none, or no group skips a step that is not.
-
-    Raises:
-        RuntimeError: one is not, in a step of a group with ``nonfinite="raise"``.
-    """
-    policies = {group["nonfinite"] for group in groups}
-    if policies == {"propagate"} or not gradients:
+def is_finite(groups: list[dict[str, Any]], gradients: list[Tensor]) -> Tensor | None:
+    """Whether all gradients that are here are finite, 0-d; None if no group asks."""
+    if all(group["nonfinite"] == "propagate" for group in groups):
         return None
     fused = _may_read(groups, gradients) and all(
         dispatch.choose(wanted(group), p.device) is cpp for group in groups for p in group["params"][:1]
     )
-    finite = all_finite(gradients, fused=fused)
+    return all_finite(gradients, fused=fused)
+
+
+def judge_finite(groups: list[dict[str, Any]], gradients: list[Tensor]) -> Tensor | None:
+    """:func:`is_finite` of all gradients there are; None if there are none, or no group skips a step that is not.
+
+    Raises:
+        RuntimeError: one is not, in a step of a group with ``nonfinite="raise"``.
+    """
+    finite = is_finite(groups, gradients) if gradients else None
+    if finite is None:
+        return None
+    policies = {group["nonfinite"] for group in groups}
     if "raise" in policies and has_numbers(gradients[0]) and not finite:
         refuse_nonfinite(gradients)
     return finite if "skip" in policies else None

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from thalweg import equations as eq
-from thalweg.kernels import Hyper, Scales, compute_dtype, dispatch
+from thalweg.kernels import Hyper, dispatch
 from thalweg.kernels.footprint import Footprint
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
-from thalweg.optim import flat_shards, judging, layers, skipped
-from thalweg.optim.hyperparameters import DECAYED, check_count, check_keys, check_lamb, check_loaded
+from thalweg.optim import flat_shards, judging, layers, sharded_step, skipped
+from thalweg.optim.hyperparameters import check_count, check_keys, check_lamb, check_loaded
 from thalweg.optim.loaders_step import is_loaders_step
 from thalweg.optim.plain import make_plain_as
+from thalweg.optim.ranks import ProcessGroupOf, ranks_of
 from thalweg.optim.state import check_loaded_state, check_state_dict, load_keeping_dtype, renewed, restored_on_error
 from thalweg.optim.step_checks import check_lacking, check_step
 from thalweg.torch_private import refuse_if_capturing
@@ -35,6 +35,7 @@ from thalweg.torch_private import refuse_if_capturing
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
+    from torch.distributed import ProcessGroup
     from torch.optim.optimizer import ParamsT
 
     from thalweg.kernels.rounding import StateDtype
@@ -94,6 +95,9 @@ class Lamb(Optimizer):
             With ``foreach`` and ``fused`` both None: fused on the CPU where there is a C++ compiler (if not, foreach
             and a warning), foreach on CUDA. ``repr(optimizer)`` says which.
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
+        process_group: ranks whose optimizers hold different parameters, as under torch's ZeroRedundancyOptimizer and in
+            pipelines: ``max_grad_norm`` and ``nonfinite`` are then decided for all of them together. Some may have
+            none. Sharded parameters (DTensors) bring their ranks with them. Neither saved nor pickled.
 
     Attributes:
         skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor where they are counted,
@@ -135,9 +139,11 @@ class Lamb(Optimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         self._start(
             params,
+            process_group,
             lr=lr,
             betas=betas,
             eps=eps,
@@ -156,8 +162,9 @@ class Lamb(Optimizer):
             capturable=capturable,
         )
 
-    def _start(self, params: ParamsT, **defaults: Any) -> None:
+    def _start(self, params: ParamsT, process_group: ProcessGroup | None, **defaults: Any) -> None:
         self._check(defaults)
+        self._process_group = ProcessGroupOf(process_group)
         skipped.start(self, SKIPPED)
         self._scratch, self._footprint = Scratch(), Footprint()
         super().__init__(params, defaults)
@@ -191,13 +198,13 @@ class Lamb(Optimizer):
         return f"{super().__repr__()[:-1]}    backend: {', '.join(sorted(picked)) or 'none yet'}\n)"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__({"_process_group": ProcessGroupOf(None), **state})
         skipped.start(self, SKIPPED)
         self._scratch, self._footprint = Scratch(), Footprint()
 
     def __getstate__(self) -> dict[str, Any]:
         skipped.note(self, SKIPPED)
-        return super().__getstate__()
+        return {**super().__getstate__(), "_process_group": self._process_group}
 
     def state_dict(self) -> dict[str, Any]:
         """As every optimizer's, with the count of skipped steps in each group."""
@@ -301,6 +308,11 @@ class Lamb(Optimizer):
         if closure is None and not self._is_base_of_e() and is_loaders_step(self):
             self.init_state()
             return None
+        groups = self.param_groups
+        ranks = ranks_of(self, groups, [group["norm_dims"] for group in groups], [_told(group) for group in groups])
+        if ranks is not None:
+            sharded_step.step(self, ranks)
+            return loss
         stepped, lacking = check_step(self, self._own_state(), self._footprint)  # nothing has changed where it raises
         gradients = [grad for some in stepped for _, _, grad, _ in some]
         finite = judging.judge_finite(self.param_groups, gradients)
@@ -311,7 +323,8 @@ class Lamb(Optimizer):
         if finite is not None:
             skipped.count_skipped(self, finite)
         for plan in plans:
-            self._carry_out(plan, total_norm)
+            layers.count_step(plan)
+            self._step_buckets(plan, total_norm)
         return loss
 
     def _moving(
@@ -327,11 +340,16 @@ class Lamb(Optimizer):
                 yield group, some, None
 
     def _plan(
-        self, group: dict[str, Any], stepped: list[layers.Stepped], proceed: Tensor | None, states: dict[Tensor, Any]
+        self,
+        group: dict[str, Any],
+        stepped: list[layers.Stepped],
+        proceed: Tensor | None,
+        states: dict[Tensor, Any],
+        **over_ranks: Any,
     ) -> layers.GroupPlan:
         rounds = group["stochastic_rounding"] or is_narrow(group["state_dtype"])
-        wanted = layers.wanted(group)
-        return layers.plan_group(group, stepped, states, self._hyper(group), wanted, proceed, rounds=rounds)
+        wanted, hyper = layers.wanted(group), self._hyper(group)
+        return layers.plan_group(group, stepped, states, hyper, wanted, proceed, rounds=rounds, **over_ranks)
 
     def _is_base_of_e(self) -> bool:
         return "explore_alpha" in self.defaults
@@ -339,18 +357,9 @@ class Lamb(Optimizer):
     def _own_state(self) -> dict[Tensor, Any]:
         return layers.without_b(self.state) if self._is_base_of_e() else self.state
 
-    def _carry_out(self, plan: layers.GroupPlan, total_norm: Tensor | None) -> None:
-        scale = None
-        if (bound := plan.group["max_grad_norm"]) is not None and total_norm is not None:
-            scale = eq.clip_coefficient(total_norm, bound)
-        layers.count_step(plan)
+    def _step_buckets(self, plan: layers.GroupPlan, total_norm: Tensor | None) -> None:
         for backend, bucket in plan.buckets:
-            device = bucket[0].param.device
-            on_device = Scales(
-                None if scale is None else scale.to(device, compute_dtype(bucket[0].param.dtype)),
-                None if plan.proceed is None else plan.proceed.to(device),
-            )
-            backend.step(bucket, plan.hyper, on_device, self._scratch)
+            backend.step(bucket, plan.hyper, layers.scales_of(plan, bucket, total_norm), self._scratch)
 
     def _hyper(self, group: dict[str, Any]) -> Hyper:
         alpha, beta1 = self._exploration(group)
@@ -365,8 +374,13 @@ class Lamb(Optimizer):
             eps=group["eps"],
             trust_eps=group["trust_eps"],
             weight_decay=group["weight_decay"],
-            trust_ratio=group["weight_decay"] > 0.0 if group["trust_ratio"] == DECAYED else group["trust_ratio"],
+            trust_ratio=layers.adapts(group),
             trust_clip=group["trust_clip"],
             maximize=group["maximize"],
             stochastic_rounding=group["stochastic_rounding"],
         )
+
+
+def _told(group: dict[str, Any]) -> tuple[Any, ...]:
+    """What of a group decides what ranks tell each other."""
+    return group["trust_ratio"], group["max_grad_norm"] is not None, group["nonfinite"]

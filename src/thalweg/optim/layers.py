@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from thalweg.kernels import Hyper, Layer, Memory, Wanted, compute_dtype, eightbit, is_abstract
+from thalweg import equations as eq
+from thalweg.kernels import UNWALKABLE, Hyper, Layer, Memory, Scales, Wanted, compute_dtype, eightbit, is_abstract
 from thalweg.kernels.addresses import in_slices
 from thalweg.kernels.checks import BUFFERS, check_state, refuse_step
 from thalweg.kernels.dispatch import assign
 from thalweg.kernels.rounding import EXP_AVG_SQ, stored_as
+from thalweg.optim.hyperparameters import DECAYED
 from thalweg.sharding import is_sharded, local
+from thalweg.sharding.places import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,6 +44,11 @@ class Lacking(NamedTuple):
 def wanted(group: dict[str, Any]) -> Wanted:
     """What a group of ALTO or Lamb asks of those who execute its step."""
     return Wanted(group["fused"], group["foreach"], group["capturable"], group["norm_dims"])
+
+
+def adapts(group: dict[str, Any]) -> bool:
+    """Whether a group's layers are adapted to their norms."""
+    return bool(group["weight_decay"] > 0.0 if group["trust_ratio"] == DECAYED else group["trust_ratio"])
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:
@@ -79,7 +88,11 @@ def without_b(states: Mapping[Tensor, dict[str, Any]]) -> dict[Tensor, dict[str,
 
 
 class GroupPlan(NamedTuple):
-    """What a step of a group is to do: layers in buckets, each with the backend that steps it, and counts to raise."""
+    """What a step of a group is to do: layers in buckets, each with the backend that steps it, and counts to raise.
+
+    ``halves`` are buckets of layers whose norms reach over ranks, and which ranks these are; with ``late``, the first
+    half of their step changes nothing.
+    """
 
     group: dict[str, Any]
     hyper: Hyper
@@ -87,6 +100,8 @@ class GroupPlan(NamedTuple):
     rounding_step: int
     counts: list[Tensor]
     buckets: list[tuple[ModuleType, list[Layer]]]
+    halves: list[tuple[ModuleType, list[Layer], Any]]
+    late: bool
 
 
 def plan_group(
@@ -98,11 +113,14 @@ def plan_group(
     proceed: Tensor | None,
     *,
     rounds: bool = False,
-    by_shard: bool = False,
+    places: Mapping[Tensor, Any] = {},
+    slots: Mapping[Tensor, int] = {},
+    late: bool = False,
 ) -> GroupPlan:
     """A step of those of a group's parameters that have a gradient; nothing changes yet.
 
-    Buckets differ in device and in how tensors are stored. The layers have the number of the step that is to come.
+    Buckets differ in device and in how tensors are stored. The layers have the number of the step that is to come, and
+    of what is sharded, the shards.
 
     Args:
         group: the group.
@@ -112,7 +130,9 @@ def plan_group(
         wanted: what the group asks of backends.
         proceed: 1 or 0 for a step that is taken or skipped, if that is decided on the device.
         rounds: whether something is rounded stochastically.
-        by_shard: whether every rank steps its shards by itself, as no norm needs the others.
+        places: over which ranks the squares of a layer are to be summed, for those whose norms reach over ranks.
+        slots: where, among those that are summed together.
+        late: whether the first half of their step is to change nothing, and the step is not counted before it.
 
     Raises:
         ImportError, RuntimeError: kernels that the group asks for are not available.
@@ -132,25 +152,50 @@ def plan_group(
                 refuse_step(step, p)
         if b is not None and memory is not None and not memory.explore_ema and memory.slices:
             memory = None  # b was allocated after the rest was located
+        place = cut = None
+        if is_sharded(p):
+            param, grad, m, v = map(local, (param, grad, m, v))
+            b = None if b is None else local(b)
+            if rounding_step:
+                place = place_of(p)
+                memory = UNWALKABLE if isinstance(place, Tensor) else memory
+            cut = places.get(p) if hyper.trust_ratio else None
         if p.is_complex():
             if grad.is_conj():
                 grad, memory = grad.resolve_conj(), None
             param, grad, m, v = map(torch.view_as_real, (param, grad, m, v))
             b = None if b is None else torch.view_as_real(b)
-        if by_shard and is_sharded(p):
-            param, grad, m, v = map(local, (param, grad, m, v))
-            b = None if b is None else local(b)
-            memory = None
         dims = None if norm_dims is None else _norm_dims(p, norm_dims)
         if dims is not None and memory is not None:
             memory = in_slices(memory, param, dims, hyper)
-        layer = Layer(param, grad, step if on_device else count, m, v, b, memory)
+        if on_device:
+            count = step + 1.0 if late else step
+        layer = Layer(param, grad, count, m, v, b, memory)
         if dims is not None or rounding_step:
-            layer = layer._replace(norm_dims=dims, seed=_seed(rounding_step, index) if rounding_step else 0)
+            layer = layer._replace(
+                norm_dims=dims, seed=_seed(rounding_step, index) if rounding_step else 0, place=place
+            )
+        if cut is not None:
+            layer = layer._replace(slot=slots[p])
         types = (type(m), type(v), type(b))  # those of 8-bit state look like float32
-        found[p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype, types].append(layer)
-    buckets = [part for bucket in found.values() for part in assign(wanted, bucket, hyper)]
-    return GroupPlan(group, hyper, proceed, rounding_step, counts, buckets)
+        found[cut, p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype, types].append(layer)
+    buckets, halves = [], []
+    for (cut, *_), bucket in found.items():
+        if cut is None:
+            buckets += assign(wanted, bucket, hyper)
+        else:
+            parts = assign(wanted, bucket, replace(hyper, late=late))
+            halves += [(backend, part, cut) for backend, part in parts]
+    return GroupPlan(group, hyper, proceed, rounding_step, counts, buckets, halves, late)
+
+
+def scales_of(plan: GroupPlan, bucket: list[Layer], total_norm: Tensor | None) -> Scales:
+    """What is decided on the device of a bucket's layers, by the global gradient norm if that is bounded."""
+    param = bucket[0].param
+    scale = None
+    if total_norm is not None and (bound := plan.group["max_grad_norm"]) is not None:
+        scale = eq.clip_coefficient(total_norm, bound).to(param.device, compute_dtype(param.dtype))
+    return Scales(scale, None if plan.proceed is None else plan.proceed.to(param.device))
 
 
 def count_step(plan: GroupPlan) -> None:

@@ -10,7 +10,8 @@ from torch.optim import SGD
 
 from thalweg.kernels import compute_dtype, has_numbers
 from thalweg.optim.exploration import ALPHA, BY_PARAMETER, EMA
-from thalweg.sharding import all_ranks_agree, local
+from thalweg.sharding import is_sharded, local
+from thalweg.sharding.collectives import all_reduce, every_dim
 from thalweg.torch_private import init_group
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ def is_loaders_step(optimizer: Optimizer) -> bool:
     if params[0].is_cuda and torch.cuda.is_current_stream_capturing():
         return False
     zero = all(p.grad is not None and p.grad.layout is torch.strided and not local(p.grad).any() for p in params)
-    return bool(all_ranks_agree(torch.tensor(zero, device=params[0].device), params))
+    others = torch.tensor([0.0 if zero else 1.0], device="cpu")
+    for mesh in dict.fromkeys(p.device_mesh for p in params if is_sharded(p)):
+        others = all_reduce(others, mesh, every_dim(mesh))
+    return others.item() == 0.0
 
 
 def _is_zero(lr: Any) -> bool:

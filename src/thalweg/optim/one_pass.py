@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW
 
 from thalweg.arguments import check_nonnegative
-from thalweg.kernels import Hyper, Scales, Wanted, is_abstract
+from thalweg.kernels import Hyper, Wanted, is_abstract
 from thalweg.kernels.checks import PLAIN, holds_its_values
 from thalweg.kernels.dispatch import has_kernels
 from thalweg.kernels.pieces import Scratch
@@ -137,7 +137,7 @@ def plan_step(
         # Where the base counts, and which must not be waited for.
         on_device = any(not base.state[p]["step"].is_cpu for _, p, *_ in some)
         wanted = Wanted(fused=on_device or None, capturable=on_device)  # on the CPU foreach, no error, without kernels
-        plans.append(layers.plan_group(group, some, base.state, hyper, wanted, proceed, by_shard=True))
+        plans.append(layers.plan_group(group, some, base.state, hyper, wanted, proceed))
     return plans
 
 
@@ -146,8 +146,6 @@ def carry_out(plans: list[layers.GroupPlan]) -> None:
     for planned in plans:
         layers.count_step(planned)
         for backend, bucket in planned.buckets:
-            device = bucket[0].param.device
-            scales = Scales(proceed=None if planned.proceed is None else planned.proceed.to(device))
-            backend.step(bucket, planned.hyper, scales, Scratch())
+            backend.step(bucket, planned.hyper, layers.scales_of(planned, bucket, None), Scratch())
         if sharded := [p for p in planned.group["params"] if is_sharded(p) and p.grad is not None]:
             torch.autograd.graph.increment_version(sharded)  # as kernels do for the shards

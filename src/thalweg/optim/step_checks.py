@@ -9,9 +9,10 @@ from torch import Tensor
 
 from thalweg.kernels import UNWALKABLE, dispatch, is_abstract
 from thalweg.kernels.addresses import checked_memory
-from thalweg.kernels.checks import check_parameter
+from thalweg.kernels.checks import PLAIN, check_parameter
 from thalweg.optim.flat_shards import check_new
 from thalweg.optim.layers import Lacking, Stepped, wanted
+from thalweg.sharding import placed_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -90,6 +91,8 @@ def _located(
             grad = p.grad
             if grad is None:
                 continue
+            if type(grad) not in PLAIN:
+                grad = placed_as(p, grad)
             state = states.get(p, nothing)
             memory = checked_memory(p, grad, state, optimizer)
             stepped.append((index, p, grad, memory))

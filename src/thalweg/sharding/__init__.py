@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
-from thalweg.torch_private import shard_shape_and_offset
+from thalweg.torch_private import local_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
 
@@ -23,8 +19,9 @@ def is_sharded(t: Any) -> bool:
 
 
 def local(t: Any) -> Tensor:
-    """The shard of a DTensor that is here; any other tensor itself."""
-    return cast("Tensor", t.to_local() if is_sharded(t) else t)
+    """The shard of a DTensor that is here, waited for; any other tensor itself."""
+    here = local_tensor(t)
+    return cast("Tensor", here.wait() if hasattr(here, "trigger_wait") else here)
 
 
 def whole(t: Any) -> Tensor:
@@ -49,25 +46,10 @@ def sharded_like(here: Tensor, x: Any) -> Tensor:
     return found.to(x.device)  # where that is not the mesh's, in CPU offloading
 
 
-def positions(x: Any) -> Tensor:
-    """The number of each element of a DTensor in the whole, in the shape of what is here of it."""
-    local_shape, offset = shard_shape_and_offset(x)
-    index = torch.zeros((), dtype=torch.int64, device=x.device)
-    for size, here, first in zip(x.shape, local_shape, offset, strict=True):
-        index = index.unsqueeze(-1) * size + torch.arange(first, first + here, device=x.device)
-    return index
-
-
-def all_ranks_agree(verdict: Tensor, tensors: Iterable[Any]) -> Tensor:
-    """Whether a 0-d ``verdict`` holds on all ranks that have a shard of one of the tensors; itself if none is sharded.
-
-    Verdicts are reduced, and no magnitudes: a maximum over ranks may lose a NaN.
-    """
-    meshes = dict.fromkeys(t.device_mesh for t in tensors if is_sharded(t))
-    if not meshes:
-        return verdict
-    reduced = verdict.to(torch.int32)
-    for mesh in meshes:
-        for group in mesh.get_all_groups():
-            torch.distributed.all_reduce(reduced, torch.distributed.ReduceOp.MIN, group=group)
-    return reduced.bool()
+def placed_as(p: Any, grad: Any) -> Any:
+    """A gradient of ``p`` on its shards: of a DTensor that is still to be summed, or split otherwise, the right one."""
+    if not (is_sharded(p) and is_sharded(grad) and grad.device_mesh == p.device_mesh):
+        return grad
+    if grad.placements == p.placements:
+        return grad
+    return grad.redistribute(p.device_mesh, p.placements)

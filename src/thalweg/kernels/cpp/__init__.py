@@ -45,11 +45,14 @@ class Variant(NamedTuple):
     explore_ema: _Stored | None
     trust_ratio: bool = False
     stochastic_rounding: bool = False
+    cut: bool = False
+    late: bool = False
 
 
 # The structures of the C++ files.
-_LAYER = struct.Struct("=10q2dQ")
+_LAYER = struct.Struct("=10q2dQ4q")
 _HYPER = struct.Struct("=11d")
+_WHOLE = (0, 1 << 62, 1 << 62)
 _FRACTIONS = struct.Struct("=6q")
 _VECTOR = struct.Struct("=3qQ")
 
@@ -61,31 +64,60 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     """
     if scales.proceed is not None and not scales.proceed.item():
         return
+    layers = _prepared(layers)
+    _call("step", layers, hyper, scales, 0)
+    # As in-place operations do, so that a backward pass of what was computed before the step raises.
+    torch.autograd.graph.increment_version([layer.param for layer in layers])
+
+
+def begin(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> Any:
+    """The first half of :func:`step` for layers whose norms reach over ranks: their squares here, to ``sums``."""
+    layers = _prepared(layers)
+    _call("begin", layers, hyper, scales, sums.data_ptr())
+    return layers
+
+
+def finish(begun: Any, hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> None:
+    """The second half, ``sums`` being those of all ranks."""
+    if scales.proceed is not None and not scales.proceed.item():
+        return
+    _call("finish", begun, hyper, scales, sums.data_ptr())
+    torch.autograd.graph.increment_version([layer.param for layer in begun])
+
+
+def _prepared(layers: Sequence[Layer]) -> list[Layer]:
+    """Those that have elements, with gradients that kernels can walk."""
+    return [
+        layer if layer.memory is not None and layer.memory.grad else with_walkable_gradient(layer)
+        for layer in layers
+        if layer.param.numel() > 0
+    ]
+
+
+def _call(function: str, layers: list[Layer], hyper: Hyper, scales: Scales, sums: int) -> None:
     calls: dict[torch.dtype, list[bytes]] = defaultdict(list)
     corrections = functools.cache(
         lambda count: [1.0 / float(eq.bias_correction(beta, count)) for beta in (hyper.beta2, hyper.beta3)]
     )
-    kept = []
     for layer in layers:
-        if (size := layer.param.numel()) == 0:
-            continue
-        memory = layer.memory
-        if memory is None or memory.grad == 0:
-            layer = with_walkable_gradient(layer)
-            memory = layer.memory
-            assert memory is not None
-        kept.append(layer)
-        row = _LAYER.pack(*memory, size // memory.slices, *corrections(float(layer.step)), layer.seed)
+        memory, place = layer.memory, layer.place
+        assert memory is not None
+        row = _LAYER.pack(
+            *memory,
+            layer.param.numel() // memory.slices,
+            *corrections(float(layer.step)),
+            layer.seed,
+            sums + 8 * (layer.slot or 0),
+            *(_WHOLE if place is None else place),
+        )
         calls[layer.grad.dtype].append(row)
     numbers = _numbers(hyper, scales)
     for dtype, rows in calls.items():
-        variant = _variant(layers[0], dtype, hyper)
+        variant = _variant(layers[0], dtype, hyper, cut=function != "step")
         fractions = _fractions()[0] if eightbit.EIGHT_BITS in variant else None
-        kernel = _kernel(variant)
+        kernel = _kernel(variant, function)
         assert not isinstance(kernel, str), kernel  # as choose has asked what is missing
         kernel(b"".join(rows), len(rows), numbers, fractions, torch.get_num_threads())
-    # As in-place operations do, so that a backward pass of what was computed before the step raises.
-    torch.autograd.graph.increment_version([layer.param for layer in kept])
 
 
 takes = is_walkable
@@ -128,16 +160,21 @@ def _numbers(hyper: Hyper, scales: Scales) -> bytes:
 
 def variants(layers: Sequence[Layer], hyper: Hyper) -> set[Variant]:
     """What steps the layers of a bucket, which share all dtypes but perhaps their gradients'."""
-    return {_variant(layers[0], dtype, hyper) for dtype in {layer.grad.dtype for layer in layers}}
+    cut = bool(layers and layers[0].slot is not None)
+    return {_variant(layers[0], dtype, hyper, cut=cut) for dtype in {layer.grad.dtype for layer in layers}}
 
 
 def missing(wanted: Iterable[Variant] = ()) -> str | None:
     """Why kernels are not available, the one that judges gradients or those wanted; None if all are."""
-    kernels = chain((_judge(),), map(_kernel, wanted))
+    kernels = chain((_judge(),), (_kernel(one, name) for one in wanted for name in _functions(one)))
     return next((kernel for kernel in kernels if isinstance(kernel, str)), None)
 
 
-def _variant(layer: Layer, grad: torch.dtype, hyper: Hyper) -> Variant:
+def _functions(variant: Variant) -> tuple[str, ...]:
+    return ("begin", "finish") if variant.cut else ("step",)
+
+
+def _variant(layer: Layer, grad: torch.dtype, hyper: Hyper, *, cut: bool) -> Variant:
     return Variant(
         layer.param.dtype,
         grad,
@@ -146,12 +183,14 @@ def _variant(layer: Layer, grad: torch.dtype, hyper: Hyper) -> Variant:
         None if layer.explore_ema is None else eightbit.kind(layer.explore_ema),
         hyper.trust_ratio,
         hyper.stochastic_rounding and layer.param.dtype == torch.bfloat16,
+        cut,
+        cut and hyper.late,
     )
 
 
 @functools.cache
-def _kernel(variant: Variant) -> _Kernel:
-    param, grad, exp_avg, exp_avg_sq, explore_ema, trust_ratio, stochastic_rounding = variant
+def _kernel(variant: Variant, function: str) -> _Kernel:
+    param, grad, exp_avg, exp_avg_sq, explore_ema, trust_ratio, stochastic_rounding, cut, late = variant
     macros = {
         "PARAM": _TYPES[param],
         "GRAD": _TYPES[grad],
@@ -162,11 +201,13 @@ def _kernel(variant: Variant) -> _Kernel:
         "EXPLORE": int(explore_ema is not None),
         "TRUST_RATIO": int(trust_ratio),
         "STOCHASTIC_ROUNDING": int(stochastic_rounding),
+        "CUT": int(cut),
+        "LATE": int(late),
         "SHARE": eightbit.BLOCK,
         "MARGIN": eightbit.MARGIN,
     }
     arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64)
-    return _load("kernels.cpp", "step", macros, arguments)
+    return _load("kernels.cpp", function, macros, arguments)
 
 
 @functools.cache

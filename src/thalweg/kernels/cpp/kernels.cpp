@@ -8,9 +8,11 @@
 //
 // State in 8 bits (eightbit.py) has a scale for every 256 numbers: these are moved in a buffer, and then written at once.
 //
+// Of a layer that is cut over ranks, the two passes are two functions, and its squares are summed over ranks in between.
+//
 // Compiled once for each combination of PARAM, GRAD, EXP_AVG, EXP_AVG_SQ and EXPLORE_EMA, the types of the tensors,
-// REAL, that of the arithmetic, and EXPLORE, TRUST_RATIO and STOCHASTIC_ROUNDING, 0 or 1; SHARE, how many numbers share
-// a scale, and MARGIN are eightbit.py's. See __init__.py beside it.
+// REAL, that of the arithmetic, and EXPLORE, TRUST_RATIO, STOCHASTIC_ROUNDING, CUT and LATE, 0 or 1; SHARE, how many
+// numbers share a scale, and MARGIN are eightbit.py's. See __init__.py beside it.
 
 #include <algorithm>
 #include <cmath>
@@ -48,7 +50,13 @@ struct Layer {
   float *m_scales, *v_scales, *b_scales;  // of 8 bits
   int64_t rows, size;               // layers stacked in one parameter, each with norms of its own, and their elements
   double correction2, correction3;  // 1 / (1 - β^k)
-  uint64_t seed;                    // of the noise that rounds; see precision.py
+  uint64_t seed;                    // of the noise that rounds; see rounding.py
+  double* sums;                     // if cut: of the squares of θ and r, of each row
+  int64_t start, run, stride;       // where the elements lie in the whole parameter; see places.py
+
+  // What is to be added to the index of an element for its place, and where that changes.
+  int64_t offset(int64_t i) const { return start + i / run * (stride - run); }
+  int64_t run_end(int64_t i) const { return (i / run + 1) * run; }
 };
 
 struct Hyper {
@@ -56,7 +64,7 @@ struct Hyper {
   double eps, weight_decay, lr, trust_eps, low, high;
 };
 
-struct Fractions {  // lowbit.tables
+struct Fractions {  // eightbit.tables
   const float *values, *per_step;
   const int32_t* below;
 };
@@ -65,7 +73,9 @@ constexpr int64_t BLOCK = 4096;        // elements whose squares are added up in
 constexpr int64_t PARALLEL = 1 << 15;  // elements from which a layer is worth more than one thread
 constexpr real LEAST = std::numeric_limits<real>::min() / std::numeric_limits<real>::epsilon() * BLOCK;
 constexpr int EXP_AVG_SEED = 1, EXP_AVG_SQ_SEED = 2, EXPLORE_EMA_SEED = 3;
-constexpr bool EXACT = sizeof(EXP_AVG) >= sizeof(real) && sizeof(EXP_AVG_SQ) >= sizeof(real);
+constexpr bool EXACT = !LATE && sizeof(EXP_AVG) >= sizeof(real) && sizeof(EXP_AVG_SQ) >= sizeof(real);
+constexpr bool NOISE = STOCHASTIC_ROUNDING || sizeof(EXP_AVG) < 4 || sizeof(EXP_AVG_SQ) < 4 ||
+                       (EXPLORE && sizeof(EXPLORE_EMA) < 4);  // rounded by where an element lies
 constexpr bool EIGHT_BITS = sizeof(EXP_AVG) == 1 || sizeof(EXP_AVG_SQ) == 1 || sizeof(EXPLORE_EMA) == 1;
 constexpr int64_t RUN = EIGHT_BITS ? SHARE : BLOCK;  // elements of one loop
 
@@ -126,7 +136,7 @@ void decode(const eight_bits<has_sign>* from, float scale, Fractions of, float* 
   for (int64_t j = 0; j < RUN; ++j) numbers[j] = of.values[from[j].code] * scale;
 }
 
-// As lowbit.write does.
+// As eightbit.write does.
 template <bool has_sign>
 void encode(const float* numbers, int64_t first, uint64_t seed, Fractions of, eight_bits<has_sign>* to, float* scale) {
   // As integers, magnitudes are in the order of the numbers, and a NaN is the largest; the last bit prefers no sign.
@@ -159,8 +169,8 @@ struct Buffer {
   Buffer(T* numbers, float*, uint64_t s, const Fractions*) : at(numbers), seed(s) {}
   void open(int64_t, float*) {}
   real get(int64_t i) const { return load(at[i]); }
-  void set(int64_t i, real x) { store<true>(at[i], x, i, seed); }
-  void close(int64_t) {}
+  void set(int64_t i, real x, int64_t offset) { store<true>(at[i], x, i + offset, seed); }
+  void close(int64_t, int64_t) {}
 };
 
 template <bool has_sign>
@@ -180,8 +190,10 @@ struct Buffer<eight_bits<has_sign>> {
   }
 
   real get(int64_t i) const { return at[i]; }
-  void set(int64_t i, real x) { at[i] = static_cast<float>(x); }
-  void close(int64_t first) { encode(at + first, first, seed, fractions, codes + first, scales + first / RUN); }
+  void set(int64_t i, real x, int64_t) { at[i] = static_cast<float>(x); }
+  void close(int64_t first, int64_t offset) {
+    encode(at + first, first + offset, seed, fractions, codes + first, scales + first / RUN);
+  }
 };
 
 // start + weight (end - start), as torch.lerp has it: from the end that weighs more, as rounding errors are of its size.
@@ -205,6 +217,7 @@ struct Step {
   Buffer<EXPLORE_EMA> b;
   Lerp to_h, to_b, to_m, to_v;
   real scale, eps, weight_decay, lr, correction2, correction3;
+  int64_t offset = 0;
 
   Step(const Layer& l, const Hyper& k, const Fractions* fractions)
       : layer(l), m(l.m, l.m_scales, l.seed + EXP_AVG_SEED, fractions),
@@ -213,16 +226,23 @@ struct Step {
         to_v(k.weight3), scale(k.scale), eps(k.eps), weight_decay(k.weight_decay), lr(k.lr),
         correction2(l.correction2), correction3(l.correction3) {}
 
+  // The end of a loop that begins at first, whose elements follow each other in the whole as well.
+  int64_t last(int64_t first, int64_t end) const {
+    const int64_t last = std::min(first + RUN, end);
+    return NOISE ? std::min(last, layer.run_end(first)) : last;
+  }
+
   void open(int64_t first, float (*numbers)[RUN]) {
+    if constexpr (NOISE) offset = layer.offset(first);
     m.open(first, numbers[0]);
     v.open(first, numbers[1]);
     b.open(first, numbers[2]);
   }
 
   void close(int64_t first) {
-    m.close(first);
-    v.close(first);
-    b.close(first);
+    m.close(first, offset);
+    v.close(first, offset);
+    b.close(first, offset);
   }
 };
 
@@ -236,19 +256,19 @@ inline real advance(Step& s, real theta, int64_t i) {
   real h = load(s.layer.grad[i]) * s.scale;
   if constexpr (EXPLORE) {
     const real b = s.b.get(i);
-    if constexpr (keep) s.b.set(i, s.to_b(b, h));
+    if constexpr (keep) s.b.set(i, s.to_b(b, h), s.offset);
     h = s.to_h(b, h);
   }
   const real m = s.to_m(s.m.get(i), h), v = s.to_v(s.v.get(i), h * h);
   if constexpr (keep) {
-    s.m.set(i, m);
-    s.v.set(i, v);
+    s.m.set(i, m, s.offset);
+    s.v.set(i, v, s.offset);
   }
   return direction(s, theta, m, v);
 }
 
 inline void move(const Step& s, int64_t i, real theta) {
-  store<STOCHASTIC_ROUNDING>(s.layer.theta[i], theta, i, s.layer.seed);
+  store<STOCHASTIC_ROUNDING>(s.layer.theta[i], theta, i + s.offset, s.layer.seed);
 }
 
 struct Squares {
@@ -273,8 +293,8 @@ inline bool holds(real sum) { return sum >= LEAST && sum <= std::numeric_limits<
 
 Squares first_pass(Step s, int64_t begin, int64_t end) {
   Squares sums;
-  for (int64_t first = begin; first < end; first += RUN) {
-    const int64_t last = std::min(first + RUN, end);
+  for (int64_t first = begin, last; first < end; first = last) {
+    last = s.last(first, end);
     float numbers[3][RUN];
     s.open(first, numbers);
     real of_theta = 0, of_r = 0;
@@ -293,8 +313,8 @@ Squares first_pass(Step s, int64_t begin, int64_t end) {
 }
 
 void only_pass(Step s, real rate, int64_t begin, int64_t end) {
-  for (int64_t first = begin; first < end; first += RUN) {
-    const int64_t last = std::min(first + RUN, end);
+  for (int64_t first = begin, last; first < end; first = last) {
+    last = s.last(first, end);
     float numbers[3][RUN];
     s.open(first, numbers);
 #pragma omp simd
@@ -310,10 +330,14 @@ void second_pass(Step s, real rate, int64_t begin, int64_t end) {
   if constexpr (!EXACT) {
     only_pass(s, rate, begin, end);
   } else {
+    for (int64_t first = begin, last; first < end; first = last) {
+      last = s.last(first, end);
+      if constexpr (NOISE) s.offset = s.layer.offset(first);
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      const real theta = load(s.layer.theta[i]);
-      move(s, i, theta - rate * direction(s, theta, s.m.get(i), s.v.get(i)));
+      for (int64_t i = first; i < last; ++i) {
+        const real theta = load(s.layer.theta[i]);
+        move(s, i, theta - rate * direction(s, theta, s.m.get(i), s.v.get(i)));
+      }
     }
   }
 }
@@ -341,6 +365,8 @@ struct Blocks {
     return k.lr * trust_ratio(total, k);
   }
 };
+
+#if !CUT
 
 // How many rows are taken together: one by one, if they are large, so that the second pass finds them in the cache.
 int64_t together(const Layer& layer) { return layer.size >= PARALLEL ? 1 : layer.rows; }
@@ -388,3 +414,91 @@ extern "C" int64_t step(const Layer* layers, int64_t count, const Hyper* hyper, 
   }
   return count;
 }
+
+#else
+
+// Sums of squares as they are added up over ranks: of doubles, those beyond the range of a square by themselves.
+constexpr int64_t PARTS = sizeof(real) == sizeof(float) ? 1 : 3;
+
+void write(wide sum, double* parts) {
+  if constexpr (PARTS == 1) {
+    parts[0] = sum;
+  } else {
+    parts[0] = parts[1] = parts[2] = 0;
+    if (sum > 0x1p1000L) parts[2] = sum * 0x1p-1100L;
+    else if (sum < 0x1p-1000L) parts[0] = sum * 0x1p1100L;
+    else parts[1] = sum;
+  }
+}
+
+wide read(const double* parts) {
+  if constexpr (PARTS == 1) return parts[0];
+  else return parts[0] * 0x1p-1100L + parts[1] + parts[2] * 0x1p1100L;
+}
+
+// Calls visit(layer, its blocks, how many came before, from, to) for what each thread has to do of a layer.
+template <class Visit>
+void walk(const Layer* layers, int64_t count, int64_t threads, const Visit& visit) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < count; ++i) total += Blocks{layers[i].size, 0, layers[i].rows}.count;
+#pragma omp parallel num_threads(total * BLOCK >= PARALLEL ? threads : 1)
+  {
+    const int64_t from = total * omp_get_thread_num() / omp_get_num_threads();
+    const int64_t to = total * (omp_get_thread_num() + 1) / omp_get_num_threads();
+    int64_t before = 0;
+    for (int64_t i = 0; i < count && before < to; ++i) {
+      const Blocks blocks{layers[i].size, 0, layers[i].rows};
+      visit(layers[i], blocks, before, std::max<int64_t>(from - before, 0), std::min(to - before, blocks.count));
+      before += blocks.count;
+    }
+  }
+}
+
+// The first half: every row's squares, to layer.sums, and the state moved unless that is left to the second.
+extern "C" int64_t begin(const Layer* layers, int64_t count, const Hyper* hyper, const Fractions* fractions,
+                         int64_t threads) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < count; ++i) total += Blocks{layers[i].size, 0, layers[i].rows}.count;
+  std::vector<Squares> sums(total);
+  walk(layers, count, threads, [&](const Layer& layer, const Blocks& blocks, int64_t before, int64_t from, int64_t to) {
+    if (from >= to) return;
+    const Step s(layer, *hyper, fractions);
+    for (int64_t j = from; j < to; ++j) sums[before + j] = first_pass(s, blocks.begin(j), blocks.end(j));
+  });
+  const Squares* next = sums.data();
+  for (int64_t i = 0; i < count; ++i) {
+    const Blocks blocks{layers[i].size, 0, layers[i].rows};
+    for (int64_t row = 0; row < blocks.rows; ++row) {
+      Squares of_row;
+      for (int64_t j = 0; j < blocks.in_row; ++j, ++next) {
+        of_row.theta += next->theta;
+        of_row.r += next->r;
+      }
+      write(of_row.theta, layers[i].sums + 2 * PARTS * row);
+      write(of_row.r, layers[i].sums + 2 * PARTS * row + PARTS);
+    }
+  }
+  return count;
+}
+
+// The second: the layers moved, now that layer.sums are those of all ranks.
+extern "C" int64_t finish(const Layer* layers, int64_t count, const Hyper* hyper, const Fractions* fractions,
+                          int64_t threads) {
+  walk(layers, count, threads, [&](const Layer& layer, const Blocks& blocks, int64_t, int64_t from, int64_t to) {
+    if (from >= to) return;
+    const Step s(layer, *hyper, fractions);
+    int64_t row = -1;
+    real rate = 0;
+    for (int64_t j = to; j-- > from;) {
+      if (j / blocks.in_row != row) {
+        row = j / blocks.in_row;
+        const double* sums = layer.sums + 2 * PARTS * row;
+        rate = hyper->lr * trust_ratio({read(sums), read(sums + PARTS)}, *hyper);
+      }
+      second_pass(s, rate, blocks.begin(j), blocks.end(j));
+    }
+  });
+  return count;
+}
+
+#endif

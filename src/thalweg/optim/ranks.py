@@ -1,0 +1,235 @@
+"""What the ranks of sharded parameters agree on before a step changes anything.
+
+One packed all-reduce for each mesh: whether a rank has failed, whether gradients are finite, their squares, and which
+parameters have a gradient on any rank. Several meshes share the verdict and the squares: what one has told, the next
+passes on. A process group joins ranks whose optimizers hold different parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thalweg.arguments import reject
+from thalweg.kernels import has_numbers
+from thalweg.kernels.norms import PARTS, norm_of, squares_of
+from thalweg.sharding import is_sharded, local
+from thalweg.sharding.collectives import all_reduce, compare, device_of, device_of_group, every_dim, say_empty
+from thalweg.sharding.schedule import Schedule, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
+
+_HEAD = 2 + PARTS  # failed, not finite, squares
+_orders = itertools.count()
+
+
+class Told(NamedTuple):
+    """What one rank has to tell: of its gradients, if asked for, whether they are finite, and those to be measured."""
+
+    present: Mapping[Tensor, Tensor] = {}
+    finite: Tensor | None = None
+    measured: bool = False
+    failed: bool = False
+
+
+class Agreed(NamedTuple):
+    """What all know then; ``sums`` are those that came along, of each mesh.
+
+    Without waiting for a device, ``failed`` is not known, and is a reason not to be ``finite``.
+    """
+
+    failed: bool
+    finite: Tensor | None
+    total_norm: Tensor | None
+    gradients: dict[Tensor, Tensor | float]
+    sums: dict[DeviceMesh, Tensor]
+
+    def has_gradient(self, p: Tensor) -> bool:
+        """Whether a sharded parameter has a gradient on any rank; a device is waited for."""
+        found = self.gradients[p]
+        return bool(found) if not isinstance(found, Tensor) or has_numbers(found) else False
+
+
+class ProcessGroupOf:
+    """A process group that an optimizer holds: shared by its copies, and left out of a pickle."""
+
+    def __init__(self, group: ProcessGroup | None) -> None:
+        if group is not None and not isinstance(group, torch.distributed.ProcessGroup):
+            reject("process_group", group, "a torch.distributed.ProcessGroup or None")
+        self.group = group
+
+    def __deepcopy__(self, memo: Any) -> ProcessGroupOf:
+        return self
+
+    def __reduce__(self) -> Any:
+        return ProcessGroupOf, (None,)
+
+
+class Ranks:
+    """Those that an optimizer has to ask: of the meshes of its parameters, and of its process group."""
+
+    def __init__(self, schedule: Schedule, group: ProcessGroup | None) -> None:
+        self.schedule, self.group = schedule, group
+
+    def missing(self, present: Mapping[Tensor, Tensor]) -> list[Tensor]:
+        """Sharded parameters that are trained and have no gradient here."""
+        return [p for on in self.schedule.meshes.values() for p in on.params if p.requires_grad and p not in present]
+
+    def agree(self, told: Told, sums: Mapping[DeviceMesh, Tensor] | None = None, *, on_host: bool) -> Agreed:
+        """Tell, and hear what the others have told: a collective, which all ranks have to call alike.
+
+        Args:
+            told: what this rank tells.
+            sums: vectors in float64 to be summed along with it, of each mesh.
+            on_host: whether numbers may be read on the host.
+        """
+        exchange = _Exchange(told, on_host)
+        for on in self.schedule.meshes.values():
+            squares = None
+            if told.measured:
+                pairs = [(told.present[p], w) for p, w in zip(on.params, on.weights, strict=True) if p in told.present]
+                weights = [w for _, w in pairs] if any(w != 1.0 for _, w in pairs) else ()
+                squares = squares_of((local(g) for g, _ in pairs), weights)
+            exchange.over_mesh(on.mesh, on.params, squares, None if sums is None else sums[on.mesh])
+        if told.measured:
+            plain = [g for p, g in told.present.items() if not is_sharded(p)]
+            exchange.add(squares_of(plain))
+        if self.group is not None and (told.measured or told.finite is not None or told.failed):
+            exchange.over_group(self.group)
+        return exchange.result()
+
+
+class _Exchange:
+    """What has been told so far, on the host as numbers, else on the device of the parameters."""
+
+    def __init__(self, told: Told, on_host: bool) -> None:
+        self.told, self.on_host = told, on_host
+        self.failed: Any = float(told.failed)
+        self.bad: Any = 0.0
+        if told.finite is not None:
+            self.bad = float(not told.finite) if on_host else told.finite.logical_not().double()
+        self.squares: list[Tensor] = []
+        self.gradients: dict[Tensor, Tensor | float] = {}
+        self.sums: dict[DeviceMesh, Tensor] = {}
+
+    def add(self, squares: Tensor) -> None:
+        self.squares.append(squares)
+
+    def over_mesh(self, mesh: DeviceMesh, params: list[Tensor], squares: Tensor | None, sums: Tensor | None) -> None:
+        present = [float(p in self.told.present) for p in params]
+        pack = self._packed(device_of(mesh), squares, present, sums)
+        pack = all_reduce(pack, mesh, every_dim(mesh))
+        count = _HEAD + len(params)
+        if sums is not None:
+            self.sums[mesh] = pack[count:].to(sums.device)
+        self._unpack(pack[:count])
+        if squares is not None:
+            self.add(pack[2:_HEAD])
+        flags = pack[_HEAD:count].tolist() if self.on_host else pack[_HEAD:count].unbind()
+        self.gradients.update(zip(params, flags, strict=True))
+
+    def over_group(self, group: ProcessGroup) -> None:
+        pack = self._packed(device_of_group(group), self._total(), [], None)
+        torch.distributed.all_reduce(pack, group=group)
+        self._unpack(pack)
+        self.squares = [pack[2:_HEAD]]
+
+    def _packed(
+        self, device: torch.device, squares: Tensor | None, present: Sequence[float], sums: Tensor | None
+    ) -> Tensor:
+        if self.on_host:
+            numbers = [self.failed, self.bad, *([0.0] * PARTS if squares is None else squares.tolist()), *present]
+            pack = torch.tensor(numbers, dtype=torch.float64, device="cpu")
+            return (pack if sums is None else torch.cat((pack, sums))).to(device)
+        head = [torch.as_tensor(x, dtype=torch.float64, device=device).reshape(1) for x in (self.failed, self.bad)]
+        rest = [torch.zeros(PARTS, dtype=torch.float64, device=device) if squares is None else squares.to(device)]
+        rest.append(torch.tensor(present, dtype=torch.float64, device=device))
+        return torch.cat([*head, *rest, *(() if sums is None else (sums.to(device),))])
+
+    def _unpack(self, pack: Tensor) -> None:
+        self.failed, self.bad = pack[:2].tolist() if self.on_host else pack[:2].unbind()
+
+    def _total(self) -> Tensor | None:
+        if not self.squares:
+            return None
+        return torch.stack([x.to(self.squares[0].device) for x in self.squares]).sum(0)
+
+    def result(self) -> Agreed:
+        total = self._total()
+        norm = None if total is None else norm_of(total)
+        if self.on_host:
+            finite = None if self.told.finite is None else torch.tensor(self.bad == 0.0, device="cpu")
+            return Agreed(self.failed > 0.0, finite, norm, self.gradients, self.sums)
+        finite = None if self.told.finite is None else (self.bad + self.failed == 0.0).to(self.told.finite.device)
+        return Agreed(False, finite, norm, self.gradients, self.sums)
+
+
+def ranks_of(
+    optimizer: Any,
+    groups: Sequence[dict[str, Any]],
+    norm_dims: Sequence[tuple[int, ...] | None],
+    options: Sequence[Any],
+) -> Ranks | None:
+    """Those that a step of ``groups`` has to ask; None if nothing is sharded and there is no process group.
+
+    When the list of parameters is new, all ranks of a mesh compare theirs.
+
+    Args:
+        optimizer: the optimizer, which keeps what has been found out.
+        groups: its groups.
+        norm_dims: of each, the axes over which norms are taken.
+        options: of each, whatever else decides what ranks tell each other.
+
+    Raises:
+        ValueError: the lists of two ranks differ.
+    """
+    kept = vars(optimizer).get("_ranks")
+    if kept is not None and kept.schedule.is_of(groups, norm_dims):
+        return kept if kept.schedule.meshes or kept.group is not None else None
+    schedule = Schedule([group["params"] for group in groups], norm_dims)
+    held = vars(optimizer).get("_process_group")
+    ranks = Ranks(schedule, None if held is None else held.group)
+    alone = any("first_index" in group for group in groups)  # a layer of its own, in backward
+    if not alone:
+        _compare(optimizer, schedule, groups, options, ranks.group)
+    vars(optimizer)["_ranks"] = ranks
+    return ranks if schedule.meshes or ranks.group is not None else None
+
+
+def _compare(
+    optimizer: Any,
+    schedule: Schedule,
+    groups: Sequence[dict[str, Any]],
+    options: Sequence[Any],
+    group: ProcessGroup | None,
+) -> None:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    order = vars(optimizer).setdefault("_order", next(_orders) if "_order" not in vars(optimizer) else None)
+    if group is None and not any(schedule.lists) and torch.distributed.get_world_size() > 1:
+        say_empty(order)
+    described: dict[Any, list[str]] = {mesh: [] for mesh in schedule.meshes}
+    for one, dims, option in zip(groups, schedule.norm_dims, options, strict=True):
+        for p, name in zip(one["params"], _names(one), strict=True):
+            if is_sharded(p):
+                described[p.device_mesh].append(describe(p, name, (dims, option)))
+    for mesh, lines in described.items():
+        if all(has_numbers(p) for p in schedule.meshes[mesh].params[:1]):
+            compare(lines, mesh, order)
+
+
+def _names(group: dict[str, Any]) -> Iterable[str | None]:
+    names = group.get("param_names")
+    return names if names is not None and len(names) == len(group["params"]) else [None] * len(group["params"])
+
+
+def refuse_for_others(what: str) -> None:
+    """Raise ``RuntimeError`` for what is wrong on another rank."""
+    raise RuntimeError(f"{what} on another rank, which says more; nothing has changed here")

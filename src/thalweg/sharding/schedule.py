@@ -1,0 +1,106 @@
+"""What the ranks tell each other in a step, from the list of parameters alone: never from which have gradients.
+
+A missing gradient, or a shard without elements, then leaves a rank with zeros to add, and no rank waits for another.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from thalweg.sharding import is_sharded, local
+from thalweg.sharding.collectives import every_dim
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+class Cut(NamedTuple):
+    """The dimensions of a mesh over whose ranks the norms of a layer reach."""
+
+    mesh: DeviceMesh
+    dims: tuple[int, ...]
+
+
+class OnMesh(NamedTuple):
+    """The parameters on one mesh, in the order of the list, and how much of a rank's squares counts: replicas, once."""
+
+    mesh: DeviceMesh
+    params: list[Tensor]
+    weights: list[float]
+
+
+class Schedule:
+    """The parameters of each mesh, and which of their norms reach over ranks.
+
+    Args:
+        lists: the parameters of each group.
+        norm_dims: of each group, the axes over which norms are taken, None for all.
+    """
+
+    def __init__(self, lists: Sequence[Sequence[Tensor]], norm_dims: Sequence[tuple[int, ...] | None]) -> None:
+        self.lists, self.norm_dims = [list(params) for params in lists], list(norm_dims)
+        self.meshes: dict[DeviceMesh, OnMesh] = {}
+        self.cuts: dict[Tensor, Cut] = {}
+        for params, dims in zip(self.lists, self.norm_dims, strict=True):
+            for p in params:
+                if not is_sharded(p):
+                    continue
+                mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
+                on = self.meshes.setdefault(mesh, OnMesh(mesh, [], []))
+                on.params.append(p)
+                on.weights.append(1.0 / _copies(mesh, placements))
+                if cutting := _cutting(mesh, placements, p.ndim, dims):
+                    self.cuts[p] = Cut(mesh, cutting)
+
+    def is_of(self, groups: Sequence[dict[str, Any]], norm_dims: Sequence[tuple[int, ...] | None]) -> bool:
+        """Whether these are still the parameters of the groups."""
+        return (
+            len(groups) == len(self.lists)
+            and list(norm_dims) == self.norm_dims
+            and all(_same(group["params"], params) for group, params in zip(groups, self.lists, strict=True))
+        )
+
+    @property
+    def has_one_round(self) -> bool:
+        """Whether norms reach over all ranks of a mesh or over none: one sum can then have all there is to tell."""
+        return all(cut.dims == every_dim(cut.mesh) for cut in self.cuts.values())
+
+
+def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
+
+
+def _copies(mesh: DeviceMesh, placements: Sequence[Any]) -> int:
+    """How many ranks have the same shard."""
+    copies = 1
+    for size, placement in zip(mesh.shape, placements, strict=True):
+        copies *= 1 if hasattr(placement, "dim") else size
+    return copies
+
+
+def _cutting(
+    mesh: DeviceMesh, placements: Sequence[Any], axes: int, norm_dims: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """The dimensions of a mesh that cut an axis which a norm covers."""
+    covered = range(axes) if norm_dims is None else {d % axes for d in norm_dims}
+    return tuple(
+        d
+        for d, (size, placement) in enumerate(zip(mesh.shape, placements, strict=True))
+        if size > 1 and getattr(placement, "dim", None) in covered
+    )
+
+
+def describe(p: Any, name: str | None, options: object) -> str:
+    """A parameter as all ranks of its mesh should know it."""
+    of = f"{name!r} " if name else ""
+    what = f"{of}of shape {tuple(p.shape)}, {p.dtype}, {p.placements}"
+    return f"{what}, {'trained' if p.requires_grad else 'frozen'}, with {options}"
+
+
+def local_shape(p: Any) -> tuple[int, ...]:
+    """The shape of the shard that is here."""
+    return tuple(local(p).shape)
