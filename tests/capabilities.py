@@ -210,12 +210,13 @@ LAMB_INVALID = (
     Invalid({"betas": ["0.9", 0.99]}, r"betas\[0\] must be a number in \[0, 1\), got '0\.9'"),
 )
 
-E_ARGUMENTS = ("nonfinite", "reevaluates")  # of the instance, not of a group
+E_ARGUMENTS = ("nonfinite", "reevaluates", "process_group")  # of the instance, not of a group
 
 # E's own, where the instance form or E.of(base) reports them
 E_INVALID = (
     Invalid({"nonfinite": "ignore"}, "nonfinite must be 'skip' or 'raise' or 'propagate', got 'ignore'"),
     Invalid({"reevaluates": 1}, "reevaluates must be True, False or None, got 1"),
+    Invalid({"process_group": 1}, r"process_group must be a torch\.distributed\.ProcessGroup or None, got 1"),
     Invalid(
         {"alpha": 2.0, "beta": 0.5},
         r"alpha must be a number in \(-2, 2\), as \|alpha\| < 1/\(1 - beta\) with beta=0\.5, got 2\.0",
@@ -305,7 +306,7 @@ TABLE: tuple[Capability, ...] = (
         state=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
         wide=("step", "exp_avg", "exp_avg_sq", "explore_ema"),
         init_state=True,
-        arguments=("params", "norm_dims"),
+        arguments=("params", "norm_dims", "process_group"),
     ),
     Capability(
         name="Lamb",
@@ -324,10 +325,11 @@ TABLE: tuple[Capability, ...] = (
         state=("step", "exp_avg", "exp_avg_sq"),
         wide=("step", "exp_avg", "exp_avg_sq"),
         init_state=True,
-        arguments=("params", "norm_dims"),
+        arguments=("params", "norm_dims", "process_group"),
     ),
     Capability(
         name="ALTO over stacked layers",
+        arguments=("params", "process_group"),
         make=functools.partial(ALTO, lr=0.01, norm_dims=(-2, -1)),
         constructor=ALTO,
         options=(

@@ -6,6 +6,7 @@ used where they are needed: torch's documentation lists them, as a beta, in spit
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, cast
@@ -60,6 +61,18 @@ def fake_store() -> Any:
     from torch.testing._internal.distributed.fake_pg import FakeStore  # which registers the backend
 
     return FakeStore()
+
+
+def sharded_like(here: Tensor, x: Any) -> Tensor:
+    """A DTensor of which ``here`` is the shard, and which is sharded as ``x`` is: on its device, offloaded or not."""
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._dtensor_spec import TensorMeta
+
+    spec = x._spec
+    if here.dtype != x.dtype:
+        spec = copy.copy(spec)
+        spec.tensor_meta = TensorMeta(x.shape, x.stride(), here.dtype)
+    return cast("Any", DTensor)(here, spec, requires_grad=False)  # type: ignore[no-any-return]
 
 
 def mps_generator() -> torch.Generator:

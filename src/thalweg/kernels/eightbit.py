@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from thalweg.kernels import is_fake
-from thalweg.sharding import is_sharded, local, sharded_like
+from thalweg.sharding import is_sharded, local, sharded_like, zeros_like
 from thalweg.sharding.places import is_whole_blocks, place_of
 from thalweg.torch_private import below_subclasses, local_tensor, outside_graphs
 
@@ -136,7 +136,7 @@ def check(of: str, x: Any, *, signed: bool) -> None:
 def zeros(p: Tensor, *, signed: bool) -> Tensor:
     """Zeros in the shape and the shards of ``p``: in 8 bits if :func:`takes`, else in float32."""
     if not takes(p):
-        return torch.zeros_like(p, dtype=torch.float32, memory_format=torch.preserve_format)
+        return zeros_like(p, torch.float32)
     here = local(p)
     with _usual_defaults():
         x = torchao().OptimState8bit.zeros(here.shape, signed, BLOCK, here.device, torch.float32)
@@ -171,6 +171,14 @@ def write(target: Tensor, value: Tensor, noise: Tensor) -> None:
     fractions = blocks / torch.where(scale == 0.0, 1.0, scale).unsqueeze(1)
     x.codes.copy_(_round(fractions.view(-1), noise.reshape(-1), x.signed).view(x.codes.shape))
     x.scale.copy_(scale)
+
+
+def quantize(x: Tensor, *, signed: bool) -> Tensor:
+    """Float32 numbers in 8 bits, rounded to nearest; those that :func:`read` gave come back bit for bit."""
+    found = zeros(x, signed=signed)
+    if is_8bit(found):
+        write(found, x, torch.full(local(x).shape, 1 << 15, dtype=torch.int32, device=x.device))
+    return found if is_8bit(found) else x
 
 
 def _round(y: Tensor, noise: Tensor, signed: bool) -> Tensor:

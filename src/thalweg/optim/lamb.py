@@ -28,7 +28,15 @@ from thalweg.optim.hyperparameters import check_count, check_keys, check_lamb, c
 from thalweg.optim.loaders_step import is_loaders_step
 from thalweg.optim.plain import make_plain_as
 from thalweg.optim.ranks import ProcessGroupOf, ranks_of
-from thalweg.optim.state import check_loaded_state, check_state_dict, load_keeping_dtype, renewed, restored_on_error
+from thalweg.optim.state import (
+    check_loaded_state,
+    check_state_dict,
+    load_keeping_dtype,
+    quantize_again,
+    renewed,
+    restored_on_error,
+    with_wide_shards,
+)
 from thalweg.optim.step_checks import check_lacking, check_step
 from thalweg.torch_private import refuse_if_capturing
 
@@ -207,9 +215,12 @@ class Lamb(Optimizer):
         return {**super().__getstate__(), "_process_group": self._process_group}
 
     def state_dict(self) -> dict[str, Any]:
-        """As every optimizer's, with the count of skipped steps in each group."""
+        """As every optimizer's, with the count of skipped steps in each group.
+
+        Sharded state in 8 bits is read into float32: plain DTensors, which any number of ranks loads, bit for bit.
+        """
         skipped.note(self, SKIPPED)
-        return super().state_dict()
+        return with_wide_shards(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict, of ALTO, LAMB, or of torch's Adam, AdamW and E around them, to continue training from it.
@@ -234,7 +245,7 @@ class Lamb(Optimizer):
         buffers = BUFFERS if self._is_base_of_e() else self._buffers
         with restored_on_error(self):
             load_keeping_dtype(self, super().load_state_dict, {**state_dict, "param_groups": groups}, BUFFERS)
-            for had, group in zip(own, self.param_groups, strict=True):
+            for had, saved, group in zip(own, given, self.param_groups, strict=True):
                 check_keys(group, self.defaults)
                 make_plain_as(group, had)
                 self._check(group)
@@ -244,6 +255,7 @@ class Lamb(Optimizer):
                         if EXPLORE_EMA not in buffers:
                             state.pop(EXPLORE_EMA, None)
                         check_loaded_state(p, state, MOMENTS, buffers)
+                        quantize_again(state, saved)
                         state["step"] = layers.as_step(state["step"], p, group)
                 check_loaded(group, self.state, self._buffers)
 

@@ -17,7 +17,7 @@ from thalweg.kernels.checks import BUFFERS, check_state, refuse_step
 from thalweg.kernels.dispatch import assign
 from thalweg.kernels.rounding import EXP_AVG_SQ, stored_as
 from thalweg.optim.hyperparameters import DECAYED
-from thalweg.sharding import is_sharded, local
+from thalweg.sharding import is_sharded, local, zeros_like
 from thalweg.sharding.places import place_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: I
                 state[name] = eightbit.zeros(p, signed=name != EXP_AVG_SQ)
                 continue
             dtype = dtype.to_complex() if p.is_complex() and not dtype.is_complex else dtype
-            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+            state[name] = zeros_like(p, dtype)
 
 
 def step_device(p: Tensor, group: dict[str, Any]) -> torch.device:

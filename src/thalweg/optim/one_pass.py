@@ -24,7 +24,7 @@ from thalweg.optim import layers
 from thalweg.optim.exploration import ALPHA, BETA, EMA, Groups, is_watched
 from thalweg.optim.hyperparameters import check_betas, check_lr
 from thalweg.optim.plain import as_scalar, make_options_plain
-from thalweg.sharding import is_sharded, local, placement
+from thalweg.sharding import is_sharded, local, placement, zeros_like
 from thalweg.torch_private import init_group, refuse_if_capturing
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def plan_step(
         init_group(base, group)
         for p in group["params"]:
             if p.grad is not None and EMA not in base.state[p]:
-                base.state[p][EMA] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                base.state[p][EMA] = zeros_like(p, p.dtype)
         beta2, beta3 = group["betas"]
         hyper = Hyper(
             lr=group["lr"],

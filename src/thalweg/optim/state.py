@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.arguments import reject
-from thalweg.kernels.checks import check_buffer
+from thalweg.kernels import eightbit
+from thalweg.kernels.checks import BUFFERS, check_buffer
+from thalweg.kernels.rounding import EXP_AVG_SQ, stored_as
 from thalweg.optim.hyperparameters import check_count
+from thalweg.sharding import is_sharded
 from thalweg.torch_private import has_load_hooks
 
 if TYPE_CHECKING:
@@ -77,6 +80,24 @@ def check_loaded_state(p: Any, state: Mapping[str, Any], needed: tuple[str, ...]
     for name in buffers:
         if name in state:
             check_buffer(name, state[name], p)
+
+
+def with_wide_shards(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A state dict with sharded 8-bit state read into float32, as shards of another size may end within a block."""
+
+    def widened(state: Any) -> Any:
+        return {k: eightbit.read(x) if is_sharded(x) and eightbit.is_8bit(x) else x for k, x in state.items()}
+
+    return {**state_dict, "state": {key: widened(state) for key, state in state_dict["state"].items()}}
+
+
+def quantize_again(state: dict[str, Any], group: Mapping[str, Any]) -> None:
+    """Put a parameter's float32 state in 8 bits, where the group that was saved with it says so."""
+    for name in BUFFERS:
+        x = state.get(name)
+        wanted = stored_as(group.get("state_dtype"), name) == eightbit.EIGHT_BITS
+        if wanted and isinstance(x, torch.Tensor) and x.dtype is torch.float32 and not eightbit.is_8bit(x):
+            state[name] = eightbit.quantize(x, signed=name != EXP_AVG_SQ)
 
 
 def renewed(

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
+from thalweg import torch_private
 from thalweg.torch_private import local_tensor
 
 if TYPE_CHECKING:
@@ -36,14 +39,12 @@ def placement(t: Any) -> tuple[Any, Any] | None:
 
 def sharded_like(here: Tensor, x: Any) -> Tensor:
     """What is here of a tensor that is sharded as ``x`` is, as one; ``here`` itself if that is not sharded."""
-    if not is_sharded(x):
-        return here
-    from torch.distributed.tensor import DTensor
+    return torch_private.sharded_like(here, x) if is_sharded(x) else here
 
-    found: Tensor = DTensor.from_local(
-        here, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride()
-    )
-    return found.to(x.device)  # where that is not the mesh's, in CPU offloading
+
+def zeros_like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros in the shape, layout and shards of ``x``, which DTensors take long to make themselves."""
+    return sharded_like(torch.zeros_like(local(x), dtype=dtype, memory_format=torch.preserve_format), x)
 
 
 def placed_as(p: Any, grad: Any) -> Any:

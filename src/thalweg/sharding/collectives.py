@@ -69,16 +69,15 @@ def compare(described: Sequence[str], mesh: DeviceMesh, order: int) -> None:
         ValueError: for the first parameter that differs, or where the optimizer of another rank has none.
     """
     dims = every_dim(mesh)
-    if mesh.get_coordinate() is None or not dims:
+    if mesh.get_coordinate() is None or not dims or torch.distributed.get_backend() == "fake":  # nobody else is there
         return
     digest = hashlib.sha256("\n".join(described).encode()).digest()
-    number = int.from_bytes(digest[:2], "big") / 2**8  # squares are exact, and so are their sums over 10^6 ranks
-    sums = torch.tensor([number, number * number], dtype=torch.float64).to(device_of(mesh))
+    numbers = [int.from_bytes(digest[i : i + 2], "big") for i in (0, 2, 4)]  # whose sums of squares are exact
+    sums = torch.tensor([[h, h * h] for h in numbers], dtype=torch.float64).to(device_of(mesh))
     for group in _groups(mesh, dims):
         work = torch.distributed.all_reduce(sums, group=group, async_op=True)
         _wait(work, mesh, order)
-    total, squares = sums.tolist()
-    if total * total == mesh.size() * squares:
+    if all(int(total) ** 2 == mesh.size() * int(squares) for total, squares in sums.tolist()):
         return
     for group in _groups(mesh, dims):
         everyone: list[Any] = [None] * torch.distributed.get_world_size(group)
