@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -44,10 +44,12 @@ from torch import Tensor
 from thalweg import equations as eq
 from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit
 from thalweg.kernels.addresses import is_walkable, with_walkable_gradient
+from thalweg.kernels.norms import parts_of
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import NARROW
 from thalweg.kernels.triton.address_tables import COLUMNS, Row, tables
-from thalweg.kernels.triton.kernels import adapt, sweep, touch
+from thalweg.kernels.triton.kernels import adapt, add_up, sweep, touch
+from thalweg.sharding.places import Place
 
 CHUNK = 16384
 """Elements for one program; a whole number of blocks."""
@@ -74,28 +76,58 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
 
     With ``norm_dims``, slices of a contiguous parameter over its last axes are layers of their own, at no cost. Norms
     over other axes, other layouts, subclasses of Tensor, in 8 bits slices that share a scale and parameters that are
-    not contiguous, and sharded layers, whose norms are those of all shards, are not for :func:`takes`.
+    not contiguous are not for :func:`takes`, nor are, where something is rounded by its place in the whole, shards of
+    several runs.
 
     In a CUDA graph, ``step``, ``lr`` and ``scales`` may change between replays where they are tensors on the device;
     numbers, among them the seeds of stochastic rounding, are those of the capture. A step before it has to have
     compiled the kernels.
     """
+    for sweeps in _prepared(layers, hyper, scales):
+        with sweeps.on_device():
+            if hyper.trust_ratio:
+                partials = sweeps.measure(keep=sweeps.exact)
+                sweeps.move(sweeps.rates(partials), fresh=not sweeps.exact)
+            else:
+                sweeps.launch(None, sweeps.lr_tensor, MEASURE=False, FRESH=True, KEEP=True)
+        sweeps.note_written()
+
+
+def begin(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> list[_Sweeps]:
+    """The first half of :func:`step` for layers whose norms reach over ranks: their squares here, to ``sums``."""
+    begun = _prepared(layers, hyper, scales)
+    for sweeps in begun:
+        with sweeps.on_device():
+            partials = sweeps.measure(keep=sweeps.exact and not hyper.late)
+            sweeps.add_up(partials, sums)
+    return begun
+
+
+def finish(begun: list[_Sweeps], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> None:
+    """The second half, ``sums`` being those of all ranks."""
+    for sweeps in begun:
+        with sweeps.on_device():
+            sweeps.move(sweeps.rates(None, sums), fresh=hyper.late or not sweeps.exact)
+        sweeps.note_written()
+
+
+def _prepared(layers: Sequence[Layer], hyper: Hyper, scales: Scales) -> list[_Sweeps]:
+    """The layers that have elements, those of one kind together."""
     groups: dict[_Kind, list[Layer]] = defaultdict(list)
     for layer in map(with_walkable_gradient, (layer for layer in layers if layer.param.numel() > 0)):
         groups[_kind(layer)].append(layer)
-    device = layers[0].param.device
-    for kind, group in groups.items():
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            _launch(kind, group, hyper, scales)
-        # As in-place operations do, so that a backward pass of what was computed before the step raises.
-        torch.autograd.graph.increment_version([layer.param for layer in group])
+    return [_Sweeps(kind, group, hyper, scales) for kind, group in groups.items()]
 
 
 def takes(layer: Layer) -> bool:
     """Whether kernels can walk the layer, and read its number of the step if that is a tensor."""
     step = layer.step
-    return is_walkable(layer) and not (
-        isinstance(step, Tensor) and (step.device != layer.param.device or step.dtype != torch.float32)
+    place = layer.place
+    one_run = place is None or (isinstance(place, Place) and place.run >= layer.param.numel())
+    return (
+        is_walkable(layer)
+        and one_run
+        and not (isinstance(step, Tensor) and (step.device != layer.param.device or step.dtype != torch.float32))
     )
 
 
@@ -130,71 +162,116 @@ def _kind(layer: Layer) -> _Kind:
     return _Kind(param.dtype, grad.dtype, state, b is not None, isinstance(layer.step, Tensor), aligned)
 
 
-def _launch(kind: _Kind, layers: list[Layer], hyper: Hyper, scales: Scales) -> None:
+class _Sweeps:
     """All launches for layers of one kind."""
-    first = layers[0]
-    device, dtype = first.param.device, compute_dtype(kind.param)
-    stochastic = hyper.stochastic_rounding and kind.param == torch.bfloat16
-    seed = first.seed if stochastic or not NARROW.isdisjoint(kind.state) else None
-    in_8_bits = eightbit.EIGHT_BITS in kind.state
-    count = 0 if isinstance(first.step, Tensor) else int(first.step)
-    rows = tuple(_row(layer, count, seed) for layer in layers)
-    state_sizes = [1 if isinstance(t, str) else t.itemsize for t in kind.state]
-    sizes = (kind.param.itemsize, kind.grad.itemsize, *state_sizes, 0, 0, 0)
-    lines, work = tables(rows, sizes, CHUNK, device)
-    if isinstance(hyper.lr, Tensor) and hyper.lr.device.type == device.type:
-        lr_tensor, lr = hyper.lr.to(device, non_blocking=True), 0.0
-    else:  # a number, or one that the host can read without waiting
-        lr_tensor, lr = None, float(hyper.lr)
-    launch = partial(
-        sweep[len(work),],
-        lines,
-        work,
-        proceed=scales.proceed,
-        grad_scale=scales.grad,
-        signed=eightbit.tables(True, device) if in_8_bits else None,
-        unsigned=eightbit.tables(False, device) if in_8_bits else None,
-        lr=lr,
-        step=float(count),
-        seed=(seed or 0) % 2**32,
-        sign=-1.0 if hyper.maximize else 1.0,
-        gain=eq.gain(hyper.alpha, hyper.beta1),
-        weight1=1.0 - hyper.beta1,
-        weight2=1.0 - hyper.beta2,
-        weight3=1.0 - hyper.beta3,
-        log_beta2=_log2(hyper.beta2),
-        log_beta3=_log2(hyper.beta3),
-        eps=hyper.eps,
-        weight_decay=hyper.weight_decay,
-        PARAM=_TYPES[kind.param],
-        GRAD=_TYPES[kind.grad],
-        EXP_AVG=_TYPES[kind.state[0]],
-        EXP_AVG_SQ=_TYPES[kind.state[1]],
-        EXPLORE_EMA=_TYPES[kind.state[2]],
-        DTYPE=_TYPES[dtype],
-        EXPLORE=kind.explore,
-        COUNTED=kind.counted,
-        STOCHASTIC=stochastic,
-        ALIGNMENT=_ALIGNMENT if kind.aligned else 1,
-        ADAPT=hyper.trust_ratio,
-        CHUNK=CHUNK,
-        BLOCK=_BLOCK_OF_8_BITS if in_8_bits else _BLOCK,
-        num_warps=_WARPS,
-    )
-    if not hyper.trust_ratio:
-        launch(None, lr_tensor, MEASURE=False, FRESH=True, KEEP=True)
-        return
 
-    rows_in_all = len(lines) // COLUMNS
-    partials = torch.empty(2 * len(work), dtype=torch.float64, device=device)
-    rates = torch.empty(rows_in_all, dtype=torch.float64, device=device)
-    exact = not any(isinstance(t, str) or torch.promote_types(t, dtype) != t for t in kind.state)
-    low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
-    launch(partials, None, MEASURE=True, FRESH=True, KEEP=exact)
-    adapt[rows_in_all,](
-        lines, partials, rates, lr_tensor, lr, low, high, hyper.trust_eps, CHUNK=CHUNK, BLOCK=_BLOCK, num_warps=_WARPS
-    )
-    launch(None, rates, MEASURE=False, FRESH=not exact, KEEP=not exact)
+    def __init__(self, kind: _Kind, layers: list[Layer], hyper: Hyper, scales: Scales) -> None:
+        first = layers[0]
+        device, dtype = first.param.device, compute_dtype(kind.param)
+        self.layers, self.hyper, self.device, self.dtype = layers, hyper, device, dtype
+        stochastic = hyper.stochastic_rounding and kind.param == torch.bfloat16
+        seed = first.seed if stochastic or not NARROW.isdisjoint(kind.state) else None
+        in_8_bits = eightbit.EIGHT_BITS in kind.state
+        count = 0 if isinstance(first.step, Tensor) else int(first.step)
+        rows = tuple(_row(layer, count, seed) for layer in layers)
+        state_sizes = [1 if isinstance(t, str) else t.itemsize for t in kind.state]
+        sizes = (kind.param.itemsize, kind.grad.itemsize, *state_sizes, 0, 0, 0)
+        self.lines, self.work = tables(rows, sizes, CHUNK, device)
+        self.lr_tensor: Tensor | None = None
+        if isinstance(hyper.lr, Tensor) and hyper.lr.device.type == device.type:
+            self.lr_tensor, self.lr = hyper.lr.to(device, non_blocking=True), 0.0
+        else:  # a number, or one that the host can read without waiting
+            self.lr = float(hyper.lr)
+        self.launch = partial(
+            sweep[len(self.work),],
+            self.lines,
+            self.work,
+            proceed=scales.proceed,
+            grad_scale=scales.grad,
+            signed=eightbit.tables(True, device) if in_8_bits else None,
+            unsigned=eightbit.tables(False, device) if in_8_bits else None,
+            lr=self.lr,
+            step=float(count),
+            seed=(seed or 0) % 2**32,
+            sign=-1.0 if hyper.maximize else 1.0,
+            gain=eq.gain(hyper.alpha, hyper.beta1),
+            weight1=1.0 - hyper.beta1,
+            weight2=1.0 - hyper.beta2,
+            weight3=1.0 - hyper.beta3,
+            log_beta2=_log2(hyper.beta2),
+            log_beta3=_log2(hyper.beta3),
+            eps=hyper.eps,
+            weight_decay=hyper.weight_decay,
+            PARAM=_TYPES[kind.param],
+            GRAD=_TYPES[kind.grad],
+            EXP_AVG=_TYPES[kind.state[0]],
+            EXP_AVG_SQ=_TYPES[kind.state[1]],
+            EXPLORE_EMA=_TYPES[kind.state[2]],
+            DTYPE=_TYPES[dtype],
+            EXPLORE=kind.explore,
+            COUNTED=kind.counted,
+            STOCHASTIC=stochastic,
+            ALIGNMENT=_ALIGNMENT if kind.aligned else 1,
+            ADAPT=hyper.trust_ratio,
+            CHUNK=CHUNK,
+            BLOCK=_BLOCK_OF_8_BITS if in_8_bits else _BLOCK,
+            num_warps=_WARPS,
+        )
+        self.exact = not any(isinstance(t, str) or torch.promote_types(t, dtype) != t for t in kind.state)
+
+    def on_device(self) -> AbstractContextManager[object]:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def measure(self, *, keep: bool) -> Tensor:
+        """The sums of squares of every chunk; the state moved, if it is to be kept."""
+        partials = torch.empty(2 * len(self.work), dtype=torch.float64, device=self.device)
+        self.launch(partials, None, MEASURE=True, FRESH=True, KEEP=keep)
+        return partials
+
+    def add_up(self, partials: Tensor, sums: Tensor) -> None:
+        """Those of every layer, to ``sums``."""
+        sizes = {"PARTS": parts_of(self.dtype), "CHUNK": CHUNK, "BLOCK": _BLOCK, "num_warps": _WARPS}
+        add_up[self._lines,](self.lines, partials, sums, self._places(), **sizes)
+
+    def rates(self, partials: Tensor | None, sums: Tensor | None = None) -> Tensor:
+        """The step size of every layer, by the squares of its chunks or, over ranks, by ``sums``."""
+        rates = torch.empty(self._lines, dtype=torch.float64, device=self.device)
+        low, high = (0.0, math.inf) if self.hyper.trust_clip is None else self.hyper.trust_clip
+        adapt[self._lines,](
+            self.lines,
+            partials,
+            sums,
+            None if sums is None else self._places(),
+            rates,
+            self.lr_tensor,
+            self.lr,
+            low,
+            high,
+            self.hyper.trust_eps,
+            PARTS=parts_of(self.dtype),
+            CHUNK=CHUNK,
+            BLOCK=_BLOCK,
+            num_warps=_WARPS,
+        )
+        return rates
+
+    def move(self, rates: Tensor, *, fresh: bool) -> None:
+        """The parameters; and the state, if it has not moved yet."""
+        self.launch(None, rates, MEASURE=False, FRESH=fresh, KEEP=fresh)
+
+    def note_written(self) -> None:
+        """As in-place operations do, so that a backward pass of what was computed before the step raises."""
+        torch.autograd.graph.increment_version([layer.param for layer in self.layers])
+
+    @property
+    def _lines(self) -> int:
+        return len(self.lines) // COLUMNS
+
+    def _places(self) -> Tensor:
+        """Where the squares of every line go."""
+        width = 2 * parts_of(self.dtype)
+        rows = ((layer.slot or 0, layer.memory.slices) for layer in self.layers if layer.memory is not None)
+        return torch.tensor([slot + width * k for slot, slices in rows for k in range(slices)], device=self.device)
 
 
 def _row(layer: Layer, count: int, seed: int | None) -> Row:
@@ -202,7 +279,9 @@ def _row(layer: Layer, count: int, seed: int | None) -> Row:
     assert layer.memory is not None
     *addresses, slices = layer.memory
     step = layer.step.data_ptr() if isinstance(layer.step, Tensor) else int(layer.step) - count
-    return (*addresses, step, 0 if seed is None else (layer.seed - seed) % 2**32, layer.param.numel(), slices)
+    seed = 0 if seed is None else (layer.seed - seed) % 2**32
+    start = layer.place.start if isinstance(layer.place, Place) else 0
+    return (*addresses, step, seed, start, layer.param.numel(), slices)
 
 
 def _log2(beta: float) -> float:

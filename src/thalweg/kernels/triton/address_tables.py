@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 ADDRESSES = 8
-COLUMNS = 13
+COLUMNS = 14
 """Of a layer's line: addresses of θ, g, m, v, b; those of all scales of m, v, b in 8 bits; that of its step, or the
-step itself, counted from that of the launch; seed, counted from that of the launch; position of its first element in
-the parameter; elements; first chunk."""
+step itself, counted from that of the launch; seed, counted from that of the launch; where a shard begins in the whole;
+position of its first element in the parameter here; elements; first chunk."""
 
 Row: TypeAlias = tuple[int, ...]
-"""Of a parameter: what a line begins with, up to the seed; elements; number of slices, each a layer of its own."""
+"""Of a parameter: what a line begins with, up to the start; elements; number of slices, each a layer of its own."""
 
 
 class Tables(NamedTuple):

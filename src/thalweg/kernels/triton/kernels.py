@@ -250,9 +250,9 @@ def sweep(
         program = tl.num_programs(0) - 1 - program
     layer = tl.load(work + program)
     line = table + layer * _COLUMNS
-    offset = (program - tl.load(line + 12)) * CHUNK
-    count = tl.minimum(tl.load(line + 11) - offset, CHUNK).to(tl.int32)
-    place = tl.load(line + 10) + offset
+    offset = (program - tl.load(line + 13)) * CHUNK
+    count = tl.minimum(tl.load(line + 12) - offset, CHUNK).to(tl.int32)
+    place = tl.load(line + 11) + offset
     at = (
         _pointer(tl.load(line), offset, PARAM, ALIGNMENT),
         _pointer(tl.load(line + 1), offset, GRAD, ALIGNMENT),
@@ -260,7 +260,7 @@ def sweep(
         (_pointer(tl.load(line + 3), offset, EXP_AVG_SQ, ALIGNMENT), _scales(line + 6, place), unsigned),
         (_pointer(tl.load(line + 4), offset, EXPLORE_EMA, ALIGNMENT), _scales(line + 7, place), signed),
     )
-    seeds = ((seed + tl.load(line + 9)).to(tl.uint32), place.to(tl.uint32))
+    seeds = ((seed + tl.load(line + 9)).to(tl.uint32), (tl.load(line + 10) + place).to(tl.uint32))
 
     if COUNTED:
         k = tl.load(tl.load(line + 8).to(tl.pointer_type(tl.float32))).to(tl.float64)
@@ -307,31 +307,68 @@ def sweep(
 
 
 @triton.jit
-def adapt(
-    table,
-    partials,
-    rates,
-    lr_tensor,
-    lr: tl.float64,
-    low: tl.float64,
-    high: tl.float64,
-    trust_eps: tl.float64,
-    CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """One layer: its chunks' sums, in a fixed order, to η φ(‖θ‖) / (‖r‖ + ε2 φ(‖θ‖)); η where a norm is 0."""
-    layer = tl.program_id(0)
+def _total(table, layer, partials, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """The sums of a layer's chunks, in a fixed order."""
     line = table + layer * _COLUMNS
-    chunks = tl.cdiv(tl.load(line + 11), CHUNK)
-    partials += 2 * tl.load(line + 12)
+    chunks = tl.cdiv(tl.load(line + 12), CHUNK)
+    partials += 2 * tl.load(line + 13)
     theta_squares = tl.zeros([BLOCK], tl.float64)
     r_squares = tl.zeros([BLOCK], tl.float64)
     for start in range(0, chunks, BLOCK):
         lanes = start + tl.arange(0, BLOCK)
         theta_squares += tl.load(partials + 2 * lanes, mask=lanes < chunks, other=0.0)
         r_squares += tl.load(partials + 2 * lanes + 1, mask=lanes < chunks, other=0.0)
-    phi = tl.sqrt(tl.sum(theta_squares, 0))
-    r_norm = tl.sqrt(tl.sum(r_squares, 0))
+    return tl.sum(theta_squares, 0), tl.sum(r_squares, 0)
+
+
+@triton.jit
+def add_up(table, partials, sums, places, PARTS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """One layer that is cut over ranks: its squares here, to where they are added up with those of other ranks."""
+    layer = tl.program_id(0)
+    theta, r = _total(table, layer, partials, CHUNK, BLOCK)
+    place = sums + tl.load(places + layer) + PARTS // 2
+    tl.store(place, theta)
+    tl.store(place + PARTS, r)
+
+
+@triton.jit
+def _read(place, PARTS: tl.constexpr):
+    """A sum of squares, as :func:`thalweg.kernels.norms.squares` says."""
+    total = tl.load(place + PARTS // 2)
+    if PARTS == 3:
+        total += tl.load(place) * 2.0**-550 * 2.0**-550
+        total += tl.load(place + 2) * 2.0**550 * 2.0**550
+    return total
+
+
+@triton.jit
+def adapt(
+    table,
+    partials,
+    sums,
+    places,
+    rates,
+    lr_tensor,
+    lr: tl.float64,
+    low: tl.float64,
+    high: tl.float64,
+    trust_eps: tl.float64,
+    PARTS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One layer: its squares to η φ(‖θ‖) / (‖r‖ + ε2 φ(‖θ‖)); η where a norm is 0.
+
+    They are the sums of its chunks, or, if it is cut over ranks, those of all ranks in ``sums``.
+    """
+    layer = tl.program_id(0)
+    if sums is None:
+        theta, r = _total(table, layer, partials, CHUNK, BLOCK)
+    else:
+        place = sums + tl.load(places + layer)
+        theta, r = _read(place, PARTS), _read(place + PARTS, PARTS)
+    phi = tl.sqrt(theta)
+    r_norm = tl.sqrt(r)
     phi = tl.where(phi < low, low, phi)  # unlike minimum and maximum, a NaN stays one
     phi = tl.where(phi > high, high, phi)
     rate = tl.full([], lr, tl.float64)
