@@ -185,10 +185,10 @@ def test_the_signature_is_what_the_constructor_takes(cls):
     added = [name for name in signature.parameters if name not in base.parameters]
     clash = {"alpha", "beta"} & set(base.parameters)
     of_groups = ["explore_alpha", "explore_beta"] if clash else ["alpha", "beta"]
-    assert added == [*of_groups, "nonfinite", "reevaluates"]
+    assert added == [*of_groups, "nonfinite", "reevaluates", "process_group"]
     for name, parameter in base.parameters.items():
         assert signature.parameters[name] == parameter
-    for name, default in zip(added, (-5.0, 0.99, "propagate", None), strict=True):
+    for name, default in zip(added, (-5.0, 0.99, "propagate", None, None), strict=True):
         assert signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
         assert signature.parameters[name].default == default
     optimizer = cls(make_params())

@@ -52,7 +52,7 @@ def test_its_constructor_has_the_arguments_of_both_once(base):
     signature = inspect.signature(E.of(base))
     of_base = inspect.signature(base).parameters
     own = ("explore_alpha", "explore_beta") if base is RMSprop else ("alpha", "beta")
-    assert signature.parameters.keys() == of_base.keys() | {*own, "nonfinite", "reevaluates"}
+    assert signature.parameters.keys() == of_base.keys() | {*own, "nonfinite", "reevaluates", "process_group"}
     for name, p in of_base.items():
         assert signature.parameters[name].default == p.default
     assert [signature.parameters[name].default for name in own] == [-5.0, 0.99]

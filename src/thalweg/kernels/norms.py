@@ -115,13 +115,16 @@ def norm_of(sums: Tensor) -> Tensor:
     return torch.hypot(torch.hypot(small / _FAR, medium), large * _FAR)
 
 
-def squares_of(tensors: Iterable[Tensor], weights: Iterable[float] = ()) -> Tensor:
-    """The :func:`squares` of the norms of plain tensors, added up: each counts with its weight, or once."""
+def squares_of(tensors: Iterable[Tensor], weights: Iterable[float] = (), *, may_read: bool = False) -> Tensor:
+    """The :func:`squares` of the norms of plain tensors, added up: each counts with its weight, or once.
+
+    Where it ``may_read`` numbers on the host, it is several times faster for tensors on the CPU.
+    """
     real = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
     weight = dict(zip(map(id, real), weights, strict=False))
     total = torch.zeros(PARTS, dtype=torch.float64, device=real[0].device if real else "cpu")
     for some in alike(t for t in real if t.numel() > 0).values():
-        found = squares(norms(some), PARTS)
+        found = squares(norms(some, on_host=may_read and some[0].is_cpu), PARTS)
         if weight:
             found = found * torch.tensor([[weight[id(t)]] for t in some], dtype=torch.float64, device=found.device)
         total += found.sum(0).to(total.device)

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
-    from torch.distributed import ProcessGroup
     from torch.optim.optimizer import ParamsT
 
     from thalweg.optim.layers import Stepped
@@ -131,7 +130,7 @@ class E(Optimizer):
         *,
         nonfinite: str = "propagate",
         reevaluates: bool | None = None,
-        process_group: ProcessGroup | None = None,
+        process_group: torch.distributed.ProcessGroup | None = None,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from thalweg.arguments import check_exploration
 from thalweg.optim.lamb import BUFFERS, Lamb
 from thalweg.theory.warning import Filter, warn_if_narrow
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import ProcessGroup
     from torch.optim.optimizer import ParamsT
 
     from thalweg.kernels.rounding import StateDtype
@@ -82,7 +83,7 @@ class ALTO(Lamb):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
-        process_group: ProcessGroup | None = None,
+        process_group: torch.distributed.ProcessGroup | None = None,
     ) -> None:
         self._start(
             params,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch.optim import SGD, Adam, AdamW
 
 from thalweg.optim.adaptor import E
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import ProcessGroup
     from torch.optim.optimizer import ParamsT
 
     class EAdam(E):
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
             beta: float = 0.99,
             nonfinite: str = "propagate",
             reevaluates: bool | None = None,
-            process_group: ProcessGroup | None = None,
+            process_group: torch.distributed.ProcessGroup | None = None,
         ) -> None: ...
 
     class EAdamW(E):
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
             beta: float = 0.99,
             nonfinite: str = "propagate",
             reevaluates: bool | None = None,
-            process_group: ProcessGroup | None = None,
+            process_group: torch.distributed.ProcessGroup | None = None,
         ) -> None: ...
 
     class ESGD(E):
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
             beta: float = 0.99,
             nonfinite: str = "propagate",
             reevaluates: bool | None = None,
-            process_group: ProcessGroup | None = None,
+            process_group: torch.distributed.ProcessGroup | None = None,
         ) -> None: ...
 
 else:

@@ -26,7 +26,7 @@ from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.optim import flat_shards, judging, layers, sharded_step, skipped
 from thalweg.optim.hyperparameters import check_count, check_keys, check_lamb, check_loaded
 from thalweg.optim.loaders_step import is_loaders_step
-from thalweg.optim.plain import make_plain_as
+from thalweg.optim.plain import as_tuple, make_plain_as
 from thalweg.optim.ranks import ProcessGroupOf, ranks_of
 from thalweg.optim.state import (
     check_loaded_state,
@@ -43,7 +43,6 @@ from thalweg.torch_private import refuse_if_capturing
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
-    from torch.distributed import ProcessGroup
     from torch.optim.optimizer import ParamsT
 
     from thalweg.kernels.rounding import StateDtype
@@ -147,7 +146,7 @@ class Lamb(Optimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
-        process_group: ProcessGroup | None = None,
+        process_group: torch.distributed.ProcessGroup | None = None,
     ) -> None:
         self._start(
             params,
@@ -170,7 +169,7 @@ class Lamb(Optimizer):
             capturable=capturable,
         )
 
-    def _start(self, params: ParamsT, process_group: ProcessGroup | None, **defaults: Any) -> None:
+    def _start(self, params: ParamsT, process_group: torch.distributed.ProcessGroup | None, **defaults: Any) -> None:
         self._check(defaults)
         self._process_group = ProcessGroupOf(process_group)
         skipped.start(self, SKIPPED)
@@ -321,7 +320,7 @@ class Lamb(Optimizer):
             self.init_state()
             return None
         groups = self.param_groups
-        ranks = ranks_of(self, groups, [group["norm_dims"] for group in groups], [_told(group) for group in groups])
+        ranks = ranks_of(self, groups, [_dims(group) for group in groups], [_told(group) for group in groups])
         if ranks is not None:
             sharded_step.step(self, ranks)
             return loss
@@ -391,6 +390,12 @@ class Lamb(Optimizer):
             maximize=group["maximize"],
             stochastic_rounding=group["stochastic_rounding"],
         )
+
+
+def _dims(group: dict[str, Any]) -> tuple[int, ...] | None:
+    """The axes of a group's norms; anything else that a schedule may have written there is yet to be refused."""
+    dims = as_tuple(group["norm_dims"])
+    return dims if isinstance(dims, tuple) and all(type(d) is int for d in dims) else None
 
 
 def _told(group: dict[str, Any]) -> tuple[Any, ...]:

@@ -96,12 +96,12 @@ class Ranks:
             if told.measured:
                 pairs = [(told.present[p], w) for p, w in zip(on.params, on.weights, strict=True) if p in told.present]
                 weights = [w for _, w in pairs] if any(w != 1.0 for _, w in pairs) else ()
-                squares = squares_of((local(g) for g, _ in pairs), weights)
+                squares = squares_of((local(g) for g, _ in pairs), weights, may_read=on_host)
             exchange.over_mesh(on.mesh, on.params, squares, None if sums is None else sums[on.mesh])
         if told.measured:
             plain = [g for p, g in told.present.items() if not is_sharded(p)]
-            exchange.add(squares_of(plain))
-        if self.group is not None and (told.measured or told.finite is not None or told.failed):
+            exchange.add(squares_of(plain, may_read=on_host))
+        if self.group is not None and (told.measured or told.finite is not None):
             exchange.over_group(self.group)
         return exchange.result()
 

@@ -131,7 +131,10 @@ def _step_in_one_round(
         begun += _begin(optimizer, one, None, sums)
     if_present = {p: (one, list(_begin(optimizer, one, None, sums))) for p, one in waiting}
     present = {p: grad for some in stepped for _, p, grad, _ in some}
-    agreed = ranks.agree(Told(present), _by_mesh(layout, ranks, sums), on_host=on_host)
+    if any("first_index" in group for group in groups) and not sums:  # in backward, a layer that no rank waits for
+        agreed = Agreed(False, None, None, {}, {})
+    else:
+        agreed = ranks.agree(Told(present), _by_mesh(layout, ranks, sums), on_host=on_host)
     _refuse(agreed, set(), present)
     for mesh, total in agreed.sums.items():
         places = [place for place in sums if place[0].mesh == mesh]
