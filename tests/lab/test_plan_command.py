@@ -171,4 +171,4 @@ def test_it_is_whole_on_a_terminal(columns):
     assert [line[:4] for line in lines if line.endswith(("fits", "fits if fused", "does not fit"))] == (
         ["Adam", *["LAMB"] * 3, *["ALTO"] * 3]
     )
-    assert sum("all-reduce: " in line for line in lines) == 4
+    assert sum("all-reduce: " in line for line in lines) == 5

@@ -128,7 +128,7 @@ class _Exchange:
         pack = all_reduce(pack, mesh, every_dim(mesh))
         count = _HEAD + len(params)
         if sums is not None:
-            self.sums[mesh] = pack[count:].to(sums.device)
+            self.sums[mesh] = pack[count:] if pack.is_meta else pack[count:].to(sums.device)
         self._unpack(pack[:count])
         if squares is not None:
             self.add(pack[2:_HEAD])
@@ -148,6 +148,8 @@ class _Exchange:
             numbers = [self.failed, self.bad, *([0.0] * PARTS if squares is None else squares.tolist()), *present]
             pack = torch.tensor(numbers, dtype=torch.float64, device="cpu")
             return (pack if sums is None else torch.cat((pack, sums))).to(device)
+        if any(isinstance(x, Tensor) and x.is_meta for x in (self.bad, squares, sums)):
+            device = torch.device("meta")
         head = [torch.as_tensor(x, dtype=torch.float64, device=device).reshape(1) for x in (self.failed, self.bad)]
         rest = [torch.zeros(PARTS, dtype=torch.float64, device=device) if squares is None else squares.to(device)]
         rest.append(torch.tensor(present, dtype=torch.float64, device=device))

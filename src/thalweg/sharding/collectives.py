@@ -23,7 +23,7 @@ PATIENCE = 1.0  # seconds after which a rank that others wait for is looked for
 
 def all_reduce(x: Tensor, mesh: DeviceMesh, dims: tuple[int, ...]) -> Tensor:
     """The sums of a vector over those dimensions of a mesh, on its device: one all-reduce if they are all ranks."""
-    there = x.to(device_of(mesh))
+    there = x if x.is_meta else x.to(device_of(mesh))
     for group in _groups(mesh, dims):
         torch.distributed.all_reduce(there, group=group)
     return there

@@ -22,8 +22,8 @@ TABLE = 4 * 256
 """Bytes of the fractions that the codes of an 8-bit tensor stand for."""
 PIECE = 1 << 24
 """Elements that foreach takes together on an accelerator."""
-SCALARS = 4
-"""Numbers of the verdict's all-reduce beside the sums of squares."""
+SCALARS = 5
+"""Numbers of the verdict's all-reduce beside one a parameter: a failure, the verdict, the gradients' squares."""
 SUM_OF_SQUARES = {"float64": 3}
 """Numbers that carry a sum of squares of a parameter, one where its dtype is not listed."""
 REDUCED = 8
@@ -239,7 +239,7 @@ class AllReduce(NamedTuple):
         return ring_all_reduce(self.bytes, self.ranks)
 
 
-VERDICT, NORMS, OF_EXPERTS = "verdict, clipping", "norms of layers", " (experts)"
+VERDICT, NORMS, BOTH, OF_EXPERTS = "verdict, clipping", "norms of layers", "norms, and who has gradients", " (experts)"
 
 
 def all_reduces(
@@ -252,25 +252,37 @@ def all_reduces(
 ) -> list[AllReduce]:
     """What a step of ours reduces over ranks: nothing where no parameter is cut, else two all-reduces a mesh.
 
-    The first has the verdict on all gradients and their squares; the second ‖θ‖² and ‖r‖² of each adapted layer whose
-    norm reaches over ranks.
+    The first, over all ranks of the mesh, has the verdict on all gradients, their squares, and for each parameter
+    whether it has one. The second, over the ranks that share a layer, ‖θ‖² and ‖r‖² of each adapted layer whose norm
+    reaches over them: one for each axis of the mesh where these are some axes of several, and not all.
 
     Args:
         parameters: of one optimizer.
         mesh: where they are.
-        judged: whether gradients are clipped, or skipped or raised for; False: the first all-reduce is not needed.
+        judged: whether gradients are clipped, or skipped or raised for; False: one all-reduce has everything, where no
+            rank has a copy of what another has.
         trust_ratio: whether layers are adapted; False: the second is not needed.
         dtype: of the parameters.
     """
     squares = SUM_OF_SQUARES.get(dtype, 1)
     found = []
     for held, whose in _meshes(parameters, mesh):
-        ranks = max(cut(p, mesh).ranks for p in held)
-        if judged:
-            found.append(AllReduce(VERDICT + whose, SCALARS + squares * len(held), ranks))
-        reaching = sum(p.layers for p in held if p.adapted and norm_reaches_over_ranks(p, mesh))
-        if trust_ratio and reaching:
-            found.append(AllReduce(NORMS + whose, 2 * squares * reaching, ranks))
+        shards = (mesh.shard, mesh.expert) if whose else (mesh.shard * mesh.expert,)
+        every = tuple(size for size in (mesh.data, *shards, mesh.tensor) if size > 1)
+        numbers: dict[tuple[int, ...], int] = {}
+        for p in held:
+            here = cut(p, mesh)
+            over = tuple(n for n in (1 if p.stacked else here.shard * here.expert, here.tensor) if n > 1)
+            if trust_ratio and p.adapted and over:
+                layers = local_shape(p, mesh)[0] if p.stacked else 1
+                numbers[over] = numbers.get(over, 0) + 2 * squares * layers
+        told = SCALARS + len(held)
+        if not judged and all(over == every for over in numbers):
+            found.append(AllReduce(BOTH + whose, told + sum(numbers.values()), mesh.ranks))
+            continue
+        found.append(AllReduce(VERDICT + whose, told, mesh.ranks))
+        for over, count in numbers.items():
+            found += [AllReduce(NORMS + whose, count, n) for n in ((mesh.ranks,) if over == every else over)]
     return found
 
 
@@ -364,7 +376,7 @@ def cost(parameters: Sequence[Parameter], mesh: Mesh, optimizer: Optimizer, dtyp
     >>> found.state == 3 * found.parameters, found.temporary == 4 * 1024 * 1024 // 8
     (True, True)
     >>> [(one.numbers, one.ranks, one.sent) for one in found.all_reduces]
-    [(6, 8, 84), (2, 8, 28)]
+    [(7, 8, 98), (2, 8, 28)]
     """
     check_choice("dtype", dtype, tuple(DTYPES))
     check_mesh(parameters, mesh)
