@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 import psutil
@@ -17,12 +18,13 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
 
+import thalweg
 from thalweg.bench import sharded, world
-from thalweg.bench.candidates import CANDIDATES, Candidate
+from thalweg.bench.candidates import CANDIDATES, Candidate, fresh_gradients, make_gradients
 from thalweg.bench.shapes import MODELS, TINY
 from thalweg.bench.sharded import DiedError, ShardedBenchmark, WorldSettings, conversation
 from thalweg.bench.statistics import Spread
-from thalweg.bench.wire import Collectives
+from thalweg.bench.wire import Collectives, closed_form
 from thalweg.bench.world import Task
 from thalweg.commands import main as cli
 from thalweg.records.errors import UserError
@@ -57,7 +59,7 @@ def test_a_rank_has_its_shards_alone(four_ranks):
 
 def test_what_rounds_tell(four_ranks):
     found = told(TASK)
-    assert [list(one) for one in found] == [["ready", "collectives", "bytes"]] * 2 + [
+    assert [list(one) for one in found] == [["ready", "collectives", "bytes", "closed_form"]] * 2 + [
         ["warmup", "left_out"],
         *[["round", "left_out"]] * 4,
     ]
@@ -130,6 +132,36 @@ def test_collectives_are_counted(four_ranks):
     assert counted.bytes == 5 * 8 + 24 * 4 + 4 + 1
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "calls", "adapted"),
+    [
+        (thalweg.ALTO, 2, True),
+        (partial(thalweg.Lamb, nonfinite="propagate"), 1, True),
+        (thalweg.EAdamW, 0, False),
+        (partial(thalweg.EAdamW, nonfinite="skip"), 1, False),
+    ],
+)
+def test_bytes_are_those_of_the_closed_form(four_ranks, optimizer, calls, adapted):
+    weights = world.sharded(replace(TINY, plain=TINY.plain[:3]), four_ranks, torch.float32)  # a number cannot be cut
+    groups = [{"params": weights.plain}, {"params": weights.stacked}]
+    if adapted:
+        groups[1]["norm_dims"] = (-2, -1)
+    made = optimizer(groups)
+    for _ in range(2):
+        fresh_gradients(weights, make_gradients(weights), make_gradients(weights))
+        counted = Collectives()
+        with counted:
+            made.step()
+    assert counted.bytes == closed_form(made, 4)
+    assert sum(counted.calls.values()) == calls
+    assert (counted.bytes > 0) == (calls > 0)
+
+
+def test_of_others_there_is_no_closed_form(four_ranks):
+    weights = world.sharded(TINY, four_ranks, torch.float32)
+    assert all(closed_form(CANDIDATES[name].start(weights), 4) is None for name in ("adamw-fused", "muon", "e-muon"))
+
+
 # What its parent makes of it
 
 SETTINGS = WorldSettings(4, "fake", "float32", rounds=12, warmup=1, reference="adamw-foreach", seed=0)
@@ -169,7 +201,10 @@ FIRST = {
     "alto": {"first": [[8.0, 9.0], [5.0, 6.0]]},
     "muon": {"first": [[300.0, 1.0], [200.0, 1.0]]},
 }
-READY = [{"ready": name, "collectives": {"allreduce": k}, "bytes": 8 * k} for k, name in enumerate(NAMES)]
+READY = [
+    {"ready": name, "collectives": {"allreduce": k}, "bytes": 8 * k, "closed_form": None}
+    for k, name in enumerate(NAMES)
+]
 
 
 def timings(**names):

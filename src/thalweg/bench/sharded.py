@@ -201,7 +201,7 @@ class ShardedBenchmark:
             raise UserError(found["error"])
         self.left_out |= found.get("left_out", {})
         if "bytes" in found:
-            self.counted[found["ready"]] = {key: found[key] for key in ("collectives", "bytes")}
+            self.counted[found["ready"]] = {key: found[key] for key in ("collectives", "bytes", "closed_form")}
         if "round" in found:
             self.timed.append(found["round"])
         doing = f"{found['ready']}, start" if "ready" in found else "rounds" if "round" in found else "warm-up"

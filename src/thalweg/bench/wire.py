@@ -1,4 +1,4 @@
-"""The collectives of a step, counted as it makes them."""
+"""The collectives of a step, counted as it makes them, and what the closed form says of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+import thalweg
+from thalweg.sharding import plan
 from thalweg.torch_private import TorchDispatchMode
 
 if TYPE_CHECKING:
@@ -39,6 +41,24 @@ class Collectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.calls[name.rstrip("_")] += 1
             self.bytes += max(sum(_bytes(one)) for one in (*args, *(kwargs or {}).values(), found))
         return found
+
+
+def closed_form(optimizer: Any, ranks: int) -> int | None:
+    """The bytes that a step of ALTO or Lamb reduces with the defaults, all parameters being cut along their first axis.
+
+    And of E around an optimizer that reduces nothing; None of any other. Not for parameters in float64.
+    """
+    if not isinstance(optimizer, thalweg.Lamb | thalweg.E):
+        return None
+    if isinstance(optimizer, thalweg.E) and optimizer.nonfinite == "propagate":
+        return 0
+    adapts = isinstance(optimizer, thalweg.Lamb)
+    held = [
+        plan.Parameter(tuple(p.shape), stacked=adapts and group["norm_dims"] is not None)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+    return sum(one.bytes for one in plan.all_reduces(held, plan.Mesh(shard=ranks), trust_ratio=adapts))
 
 
 def _bytes(value: Any) -> Iterator[int]:

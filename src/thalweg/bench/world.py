@@ -26,7 +26,7 @@ from torch.nn import Parameter
 from thalweg.bench.candidates import CANDIDATES, LeftOutError, Weights, fresh_gradients, make_gradients
 from thalweg.bench.rounds import Rounds, without_collections
 from thalweg.bench.shapes import model
-from thalweg.bench.wire import Collectives
+from thalweg.bench.wire import Collectives, closed_form
 from thalweg.records.errors import UserError
 from thalweg.torch_private import fake_store
 
@@ -71,8 +71,8 @@ def carry_out(task: Task, say: Say) -> None:
     """Measure in the process group that there is, and tell each finding as it comes.
 
     ``{"first": [[cpu, wall], ...]}``, the seconds of the first and the second step, or ``{"left_out": why}``; of rounds
-    ``{"ready": name, "collectives": ..., "bytes": ...}`` for each candidate, then ``{"round": {name: [cpu, wall]}}``,
-    with ``{"left_out": {name: why}}`` where that has changed.
+    ``{"ready": name, "collectives": ..., "bytes": ..., "closed_form": ...}`` for each candidate, then
+    ``{"round": {name: [cpu, wall]}}``, with ``{"left_out": {name: why}}`` where that has changed.
 
     Raises:
         UserError: the reference is left out of the rounds.
@@ -133,7 +133,7 @@ def _rounds(task: Task, mesh: DeviceMesh, say: Say) -> None:
     source, gradients = make_gradients(some), make_gradients(some)
     del some
 
-    def start(candidate: Candidate) -> Collectives:
+    def start(candidate: Candidate) -> dict[str, Any]:
         """Three steps, of which the last is counted."""
         candidate.load()
         weights = sharded(model(task.model), mesh, getattr(torch, task.dtype))
@@ -149,7 +149,8 @@ def _rounds(task: Task, mesh: DeviceMesh, say: Say) -> None:
         with counted:
             candidate.attempt(optimizer.step)
         rounds.steps[candidate.name] = step
-        return counted
+        form = closed_form(optimizer, task.ranks)
+        return {"collectives": dict(counted.calls), "bytes": counted.bytes, "closed_form": form}
 
     for name in sorted(task.optimizers, key=lambda name: name != task.reference):
         try:
@@ -158,7 +159,7 @@ def _rounds(task: Task, mesh: DeviceMesh, say: Say) -> None:
             rounds.leave_out(name, str(error))
             say({"ready": name, "left_out": rounds.left_out})
         else:
-            say({"ready": name, "collectives": dict(counted.calls), "bytes": counted.bytes})
+            say({"ready": name, **counted})
     every = task.every or {}
     with without_collections():
         for k in range(-task.warmup, task.rounds):

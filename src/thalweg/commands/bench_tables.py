@@ -94,6 +94,7 @@ def sharded_table(found: dict[str, Any], arguments: dict[str, Any]) -> Group:
                 _duration(one["second_step_seconds"]),
                 f"{sum(one['collectives'].values())}",
                 f"{one['bytes']:,}",
+                "" if one["closed_form"] is None else f"{one['closed_form']:,}",
             )
         )
     reference = found["contenders"][arguments["reference"]]["says"]
@@ -102,7 +103,7 @@ def sharded_table(found: dict[str, Any], arguments: dict[str, Any]) -> Group:
     return Group(
         Text(f"{_title(found)}: {how}; × is over {reference}", "bold"),
         _table(("optimizer", "CPU time", "× within rounds", "clock", "× clock"), times),
-        _table(("optimizer", "first step", "second", "collectives", "bytes"), once),
+        _table(("optimizer", "first step", "second", "collectives", "bytes", "closed\nform"), once),
         *_left_out(found),
     )
 
