@@ -98,6 +98,9 @@ LAMB_OPTIONS = (
     Option("trust_ratio", False),
     Option("trust_ratio", "decayed", also={"weight_decay": 0.0}),
     Option("trust_clip", (0.5, 1.0)),
+    Option("ratio_clip", (0.1, 0.3)),
+    Option("bias_correction", False),
+    Option("decoupled_decay", True, also={"weight_decay": 0.3}),
     Option("max_grad_norm", 0.5, per_group=False),
     Option("state_dtype", torch.float64, "dtype"),
     Option("state_dtype", torch.float32, "dtype"),
@@ -128,7 +131,10 @@ LAMB_INVALID = (
     Invalid({"lr": True}, r"lr must be a number in \[0, inf\), got True"),
     *(
         Invalid({name: 1}, rf"{name} must be True or False, got 1")
-        for name in ("maximize", "capturable", "stochastic_rounding")
+        for name in ("maximize", "capturable", "stochastic_rounding", "bias_correction", "decoupled_decay")
+    ),
+    Invalid(
+        {"ratio_clip": (2.0, 1.0)}, r"ratio_clip must be None or \(lo, hi\) with 0 <= lo <= hi, got \(2\.0, 1\.0\)"
     ),
     Invalid({"trust_ratio": 1}, "trust_ratio must be True, False or 'decayed', got 1"),
     Invalid({"trust_ratio": "always"}, "trust_ratio must be True, False or 'decayed', got 'always'"),

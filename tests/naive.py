@@ -69,13 +69,15 @@ class NaiveAdam:
         self.m, self.v = torch.zeros_like(theta), torch.zeros_like(theta)
         self.k = 0
 
+    corrected = True
+
     def direction(self, g: Tensor) -> Tensor:
         beta2, beta3 = self.betas
         self.k += 1
         self.m = beta2 * self.m + (1 - beta2) * g
         self.v = beta3 * self.v + (1 - beta3) * g**2
-        m_hat = self.m / (1 - beta2**self.k)
-        v_hat = self.v / (1 - beta3**self.k)
+        m_hat = self.m / (1 - beta2**self.k) if self.corrected else self.m
+        v_hat = self.v / (1 - beta3**self.k) if self.corrected else self.v
         return m_hat / (v_hat.sqrt() + self.eps)
 
     def step(self, g: Tensor) -> None:
@@ -106,6 +108,36 @@ class NaiveLamb(NaiveAdam):
             self.theta = self.theta - self.lr * r
         elif r_norm > 0:
             self.theta = self.theta - self.lr * r * phi / (r_norm + self.trust_eps * phi)
+
+
+class NaiveOtherLamb(NaiveLamb):
+    """What other libraries' LAMBs do otherwise: no bias correction, decay before the step, a clamp of the ratio."""
+
+    def __init__(
+        self,
+        theta: Tensor,
+        *,
+        bias_correction: bool = True,
+        decoupled_decay: bool = False,
+        ratio_clip: tuple[float, float] | None = None,
+        **lamb: object,
+    ) -> None:
+        super().__init__(theta, **lamb)
+        self.corrected, self.decay_before, self.ratio_clip = bias_correction, decoupled_decay, ratio_clip
+
+    def step(self, g: Tensor) -> None:
+        if self.decay_before:
+            self.theta = self.theta * (1 - self.lr * self.weight_decay)
+            r = self.direction(g)
+        else:
+            r = self.direction(g) + self.weight_decay * self.theta
+        phi, r_norm = self.theta.square().sum().sqrt(), r.square().sum().sqrt()
+        ratio = 1.0
+        if phi > 0 and r_norm > 0:
+            ratio = float(phi / (r_norm + self.trust_eps * phi))
+            if self.ratio_clip is not None:
+                ratio = min(max(ratio, self.ratio_clip[0]), self.ratio_clip[1])
+        self.theta = self.theta - self.lr * ratio * r
 
 
 class WithE:

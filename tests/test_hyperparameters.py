@@ -39,6 +39,9 @@ lamb = {
     "weight_decay": numbers,
     "trust_ratio": flags,
     "trust_clip": st.one_of(st.none(), lists(2)),
+    "ratio_clip": st.one_of(st.none(), lists(2)),
+    "bias_correction": flags,
+    "decoupled_decay": flags,
     "max_grad_norm": numbers,
     "state_dtype": st.sampled_from(
         [
@@ -143,6 +146,9 @@ valid = {
     "weight_decay": unit,
     "trust_ratio": st.booleans(),
     "trust_clip": st.sampled_from([None, (0.0, 1.0), (0.1, 10.0)]),
+    "ratio_clip": st.sampled_from([None, (0.0, 1.0), (0.1, 10.0)]),
+    "bias_correction": st.booleans(),
+    "decoupled_decay": st.booleans(),
     "max_grad_norm": st.one_of(st.none(), st.floats(1e-6, 1e6)),
     "state_dtype": st.sampled_from([None, torch.float32, torch.float64, torch.bfloat16, "8bit"]),
     "nonfinite": st.sampled_from(["skip", "raise", "propagate"]),

@@ -83,18 +83,28 @@ def direction(m: Tensor, v: Tensor, *, correction2: Scalar, correction3: Scalar,
     return (m / correction2) / ((v / correction3).sqrt() + eps)
 
 
-def trust_ratio(theta_norm: Tensor, r_norm: Tensor, *, eps: float, clip: tuple[float, float] | None) -> Tensor:
-    """LAMB's ratio φ(‖θ‖) / (‖r‖ + ε2 φ(‖θ‖)), elementwise over layers.
+def trust_ratio(
+    theta_norm: Tensor,
+    r_norm: Tensor,
+    *,
+    eps: float,
+    clip: tuple[float, float] | None,
+    ratio_clip: tuple[float, float] | None = None,
+) -> Tensor:
+    """LAMB's ratio φ(‖θ‖) / (‖r‖ + ε2 φ(‖θ‖)), elementwise over layers, clamped to ``ratio_clip = (lo, hi)``.
 
     φ is the identity, or clamps to ``clip = (lo, hi)``. Where φ(‖θ‖) = 0 (a zero-initialised layer) the ratio is 1, or
-    the layer would never move; where ‖r‖ = 0 it is 1 too, and r = 0 moves nothing.
+    the layer would never move; where ‖r‖ = 0 it is 1 too, and r = 0 moves nothing. Neither of these is clamped.
 
     >>> trust_ratio(torch.tensor([2.0, 0.0]), torch.tensor([4.0, 4.0]), eps=0.0, clip=None)
     tensor([0.5000, 1.0000])
     """
     phi = theta_norm if clip is None else theta_norm.clamp(*clip)
-    ratio: Tensor = torch.where((phi > 0) & (r_norm > 0), phi / (r_norm + eps * phi), torch.ones_like(phi))
-    return ratio
+    ratio = phi / (r_norm + eps * phi)
+    if ratio_clip is not None:
+        ratio = ratio.clamp(*ratio_clip)
+    found: Tensor = torch.where((phi > 0) & (r_norm > 0), ratio, torch.ones_like(phi))
+    return found
 
 
 def norm(x: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
+from thalweg import equations as eq
 from thalweg.torch_private import FakeTensor, local_tensor
 
 if TYPE_CHECKING:
@@ -39,10 +40,35 @@ class Hyper:
     trust_ratio: bool
     trust_eps: float = 0.0
     trust_clip: tuple[float, float] | None = None
+    ratio_clip: tuple[float, float] | None = None
+    bias_correction: bool = True
+    decoupled_decay: bool = False
     maximize: bool = False
     stochastic_rounding: bool = False
     late: bool = False
     """Of a step in two halves: whether the first is to change nothing, and the second the state as well."""
+
+    @property
+    def decay_in_r(self) -> float:
+        """λ where λθ is a part of r, as in LAMB; 0 where decay is decoupled."""
+        return 0.0 if self.decoupled_decay else self.weight_decay
+
+    @property
+    def remaining(self) -> Scalar:
+        """1 - ηλ, by which θ is multiplied before the step where decay is decoupled; else 1."""
+        return 1.0 - self.lr * self.weight_decay if self.decoupled_decay else 1.0
+
+    def trust_ratio_of(self, theta_norm: Tensor, r_norm: Tensor) -> Tensor:
+        """:func:`thalweg.equations.trust_ratio` with these, of the norm of θ before its decay."""
+        if self.decoupled_decay:
+            theta_norm = theta_norm * abs(cast("float", self.remaining))
+        return eq.trust_ratio(theta_norm, r_norm, eps=self.trust_eps, clip=self.trust_clip, ratio_clip=self.ratio_clip)
+
+    def corrections(self, step: Scalar) -> tuple[Scalar, Scalar]:
+        """1 - β2^k and 1 - β3^k at step k, or 1 and 1 without bias correction."""
+        if not self.bias_correction:
+            return 1.0, 1.0
+        return eq.bias_correction(self.beta2, step), eq.bias_correction(self.beta3, step)
 
 
 class Wanted(NamedTuple):

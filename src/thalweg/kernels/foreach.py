@@ -6,6 +6,7 @@ Adam's direction is what that kernel adds to a parameter at learning rate -1; he
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -48,7 +49,7 @@ def begin(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratc
     begun = []
     for group in _groups([layer for layer in layers if layer.param.numel() > 0], piece_size(layers[0].param.device)):
         thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in group]
-        rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
+        rs = list(torch._foreach_mul(thetas, hyper.decay_in_r))
         _direct([_copied(layer) for layer in group] if hyper.late else group, rs, hyper, scales, scratch)
         for i, tensors in enumerate((thetas, rs)):
             places = [rows_of(sums, layer)[:, i] for layer in group]
@@ -67,15 +68,15 @@ def finish(begun: list[Begun], hyper: Hyper, scales: Scales, scratch: Scratch, s
     rate = hyper.lr if scales.proceed is None else hyper.lr * scales.proceed
     for group, kept in begun:
         thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in group]
-        rs = list(torch._foreach_mul(thetas, hyper.weight_decay)) if kept is None else kept
+        rs = list(torch._foreach_mul(thetas, hyper.decay_in_r)) if kept is None else kept
         if kept is None:
             _direct(group, rs, hyper, scales, scratch)
         found = [norm_of(rows_of(sums, layer)).unbind(-1) for layer in group]
         theta_norms, r_norms = (torch.cat(column) for column in zip(*found, strict=True))
-        ratios = eq.trust_ratio(theta_norms, r_norms, eps=hyper.trust_eps, clip=hyper.trust_clip).to(rs[0].dtype)
+        ratios = hyper.trust_ratio_of(theta_norms, r_norms).to(rs[0].dtype)
         of_layers = torch.split(rate * ratios, [len(rows) for rows, _ in found])
         torch._foreach_mul_(rs, [_spread(x, layer) for x, layer in zip(of_layers, group, strict=True)])
-        torch._foreach_sub_(thetas, rs)
+        _move(thetas, rs, hyper, scales)
         _store(group, PARAM, thetas, hyper)
 
 
@@ -119,14 +120,14 @@ def _groups(layers: Sequence[Layer], size: int) -> Iterator[list[Layer]]:
 
 def _step_several(layers: list[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
     thetas = [wide(layer.param, compute_dtype(layer.param.dtype)) for layer in layers]
-    rs = list(torch._foreach_mul(thetas, hyper.weight_decay))
+    rs = list(torch._foreach_mul(thetas, hyper.decay_in_r))
     _direct(layers, rs, hyper, scales, scratch)
     rate = hyper.lr if scales.proceed is None else hyper.lr * scales.proceed
     if hyper.trust_ratio:
         torch._foreach_mul_(rs, _rates(layers, thetas, rs, hyper, rate))
     else:
         torch._foreach_mul_(rs, rate)
-    torch._foreach_sub_(thetas, rs)
+    _move(thetas, rs, hyper, scales)
     _store(layers, PARAM, thetas, hyper)
 
 
@@ -136,7 +137,7 @@ def _step_one(layer: Layer, hyper: Hyper, scales: Scales, scratch: Scratch) -> N
     found: list[Tensor] = []
     for piece, r_piece in pieces(layer, r):
         theta = wide(piece.param, r.dtype)
-        torch.mul(theta, hyper.weight_decay, out=r_piece)
+        torch.mul(theta, hyper.decay_in_r, out=r_piece)
         _direct([piece], [r_piece], hyper, scales, scratch)
         if hyper.trust_ratio and layer.norm_dims is None:
             found.append(norms([theta, r_piece], on_host=on_host))
@@ -146,13 +147,16 @@ def _step_one(layer: Layer, hyper: Hyper, scales: Scales, scratch: Scratch) -> N
             theta_norm, r_norm = (found[0] if len(found) == 1 else eq.norm(torch.stack(found), (0,))[0]).unbind()
         else:
             theta_norm, r_norm = (norms_over(x, layer.norm_dims) for x in (wide(layer.param, r.dtype), r))
-        ratio = eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
+        ratio = hyper.trust_ratio_of(theta_norm, r_norm)
         rate = rate * ratio.to(r.dtype)  # not in place: the learning rate may be a tensor of the user's
     if isinstance(rate, Tensor) and not (on_host and rate.ndim == 0):
         r.mul_(rate)
         rate = 1.0
     for piece, r_piece in pieces(layer, r):
-        theta = wide(piece.param, r.dtype).sub_(r_piece, alpha=float(rate))
+        theta = wide(piece.param, r.dtype)
+        if hyper.decoupled_decay:
+            theta.mul_(_remaining(hyper, scales))
+        theta.sub_(r_piece, alpha=float(rate))
         _store([piece], PARAM, [theta], hyper)
 
 
@@ -187,7 +191,7 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
         ms,
         vs,
         [],
-        [_count(layer.step, rs[0].device) for layer in layers],
+        [_count(layer.step if hyper.bias_correction else math.inf, rs[0].device) for layer in layers],
         lr=-1.0,
         beta1=hyper.beta2,
         beta2=hyper.beta3,
@@ -199,6 +203,19 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
     )
     _store(layers, EXP_AVG, ms, hyper)
     _store(layers, EXP_AVG_SQ, vs, hyper)
+
+
+def _move(thetas: list[Tensor], changes: list[Tensor], hyper: Hyper, scales: Scales) -> None:
+    if hyper.decoupled_decay:
+        torch._foreach_mul_(thetas, _remaining(hyper, scales))
+    torch._foreach_sub_(thetas, changes)
+
+
+def _remaining(hyper: Hyper, scales: Scales) -> eq.Scalar:
+    """What decoupled decay leaves of θ: all of it in a step that is skipped."""
+    if scales.proceed is None:
+        return hyper.remaining
+    return 1.0 - (1.0 - hyper.remaining) * scales.proceed
 
 
 def _count(step: eq.Scalar, device: torch.device) -> Tensor:
@@ -221,12 +238,12 @@ def _rates(
     layers: Sequence[Layer], thetas: list[Tensor], rs: list[Tensor], hyper: Hyper, rate: eq.Scalar
 ) -> list[Tensor]:
     """``rate`` times the trust ratio of each layer; all whole layers' in one operation."""
-    eps, clip, dtype = hyper.trust_eps, hyper.trust_clip, rs[0].dtype
+    dtype = rs[0].dtype
     if all(layer.norm_dims is None for layer in layers):
         found = (norms(tensors, on_host=_on_host(layers[0])) for tensors in (thetas, rs))
-        return list((rate * eq.trust_ratio(*found, eps=eps, clip=clip).to(dtype)).unbind())
+        return list((rate * hyper.trust_ratio_of(*found).to(dtype)).unbind())
     return [
-        rate * eq.trust_ratio(_norm(theta, layer), _norm(r, layer), eps=eps, clip=clip).to(dtype)
+        rate * hyper.trust_ratio_of(_norm(theta, layer), _norm(r, layer)).to(dtype)
         for layer, theta, r in zip(layers, thetas, rs, strict=True)
     ]
 

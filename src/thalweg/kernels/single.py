@@ -43,11 +43,10 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
                 theta_norm, r_norm = (eq.norm(torch.stack(parts)) for parts in zip(*norms, strict=True))
             else:
                 theta_norm, r_norm = (norms_over(x, layer.norm_dims) for x in (wide(layer.param, dtype), r))
-            ratio = eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip)
-            rate = rate * ratio.to(dtype)
+            rate = rate * hyper.trust_ratio_of(theta_norm, r_norm).to(dtype)
         r.mul_(rate)
         for piece, change in pieces(layer, r):
-            _write(piece, PARAM, wide(piece.param, dtype) - change, hyper, scales)
+            _write(piece, PARAM, _decayed(wide(piece.param, dtype), hyper) - change, hyper, scales)
 
 
 def begin(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> list[Begun]:
@@ -74,10 +73,10 @@ def finish(begun: list[Begun], hyper: Hyper, scales: Scales, scratch: Scratch, s
         theta = wide(layer.param, compute_dtype(layer.param.dtype))
         r = _advance(layer, theta, hyper, scales) if kept is None else kept
         theta_norm, r_norm = norm_of(rows_of(sums, layer)).unbind(-1)
-        ratio = eq.trust_ratio(theta_norm, r_norm, eps=hyper.trust_eps, clip=hyper.trust_clip).to(r.dtype)
+        ratio = hyper.trust_ratio_of(theta_norm, r_norm).to(r.dtype)
         dims = range(r.ndim) if layer.norm_dims is None else layer.norm_dims
         rate = hyper.lr * ratio.view([1 if axis in dims else n for axis, n in enumerate(r.shape)])
-        _write(layer, PARAM, theta - rate * r, hyper, scales)
+        _write(layer, PARAM, _decayed(theta, hyper) - rate * r, hyper, scales)
 
 
 _step_outside = outside_graphs(step)  # which cannot trace what is written to torchao's tensors
@@ -100,14 +99,13 @@ def _advance(layer: Layer, theta: Tensor, hyper: Hyper, scales: Scales, *, keep:
     if keep:
         _write(layer, EXP_AVG, m, hyper, scales)
         _write(layer, EXP_AVG_SQ, v, hyper, scales)
-    r = eq.direction(
-        m,
-        v,
-        correction2=eq.bias_correction(hyper.beta2, layer.step),
-        correction3=eq.bias_correction(hyper.beta3, layer.step),
-        eps=hyper.eps,
-    )
-    return r + hyper.weight_decay * theta if hyper.weight_decay != 0.0 else r
+    correction2, correction3 = hyper.corrections(layer.step)
+    r = eq.direction(m, v, correction2=correction2, correction3=correction3, eps=hyper.eps)
+    return r + hyper.decay_in_r * theta if hyper.decay_in_r != 0.0 else r
+
+
+def _decayed(theta: Tensor, hyper: Hyper) -> Tensor:
+    return theta * hyper.remaining if hyper.decoupled_decay else theta
 
 
 def _write(layer: Layer, name: str, value: Tensor, hyper: Hyper, scales: Scales) -> None:

@@ -159,12 +159,23 @@ def is_adapted(group: Group) -> bool:
 
 def trust_ratio(p: Tensor, m: Tensor, v: Tensor, step: float, group: Group) -> Tensor:
     """LAMB's trust ratio of a layer whose moments are m and v at a step; 0-d, or in a shape that broadcasts."""
-    theta = p.detach().to(m.dtype)
-    beta2, beta3 = group["betas"]
-    second, third = eq.bias_correction(beta2, step), eq.bias_correction(beta3, step)
-    r = eq.direction(m, v, correction2=second, correction3=third, eps=group["eps"]) + group["weight_decay"] * theta
+    theta, decay = p.detach().to(m.dtype), group["weight_decay"]
+    second, third = corrections(group, step)
+    r = eq.direction(m, v, correction2=second, correction3=third, eps=group["eps"])
+    if group["decoupled_decay"]:
+        theta = theta * (1.0 - float(group["lr"]) * decay)
+    else:
+        r = r + decay * theta
     norms = (eq.norm(x, group["norm_dims"]) for x in (theta, r))
-    return eq.trust_ratio(*norms, eps=group["trust_eps"], clip=group["trust_clip"])
+    return eq.trust_ratio(*norms, eps=group["trust_eps"], clip=group["trust_clip"], ratio_clip=group["ratio_clip"])
+
+
+def corrections(group: Group, step: float) -> tuple[float, float]:
+    """1 - β^k of both moments at a step, or 1 and 1 without bias correction."""
+    if not group.get("bias_correction", True):
+        return 1.0, 1.0
+    first, second = (float(eq.bias_correction(float(beta), step)) for beta in group["betas"])
+    return first, second
 
 
 def _stepped(state: dict[str, Any] | None) -> bool:
@@ -193,7 +204,7 @@ def _rmsprop(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
 
 def _adam(p: Tensor, state: dict[str, Any], group: Group) -> Tensor:
     v = wide(state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"], torch.float64)
-    first, second = (eq.bias_correction(float(beta), float(state["step"])) for beta in group["betas"])
+    first, second = corrections(group, float(state["step"]))
     diagonal: Tensor = 1.0 / (first * ((v / second).sqrt() + group["eps"]))
     return diagonal
 

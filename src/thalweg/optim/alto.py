@@ -37,6 +37,9 @@ class ALTO(Lamb):
         weight_decay: λ ≥ 0.
         trust_ratio: False gives E in front of AdamW; "decayed" adapts what is decayed.
         trust_clip: range of φ.
+        ratio_clip: range of the ratio.
+        bias_correction: False: m̂ = m and v̂ = v.
+        decoupled_decay: True: λ outside of r.
         max_grad_norm: global norm to clip to.
         state_dtype: how the buffers are stored, all or each by its name.
         nonfinite: what to do about infinities and NaNs in the gradients.
@@ -74,6 +77,9 @@ class ALTO(Lamb):
         *,
         trust_ratio: bool | Literal["decayed"] = True,
         trust_clip: tuple[float, float] | None = None,
+        ratio_clip: tuple[float, float] | None = None,
+        bias_correction: bool = True,
+        decoupled_decay: bool = False,
         max_grad_norm: float | None = None,
         state_dtype: StateDtype = None,
         nonfinite: str = "skip",
@@ -97,6 +103,9 @@ class ALTO(Lamb):
             weight_decay=weight_decay,
             trust_ratio=trust_ratio,
             trust_clip=trust_clip,
+            ratio_clip=ratio_clip,
+            bias_correction=bias_correction,
+            decoupled_decay=decoupled_decay,
             max_grad_norm=max_grad_norm,
             state_dtype=state_dtype,
             nonfinite=nonfinite,

@@ -108,7 +108,7 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
     adapt = group["trust_ratio"]
     if not isinstance(adapt, bool) and not (isinstance(adapt, str) and adapt == DECAYED):
         reject("trust_ratio", adapt, f"True, False or {DECAYED!r}")
-    for name in ("maximize", "capturable", "stochastic_rounding"):
+    for name in ("maximize", "capturable", "stochastic_rounding", "bias_correction", "decoupled_decay"):
         check_bool(name, group[name])
     check_lr(group["lr"], may_read_back=may_wait, may_read=may_wait or not group["capturable"])
     check_eps("eps", group["eps"])
@@ -125,6 +125,7 @@ def check_lamb(group: dict[str, Any], buffers: tuple[str, ...], *, may_wait: boo
         if device.type not in ("cpu", "cuda", "meta"):
             reject("fused", True, f"None or False for a parameter on {device}, as its kernels are for the CPU and CUDA")
     check_clip("trust_clip", group["trust_clip"])
+    check_clip("ratio_clip", group["ratio_clip"])
     if (bound := group["max_grad_norm"]) is not None and not (is_number(bound) and bound > 0.0):
         reject("max_grad_norm", bound, "None or a number in (0, inf]")
     _check_state_dtype(group, buffers)

@@ -74,6 +74,10 @@ class Lamb(Optimizer):
             their weight decay is positive, for frameworks that make a group without decay of biases and norms (Hugging
             Face's Trainer, timm).
         trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
+        ratio_clip: (lo, hi): clamps the ratio φ(‖θ‖) / (‖r‖ + ε2 φ(‖θ‖)) itself, as timm's LAMBC, fastai and DeepSpeed
+            do; not the 1 of a layer of zeros. None: no clamp.
+        bias_correction: False: m̂ = m and v̂ = v, as in pytorch_lamb and its descendants.
+        decoupled_decay: True: θ is multiplied by 1 - ηλ before the step, and r has no λθ, as in Keras and fastai.
         max_grad_norm: scale the gradients as if clipped to this global norm, taken over all groups; ``p.grad`` itself
             keeps its values. None: no clipping.
         state_dtype: how the moments are stored: torch.float32, torch.float64, torch.bfloat16 or "8bit", or a mapping
@@ -137,6 +141,9 @@ class Lamb(Optimizer):
         *,
         trust_ratio: bool | Literal["decayed"] = True,
         trust_clip: tuple[float, float] | None = None,
+        ratio_clip: tuple[float, float] | None = None,
+        bias_correction: bool = True,
+        decoupled_decay: bool = False,
         max_grad_norm: float | None = None,
         state_dtype: StateDtype = None,
         nonfinite: str = "skip",
@@ -158,6 +165,9 @@ class Lamb(Optimizer):
             weight_decay=weight_decay,
             trust_ratio=trust_ratio,
             trust_clip=trust_clip,
+            ratio_clip=ratio_clip,
+            bias_correction=bias_correction,
+            decoupled_decay=decoupled_decay,
             max_grad_norm=max_grad_norm,
             state_dtype=state_dtype,
             nonfinite=nonfinite,
@@ -387,6 +397,9 @@ class Lamb(Optimizer):
             weight_decay=group["weight_decay"],
             trust_ratio=layers.adapts(group),
             trust_clip=group["trust_clip"],
+            ratio_clip=group["ratio_clip"],
+            bias_correction=group["bias_correction"],
+            decoupled_decay=group["decoupled_decay"],
             maximize=group["maximize"],
             stochastic_rounding=group["stochastic_rounding"],
         )

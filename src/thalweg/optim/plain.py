@@ -14,10 +14,11 @@ from torch import Tensor
 from thalweg.kernels import has_numbers
 
 _PLAIN = frozenset({float, int, bool, str, type(None)})
-_SEQUENCES = frozenset({"betas", "trust_clip", "norm_dims"})
+_SEQUENCES = frozenset({"betas", "trust_clip", "ratio_clip", "norm_dims"})
 _SCALARS = frozenset(
     {
         *("trust_ratio", "maximize", "capturable", "stochastic_rounding", "foreach", "fused"),
+        *("bias_correction", "decoupled_decay"),
         *("alpha", "beta", "eps", "trust_eps", "weight_decay", "max_grad_norm", "nonfinite", "rounding_step"),
     }
 )

@@ -51,7 +51,7 @@ class Variant(NamedTuple):
 
 # The structures of the C++ files.
 _LAYER = struct.Struct("=10q2dQ4q")
-_HYPER = struct.Struct("=11d")
+_HYPER = struct.Struct("=14d")
 _WHOLE = (0, 1 << 62, 1 << 62)
 _FRACTIONS = struct.Struct("=6q")
 _VECTOR = struct.Struct("=3qQ")
@@ -96,9 +96,7 @@ def _prepared(layers: Sequence[Layer]) -> list[Layer]:
 
 def _call(function: str, layers: list[Layer], hyper: Hyper, scales: Scales, sums: int) -> None:
     calls: dict[torch.dtype, list[bytes]] = defaultdict(list)
-    corrections = functools.cache(
-        lambda count: [1.0 / float(eq.bias_correction(beta, count)) for beta in (hyper.beta2, hyper.beta3)]
-    )
+    corrections = functools.cache(lambda count: [1.0 / float(correction) for correction in hyper.corrections(count)])
     for layer in layers:
         memory, place = layer.memory, layer.place
         assert memory is not None
@@ -143,6 +141,7 @@ def all_within(tensors: Sequence[Tensor], limit: Callable[[torch.dtype], float])
 
 def _numbers(hyper: Hyper, scales: Scales) -> bytes:
     low, high = (0.0, math.inf) if hyper.trust_clip is None else hyper.trust_clip
+    least, most = (0.0, math.inf) if hyper.ratio_clip is None else hyper.ratio_clip
     return _HYPER.pack(
         (-1.0 if hyper.maximize else 1.0) * (1.0 if scales.grad is None else scales.grad.item()),
         1.0 + eq.gain(hyper.alpha, hyper.beta1),
@@ -150,11 +149,14 @@ def _numbers(hyper: Hyper, scales: Scales) -> bytes:
         1.0 - hyper.beta2,
         1.0 - hyper.beta3,
         hyper.eps,
-        hyper.weight_decay,
+        hyper.decay_in_r,
         float(hyper.lr),
         hyper.trust_eps,
         low,
         high,
+        float(hyper.remaining),
+        least,
+        most,
     )
 
 

@@ -62,6 +62,7 @@ struct Layer {
 struct Hyper {
   double scale, beyond, weight1, weight2, weight3;  // of the gradient; 1+α(1-β1); 1-β1, 1-β2, 1-β3
   double eps, weight_decay, lr, trust_eps, low, high;
+  double remaining, least, most;  // of θ where decay is decoupled, else 1; the range of the ratio
 };
 
 struct Fractions {  // eightbit.tables
@@ -216,14 +217,14 @@ struct Step {
   Buffer<EXP_AVG_SQ> v;
   Buffer<EXPLORE_EMA> b;
   Lerp to_h, to_b, to_m, to_v;
-  real scale, eps, weight_decay, lr, correction2, correction3;
+  real scale, eps, weight_decay, remaining, lr, correction2, correction3;
   int64_t offset = 0;
 
   Step(const Layer& l, const Hyper& k, const Fractions* fractions)
       : layer(l), m(l.m, l.m_scales, l.seed + EXP_AVG_SEED, fractions),
         v(l.v, l.v_scales, l.seed + EXP_AVG_SQ_SEED, fractions),
         b(l.b, l.b_scales, l.seed + EXPLORE_EMA_SEED, fractions), to_h(k.beyond), to_b(k.weight1), to_m(k.weight2),
-        to_v(k.weight3), scale(k.scale), eps(k.eps), weight_decay(k.weight_decay), lr(k.lr),
+        to_v(k.weight3), scale(k.scale), eps(k.eps), weight_decay(k.weight_decay), remaining(k.remaining), lr(k.lr),
         correction2(l.correction2), correction3(l.correction3) {}
 
   // The end of a loop that begins at first, whose elements follow each other in the whole as well.
@@ -320,7 +321,7 @@ void only_pass(Step s, real rate, int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = first; i < last; ++i) {
       const real theta = load(s.layer.theta[i]);
-      move(s, i, theta - rate * advance<true>(s, theta, i));
+      move(s, i, s.remaining * theta - rate * advance<true>(s, theta, i));
     }
     s.close(first);
   }
@@ -336,15 +337,16 @@ void second_pass(Step s, real rate, int64_t begin, int64_t end) {
 #pragma omp simd
       for (int64_t i = first; i < last; ++i) {
         const real theta = load(s.layer.theta[i]);
-        move(s, i, theta - rate * direction(s, theta, s.m.get(i), s.v.get(i)));
+        move(s, i, s.remaining * theta - rate * direction(s, theta, s.m.get(i), s.v.get(i)));
       }
     }
   }
 }
 
 double trust_ratio(const Squares& squares, const Hyper& k) {
-  const wide phi = std::min<wide>(std::max<wide>(std::sqrt(squares.theta), k.low), k.high), r = std::sqrt(squares.r);
-  return phi > 0 && r > 0 ? phi / (r + k.trust_eps * phi) : 1.0;
+  const wide norm = std::sqrt(squares.theta) * std::abs(k.remaining), r = std::sqrt(squares.r);
+  const wide phi = std::min<wide>(std::max<wide>(norm, k.low), k.high);
+  return phi > 0 && r > 0 ? std::min<wide>(std::max<wide>(phi / (r + k.trust_eps * phi), k.least), k.most) : 1.0;
 }
 
 // How rows of a layer are cut into blocks, none of which reaches over two rows.

@@ -182,6 +182,7 @@ class _Sweeps:
             self.lr_tensor, self.lr = hyper.lr.to(device, non_blocking=True), 0.0
         else:  # a number, or one that the host can read without waiting
             self.lr = float(hyper.lr)
+        self.decay = hyper.weight_decay if hyper.decoupled_decay else 0.0
         self.launch = partial(
             sweep[len(self.work),],
             self.lines,
@@ -198,10 +199,12 @@ class _Sweeps:
             weight1=1.0 - hyper.beta1,
             weight2=1.0 - hyper.beta2,
             weight3=1.0 - hyper.beta3,
-            log_beta2=_log2(hyper.beta2),
-            log_beta3=_log2(hyper.beta3),
+            log_beta2=_log2(hyper.beta2 if hyper.bias_correction else 0.0),
+            log_beta3=_log2(hyper.beta3 if hyper.bias_correction else 0.0),
             eps=hyper.eps,
-            weight_decay=hyper.weight_decay,
+            weight_decay=hyper.decay_in_r,
+            decay=self.decay,
+            decay_lr=self.lr_tensor if hyper.decoupled_decay else None,
             PARAM=_TYPES[kind.param],
             GRAD=_TYPES[kind.grad],
             EXP_AVG=_TYPES[kind.state[0]],
@@ -248,6 +251,8 @@ class _Sweeps:
             low,
             high,
             self.hyper.trust_eps,
+            *((0.0, math.inf) if self.hyper.ratio_clip is None else self.hyper.ratio_clip),
+            self.decay,
             PARTS=parts_of(self.dtype),
             CHUNK=CHUNK,
             BLOCK=_BLOCK,

@@ -170,7 +170,7 @@ def _block(
     """The squares of θ and of r in one block, moved by its step size if not to be measured: see :func:`sweep`."""
     param, grad, exp_avg, exp_avg_sq, explore_ema = at  # of state: codes or numbers, scales, tables
     seed, index = seeds
-    factor, gain, weight1, weight2, weight3, correction2, correction3, eps, weight_decay, rate = scalars
+    factor, gain, weight1, weight2, weight3, correction2, correction3, eps, weight_decay, rate, remaining = scalars
     lanes = start + tl.arange(0, BLOCK)
     index += lanes.to(tl.uint32)
     evict: tl.constexpr = "" if MEASURE else "evict_first"  # the second pass is the last to read
@@ -193,8 +193,17 @@ def _block(
             _store_state(exp_avg_sq, start, count, v, seed + 2, index, False, MASKED, BLOCK)
     r = _divide(_divide(m, correction2), _sqrt(_divide(v, correction3)) + eps) + weight_decay * theta
     if not MEASURE:
-        _store(param, lanes, count, theta - rate * r, seed, index, STOCHASTIC, MASKED)
+        _store(param, lanes, count, remaining * theta - rate * r, seed, index, STOCHASTIC, MASKED)
     return _squares(theta, BLOCK, GROUP), _squares(r, BLOCK, GROUP)
+
+
+@triton.jit
+def _remaining(decay, lr, lr_tensor):
+    """1 - ηλ, by which θ is multiplied where decay is decoupled; ``decay`` is λ there, else 0."""
+    rate = tl.full([], lr, tl.float64)
+    if lr_tensor is not None:
+        rate = tl.load(lr_tensor).to(tl.float64)
+    return 1.0 - rate * decay
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -219,6 +228,8 @@ def sweep(
     log_beta3: tl.float64,
     eps: tl.float64,
     weight_decay: tl.float64,
+    decay: tl.float64,
+    decay_lr,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
     EXP_AVG: tl.constexpr,
@@ -283,6 +294,7 @@ def sweep(
         tl.full([], eps, DTYPE),
         tl.full([], weight_decay, DTYPE),
         rate,
+        _remaining(decay, lr, decay_lr).to(DTYPE),
     )
     # Fewer sums take fewer registers; in float64 fewer than these would let ptxas trade some for the stack.
     GROUP: tl.constexpr = 2 if tl.float64 == DTYPE else 4
@@ -353,6 +365,9 @@ def adapt(
     low: tl.float64,
     high: tl.float64,
     trust_eps: tl.float64,
+    least: tl.float64,
+    most: tl.float64,
+    decay: tl.float64,
     PARTS: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -367,7 +382,7 @@ def adapt(
     else:
         place = sums + tl.load(places + layer)
         theta, r = _read(place, PARTS), _read(place + PARTS, PARTS)
-    phi = tl.sqrt(theta)
+    phi = tl.sqrt(theta) * tl.abs(_remaining(decay, lr, lr_tensor))
     r_norm = tl.sqrt(r)
     phi = tl.where(phi < low, low, phi)  # unlike minimum and maximum, a NaN stays one
     phi = tl.where(phi > high, high, phi)
@@ -375,4 +390,7 @@ def adapt(
     if lr_tensor is not None:
         rate = tl.load(lr_tensor).to(tl.float64)
     moving = (phi > 0) & (r_norm > 0)
-    tl.store(rates + layer, rate * tl.where(moving, phi / (r_norm + trust_eps * phi), 1.0))
+    ratio = phi / (r_norm + trust_eps * phi)
+    ratio = tl.where(ratio < least, least, ratio)
+    ratio = tl.where(ratio > most, most, ratio)
+    tl.store(rates + layer, rate * tl.where(moving, ratio, 1.0))
