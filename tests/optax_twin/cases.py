@@ -143,6 +143,24 @@ CASES: tuple[Case, ...] = (
     alto("eps", {"eps": 0.1}, {"eps": 0.1}),
     alto("no decay, no trust_eps", {"weight_decay": 0.0, "trust_eps": 0.0}, {"weight_decay": 0.0, "trust_eps": 0.0}),
     alto("trust_clip", {"trust_clip": (0.5, 1.0)}, {"trust_clip": (0.5, 1.0)}),
+    alto("ratio_clip", {"ratio_clip": (0.1, 0.3)}, {"ratio_clip": (0.1, 0.3)}),
+    alto("bias_correction=False", {"bias_correction": False}, {"bias_correction": False}),
+    alto(
+        "decoupled_decay with a mask and schedules",
+        {"decoupled_decay": True, "groups": [{} if decayed else {"weight_decay": 0.0} for decayed in DECAYED]},
+        {"decoupled_decay": True, "mask": DECAYED, "learning_rate": lr_at},
+        schedule=set_everywhere("lr", lr_at),
+    ),
+    alto(
+        "decoupled_decay on a schedule, not adapted",
+        {"decoupled_decay": True, "groups": [{"trust_ratio": len(shape) > 1} for shape in SHAPES]},
+        {
+            "decoupled_decay": True,
+            "weight_decay": decay_at,
+            "trust_mask": lambda params: [p.ndim > 1 for p in params],
+        },
+        schedule=set_everywhere("weight_decay", decay_at),
+    ),
     alto(
         "mask",
         {"groups": [{} if decayed else {"weight_decay": 0.0} for decayed in DECAYED]},

@@ -121,6 +121,9 @@ NAMES = {
     "trust_eps": "trust_eps",
     "weight_decay": "weight_decay",
     "trust_clip": "trust_clip",
+    "ratio_clip": "ratio_clip",
+    "bias_correction": "bias_correction",
+    "decoupled_decay": "decoupled_decay",
     "norm_dims": "norm_axes",
     "state_dtype": "accumulator_dtype",
 }

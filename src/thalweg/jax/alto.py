@@ -13,12 +13,12 @@ Sources: arXiv 2510.27153 (ALTO), arXiv 1904.00962 (LAMB).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import optax
 
-from thalweg.arguments import is_number
+from thalweg.arguments import check_bool, is_number
 from thalweg.jax.checks import check_clip, check_nonnegative, plain
 from thalweg.jax.dtypes import widen
 from thalweg.jax.exploration import scale_by_exploration
@@ -52,6 +52,9 @@ def alto(
     norm_axes: NormAxes = None,
     *,
     trust_clip: tuple[float, float] | None = None,
+    ratio_clip: tuple[float, float] | None = None,
+    bias_correction: bool = True,
+    decoupled_decay: bool = False,
     eps_root: ArrayLike = 0.0,
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -78,6 +81,9 @@ def alto(
         norm_axes: axes over which the norms of the trust ratio are taken, for arrays that stack layers
             (:func:`thalweg.jax.scale_by_trust_ratio`).
         trust_clip: (lo, hi): φ clamps the norm of a layer to this range. None: φ is the identity.
+        ratio_clip: (lo, hi): clamps the ratio itself, not the 1 of a layer of zeros. None: no clamp.
+        bias_correction: False: m̂ = m and v̂ = v.
+        decoupled_decay: True: θ is multiplied by 1 - ηλ before the step, and r has no λθ.
         eps_root: added inside Adam's square root, for derivatives of an update.
         accumulator_dtype: dtype of b and m. None: the parameter's, but float32 for float16 and bfloat16. v is in
             float32 at least.
@@ -100,11 +106,12 @@ def alto(
         Zhao et al., Exploring Landscapes for Better Minima along Valleys, arXiv 2510.27153, 2025
     """
     exploration = scale_by_exploration(alpha, beta, accumulator_dtype)
-    direction = scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype)
+    direction = scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype, bias_correction=bias_correction)
     if all(map(is_number, (alpha, beta, b1))):
         warn_if_narrow([Filter(float(alpha), float(beta), float(b1))])  # type: ignore[arg-type]
+    trust_ratio = _trust_ratio(trust_eps, trust_clip, norm_axes, ratio_clip)
     both = exploration, direction
-    return _lamb(both, learning_rate, trust_eps, weight_decay, mask, trust_mask, norm_axes, trust_clip)
+    return _lamb(both, learning_rate, trust_eps, weight_decay, mask, trust_mask, trust_ratio, decoupled_decay)
 
 
 @no_schedules
@@ -120,6 +127,9 @@ def lamb(
     norm_axes: NormAxes = None,
     *,
     trust_clip: tuple[float, float] | None = None,
+    ratio_clip: tuple[float, float] | None = None,
+    bias_correction: bool = True,
+    decoupled_decay: bool = False,
     eps_root: ArrayLike = 0.0,
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -139,6 +149,9 @@ def lamb(
         trust_mask: which parameters the trust ratio adapts.
         norm_axes: axes of a layer in an array that stacks several.
         trust_clip: range of φ.
+        ratio_clip: range of the ratio.
+        bias_correction: False: m̂ = m and v̂ = v.
+        decoupled_decay: True: λ outside of r.
         eps_root: added inside Adam's square root.
         accumulator_dtype: dtype of the first moment.
 
@@ -159,8 +172,20 @@ def lamb(
     References:
         You et al., Large Batch Optimization for Deep Learning, arXiv 1904.00962, 2020
     """
-    direction = (scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype),)
-    return _lamb(direction, learning_rate, trust_eps, weight_decay, mask, trust_mask, norm_axes, trust_clip)
+    direction = (scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype, bias_correction=bias_correction),)
+    trust_ratio = _trust_ratio(trust_eps, trust_clip, norm_axes, ratio_clip)
+    return _lamb(direction, learning_rate, trust_eps, weight_decay, mask, trust_mask, trust_ratio, decoupled_decay)
+
+
+def _trust_ratio(
+    eps: ArrayLike,
+    clip: tuple[float, float] | None,
+    norm_axes: NormAxes,
+    ratio_clip: tuple[float, float] | None,
+) -> optax.GradientTransformation:
+    """With errors in the names of :func:`alto`."""
+    check_nonnegative("trust_eps", eps)
+    return scale_by_trust_ratio(eps, check_clip("trust_clip", clip), norm_axes, ratio_clip)
 
 
 def _lamb(
@@ -170,23 +195,55 @@ def _lamb(
     weight_decay: optax.ScalarOrSchedule,
     mask: Mask,
     trust_mask: Mask,
-    norm_axes: NormAxes,
-    trust_clip: tuple[float, float] | None,
+    trust_ratio: optax.GradientTransformation,
+    decoupled_decay: bool,
 ) -> optax.GradientTransformationExtraArgs:
     check_nonnegative("learning_rate", learning_rate, schedule=True)
-    check_nonnegative("trust_eps", trust_eps)
     check_nonnegative("weight_decay", weight_decay, schedule=True)
-    check_clip("trust_clip", trust_clip)
+    check_bool("decoupled_decay", decoupled_decay)
     decayed, adapted = function_of(mask, "mask"), function_of(trust_mask, "trust_mask")
-    trust_ratio = scale_by_trust_ratio(trust_eps, trust_clip, norm_axes)
-    return _wide_inside(
-        optax.chain(
-            *direction,
-            optax.add_decayed_weights(plain(weight_decay), decayed),
-            trust_ratio if adapted is None else optax.masked(trust_ratio, adapted),
-            optax.scale_by_learning_rate(plain(learning_rate)),
-        )
-    )
+    rate, decay = plain(learning_rate), plain(weight_decay)
+    steps = [
+        optax.add_decayed_weights(decay, decayed),
+        trust_ratio if adapted is None else optax.masked(trust_ratio, adapted),
+    ]
+    if decoupled_decay:
+        steps = [_after_decay(steps[1], rate, decay, decayed), steps[0]]
+    return _wide_inside(optax.chain(*direction, *steps, optax.scale_by_learning_rate(rate)))
+
+
+class _AfterDecayState(NamedTuple):
+    step: jax.Array
+    inner: optax.OptState
+
+
+def _after_decay(
+    inner: optax.GradientTransformation,
+    rate: optax.ScalarOrSchedule,
+    decay: optax.ScalarOrSchedule,
+    decayed: Callable[[optax.Params], Any] | None,
+) -> optax.GradientTransformation:
+    """``inner`` at parameters that decay has multiplied by 1 - ηλ already."""
+
+    def shrink(factor: Any) -> optax.GradientTransformation:
+        scaled = optax.stateless(lambda params, _: jax.tree.map(lambda p: p * factor, params))
+        return scaled if decayed is None else optax.masked(scaled, decayed)
+
+    def init_fn(params: optax.Params) -> _AfterDecayState:
+        return _AfterDecayState(jax.numpy.zeros([], jax.numpy.int32), inner.init(params))
+
+    def update_fn(
+        updates: optax.Updates, state: _AfterDecayState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, _AfterDecayState]:
+        if params is None:
+            raise ValueError(NO_PARAMS)
+        eta, weight = (x(state.step) if callable(x) else x for x in (rate, decay))
+        tx = shrink(1.0 - eta * weight)
+        smaller, _ = tx.update(params, tx.init(params), params)
+        updates, kept = inner.update(updates, state.inner, smaller)
+        return updates, _AfterDecayState(optax.safe_increment(state.step), kept)
+
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def _wide_inside(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

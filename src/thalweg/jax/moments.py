@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from thalweg.arguments import check_beta, check_eps, is_number
+from thalweg.arguments import check_beta, check_bool, check_eps, is_number
 from thalweg.jax.checks import check_each, check_nonnegative, plain
 from thalweg.jax.dtypes import accumulator_like, by_parts, check_accumulator, is_none, lerp, wide_dtype
 from thalweg.jax.trees import no_schedules
@@ -32,6 +32,8 @@ def scale_by_adam(
     eps: ArrayLike = 1e-6,
     eps_root: ArrayLike = 0.0,
     accumulator_dtype: DTypeLike | None = None,
+    *,
+    bias_correction: bool = True,
 ) -> optax.GradientTransformation:
     r"""Rescale updates as Adam does.
 
@@ -48,6 +50,7 @@ def scale_by_adam(
         eps_root: ε0 ≥ 0, added inside; to differentiate through an update at a gradient of 0.
         accumulator_dtype: dtype of the first moment. None: the parameter's, but float32 for float16 and bfloat16. The
             second moment is in float32 at least: beside it, (1-β2) g² vanishes in half precision.
+        bias_correction: False: the moments themselves take the place of the corrected ones.
 
     Returns:
         A :class:`optax.GradientTransformation` whose state is a :class:`optax.ScaleByAdamState`.
@@ -65,6 +68,7 @@ def scale_by_adam(
     check_each(check_eps, "eps", eps)
     check_nonnegative("eps_root", eps_root)
     check_accumulator(accumulator_dtype)
+    check_bool("bias_correction", bias_correction)
     b1, b2, eps, eps_root = map(plain, (b1, b2, eps, eps_root))
 
     def init_fn(params: optax.Params) -> optax.ScaleByAdamState:
@@ -88,8 +92,10 @@ def scale_by_adam(
             return None if g is None else by_parts(rescale)(m, v).astype(jnp.result_type(g))
 
         def rescale(m: jax.Array, v: jax.Array) -> jax.Array:
-            m_hat = m / bias_correction(b1, count, v.dtype)
-            v_hat = v / bias_correction(b2, count, v.dtype)
+            m_hat, v_hat = m, v
+            if bias_correction:
+                m_hat = m / gathered_weight(b1, count, v.dtype)
+                v_hat = v / gathered_weight(b2, count, v.dtype)
             return m_hat / (jnp.sqrt(v_hat + jnp.asarray(eps_root, v.dtype)) + jnp.asarray(eps, v.dtype))
 
         mu = jax.tree.map(first, updates, state.mu, is_leaf=is_none)
@@ -103,10 +109,10 @@ def scale_by_adam(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def bias_correction(decay: ArrayLike, count: jax.Array, dtype: Any) -> jax.Array:
+def gathered_weight(decay: ArrayLike, count: jax.Array, dtype: Any) -> jax.Array:
     """1 - β^k by way of ``expm1``: the difference itself would lose the digits that 1 and β^k share.
 
-    >>> float(bias_correction(0.5, jnp.array(2), jnp.float32))
+    >>> float(gathered_weight(0.5, jnp.array(2), jnp.float32))
     0.75
     """
     if is_number(decay):  # in double precision: rounding β = 0.999 to float32 moves log β by 1e-5 of it

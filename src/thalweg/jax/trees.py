@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _FUNCTIONS = ("mask", "trust_mask", "norm_axes")
 _DTYPE = "accumulator_dtype"
-_TUPLES = ("norm_axes", "trust_clip", "clip")
+_TUPLES = ("norm_axes", "trust_clip", "clip", "ratio_clip")
 _MASK = "None, a tree of True and False, or a function from parameters to one"
 _AXES = "None or a tuple of different axes, for each parameter"
 

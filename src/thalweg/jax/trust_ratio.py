@@ -31,6 +31,7 @@ def scale_by_trust_ratio(
     eps: ArrayLike = 0.0,
     clip: tuple[float, float] | None = None,
     norm_axes: NormAxes = None,
+    ratio_clip: tuple[float, float] | None = None,
 ) -> optax.GradientTransformation:
     r"""Scale the update r of each layer θ by φ(‖θ‖) / (‖r‖ + ε φ(‖θ‖)).
 
@@ -44,6 +45,7 @@ def scale_by_trust_ratio(
         norm_axes: axes over which a norm is taken, for arrays that stack layers, as scanned models do: (-2, -1) for
             kernels of shape (layers, in, out). None: all axes. Either for all parameters, or a tree of these that is a
             prefix of the parameters, or a function from parameters to such a tree.
+        ratio_clip: (lo, hi): clamps the ratio itself, where neither norm is 0. None: no clamp.
 
     Returns:
         A :class:`optax.GradientTransformation` without state, whose ``update`` needs ``params``.
@@ -60,7 +62,7 @@ def scale_by_trust_ratio(
         You et al., Large Batch Optimization for Deep Learning, arXiv 1904.00962, 2020
     """
     check_nonnegative("eps", eps)
-    clip = check_clip("clip", clip)
+    clip, ratio_clip = check_clip("clip", clip), check_clip("ratio_clip", ratio_clip)
     find_axes = axes_of(norm_axes, "norm_axes")
     eps = plain(eps)
 
@@ -77,6 +79,8 @@ def scale_by_trust_ratio(
         # 1/1 where it is not: a division by zero there would spoil derivatives, though its value is never used.
         denominator = r_norm + jnp.asarray(eps, r_norm.dtype) * phi
         ratio = jnp.where(adapted, phi, 1) / jnp.where(adapted, denominator, 1)
+        if ratio_clip is not None:
+            ratio = jnp.where(adapted, jnp.clip(ratio, *ratio_clip), ratio)
         return (wide * ratio).astype(jnp.result_type(r))
 
     def update_fn(
