@@ -111,7 +111,7 @@ def alto(
         warn_if_narrow([Filter(float(alpha), float(beta), float(b1))])  # type: ignore[arg-type]
     trust_ratio = _trust_ratio(trust_eps, trust_clip, norm_axes, ratio_clip)
     both = exploration, direction
-    return _lamb(both, learning_rate, trust_eps, weight_decay, mask, trust_mask, trust_ratio, decoupled_decay)
+    return _lamb(both, learning_rate, weight_decay, mask, trust_mask, trust_ratio, decoupled_decay)
 
 
 @no_schedules
@@ -174,7 +174,7 @@ def lamb(
     """
     direction = (scale_by_adam(b1, b2, eps, eps_root, accumulator_dtype, bias_correction=bias_correction),)
     trust_ratio = _trust_ratio(trust_eps, trust_clip, norm_axes, ratio_clip)
-    return _lamb(direction, learning_rate, trust_eps, weight_decay, mask, trust_mask, trust_ratio, decoupled_decay)
+    return _lamb(direction, learning_rate, weight_decay, mask, trust_mask, trust_ratio, decoupled_decay)
 
 
 def _trust_ratio(
@@ -191,7 +191,6 @@ def _trust_ratio(
 def _lamb(
     direction: tuple[optax.GradientTransformation, ...],
     learning_rate: optax.ScalarOrSchedule,
-    trust_eps: ArrayLike,
     weight_decay: optax.ScalarOrSchedule,
     mask: Mask,
     trust_mask: Mask,
