@@ -9,7 +9,10 @@ import thalweg
 from thalweg.lab import tasks
 from thalweg.lab.contenders import CONTENDERS, DEFAULTS, contender, defaults
 from thalweg.lab.contenders.ema_nesterov import EMANesterov
-from thalweg.lab.contenders.muon import MuonAdamW, hidden_matrices
+from thalweg.lab.contenders.hyperball import Hyperball, without_decay
+from thalweg.lab.contenders.matrices import JORDAN, POLAR_EXPRESS, hidden_layers, polar_factor
+from thalweg.lab.contenders.muon import MuonAdamW, StackedMuon
+from thalweg.lab.contenders.orscale import OrScale
 from thalweg.lab.contenders.space import settings
 from thalweg.records.errors import UserError
 
@@ -58,7 +61,20 @@ def test_every_search_space_has_the_same_widths_and_those_of_the_recipes():
 
 CENTRES = {
     3e-2: ("sgd", "e-sgd"),
-    2e-2: ("lamb", "lamb-uncorrected", "alto", "alto-bf16", "alto-8bit", "muon", "e-muon"),
+    2e-2: (
+        "lamb",
+        "lamb-uncorrected",
+        "alto",
+        "alto-bf16",
+        "alto-8bit",
+        "nesterov-lamb",
+        "muon",
+        "e-muon",
+        "orscale",
+        "e-orscale",
+        "adamh",
+        "e-adamh",
+    ),
 }
 
 
@@ -131,7 +147,9 @@ def test_the_defaults_of_a_run_are_the_papers_for_e():
 def test_hidden_matrices_leave_out_embeddings_head_and_vectors():
     model = tasks.find("pydoc-lm").model()
     names = {id(p): name for name, p in model.named_parameters()}
-    found = {names[id(p)] for p in hidden_matrices(model)}
+    layers = hidden_layers(model)
+    assert layers.convolutions == layers.stacks == []
+    found = {names[id(p)] for p in layers.matrices}
     assert found == {
         f"transformer.h.{i}.{layer}.weight"
         for i in range(2)
@@ -140,8 +158,8 @@ def test_hidden_matrices_leave_out_embeddings_head_and_vectors():
 
 
 def test_muon_is_left_out_of_a_model_without_matrices():
-    for name in ("muon", "e-muon"):
-        assert CONTENDERS[name].lacks(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 1))) is not None
+    for name in ("muon", "e-muon", "orscale", "adamh"):
+        assert CONTENDERS[name].lacks(nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 1))) is not None
         assert CONTENDERS[name].lacks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))) is None
 
 
@@ -173,6 +191,126 @@ def test_muon_with_adamw_is_the_two_side_by_side_also_after_a_state_dict_round_t
     assert all(both.state[p] for p in model.parameters())  # or it would not be saved
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+def stepped(optimizer, params, steps=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
+        optimizer.step()
+    return params
+
+
+def test_muon_of_convolutions_and_stacks_is_torchs_of_their_matrices():
+    torch.manual_seed(0)
+    filters, stack = nn.Parameter(torch.randn(4, 3, 2, 2)), nn.Parameter(torch.randn(3, 5, 6))
+    flat, each = nn.Parameter(filters.detach().flatten(1)), [nn.Parameter(w) for w in stack.detach().clone()]
+    own = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9}
+    optimizer = StackedMuon([{"params": [filters], "flatten": True}, {"params": [stack]}], **own)
+    torchs = torch.optim.Muon([flat, *each], **own, adjust_lr_fn="match_rms_adamw")
+    for k in range(4):
+        filters.grad, stack.grad = torch.randn_like(filters) * 10.0**k, torch.randn_like(stack)
+        flat.grad = filters.grad.flatten(1)
+        for w, g in zip(each, stack.grad, strict=True):
+            w.grad = g.clone()
+        optimizer.step()
+        torchs.step()
+    torch.testing.assert_close(filters.flatten(1), flat, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(stack, torch.stack(each), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (2, 5, 5)])
+def test_a_polar_factor_has_the_singular_vectors_and_values_near_1(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e3
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    for coefficients, scale, within in ((JORDAN, 1.0, (0.6, 1.25)), (POLAR_EXPRESS, 1.02, (0.8, 1.2))):
+        found = polar_factor(x, coefficients, scale=scale).float()
+        values = torch.diagonal(u.mT @ found @ vh.mT, dim1=-2, dim2=-1)
+        assert (values > within[0]).all()
+        assert (values < within[1]).all()
+    assert not polar_factor(torch.zeros(shape), POLAR_EXPRESS, scale=1.02).any()
+
+
+def polar_by_svd(x, *_, **__):
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    return u @ vh
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_orscale_is_its_equations(calibrated, monkeypatch):
+    monkeypatch.setattr("thalweg.lab.contenders.orscale.polar_factor", polar_by_svd)
+    start = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    p = nn.Parameter(start.clone())
+    optimizer = OrScale([{"params": [p]}], lr=0.3, weight_decay=0.5, momentum=0.9, calibrated=calibrated)
+    w, m, c = start.clone(), torch.zeros_like(start), None
+    for k in range(6):
+        g = torch.randn(4, 3, generator=torch.Generator().manual_seed(10 + k), dtype=torch.float64)
+        p.grad = g.clone()
+        optimizer.step()
+        m = 0.9 * m + 0.1 * g
+        q = polar_by_svd(0.1 * g + 0.9 * m)
+        d = 0.5 * w + (0.2 * 4**0.5 if calibrated else 1.0) * q
+        if c is None:
+            c = float(w.norm() / d.norm()) if calibrated else 1.0
+        ratio = float(w.norm() / (c * d.norm() + 1e-6))
+        ratio = min(max(ratio, 0.1), 5.0) if calibrated else min(max(ratio, 0.5), 1.5)
+        w = w - 0.3 * ratio * d
+        torch.testing.assert_close(p.detach(), w, rtol=1e-12, atol=1e-12)
+
+
+def test_hyperball_is_its_equations_around_adam():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    groups = without_decay(thalweg.param_groups(model, 0.1), model)
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.0, 0.1]
+    plain = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups]
+    optimizer = Hyperball(torch.optim.AdamW(plain, lr=0.05, betas=(0.9, 0.99)), model)
+    w, m, v = model[0].weight.detach().clone(), 0.0, 0.0
+    radius = w.norm()
+    for k in range(1, 5):
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        g = model[0].weight.grad.clone()
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+        u = m / (1 - 0.9**k) / ((v / (1 - 0.99**k)).sqrt() + 1e-8)
+        w = w - 0.05 * radius * u / u.norm()
+        w = radius * w / w.norm()
+        torch.testing.assert_close(model[0].weight.detach(), w, rtol=1e-12, atol=1e-12)
+    assert model[2].weight.norm() != radius
+
+
+def test_hyperball_around_adam_without_momentum_is_heavyballs():
+    """Which has none, whatever its first beta says."""
+    heavyball = pytest.importorskip("heavyball")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 2, bias=False))
+    twin = nn.Parameter(model[0].weight.detach().clone())
+    base = torch.optim.AdamW(model.parameters(), lr=0.05, betas=(0.0, 0.99), weight_decay=0.0)
+    optimizer = Hyperball(base, model)
+    theirs = heavyball.HyperBallAdamW([twin], lr=0.05, betas=(0.9, 0.99), weight_decay=0.0)
+    for _ in range(4):
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        twin.grad = model[0].weight.grad.clone()
+        optimizer.step()
+        theirs.step()
+    torch.testing.assert_close(model[0].weight, twin, rtol=1e-5, atol=1e-6)
+
+
+def test_nesterov_lamb_is_lamb_on_nesterovs_average():
+    """Its h is (1 + β2) g - β2 b with b the gradient before: the average of h is m + β2 (m - m before)."""
+    model = nn.Sequential(nn.Linear(3, 4))
+    optimizer = CONTENDERS["nesterov-lamb"].build(model, FULL)
+    p = model[0].weight
+    g, m, before = torch.zeros_like(p), torch.zeros_like(p), torch.zeros_like(p)
+    for _ in range(4):
+        stepped(optimizer, [p, model[0].bias], steps=1)
+        g, before = p.grad, m
+        m = FULL["momentum"] * m + (1 - FULL["momentum"]) * g
+        looked_ahead = m + FULL["momentum"] * (m - before)
+        torch.testing.assert_close(optimizer.state[p]["exp_avg"], looked_ahead, rtol=1e-5, atol=1e-6)
 
 
 # EMA-Nesterov

@@ -11,7 +11,7 @@ from torch import nn
 from thalweg import param_groups
 from thalweg.arguments import did_you_mean
 from thalweg.lab import tasks
-from thalweg.lab.contenders.muon import hidden_matrices
+from thalweg.lab.contenders.matrices import hidden_layers
 from thalweg.records.errors import TaskFault, UserError
 from thalweg.sharding.plan import Parameter
 
@@ -58,7 +58,7 @@ def of_task(name: str) -> list[Parameter]:
 
 def parameters(model: nn.Module) -> list[Parameter]:
     """The parameters of a model as ALTO and Lamb take them, in its order."""
-    hidden = {id(p) for p in hidden_matrices(model)}
+    hidden = {id(p) for p in hidden_layers(model).matrices}
     found = {}
     for group in param_groups(model):
         for p in group["params"]:

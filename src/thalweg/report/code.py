@@ -16,6 +16,9 @@ BETAS = "betas=({momentum}, {beta2})"
 ADAMW = f"torch.optim.AdamW({DECAYED}, lr={{lr}}, {BETAS})"
 SGD = f"torch.optim.SGD({DECAYED}, lr={{lr}}, momentum={{momentum}}, nesterov=True)"
 MUON = "thalweg.lab.contenders.muon.MuonAdamW(model, {settings})"
+ORSCALE = "thalweg.lab.contenders.orscale.OrScaleAdamW(model, {settings})"
+_UNDECAYED = f"thalweg.lab.contenders.hyperball.without_decay({DECAYED}, model)"
+ADAMH = f"thalweg.lab.contenders.hyperball.Hyperball(torch.optim.AdamW({_UNDECAYED}, lr={{lr}}, {BETAS}), model)"
 ALTO = f"thalweg.ALTO({DECAYED}, lr={{lr}}, {BETAS}, alpha={{alpha}}, beta={{beta}}, eps=1e-6"
 E = "thalweg.E({base}, alpha={{alpha}}, beta={{beta}})"
 PYTHON = {
@@ -35,11 +38,16 @@ PYTHON = {
     "alto": f"{ALTO})",
     "alto-bf16": f"{ALTO}, state_dtype='bfloat16')",
     "alto-8bit": f"{ALTO}, state_dtype='8bit')",
+    "nesterov-lamb": f"thalweg.ALTO({DECAYED}, lr={{lr}}, {BETAS}, alpha={{momentum}}, beta=0.0, eps=1e-6)",
     "muon": MUON,
+    "orscale": ORSCALE,
+    "adamh": ADAMH,
     "ema-nesterov": f"thalweg.lab.contenders.ema_nesterov.EMANesterov({ADAMW}, alpha={{alpha}}, beta={{beta}})",
     "e-adamw": E.format(base=ADAMW),
     "e-sgd": E.format(base=SGD),
     "e-muon": E.format(base=MUON),
+    "e-orscale": E.format(base=ORSCALE),
+    "e-adamh": E.format(base=ADAMH),
 }
 """How :mod:`thalweg.lab.contenders.builtin`, which the report does not import, builds each contender."""
 
@@ -51,7 +59,8 @@ def python(optimizer: str, settings: dict[str, float]) -> str | None:
     except KeyError:
         return None
     modules = [name for name in ("thalweg", "torch", "pytorch_optimizer") if f"{name}." in line]
-    deeper = [part for part in ("thalweg.lab.contenders.muon", "thalweg.lab.contenders.ema_nesterov") if part in line]
+    lab = "thalweg.lab.contenders."
+    deeper = [lab + part for part in ("muon", "orscale", "hyperball", "ema_nesterov") if lab + part in line]
     return "".join(f"import {name}\n" for name in (*modules, *deeper)) + f"optimizer = {line}"
 
 

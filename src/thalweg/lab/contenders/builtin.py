@@ -13,7 +13,10 @@ from torch.optim import Optimizer
 
 import thalweg
 from thalweg.lab.contenders.ema_nesterov import EMANesterov
-from thalweg.lab.contenders.muon import MuonAdamW, needs_matrices
+from thalweg.lab.contenders.hyperball import Hyperball, without_decay
+from thalweg.lab.contenders.matrices import lacks_hidden_layers
+from thalweg.lab.contenders.muon import MuonAdamW
+from thalweg.lab.contenders.orscale import OrScaleAdamW
 from thalweg.lab.contenders.space import COUPLED, DECOUPLED, E_AXES, Point, Settings, Space, settings, space
 from thalweg.records.results import Axis
 
@@ -115,6 +118,16 @@ def _alto(**options: Any) -> Build:
     return build
 
 
+def _nesterov_lamb(model: nn.Module, s: Settings) -> Optimizer:
+    """E looks ahead by the momentum itself: α = β2 and β1 = 0."""
+    return _alto()(model, s | {"alpha": s["momentum"], "beta": 0.0})
+
+
+def _adamh(model: nn.Module, s: Settings) -> Optimizer:
+    base = torch.optim.AdamW(without_decay(groups(model, s), model), lr=s["lr"], betas=_betas(s))
+    return Hyperball(base, model)
+
+
 def _with_e(base: Build) -> Build:
     return lambda model, s: thalweg.E(base(model, s), alpha=s["alpha"], beta=s["beta"])
 
@@ -143,7 +156,28 @@ CONTENDERS: dict[str, Contender] = {
             _peer("Lamb", adam_debias=True, weight_decouple=False),
             "pytorch_optimizer's LAMB without bias correction, as the slides' baseline",
         ),
-        Contender("muon", space(2e-2, DECOUPLED), MuonAdamW, "torch's Muon, AdamW on the rest", needs_matrices),
+        Contender("nesterov-lamb", space(2e-2, DECOUPLED), _nesterov_lamb, "LAMB with Nesterov momentum"),
+        Contender(
+            "muon",
+            space(2e-2, DECOUPLED),
+            MuonAdamW,
+            "torch's Muon on hidden layers, AdamW on the rest at its rate",
+            lacks_hidden_layers,
+        ),
+        Contender(
+            "orscale",
+            space(2e-2, DECOUPLED),
+            OrScaleAdamW,
+            "OrScale: Muon with a trust ratio, AdamW on the rest at its rate",
+            lacks_hidden_layers,
+        ),
+        Contender(
+            "adamh",
+            space(2e-2, DECOUPLED),
+            _adamh,
+            "AdamW whose hidden layers keep their norms (Hyperball)",
+            lacks_hidden_layers,
+        ),
         Contender("soap", space(5e-3, DECOUPLED), _peer("SOAP"), "SOAP: Adam in Shampoo's eigenbasis"),
         Contender(
             "schedule-free",
@@ -175,7 +209,14 @@ CONTENDERS: dict[str, Contender] = {
         Contender("alto-8bit", ALTO_SPACE, _alto(state_dtype="8bit"), "ALTO with its state in 8 bits"),
         Contender("e-adamw", space(5e-3, DECOUPLED, e=True), _with_e(_adamw), "E around AdamW"),
         Contender("e-sgd", space(3e-2, COUPLED, second=False, e=True), _with_e(_sgd), "E around SGD"),
-        Contender("e-muon", space(2e-2, DECOUPLED, e=True), _with_e(MuonAdamW), "E around Muon", needs_matrices),
+        *(
+            Contender(f"e-{name}", space(2e-2, DECOUPLED, e=True), _with_e(build), says, lacks_hidden_layers)
+            for name, build, says in (
+                ("muon", MuonAdamW, "E around Muon"),
+                ("orscale", OrScaleAdamW, "E around OrScale"),
+                ("adamh", _adamh, "E around AdamW with Hyperball"),
+            )
+        ),
     )
 }
 
