@@ -330,7 +330,7 @@ class Lamb(Optimizer):
             self.init_state()
             return None
         groups = self.param_groups
-        ranks = ranks_of(self, groups, [_dims(group) for group in groups], [_told(group) for group in groups])
+        ranks = ranks_of(self, groups, [_dims(group) for group in groups], _told)
         if ranks is not None:
             sharded_step.step(self, ranks)
             return loss

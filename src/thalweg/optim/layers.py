@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
+from thalweg.arguments import is_number
 from thalweg.kernels import UNWALKABLE, Hyper, Layer, Memory, Scales, Wanted, compute_dtype, eightbit, is_abstract
 from thalweg.kernels.addresses import in_slices
 from thalweg.kernels.checks import BUFFERS, check_state, refuse_step
@@ -48,7 +49,9 @@ def wanted(group: dict[str, Any]) -> Wanted:
 
 def adapts(group: dict[str, Any]) -> bool:
     """Whether a group's layers are adapted to their norms."""
-    return bool(group["weight_decay"] > 0.0 if group["trust_ratio"] == DECAYED else group["trust_ratio"])
+    if group["trust_ratio"] == DECAYED:
+        return is_number(group["weight_decay"]) and group["weight_decay"] > 0.0
+    return bool(group["trust_ratio"])
 
 
 def init_state(p: Tensor, group: dict[str, Any], state: dict[str, Any], names: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ from thalweg.sharding.collectives import all_reduce, compare, device_of, device_
 from thalweg.sharding.schedule import Schedule, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
@@ -177,7 +177,7 @@ def ranks_of(
     optimizer: Any,
     groups: Sequence[dict[str, Any]],
     norm_dims: Sequence[tuple[int, ...] | None],
-    options: Sequence[Any],
+    told: Callable[[dict[str, Any]], object],
 ) -> Ranks | None:
     """Those that a step of ``groups`` has to ask; None if nothing is sharded and there is no process group.
 
@@ -187,7 +187,7 @@ def ranks_of(
         optimizer: the optimizer, which keeps what has been found out.
         groups: its groups.
         norm_dims: of each, the axes over which norms are taken.
-        options: of each, whatever else decides what ranks tell each other.
+        told: of a group, whatever else decides what ranks tell each other.
 
     Raises:
         ValueError: the lists of two ranks differ.
@@ -200,7 +200,7 @@ def ranks_of(
     ranks = Ranks(schedule, None if held is None else held.group)
     alone = any("first_index" in group for group in groups)  # a layer of its own, in backward
     if not alone:
-        _compare(optimizer, schedule, groups, options, ranks.group)
+        _compare(optimizer, schedule, groups, told, ranks.group)
     vars(optimizer)["_ranks"] = ranks
     return ranks if schedule.meshes or ranks.group is not None else None
 
@@ -209,19 +209,21 @@ def _compare(
     optimizer: Any,
     schedule: Schedule,
     groups: Sequence[dict[str, Any]],
-    options: Sequence[Any],
+    told: Callable[[dict[str, Any]], object],
     group: ProcessGroup | None,
 ) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    order = vars(optimizer).setdefault("_order", next(_orders) if "_order" not in vars(optimizer) else None)
+    if "_order" not in vars(optimizer):
+        vars(optimizer)["_order"] = next(_orders)
+    order = vars(optimizer)["_order"]
     if group is None and not any(schedule.lists) and torch.distributed.get_world_size() > 1:
         say_empty(order)
     described: dict[Any, list[str]] = {mesh: [] for mesh in schedule.meshes}
-    for one, dims, option in zip(groups, schedule.norm_dims, options, strict=True):
+    for one, dims in zip(groups, schedule.norm_dims, strict=True):
         for p, name in zip(one["params"], _names(one), strict=True):
             if is_sharded(p):
-                described[p.device_mesh].append(describe(p, name, (dims, option)))
+                described[p.device_mesh].append(describe(p, name, (dims, told(one))))
     for mesh, lines in described.items():
         if all(has_numbers(p) for p in schedule.meshes[mesh].params[:1]):
             compare(lines, mesh, order)
