@@ -9,7 +9,7 @@ MUCH = --trials $(TRIALS) --studies $(STUDIES) --seeds $(SEEDS)
 DEMO = --optimizers sgd,adamw,lamb,muon,alto,e-adamw $(MUCH) --out $(OUT)
 PIP := $(BIN)/pip install --quiet -c constraints.txt
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test twins lint docs clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -20,6 +20,9 @@ demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and w
 
 test: lint  ## lint, types, import rules, doctests and all tests
 	$(BIN)/pytest -n 2 --dist worksteal
+
+twins: .venv/dev  ## Lamb beside the LAMBs of other libraries, installed for it (five to ten minutes, two gigabytes)
+	$(BIN)/python tests/twins/run.py
 
 docs: .venv/dev  ## build the site into build/site, and serve it on this machine alone
 	$(BIN)/sphinx-build -W -n --keep-going -d build/pages docs build/site

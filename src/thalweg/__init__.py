@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from thalweg.optim.groups import check_coverage, param_groups
     from thalweg.optim.in_backward import step_in_backward
     from thalweg.optim.lamb import Lamb
+    from thalweg.optim.other_lambs import lamb_defaults, lamb_schedule
     from thalweg.optim.presets import paper_defaults
     from thalweg.optim.resize import resize_state
 
@@ -23,6 +24,8 @@ __all__ = [
     "ESGD",
     "Lamb",
     "check_coverage",
+    "lamb_defaults",
+    "lamb_schedule",
     "paper_defaults",
     "param_groups",
     "resize_state",
@@ -37,6 +40,7 @@ _HOMES = {
     **dict.fromkeys(("EAdam", "EAdamW", "ESGD"), "thalweg.optim.classes"),
     "Lamb": "thalweg.optim.lamb",
     **dict.fromkeys(("check_coverage", "param_groups"), "thalweg.optim.groups"),
+    **dict.fromkeys(("lamb_defaults", "lamb_schedule"), "thalweg.optim.other_lambs"),
     "paper_defaults": "thalweg.optim.presets",
     "resize_state": "thalweg.optim.resize",
     "step_in_backward": "thalweg.optim.in_backward",
