@@ -21,7 +21,7 @@ demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and w
 test: lint  ## lint, types, import rules, doctests and all tests
 	$(BIN)/pytest -n 2 --dist worksteal
 
-twins: .venv/dev  ## Lamb beside the LAMBs of other libraries, installed for it (five to ten minutes, two gigabytes)
+twins: .venv/dev  ## Lamb beside the LAMBs of other libraries, installed for it (ten to twenty minutes, two gigabytes)
 	$(BIN)/python tests/twins/run.py
 
 docs: .venv/dev  ## build the site into build/site, and serve it on this machine alone

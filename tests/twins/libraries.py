@@ -39,7 +39,7 @@ EXACT = 5e-15  # both in float64
 CLIPPED = 5e-8  # our clipping adds 1e-6 to the norm of the gradients
 RATE = 8e-8  # lr is in float32 there
 SCALARS = 7e-7  # and so are other numbers
-POWERS = 1.5e-6  # powers of β are in float32 there, and 1 - β^k is made of them
+POWERS = 2e-6  # powers of β are in float32 there, and 1 - β^k is made of them
 DENOMINATOR = 2e-7  # adds 1e-6 to ‖r‖
 
 TWINS = [

@@ -113,10 +113,14 @@ def main() -> int:
     parser.add_argument("--some", action="store_true", help="what cannot be installed or run is said, and no failure")
     parser.add_argument("--seconds", type=float, default=600.0, help="how long to install, or to run, an environment")
     options = parser.parse_args()
-    wanted = options.libraries or [library for one in ENVIRONMENTS for library in one.libraries]
+    known = [library for one in ENVIRONMENTS for library in one.libraries]
+    if unknown := sorted({*options.libraries} - {*known}):
+        parser.error(f"unknown: {', '.join(unknown)}; the libraries are {', '.join(known)}")
+    wanted = options.libraries or known
     print("| " + " | ".join(["library and its options", *REGIMES, "within", "moved"]) + " |")
     print("|---|" + "--:|" * (len(REGIMES) + 2))
-    failures, missing = [], []
+    failures: list[str] = []
+    missing: list[Twin] = []
     for environment in ENVIRONMENTS:
         twins = [twin for twin in TWINS if twin.library in environment.libraries and twin.library in wanted]
         if not twins:
@@ -125,8 +129,13 @@ def main() -> int:
             try:
                 theirs = run(install(environment, Path(folder), options.seconds), twins, options.seconds)
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-                said = str(error.stderr or error).strip().splitlines()
-                missing.append(f"not run: {', '.join(environment.libraries)}: {said[-1] if said else error}")
+                timed_out = isinstance(error, subprocess.TimeoutExpired)
+                why = (
+                    f"over {error.timeout:g} s" if timed_out else (error.stderr or str(error)).strip().splitlines()[-1]
+                )
+                for twin in twins:
+                    print(f"| {twin.name} | not run: {why} |" + " |" * (len(REGIMES) + 1), flush=True)
+                missing += twins
                 continue
         for twin in twins:
             found, moved = compare(twin, theirs)
@@ -134,7 +143,7 @@ def main() -> int:
             failures += [f"{twin.name}, {r}: {far:.1e} apart" for r, far in found.items() if far > twin.within]
             if moved <= twin.within:
                 failures.append(f"{twin.name}: an argument can be moved unnoticed")
-    for line in (*missing, *failures):
+    for line in failures:
         print(line, file=sys.stderr)
     return 1 if failures or (missing and not options.some) else 0
 
