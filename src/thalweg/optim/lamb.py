@@ -24,6 +24,7 @@ from thalweg.kernels.footprint import Footprint
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import EXP_AVG, EXP_AVG_SQ, EXPLORE_EMA, is_narrow
 from thalweg.optim import flat_shards, judging, layers, sharded_step, skipped
+from thalweg.optim.foreign_states import refuse_other_lambs, refuse_state_of_none
 from thalweg.optim.hyperparameters import check_count, check_keys, check_lamb, check_loaded
 from thalweg.optim.loaders_step import is_loaders_step
 from thalweg.optim.plain import as_tuple, make_plain_as
@@ -35,6 +36,7 @@ from thalweg.optim.state import (
     quantize_again,
     renewed,
     restored_on_error,
+    widen_float16,
     with_wide_shards,
 )
 from thalweg.optim.step_checks import check_lacking, check_step
@@ -83,6 +85,7 @@ class Lamb(Optimizer):
         state_dtype: how the moments are stored: torch.float32, torch.float64, torch.bfloat16 or "8bit", or a mapping
             such as ``{"exp_avg": "8bit"}`` from some of them. A dtype may be given by its name, "bfloat16", as which
             groups and checkpoints have it. None: in the parameter's dtype, but in float32 for float16 and bfloat16.
+            Moments that are loaded in bfloat16 stay so, and ``state_dtype`` then says it; float16 ones become float32.
             8 bits are torchao's: blocks of 256 numbers with a scale, for parameters (or shards) of at least 4096
             elements that are whole blocks; the others keep float32. Into bfloat16 and 8 bits moments are rounded
             stochastically, as with ``stochastic_rounding``. Complex parameters take neither. A process that has made
@@ -235,16 +238,19 @@ class Lamb(Optimizer):
         """Load a state dict, of ALTO, LAMB, or of torch's Adam, AdamW and E around them, to continue training from it.
 
         Options that it lacks stay as they are (ALTO's α and β1, loading LAMB's or AdamW's), and b starts from zero
-        where it has none. Moments keep the dtype they were saved with, which ``state_dtype`` then says. All is checked
-        before it counts: after an error the optimizer is as it was.
+        where it has none. Moments keep the dtype they were saved with, which ``state_dtype`` then says: bfloat16 ones
+        are rounded stochastically from there on, unless they are made float32 in the state dict. float16 ones become
+        float32, as in float16 the squares of small gradients are 0. All is checked before it counts: after an error
+        the optimizer is as it was. For the state of another library's LAMB there is :func:`thalweg.lamb_state`.
 
         To read 8-bit state from a file with ``weights_only=True``, make the optimizer first: that imports its tensors.
 
         Raises:
             ValueError: the groups do not match, a loaded hyperparameter is out of range, or the state is that of other
-                parameters or of another kind of optimizer.
+                parameters, of another library's LAMB, or of another kind of optimizer.
         """
         check_state_dict(state_dict)
+        refuse_other_lambs(state_dict)
         own = [{name: group[name] for name in self.defaults if name in group} for group in self.param_groups]
         given = [
             renewed(group, self.defaults, self._buffers, type(self).__name__) for group in state_dict["param_groups"]
@@ -254,6 +260,7 @@ class Lamb(Optimizer):
         buffers = BUFFERS if self._is_base_of_e() else self._buffers
         with restored_on_error(self):
             load_keeping_dtype(self, super().load_state_dict, {**state_dict, "param_groups": groups}, BUFFERS)
+            refuse_state_of_none(self.state)
             for had, saved, group in zip(own, given, self.param_groups, strict=True):
                 check_keys(group, self.defaults)
                 make_plain_as(group, had)
@@ -264,6 +271,7 @@ class Lamb(Optimizer):
                         if EXPLORE_EMA not in buffers:
                             state.pop(EXPLORE_EMA, None)
                         check_loaded_state(p, state, MOMENTS, buffers)
+                        widen_float16(state)
                         quantize_again(state, saved)
                         state["step"] = layers.as_step(state["step"], p, group)
                 check_loaded(group, self.state, self._buffers)

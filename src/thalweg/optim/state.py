@@ -91,6 +91,13 @@ def with_wide_shards(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": {key: widened(state) for key, state in state_dict["state"].items()}}
 
 
+def widen_float16(state: dict[str, Any]) -> None:
+    """Make a parameter's float16 state float32: in float16, v of gradients below 1e-3 is 0."""
+    for name in BUFFERS:
+        if isinstance(x := state.get(name), torch.Tensor) and x.dtype is torch.float16:
+            state[name] = x.float()
+
+
 def quantize_again(state: dict[str, Any], group: Mapping[str, Any]) -> None:
     """Put a parameter's float32 state in 8 bits, where the group that was saved with it says so."""
     for name in BUFFERS:
