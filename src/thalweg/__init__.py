@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from thalweg.optim.in_backward import step_in_backward
     from thalweg.optim.lamb import Lamb
     from thalweg.optim.other_lambs import lamb_defaults, lamb_schedule
+    from thalweg.optim.other_states import lamb_state
     from thalweg.optim.presets import paper_defaults
     from thalweg.optim.resize import resize_state
 
@@ -26,6 +27,7 @@ __all__ = [
     "check_coverage",
     "lamb_defaults",
     "lamb_schedule",
+    "lamb_state",
     "paper_defaults",
     "param_groups",
     "resize_state",
@@ -39,6 +41,7 @@ _HOMES = {
     "E": "thalweg.optim.adaptor",
     **dict.fromkeys(("EAdam", "EAdamW", "ESGD"), "thalweg.optim.classes"),
     "Lamb": "thalweg.optim.lamb",
+    "lamb_state": "thalweg.optim.other_states",
     **dict.fromkeys(("check_coverage", "param_groups"), "thalweg.optim.groups"),
     **dict.fromkeys(("lamb_defaults", "lamb_schedule"), "thalweg.optim.other_lambs"),
     "paper_defaults": "thalweg.optim.presets",

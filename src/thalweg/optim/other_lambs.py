@@ -430,3 +430,8 @@ _ROWS: dict[str, Callable[..., _Row]] = {
 _OTHERWISE = {
     "bitsandbytes": "it is AdamW whose update is capped at the norm of the layer, never lengthened; in 8 bits, Adam"
 }
+
+
+def option_names(library: str) -> tuple[str, ...]:
+    """The options of a library's LAMB that decide its rule, under its names."""
+    return tuple(inspect.signature(_ROWS[library]).parameters)
