@@ -67,11 +67,12 @@ def trained(it):
 
 
 def of_deepspeed(it):
-    """Bias correction off, the schedule's factor on lr; what the steps are is tests/twins'."""
+    """Bias correction off, the schedule's factor on lr, also after a checkpoint; the steps are tests/twins'."""
     optimizer, lr = it["optimizer"], 2e-3 * math.sqrt(1 - 0.999) / (1 - 0.9)
     (group,) = optimizer.param_groups
     assert group["lr"] == pytest.approx(lr, rel=1e-12)
     assert (group["bias_correction"], group["ratio_clip"], group["eps"]) == (False, (0.01, 10.0), 1e-8)
+    assert it["later"].param_groups[0]["lr"] == pytest.approx(0.01 / (1 - 0.9**2), rel=1e-12)  # of the second step
     it["model"](torch.ones(3, 8)).sum().backward()
     optimizer.step()
     it["scheduler"].step()

@@ -95,19 +95,20 @@ class Optax:
         import optax
 
         self.jax, self.optax = jax, optax
-        jax.config.update("jax_enable_x64", True)
         mask = {"dense": {"kernel": True, "bias": False}, "out": {"kernel": True}}
         self.rule = optax.lamb(LR, mask=mask, **options)
-        self.params = self.tree(drawn(0, torch.float64))
-        self.state = self.rule.init(self.params)
+        with jax.enable_x64(True):
+            self.params = self.tree(drawn(0, torch.float64))
+            self.state = self.rule.init(self.params)
 
     def tree(self, tensors: list[Tensor]) -> Any:
         w, b, q = (self.jax.numpy.asarray(kernel(x)) for x in tensors)
         return {"dense": {"kernel": w, "bias": b}, "out": {"kernel": q}}
 
     def step(self, row: list[Tensor]) -> None:
-        updates, self.state = self.rule.update(self.tree(row), self.state, self.params)
-        self.params = self.optax.apply_updates(self.params, updates)
+        with self.jax.enable_x64(True):
+            updates, self.state = self.rule.update(self.tree(row), self.state, self.params)
+            self.params = self.optax.apply_updates(self.params, updates)
 
     def now(self) -> list[Tensor]:
         dense = self.params["dense"]

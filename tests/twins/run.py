@@ -1,7 +1,8 @@
 """`Lamb` beside the LAMBs of other libraries, as they are published: ``make twins``.
 
 Each environment is made anew, of pinned releases, in a temporary folder. Prints a table of libraries and regimes with
-the largest difference, the largest that is allowed, and the least that there is when an argument is moved. Exits with 1
+the largest difference, the largest that is allowed, and the least that there is when an argument is moved; and one of
+checkpoints, with the largest difference of the ten steps by which Lamb goes on from them. Exits with 1
 if one is exceeded, or an argument can be moved unnoticed; or if something could not be installed, unless ``--some`` is
 given. Libraries may be named.
 """
@@ -60,6 +61,21 @@ ENVIRONMENTS = [
     ),
 ]
 
+CHECKPOINTS = Environment(
+    (
+        *("timm", "pytorch_optimizer", "torch_optimizer", "pytorch_lamb", "catalyst", "colossalai", "holocron"),
+        *("bitsandbytes", "optax", "keras", "paddle", "tinygrad"),
+    ),
+    alone=(
+        *("timm==1.0.31", "torch_optimizer==0.3.0", "pytorch_lamb==1.0.0", "catalyst==22.4", "colossalai==0.5.0"),
+        *("pylocron==0.3.0", "bitsandbytes==0.50.2", "tinygrad==0.14.0"),
+        *("keras==3.15.1", "h5py==3.16.0", "optree==0.20.0", "namex==0.1.0", "absl-py==2.5.1"),
+        *("paddlepaddle==3.3.1", "opt_einsum==3.4.0", "httpx==0.28.1"),
+    ),
+    beside_ours=True,
+    pip="pip==24.0",
+)
+
 
 def install(environment: Environment, folder: Path, seconds: float) -> Path:
     """Its Python."""
@@ -107,20 +123,50 @@ def row(twin: Twin, found: dict[str, float], moved: float) -> str:
     return f"| {' | '.join([twin.name, *cells, f'{twin.within:.0e}', f'{moved:.0e}'])} |"
 
 
+def checkpoints(libraries: list[str], seconds: float) -> tuple[list[str], list[str]]:
+    """Prints how far Lamb is when it goes on from their checkpoints; what was not run, and what failed."""
+    print("\n| library and its options, saved and gone on from | ten steps | within |\n|---|--:|--:|", flush=True)
+    missing, failures = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            python = install(CHECKPOINTS, Path(folder), seconds)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            print(f"| all | not run: {_said(error)} | |", flush=True)
+            return libraries, []
+        for library in libraries:
+            command = [python, "checkpoints.py", library]
+            try:
+                done = subprocess.run(command, timeout=seconds, cwd=HERE, capture_output=True, text=True)
+            except subprocess.TimeoutExpired as error:
+                print(f"| {library} | not run: {_said(error)} | |", flush=True)
+                missing.append(library)
+                continue
+            print(done.stdout, end="", flush=True)
+            if done.returncode:
+                failures.append(f"checkpoints of {library}: {(done.stderr.strip().splitlines() or ['too far apart'])[-1]}")
+    return missing, failures
+
+
+def _said(error: subprocess.CalledProcessError | subprocess.TimeoutExpired) -> str:
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"over {error.timeout:g} s"
+    return (error.stderr or str(error)).strip().splitlines()[-1]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("libraries", nargs="*", help="those to run; all if none is named")
     parser.add_argument("--some", action="store_true", help="what cannot be installed or run is said, and no failure")
     parser.add_argument("--seconds", type=float, default=600.0, help="how long to install, or to run, an environment")
     options = parser.parse_args()
-    known = [library for one in ENVIRONMENTS for library in one.libraries]
+    known = list(dict.fromkeys(library for one in (*ENVIRONMENTS, CHECKPOINTS) for library in one.libraries))
     if unknown := sorted({*options.libraries} - {*known}):
         parser.error(f"unknown: {', '.join(unknown)}; the libraries are {', '.join(known)}")
     wanted = options.libraries or known
     print("| " + " | ".join(["library and its options", *REGIMES, "within", "moved"]) + " |")
     print("|---|" + "--:|" * (len(REGIMES) + 2))
     failures: list[str] = []
-    missing: list[Twin] = []
+    missing: list[str] = []
     for environment in ENVIRONMENTS:
         twins = [twin for twin in TWINS if twin.library in environment.libraries and twin.library in wanted]
         if not twins:
@@ -129,13 +175,9 @@ def main() -> int:
             try:
                 theirs = run(install(environment, Path(folder), options.seconds), twins, options.seconds)
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-                timed_out = isinstance(error, subprocess.TimeoutExpired)
-                why = (
-                    f"over {error.timeout:g} s" if timed_out else (error.stderr or str(error)).strip().splitlines()[-1]
-                )
                 for twin in twins:
-                    print(f"| {twin.name} | not run: {why} |" + " |" * (len(REGIMES) + 1), flush=True)
-                missing += twins
+                    print(f"| {twin.name} | not run: {_said(error)} |" + " |" * (len(REGIMES) + 1), flush=True)
+                missing += [twin.name for twin in twins]
                 continue
         for twin in twins:
             found, moved = compare(twin, theirs)
@@ -143,6 +185,9 @@ def main() -> int:
             failures += [f"{twin.name}, {r}: {far:.1e} apart" for r, far in found.items() if far > twin.within]
             if moved <= twin.within:
                 failures.append(f"{twin.name}: an argument can be moved unnoticed")
+    if saving := [library for library in CHECKPOINTS.libraries if library in wanted]:
+        lacking, wrong = checkpoints(saving, options.seconds)
+        missing, failures = missing + lacking, failures + wrong
     for line in failures:
         print(line, file=sys.stderr)
     return 1 if failures or (missing and not options.some) else 0
