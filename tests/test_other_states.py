@@ -521,6 +521,18 @@ REFUSED = {
         {},
         r"the checkpoint of paddle has nothing left that fits the parameter of shape \(4, 4\) of group 0: it has .*",
     ),
+    "no power of β2": (
+        "tinygrad",
+        lambda old: {k: v for k, v in tinygrad(old).items() if not k.endswith("b2_t")},
+        {},
+        r"the checkpoint of tinygrad has no 'optimizers\.0\.b2_t': it must be whole, .*",
+    ),
+    "accumulation over no call": (
+        "keras",
+        keras(),
+        {"gradient_accumulation_steps": 0},
+        r"gradient_accumulation_steps must be None or an integer in \[1, inf\), got 0",
+    ),
     "paddle's weights": (
         "paddle",
         lambda old: {"0.weight": 1},

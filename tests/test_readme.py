@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from thalweg import ALTO, Lamb, param_groups
+from thalweg import ALTO, param_groups
 
 ROOT = Path(__file__).parents[1]
 WRITTEN_BY_HAND = [path for path in ROOT.glob("docs/**/*.md") if "generated" not in path.parts]

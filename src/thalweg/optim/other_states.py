@@ -11,7 +11,7 @@ from thalweg.arguments import reject, reject_name
 from thalweg.kernels import compute_dtype
 from thalweg.optim.lamb import Lamb
 from thalweg.optim.other_lambs import lamb_defaults, lamb_schedule, option_names
-from thalweg.optim.saved_lambs import READERS, Part, Saved, Slot, refuse
+from thalweg.optim.saved_lambs import READERS, Part, Saved, Slot, as_tensor, refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -220,7 +220,7 @@ def _shape(slot: Slot, turn: bool) -> torch.Size | None:
     return torch.Size(shape[i] for i in slot.order) if turn and slot.order else shape
 
 
-def _turned(library: str, found: _Found, own: list[_Own], weights: list[Tensor]) -> Iterator[tuple[Part, Slot]]:
+def _turned(library: str, found: _Found, own: list[_Own], weights: list[Any]) -> Iterator[tuple[Part, Slot]]:
     """The slots, with kernels in the order of axes that their parameters have.
 
     A square kernel fits either way: its values say which where they were saved, else what the others need, else it is
@@ -246,10 +246,11 @@ def _turned(library: str, found: _Found, own: list[_Own], weights: list[Tensor])
         yield part, slot
 
 
-def _is_turned(slot: Slot, p: Tensor, weights: list[Tensor], usual: bool) -> bool:
+def _is_turned(slot: Slot, p: Tensor, weights: list[Any], usual: bool) -> bool:
     assert slot.moments is not None
     assert slot.order is not None
-    alike = [w.to(p.device, p.dtype) for w in weights if w.shape == slot.moments[0].shape]
+    shape = tuple(slot.moments[0].shape)
+    alike = [as_tensor(w).to(p.device, p.dtype) for w in weights if tuple(w.shape) == shape]
     turned = any(torch.equal(w.permute(slot.order), p) for w in alike)
     straight = any(torch.equal(w, p) for w in alike)
     return turned if turned != straight else usual

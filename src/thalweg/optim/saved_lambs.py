@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from thalweg.arguments import as_integer, reject
 from thalweg.optim.hyperparameters import check_count
 from thalweg.optim.other_lambs import lamb_defaults, option_names
 
@@ -50,17 +51,23 @@ class Saved(NamedTuple):
     Attributes:
         parts: its groups.
         grouped: whether it has the groups of the optimizer, or all parameters in one list.
-        weights: the parameters themselves, where they are in it.
+        weights: the parameters themselves, where they are in it, in any order; arrays, not read yet.
     """
 
     parts: list[Part]
     grouped: bool
-    weights: list[Tensor]
+    weights: list[Any]
 
 
 def refuse(library: str, what: str, wanted: str) -> NoReturn:
     """Raise ``ValueError`` for a checkpoint that cannot be taken over."""
     raise ValueError(f"the checkpoint of {library} {what}: {wanted}")
+
+
+def _take(library: str, saved: Mapping[Any, Any], key: Any) -> Any:
+    if key not in saved:
+        refuse(library, f"has no {key!r}", "it must be whole, as the library saves it")
+    return saved[key]
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -126,18 +133,18 @@ def _moments(library: str, state: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         flat = {**state, **state.get(_NESTED, {})}
         if "state1" not in flat or "state2" not in flat:
             refuse(library, f"has state under {sorted(flat)}", "it must have state1 and state2")
-        return _read_8bit(flat, 1), _read_8bit(flat, 2)
+        return _read_8bit(library, flat, 1), _read_8bit(library, flat, 2)
     if not state.keys() >= set(_MOMENTS) or state.keys() - {*_MOMENTS, *_BESIDE}:
         refuse(library, f"has state under {sorted(state)}", f"its LAMB's has {', '.join(_MOMENTS)}")
     return as_tensor(state["exp_avg"]), as_tensor(state["exp_avg_sq"])
 
 
-def _read_8bit(state: Mapping[str, Any], which: int) -> Tensor:
+def _read_8bit(library: str, state: Mapping[str, Any], which: int) -> Tensor:
     """State of bitsandbytes in float32: an index of a table, times the scale of its block of 256."""
     x: Tensor = state[f"state{which}"]
     if x.dtype is not torch.uint8:
         return x
-    table, scales = as_tensor(state[f"qmap{which}"]), as_tensor(state[f"absmax{which}"])
+    table, scales = (as_tensor(_take(library, state, f"{name}{which}")) for name in ("qmap", "absmax"))
     return (table[x.flatten().long()] * scales.repeat_interleave(BLOCK)[: x.numel()]).reshape(x.shape)
 
 
@@ -157,7 +164,7 @@ def _optax(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
     mu, nu = dict(_leaves(node["mu"])), dict(_leaves(node["nu"]))
     slots = []
     for path, leaf in mu.items():
-        m, v = as_tensor(leaf), as_tensor(nu[path])
+        m, v = as_tensor(leaf), as_tensor(_take(library, nu, path))
         *above, last = path or ("",)
         is_kernel = last == "kernel" and m.ndim > 1
         name = ".".join((*above, _TORCHS_NAMES.get(last, last)))
@@ -210,12 +217,14 @@ def _reverse(ndim: int) -> tuple[int, ...] | None:
 def _keras(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
     """``optimizer/vars`` of the weights' HDF5 file: iteration, the rate unless scheduled, m and v of each in turn."""
     accumulated = options.pop("gradient_accumulation_steps", None)
+    if accumulated is not None and (as_integer(accumulated) or 0) < 1:
+        reject("gradient_accumulation_steps", accumulated, "None or an integer in [1, inf)")
     if not isinstance(checkpoint, Mapping):
         refuse(library, f"must be an open h5py.File, got {type(checkpoint).__name__}", "h5py.File('model.weights.h5')")
     variables = checkpoint if "0" in checkpoint else checkpoint.get("optimizer/vars")
     if not isinstance(variables, Mapping):
         refuse(library, f"has no 'optimizer/vars' but {sorted(checkpoint)}", "save the whole model, compiled")
-    values = [as_tensor(variables[str(i)]) for i in range(len(variables))]
+    values = [as_tensor(_take(library, variables, str(i))) for i in range(len(variables))]
     start = 2 - len(values) % 2
     if accumulated is not None:  # accumulators, as many as there are parameters, come before
         start = 2 if len(values) > 1 and not values[1].ndim else 1
@@ -231,7 +240,7 @@ def _keras(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
         if rest:
             refuse(library, f"was saved {rest} calls after an update", f"save it every {accumulated} calls")
     rate = float(values[1]) if len(values) > 1 and start and not values[1].ndim else None
-    weights = [as_tensor(x) for name, tree in checkpoint.items() if name != "optimizer" for x in _datasets(tree)]
+    weights = [x for name, tree in checkpoint.items() if not name.startswith("optimizer") for x in _datasets(tree)]
     slots = [Slot(None, step, pair, _reverse(pair[0].ndim)) for pair in pairs]
     return Saved([Part({} if rate is None else {"lr": rate}, slots)], grouped=False, weights=weights)
 
@@ -272,8 +281,8 @@ def _paddle(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
     beta2 = lamb_defaults(library, **options)["betas"][1]
     slots = []
     for name in found:
-        m, v = (as_tensor(checkpoint[f"{name}_moment{i}_0"]) for i in (1, 2))
-        step = _step_of_power(library, checkpoint[f"{name}_beta2_pow_acc_0"], beta2) - 1
+        m, v = (as_tensor(_take(library, checkpoint, f"{name}_moment{i}_0")) for i in (1, 2))
+        step = _step_of_power(library, _take(library, checkpoint, f"{name}_beta2_pow_acc_0"), beta2) - 1
         is_kernel = m.ndim == 2 and not name.startswith("embedding")
         slots.append(Slot(None, step, (m, v), _reverse(2) if is_kernel else None))
     return Saved([Part({}, slots)], grouped=False, weights=[])
@@ -291,10 +300,10 @@ def _tinygrad(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
     beta2 = lamb_defaults(library, **options)["betas"][1]
     parts = []
     for prefix in sorted(prefixes, key=lambda prefix: [int(n) for n in re.findall(r"\d+", prefix)]):
-        step = _step_of_power(library, checkpoint[f"{prefix}b2_t"], beta2)
+        step = _step_of_power(library, _take(library, checkpoint, f"{prefix}b2_t"), beta2)
         slots: list[Slot] = []
         while (key := f"{prefix}m.{len(slots)}") in checkpoint:
-            m, v = as_tensor(checkpoint[key]), as_tensor(checkpoint[f"{prefix}v.{len(slots)}"])
+            m, v = as_tensor(checkpoint[key]), as_tensor(_take(library, checkpoint, f"{prefix}v.{len(slots)}"))
             slots.append(Slot(None, step, (m, v)))
         rate = {"lr": float(as_tensor(checkpoint[f"{prefix}lr"]))} if f"{prefix}lr" in checkpoint else {}
         parts.append(Part(rate, slots))
