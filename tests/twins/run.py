@@ -143,7 +143,9 @@ def checkpoints(libraries: list[str], seconds: float) -> tuple[list[str], list[s
                 continue
             print(done.stdout, end="", flush=True)
             if done.returncode:
-                failures.append(f"checkpoints of {library}: {(done.stderr.strip().splitlines() or ['too far apart'])[-1]}")
+                failures.append(
+                    f"checkpoints of {library}: {(done.stderr.strip().splitlines() or ['too far apart'])[-1]}"
+                )
     return missing, failures
 
 
