@@ -53,8 +53,9 @@ def test_two_halves_on_two_ranks_are_a_step(name, param, kind, late, dims, axis)
         unchanged = TENSORS if late else ["param"]
         for name in unchanged:
             assert_same([wide(layer, name) for layer in mine], [wide(layer, name) for layer in old])
+    total = ranks[0][1] + ranks[1][1]
     for half in begun:
-        backend.finish(half, hyper, Scales(), Scratch(), ranks[0][1] + ranks[1][1])
+        backend.finish(half, hyper, Scales(), Scratch(), total)
     for name in ("param", *STATE):
         got = [torch.cat([wide(a, name), wide(b, name)], axis) for a, b in zip(ranks[0][0], ranks[1][0], strict=True)]
         expected = [wide(layer, name) for layer in whole]

@@ -33,13 +33,14 @@ def checked_memory(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> 
     if state:
         try:  # what a model of many small layers spends here is a tenth of its step
             m, v, b = state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
-            x, g = p, grad
-            if type(p) not in PLAIN and is_sharded(p) and p.placements == grad.placements:
+            x, g, plain = p, grad, type(p) in PLAIN
+            if not plain and is_sharded(p) and p.placements == grad.placements and p.shape == grad.shape:
                 x, g, m, v = local(p), local(grad), local(m), local(v)
                 b = None if b is None else local(b)
+                plain = type(x) in PLAIN
             shape = x.shape
             if (
-                type(x) in PLAIN
+                plain
                 and type(g) in PLAIN
                 and type(m) in PLAIN
                 and type(v) in PLAIN
@@ -49,7 +50,6 @@ def checked_memory(p: Any, grad: Any, state: dict[str, Any], optimizer: str) -> 
                 and v.shape == shape
                 and g.dtype is x.dtype
                 and g.get_device() == x.get_device()
-                and grad.shape == p.shape
             ):
                 at = g.data_ptr()
                 if at >= LOW or g.numel() == 0:

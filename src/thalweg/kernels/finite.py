@@ -24,7 +24,7 @@ def all_finite(gradients: Iterable[Tensor], *, fused: bool = False) -> Tensor:
     Returns:
         A 0-d boolean tensor on the device of the first gradient.
     """
-    gradients = [g.coalesce().values() if g.layout is torch.sparse_coo else local(g) for g in gradients]
+    gradients = [_values(g) if type(g) is not Tensor or g.layout is torch.sparse_coo else g for g in gradients]
     if fused and (within := cpp.all_within(gradients, _limit)) is not None:
         return torch.tensor(within, device="cpu")
     device = gradients[0].device if gradients else None
@@ -33,6 +33,11 @@ def all_finite(gradients: Iterable[Tensor], *, fused: bool = False) -> Tensor:
         for largest in _largest([g for g in gradients if g.numel() > 0])
     ]
     return torch.stack(verdicts).all() if verdicts else torch.ones((), dtype=torch.bool, device=device)
+
+
+def _values(g: Tensor) -> Tensor:
+    """What is here of a gradient, dense."""
+    return g.coalesce().values() if g.layout is torch.sparse_coo else local(g)
 
 
 def refuse_nonfinite(gradients: Iterable[Tensor]) -> None:

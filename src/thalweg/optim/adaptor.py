@@ -379,8 +379,10 @@ class E(Optimizer):
 
         With them, sharded parameters that have a gradient on another rank alone.
         """
+        if ranks is None and self.nonfinite == "propagate":
+            return True, None, []
         present = {p: p.grad for p in self._parameters() if p.grad is not None}
-        if ranks is None and (self.nonfinite == "propagate" or not present):
+        if ranks is None and not present:
             return True, None, []
         first = next(iter(present.values()), None)
         readable = first is None or has_numbers(first)

@@ -7,6 +7,7 @@ itself is right. FSDP2 shards each parameter for itself, as a DTensor that knows
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,12 @@ def check_base(e: Any, base: Any, groups: list[dict[str, Any]], nonfinite: str) 
 
 def looks_beyond_entries(base: Any) -> bool:
     """Whether an optimizer is known to look at rows, matrices or norms; not Lamb, which asks other ranks itself."""
-    return "trust_ratio" not in base.defaults and bool(_BEYOND_ENTRIES.search(type(base).__name__))
+    return "trust_ratio" not in base.defaults and _looks_beyond_entries_by_name(type(base).__name__)
+
+
+@functools.cache
+def _looks_beyond_entries_by_name(name: str) -> bool:
+    return bool(_BEYOND_ENTRIES.search(name))
 
 
 def check_first_step(e: Any) -> None:

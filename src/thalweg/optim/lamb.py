@@ -300,11 +300,12 @@ class Lamb(Optimizer):
 
     def _lacking(self, groups: list[dict[str, Any]], but: Container[Tensor] = ()) -> list[layers.Lacking]:
         """What lacks its state, or b alone, where α has become nonzero."""
-        lacking = []
+        lacking, states, nothing = [], self.state, dict[str, Any]()
         for group in groups:
             names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
+            last = names[-1]
             for p in group["params"]:
-                if names[-1] not in self.state.get(p, ()) and (p.requires_grad or p.grad is not None) and p not in but:
+                if last not in states.get(p, nothing) and (p.requires_grad or p.grad is not None) and p not in but:
                     lacking.append(layers.Lacking(p, group, names))
         return lacking
 
@@ -415,7 +416,10 @@ class Lamb(Optimizer):
 
 def _dims(group: dict[str, Any]) -> tuple[int, ...] | None:
     """The axes of a group's norms; anything else that a schedule may have written there is yet to be refused."""
-    dims = as_tuple(group["norm_dims"])
+    dims = group["norm_dims"]
+    if dims is None:
+        return None
+    dims = as_tuple(dims)
     return dims if isinstance(dims, tuple) and all(type(d) is int for d in dims) else None
 
 

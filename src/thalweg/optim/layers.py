@@ -14,7 +14,7 @@ from thalweg import equations as eq
 from thalweg.arguments import is_number
 from thalweg.kernels import UNWALKABLE, Hyper, Layer, Memory, Scales, Wanted, compute_dtype, eightbit, is_abstract
 from thalweg.kernels.addresses import in_slices
-from thalweg.kernels.checks import BUFFERS, check_state, refuse_step
+from thalweg.kernels.checks import BUFFERS, PLAIN, check_state, refuse_step
 from thalweg.kernels.dispatch import assign
 from thalweg.kernels.rounding import EXP_AVG_SQ, stored_as
 from thalweg.optim.hyperparameters import DECAYED
@@ -156,7 +156,7 @@ def plan_group(
         if b is not None and memory is not None and not memory.explore_ema and memory.slices:
             memory = None  # b was allocated after the rest was located
         place = cut = None
-        if is_sharded(p):
+        if type(p) not in PLAIN and is_sharded(p):
             param, grad, m, v = map(local, (param, grad, m, v))
             b = None if b is None else local(b)
             if rounding_step:

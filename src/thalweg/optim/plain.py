@@ -46,6 +46,8 @@ def make_plain(group: dict[str, Any]) -> None:
 
 def as_tuple(value: Any) -> Any:
     """A list, array or vector as a tuple of Python's numbers, tensors in a list kept; anything else as it is."""
+    if value is None:
+        return None
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return tuple(x if isinstance(x, Tensor) else as_scalar(x) for x in value)
     return tuple(value.tolist()) if getattr(value, "ndim", None) == 1 and _is_readable(value) else value

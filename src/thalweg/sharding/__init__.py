@@ -8,12 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch.nn import Parameter
 
 from thalweg import torch_private
 from thalweg.torch_private import local_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_PLAIN = frozenset({torch.Tensor, Parameter})
 
 
 def is_sharded(t: Any) -> bool:
@@ -23,6 +26,8 @@ def is_sharded(t: Any) -> bool:
 
 def local(t: Any) -> Tensor:
     """The shard of a DTensor that is here, waited for; any other tensor itself."""
+    if type(t) in _PLAIN:
+        return cast("Tensor", t)
     here = local_tensor(t)
     return cast("Tensor", here.wait() if hasattr(here, "trigger_wait") else here)
 

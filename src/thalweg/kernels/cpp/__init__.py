@@ -52,7 +52,7 @@ class Variant(NamedTuple):
 # The structures of the C++ files.
 _LAYER = struct.Struct("=10q2dQ4q")
 _HYPER = struct.Struct("=14d")
-_WHOLE = (0, 1 << 62, 1 << 62)
+_UNCUT = (0, 0, 1 << 62, 1 << 62)
 _FRACTIONS = struct.Struct("=6q")
 _VECTOR = struct.Struct("=3qQ")
 
@@ -64,58 +64,71 @@ def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch
     """
     if scales.proceed is not None and not scales.proceed.item():
         return
-    layers = _prepared(layers)
-    _call("step", layers, hyper, scales, 0)
-    # As in-place operations do, so that a backward pass of what was computed before the step raises.
-    torch.autograd.graph.increment_version([layer.param for layer in layers])
+    packed = _pack(layers, hyper, None)
+    _call("step", packed, hyper, scales)
+    _note_written(packed)
 
 
-def begin(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> Any:
+def begin(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> Packed:
     """The first half of :func:`step` for layers whose norms reach over ranks: their squares here, to ``sums``."""
-    layers = _prepared(layers)
-    _call("begin", layers, hyper, scales, sums.data_ptr())
-    return layers
+    packed = _pack(layers, hyper, sums)
+    _call("begin", packed, hyper, scales)
+    return packed
 
 
-def finish(begun: Any, hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> None:
+def finish(begun: Packed, hyper: Hyper, scales: Scales, scratch: Scratch, sums: Tensor) -> None:
     """The second half, ``sums`` being those of all ranks."""
     if scales.proceed is not None and not scales.proceed.item():
         return
-    _call("finish", begun, hyper, scales, sums.data_ptr())
-    torch.autograd.graph.increment_version([layer.param for layer in begun])
+    if begun.sums is not None and begun.sums.data_ptr() != sums.data_ptr():
+        begun.sums.copy_(sums)  # where the kernels look for them
+    _call("finish", begun, hyper, scales)
+    _note_written(begun)
 
 
-def _prepared(layers: Sequence[Layer]) -> list[Layer]:
-    """Those that have elements, with gradients that kernels can walk."""
-    return [
-        layer if layer.memory is not None and layer.memory.grad else with_walkable_gradient(layer)
-        for layer in layers
-        if layer.param.numel() > 0
-    ]
+class Packed(NamedTuple):
+    """Layers as kernels are told of them, by dtype of gradients; they are kept until the kernels have finished."""
+
+    layers: list[Layer]
+    rows: dict[torch.dtype, list[bytes]]
+    sums: Tensor | None
 
 
-def _call(function: str, layers: list[Layer], hyper: Hyper, scales: Scales, sums: int) -> None:
-    calls: dict[torch.dtype, list[bytes]] = defaultdict(list)
+def _pack(layers: Sequence[Layer], hyper: Hyper, sums: Tensor | None) -> Packed:
+    """Those that have elements."""
+    packed, start = Packed([], defaultdict(list), sums), 0 if sums is None else sums.data_ptr()
     corrections = functools.cache(lambda count: [1.0 / float(correction) for correction in hyper.corrections(count)])
     for layer in layers:
-        memory, place = layer.memory, layer.place
-        assert memory is not None
-        row = _LAYER.pack(
-            *memory,
-            layer.param.numel() // memory.slices,
-            *corrections(float(layer.step)),
-            layer.seed,
-            sums + 8 * (layer.slot or 0),
-            *(_WHOLE if place is None else place),
-        )
-        calls[layer.grad.dtype].append(row)
+        param, grad, count, _, _, _, memory, _, seed, _, place, slot = layer
+        if (size := param.numel()) == 0:
+            continue
+        if memory is None or memory.grad == 0:
+            layer = with_walkable_gradient(layer)
+            grad, memory = layer.grad, layer.memory
+            assert memory is not None
+        if slot is None and place is None:
+            where = _UNCUT
+        else:
+            where = (0 if slot is None else start + 8 * slot, *(_UNCUT[1:] if place is None else place))
+        row = _LAYER.pack(*memory, size // memory.slices, *corrections(float(count)), seed, *where)
+        packed.rows[grad.dtype].append(row)
+        packed.layers.append(layer)
+    return packed
+
+
+def _call(function: str, packed: Packed, hyper: Hyper, scales: Scales) -> None:
     numbers = _numbers(hyper, scales)
-    for dtype, rows in calls.items():
-        variant = _variant(layers[0], dtype, hyper, cut=function != "step")
+    for dtype, rows in packed.rows.items():
+        variant = _variant(packed.layers[0], dtype, hyper, cut=function != "step")
         fractions = _fractions()[0] if eightbit.EIGHT_BITS in variant else None
         kernel = _kernel(variant, function)
         assert not isinstance(kernel, str), kernel  # as choose has asked what is missing
         kernel(b"".join(rows), len(rows), numbers, fractions, torch.get_num_threads())
+
+
+def _note_written(packed: Packed) -> None:
+    """As in-place operations do, so that a backward pass of what was computed before the step raises."""
+    torch.autograd.graph.increment_version([layer.param for layer in packed.layers])
 
 
 takes = is_walkable
