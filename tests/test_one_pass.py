@@ -22,12 +22,16 @@ from support import (
     take_steps,
 )
 from test_backends import peak
+from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
 from torch.nn import Parameter
 from torch.optim import Adam, AdamW
 
 from thalweg import E, EAdam, EAdamW
 from thalweg.kernels import cpp
 from thalweg.optim import one_pass
+from thalweg.torch_private import fake_store, init_group
 
 STEPS = 6
 
@@ -321,3 +325,23 @@ def test_what_applies_is_asked_anew_at_each_step(base_steps):
         assert bool(one_pass.split(optimizer.base)[0]) is (alpha != 0.0)
         take_steps(optimizer, params, make_grads(params, 1))
         assert len(base_steps) == calls
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"capturable": True}])
+def test_the_state_of_sharded_parameters_is_made_as_torch_makes_it(options):
+    dist.init_process_group("fake", rank=0, world_size=4, store=fake_store())
+    try:
+        mesh, made = init_device_mesh("cpu", (4,)), []
+        for make in (one_pass._init_sharded, init_group):
+            p = Parameter(DTensor.from_local(torch.ones(3, 4), mesh, [Shard(0)]))
+            p.grad = torch.zeros_like(p)
+            optimizer = torch.optim.AdamW([p], **options)
+            make(optimizer, optimizer.param_groups[0])
+            made.append({name: told(x) for name, x in optimizer.state[p].items()})
+    finally:
+        dist.destroy_process_group()
+    assert made[0] == made[1]
+
+
+def told(x):
+    return type(x), x.dtype, x.device, x.shape, x.stride(), getattr(x, "placements", None), bool(x.any())

@@ -119,6 +119,7 @@ def plan_step(
     plans = []
     proceed = None if proceed is None else proceed.float()
     for group, some in zip(groups, stepped, strict=True):
+        _init_sharded(base, group)
         init_group(base, group)
         for p in group["params"]:
             if p.grad is not None and EMA not in base.state[p]:
@@ -139,6 +140,18 @@ def plan_step(
         wanted = Wanted(fused=on_device or None, capturable=on_device)  # on the CPU foreach, no error, without kernels
         plans.append(layers.plan_group(group, some, base.state, hyper, wanted, proceed))
     return plans
+
+
+def _init_sharded(base: Any, group: dict[str, Any]) -> None:
+    """Make the state of sharded parameters as :func:`init_group` does, which takes a DTensor's operations for each."""
+    for p in group["params"]:
+        if p.grad is None or not is_sharded(p) or base.state[p]:
+            continue
+        on_device = group["capturable"] or group["fused"]
+        wide = torch.get_default_dtype() == torch.float64 and not group["fused"]
+        dtype = torch.float64 if wide else torch.float32
+        step = torch.zeros((), dtype=dtype, device=p.device if on_device else "cpu")
+        base.state[p].update(step=step, exp_avg=zeros_like(p, p.dtype), exp_avg_sq=zeros_like(p, p.dtype))
 
 
 def carry_out(plans: list[layers.GroupPlan]) -> None:
