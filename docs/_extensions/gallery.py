@@ -9,7 +9,7 @@ from pathlib import Path
 from commands import renew
 from sphinx.application import Sphinx
 
-PRINTS = "# prints: "
+PRINTS, TORCHRUN = "# prints: ", "# torchrun "
 
 
 def printed(code: str) -> str:
@@ -18,6 +18,12 @@ def printed(code: str) -> str:
     if not found:
         raise ValueError(f"an example ends with a comment {PRINTS!r} and the line that it prints")
     return comment.replace("\n# ", " ")
+
+
+def command(path: Path) -> str:
+    """How an example is started: on several processes, if a comment of it says with which options of torchrun."""
+    options = [line.removeprefix("#") for line in path.read_text("utf-8").splitlines() if line.startswith(TORCHRUN)]
+    return f"{options[0].strip() if options else 'python'} examples/{path.name}"
 
 
 def page(path: Path) -> str:
@@ -32,7 +38,7 @@ def page(path: Path) -> str:
 
 {says.strip()}
 
-`python examples/{path.name}` prints
+`{command(path)}` prints
 
 ```text
 {printed(code)}

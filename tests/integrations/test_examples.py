@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import runpy
 from pathlib import Path
 
 import pytest
 import torch
+from launching import on_ranks
 
 from thalweg import ALTO, EAdamW
 
@@ -45,9 +47,21 @@ FACTS = {
         and it["picture"].getvalue().startswith(b"\x89PNG")
     ),
     "own_task": lambda it: it["untrained"] < 90.0 and len(it["wines"]) == 40,
+    "torchtitan_optimizers": lambda it: steps_of(it["optimizer"]) == {200} and float(it["loss"]) < 0.01,
     "alpha_schedule": lambda it: it["resumed"].param_groups[0]["explore_alpha"] == 5.0 == -it["alphas"][0],
 }
-MARKS = {"compiled_step": [pytest.mark.slow]}
+MARKS = {
+    "compiled_step": [pytest.mark.slow],
+    "torchtitan_optimizers": [
+        pytest.mark.skipif(not importlib.util.find_spec("torchtitan"), reason="torchtitan is not installed"),
+    ],
+}
+# Of the numbers that an example on two processes prints: the name of the first, and what it has to be.
+ON_RANKS = {
+    "cpu_offload": ("loss", lambda loss: loss < 0.01),
+    "mixture_of_experts": ("loss", lambda loss: loss < 4.0),  # of 128 letters; at first it is 4.85
+    "lightning_model_parallel": ("FSDP2:", lambda percent: percent > 90.0),
+}
 
 
 # What an example prints speaks for itself: the share of unseen digits told right, or a loss that starts at .5 or so.
@@ -76,7 +90,7 @@ def shape(line):
 
 
 def test_every_example_is_tested():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(FACTS)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*FACTS, *ON_RANKS}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -90,3 +104,14 @@ def test_an_example_prints_one_line_and_does_what_it_says(name, capsys):
     assert min([result[key] for key in RIGHT.get(name, ())], default=1.0) > 0.9
     assert min(result.get("accuracies", {}).values(), default=1.0) > 0.9
     assert name not in LOSS or float(result["loss"]) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_RANKS)
+def test_an_example_under_torchrun_prints_one_line(name):
+    path = EXAMPLES / f"{name}.py"
+    assert "# torchrun --nproc-per-node 2\n" in path.read_text()
+    printed = [line for line in on_ranks(2, [str(path)]).splitlines() if shape(line) == shape(prints(name))]
+    assert len(printed) == 1
+    what, is_right = ON_RANKS[name]
+    assert is_right(float(re.search(rf"{what} ([\d.]+)", printed[0])[1]))
