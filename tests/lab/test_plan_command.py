@@ -60,6 +60,15 @@ def test_the_page_shows_what_is_printed(capsys, monkeypatch):
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == shown.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("bert-base", "109,483,778 parameters in 201"), ("resnet-50", "25,557,032 parameters in 161")],
+)
+def test_the_fields_own_names_are_known(name, said, capsys):
+    cli.main(["plan", name, "--mesh", "shard=8"])
+    assert said in capsys.readouterr().out
+
+
 def test_where_every_rank_has_whole_layers_nothing_is_added(capsys):
     cli.main(["plan", "sine", "--mesh", "data=8", "--dtype", "bfloat16"])
     said = capsys.readouterr().out
@@ -116,7 +125,7 @@ def test_a_file_that_is_no_model_is_one_line(content, message, config, capsys):
     ("arguments", "message"),
     [
         ([], "requires an argument"),
-        (["sinn"], "MODEL must be one of sine, sine-noisy, digits, "),
+        (["sinn"], "MODEL must be one of bert-base, resnet-50, gpt2-medium, sine, "),
         (["sinn"], "module:Class or the path of a config.json, got 'sinn'; did you mean 'sine'?"),
         (["no/config.json"], "MODEL must be a task or the path of a config.json, got 'no/config.json', where there is"),
         (["..x:y"], "unknown task '..x:y'"),

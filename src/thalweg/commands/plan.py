@@ -34,7 +34,8 @@ def plan(model: str, *, options: Plan | None = None) -> None:
     """Say what a step of AdamW, LAMB and ALTO costs each rank of a cluster: memory and collectives.
 
     Args:
-        model: A task (see `thalweg tasks`), module:Class, or a config.json of Hugging Face's.
+        model: bert-base, resnet-50, gpt2-medium, a task (see `thalweg tasks`), module:Class, or a config.json of
+            Hugging Face's.
         options: the cluster.
     """
     options = options or Plan()

@@ -15,17 +15,22 @@ from thalweg.lab.contenders.matrices import hidden_layers
 from thalweg.records.errors import TaskFault, UserError
 from thalweg.sharding.plan import Parameter
 
+MODELS = {"bert-base": "imdb-bert", "resnet-50": "imagenet-resnet50", "gpt2-medium": "gpt2-345m"}
+"""The field's names of models, and a task that has each: BERT-base is there with a head of two classes."""
+
 
 def find(name: str) -> list[Parameter]:
     """The parameters of a task's model, or of the one that a file of Hugging Face's describes.
 
     Args:
-        name: a task (``thalweg tasks``), or ``module:Class``; or the path of a ``config.json``, or of its folder.
+        name: a task (``thalweg tasks``), one of ``MODELS``, or ``module:Class``; or the path of a ``config.json``, or
+            of its folder.
 
     Raises:
         UserError: there is no such task or file, or it describes no model.
         TaskFault: the task's code raises.
     """
+    name = MODELS.get(name, name)
     if name in tasks.TASKS:
         return of_task(name)
     if Path(name).exists():
@@ -33,8 +38,9 @@ def find(name: str) -> list[Parameter]:
     if "/" in name or name.endswith(".json"):
         raise UserError(f"MODEL must be a task or the path of a config.json, got {name!r}, where there is no file")
     if ":" not in name:
-        known = f"{', '.join(tasks.TASKS)}, module:Class or the path of a config.json"
-        raise UserError(f"MODEL must be one of {known}, got {name!r}{did_you_mean(name, tasks.TASKS)}")
+        names = *MODELS, *tasks.TASKS
+        known = f"{', '.join(names)}, module:Class or the path of a config.json"
+        raise UserError(f"MODEL must be one of {known}, got {name!r}{did_you_mean(name, names)}")
     return of_task(name)
 
 
