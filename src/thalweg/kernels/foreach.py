@@ -191,7 +191,7 @@ def _direct(layers: Sequence[Layer], rs: list[Tensor], hyper: Hyper, scales: Sca
         ms,
         vs,
         [],
-        [_count(layer.step if hyper.bias_correction else math.inf, rs[0].device) for layer in layers],
+        [_count(layer.step, rs[0].device) for layer in layers] if hyper.bias_correction else _endless(layers),
         lr=-1.0,
         beta1=hyper.beta2,
         beta2=hyper.beta3,
@@ -220,6 +220,11 @@ def _remaining(hyper: Hyper, scales: Scales) -> eq.Scalar:
 
 def _count(step: eq.Scalar, device: torch.device) -> Tensor:
     return step if isinstance(step, Tensor) else _counted(step, device)
+
+
+def _endless(layers: Sequence[Layer]) -> list[Tensor]:
+    """Numbers of steps at which nothing is left of a bias to correct; not kept, as they may be fake."""
+    return [torch.full((), math.inf, dtype=torch.float32, device=layers[0].param.device)] * len(layers)
 
 
 @functools.lru_cache(maxsize=16)

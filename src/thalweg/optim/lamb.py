@@ -300,7 +300,9 @@ class Lamb(Optimizer):
 
     def _lacking(self, groups: list[dict[str, Any]], but: Container[Tensor] = ()) -> list[layers.Lacking]:
         """What lacks its state, or b alone, where α has become nonzero."""
-        lacking, states, nothing = [], self.state, dict[str, Any]()
+        states = self.state
+        lacking: list[layers.Lacking] = []
+        nothing: dict[str, Any] = {}
         for group in groups:
             names = self._buffers if self._exploration(group)[0] != 0.0 else self._buffers[:2]
             last = names[-1]
