@@ -16,4 +16,4 @@ grep -vE "^($named)==" constraints.txt > "$venv/constraints.txt"  # those that t
 "$venv/bin/pip" install --quiet -c "$venv/constraints.txt" -e '.[lab,jax,lowbit]' --group dev "${versions[@]}"
 "$venv/bin/python" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)'
 "$venv/bin/pytest" -n 2 --dist worksteal -p no:cacheprovider \
-    tests/test_*.py tests/optax_twin tests/integrations --deselect tests/test_readme.py --deselect tests/test_site.py "$@"
+    tests/test_*.py tests/optax_twin tests/integrations tests/ranks --deselect tests/test_readme.py --deselect tests/test_site.py "$@"

@@ -123,8 +123,8 @@ def _serve(rank: int, size: int, port: int, end: connection.Connection, stacks: 
             os._exit(0)
         try:
             function, args = end.recv()
-            answer = None, function(rank, *args)
+            answer = function(rank, *args)
             dist.barrier()
-        except BaseException:  # an assertion, or what pytest.raises raises
-            answer = traceback.format_exc(), None
-        end.send(answer)
+            end.send((None, answer))
+        except BaseException:  # an assertion, or what pytest.raises raises, or an answer that cannot be sent
+            end.send((traceback.format_exc(), None))

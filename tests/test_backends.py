@@ -200,6 +200,18 @@ def test_a_step_does_not_depend_on_the_number_of_threads(state_dtype):
     assert_near(found[0], run(starts, gradients, "single", state_dtype=state_dtype), 1e-6)
 
 
+@pytest.mark.parametrize("decoupled_decay", [False, True])
+@pytest.mark.parametrize("state_dtype", [None, torch.bfloat16, {"exp_avg_sq": torch.bfloat16}])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_kernel_moves_a_number_alike_wherever_it_stands(dtype, state_dtype, decoupled_decay):
+    """Within a vector of the processor and behind the last one, so that a layer may be cut over ranks."""
+    start, gradient = normal(64, dtype=dtype) * torch.logspace(-2, 2, 64).to(dtype), normal(64, seed=1, dtype=dtype)
+    options = {"trust_ratio": False, "state_dtype": state_dtype, "decoupled_decay": decoupled_decay}
+    (stepped,) = run([start], [[gradient]], "fused", **options)
+    for begin, end in ((0, 22), (22, 44), (44, 64), (5, 12), (63, 64)):
+        assert_same(run([start[begin:end]], [[gradient[begin:end]]], "fused", **options), [stepped[begin:end]])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_the_kernel_that_judges_gradients_sees_every_entry(dtype):
     tensors = [torch.zeros(size, dtype=dtype) for size in (0, 1, 3, 100_003)]

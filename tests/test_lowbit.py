@@ -115,8 +115,10 @@ def test_a_copy_is_apart_and_a_piece_is_not():
     assert torch.equal(eightbit.read(q), torch.cat((torch.ones(1024), before[1024:])))
     for twin in twins:
         assert torch.equal(eightbit.read(twin), before)
-    with pytest.raises(ValueError, match=r"^8-bit state is cut as a vector, at blocks of 256, got .* and 100$"):
-        q.view(-1).split(100)
+    for x, size in ((q.view(-1), 100), (q, 3)):  # within blocks: what was written, wide and apart
+        first, *_ = x.split(size)
+        assert torch.equal(first, eightbit.read(x)[:size])
+        assert not eightbit.is_8bit(first)
 
 
 def test_without_torchao_the_error_says_what_to_install(monkeypatch):

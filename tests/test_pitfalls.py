@@ -85,7 +85,7 @@ EVERY_OPTIMIZER = {
         integrations/test_capturable_step::test_e_around_a_fused_base_skips_without_reading
         kernels/test_nobody_waits::test_e_around_a_fused_adam_is_one_launch_for_a_group_and_dtype_and_nobody_waits""",
     "judge gradients alike on every rank": """
-        integrations/test_sharded_step::test_two_ranks_take_the_step_of_one_and_skip_the_same""",
+        ranks/test_steps::test_ten_steps_are_those_of_one_process""",
     "compute in float32 at least": """
         test_precision::test_a_step_in_half_precision_is_the_float32_step_rounded_once
         test_precision::test_an_eps_too_small_for_half_precision_still_counts
@@ -119,7 +119,7 @@ WRAPPERS = {
         test_wrapper::test_the_base_alone_goes_on_from_the_state_of_e""",
     "load through torch.distributed.checkpoint": """
         test_wrapper::test_torchs_distributed_checkpoint_saves_and_loads_the_state
-        integrations/test_checkpoints_on_disk::test_a_folder_of_torchs_distributed_checkpoint_continues_bit_for_bit""",
+        ranks/test_checkpoints_on_ranks::test_training_goes_on_as_if_it_had_not_stopped""",
     "not break a base that initialises where its state is empty": """
         test_wrapper::test_a_base_that_initialises_lazily_where_its_state_is_empty_keeps_working
         bases/test_every_base::test_e_around_the_base_is_the_base_fed_with_the_papers_gradient""",

@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint in a folder, and torch.save, copy and pickle of everything a loop has."""
+"""torch.save, copy and pickle of everything a loop has."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import pickle
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from small_runs import CLASSES, batches, new_model, new_optimizer, new_scheduler, train
 from support import assert_moved, assert_same, assert_same_state, clone_params
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 HALF = 3
 
@@ -37,31 +35,6 @@ def assert_same_end(resumed, original):
     assert_same(resumed_model.parameters(), model.parameters())
     assert_same_state(resumed_optimizer, optimizer)
     assert resumed_optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
-
-
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
-@pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("cls", CLASSES)
-def test_a_folder_of_torchs_distributed_checkpoint_continues_bit_for_bit(cls, flat, tmp_path):
-    options = StateDictOptions(flatten_optimizer_state_dict=flat)
-    model, optimizer, scheduler = halfway(cls)
-    weights, state = get_state_dict(model, optimizer, options=options)
-    dcp.save({"model": weights, "optimizer": state, "scheduler": scheduler.state_dict()}, checkpoint_id=tmp_path)
-
-    # Other values, so that what was not loaded would be seen.
-    torch.manual_seed(1)
-    other = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 10))
-    options_of_group = {"lr": 0.5, "eps": 0.5}
-    resumed = new_optimizer(cls, other, **options_of_group)
-    resumed_scheduler = new_scheduler(resumed)
-    weights, state = get_state_dict(other, resumed, options=options)
-    schedule = resumed_scheduler.state_dict()
-    loaded = {"model": weights, "optimizer": state, "scheduler": schedule}
-    dcp.load(loaded, checkpoint_id=tmp_path)
-    set_state_dict(other, resumed, model_state_dict=weights, optim_state_dict=state, options=options)
-    resumed_scheduler.load_state_dict(loaded["scheduler"])
-    assert resumed.param_groups[0]["eps"] == optimizer.param_groups[0]["eps"]
-    assert_same_end((other, resumed, resumed_scheduler), (model, optimizer, scheduler))
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -103,6 +103,8 @@ def check_gradient(p: Any, grad: Any, optimizer: str) -> None:
     if grad.device != p.device:
         raise ValueError(f"{of} must be on its device, {p.device}, got one on {grad.device}")
     here = local(grad)
+    if placement(grad) == placement(p) and here.shape != local(p).shape:
+        raise ValueError(f"{of} must have the shape of its shard, {tuple(local(p).shape)}, got {tuple(here.shape)}")
     if holds_its_values(type(here)) and not is_zero_tensor(here):
         check_storage(of, here)
 

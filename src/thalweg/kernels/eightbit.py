@@ -87,7 +87,7 @@ def _refuse(why: ImportError | str) -> NoReturn:
 
 
 def _complete(cls: Any) -> None:
-    """Clones, for copies of optimizers and of state dicts; and vectors cut into whole blocks, which share memory."""
+    """Clones, for copies of optimizers and of state dicts; and parts, which share memory if they are whole blocks."""
 
     @cls.implements(torch.ops.aten.clone.default)  # type: ignore[untyped-decorator]
     def clone(func: Any, types: Any, args: Any, kwargs: Any) -> Tensor:
@@ -98,8 +98,8 @@ def _complete(cls: Any) -> None:
     @cls.implements(torch.ops.aten.split.Tensor)  # type: ignore[untyped-decorator]
     def split(func: Any, types: Any, args: Any, kwargs: Any) -> list[Tensor]:
         x, size = args[:2]
-        if x.ndim != 1 or size % x.block_size != 0:
-            raise ValueError(f"8-bit state is cut as a vector, at blocks of {x.block_size}, got {x.shape} and {size}")
+        if x.ndim != 1 or size % x.block_size != 0:  # as a loader spreads it over ranks: what they keep, they round
+            return list(torch.split(read(x), *args[1:], **kwargs))
         parts = zip(x.codes.split(size), x.scale.split(size // x.block_size), strict=True)
         return [cls(codes, scale, x.qmap, x.signed, dtype=x.dtype) for codes, scale in parts]
 

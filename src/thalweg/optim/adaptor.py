@@ -323,12 +323,13 @@ class E(Optimizer):
             # What autocast has cast before is of parameters that a base may have moved since.
             with torch.enable_grad(), fresh_casts() if self.reevaluates else nullcontext():
                 loss = closure()
-        check_options(self)
         if closure is None and can_make_state(self.base) and is_loaders_step(self):
+            check_options(self)
             make_state(self.base)
             return None
         ranks = self._ranks_to_ask()
         try:
+            check_options(self)
             in_one_pass, left, stepped = self._checked()
         except Exception:
             if ranks is not None:

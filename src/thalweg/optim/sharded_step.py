@@ -139,7 +139,7 @@ def _step_in_one_round(
     for mesh, total in agreed.sums.items():
         places = [place for place in sums if place[0].mesh == mesh]
         for place, part in zip(places, torch.split(total, [layout.sizes[x] for x in places]), strict=True):
-            sums[place] = part.to(place[1])
+            sums[place] = part.div_(place[0].copies).to(place[1])
     for p, (one, halves) in if_present.items():
         if agreed.has_gradient(p):
             layers.count_step(one)

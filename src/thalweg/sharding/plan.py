@@ -259,13 +259,14 @@ def all_reduces(
     Args:
         parameters: of one optimizer.
         mesh: where they are.
-        judged: whether gradients are clipped, or skipped or raised for; False: one all-reduce has everything, where no
-            rank has a copy of what another has.
+        judged: whether gradients are clipped, or skipped or raised for; False: one all-reduce has everything, unless
+            experts are spread over one axis and cut over another.
         trust_ratio: whether layers are adapted; False: the second is not needed.
         dtype: of the parameters.
     """
     squares = SUM_OF_SQUARES.get(dtype, 1)
-    found = []
+    together = not judged
+    counted: list[tuple[str, int, tuple[int, ...], dict[tuple[int, ...], int]]] = []
     for held, whose in _meshes(parameters, mesh):
         shards = (mesh.shard, mesh.expert) if whose else (mesh.shard * mesh.expert,)
         every = tuple(size for size in (mesh.data, *shards, mesh.tensor) if size > 1)
@@ -276,8 +277,11 @@ def all_reduces(
             if trust_ratio and p.adapted and over:
                 layers = local_shape(p, mesh)[0] if p.stacked else 1
                 numbers[over] = numbers.get(over, 0) + 2 * squares * layers
-        told = SCALARS + len(held)
-        if not judged and all(over == every for over in numbers):
+                together &= not (p.stacked and here.shard * here.expert > 1)
+        counted.append((whose, SCALARS + len(held), every, numbers))
+    found = []
+    for whose, told, every, numbers in counted:
+        if together:
             found.append(AllReduce(BOTH + whose, told + sum(numbers.values()), mesh.ranks))
             continue
         found.append(AllReduce(VERDICT + whose, told, mesh.ranks))

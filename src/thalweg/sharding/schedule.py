@@ -5,6 +5,7 @@ A missing gradient, or a shard without elements, then leaves a rank with zeros t
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,11 @@ class Cut(NamedTuple):
     mesh: DeviceMesh
     dims: tuple[int, ...]
 
+    @property
+    def copies(self) -> int:
+        """How often squares are counted that are summed over all ranks of the mesh, if the others have copies."""
+        return math.prod(size for d, size in enumerate(self.mesh.shape) if d not in self.dims)
+
 
 class OnMesh(NamedTuple):
     """The parameters on one mesh, in the order of the list, and how much of a rank's squares counts: replicas, once."""
@@ -36,6 +42,9 @@ class OnMesh(NamedTuple):
 class Schedule:
     """The parameters of each mesh, and which of their norms reach over ranks.
 
+    ``has_one_round``: whether each norm reaches over all ranks of a mesh that have no copies of each other's shards, or
+    over none. One sum can then have all there is to tell.
+
     Args:
         lists: the parameters of each group.
         norm_dims: of each group, the axes over which norms are taken, None for all.
@@ -45,6 +54,7 @@ class Schedule:
         self.lists, self.norm_dims = [list(params) for params in lists], list(norm_dims)
         self.meshes: dict[DeviceMesh, OnMesh] = {}
         self.cuts: dict[Tensor, Cut] = {}
+        self.has_one_round = True
         for params, dims in zip(self.lists, self.norm_dims, strict=True):
             for p in params:
                 if not is_sharded(p):
@@ -55,6 +65,8 @@ class Schedule:
                 on.weights.append(1.0 / _copies(mesh, placements))
                 if cutting := _cutting(mesh, placements, p.ndim, dims):
                     self.cuts[p] = Cut(mesh, cutting)
+                    others = [placements[d] for d in every_dim(mesh) if d not in cutting]
+                    self.has_one_round &= not any(hasattr(placement, "dim") for placement in others)
 
     def is_of(self, groups: Sequence[dict[str, Any]], norm_dims: Sequence[tuple[int, ...] | None]) -> bool:
         """Whether these are still the parameters of the groups."""
@@ -63,11 +75,6 @@ class Schedule:
             and list(norm_dims) == self.norm_dims
             and all(_same(group["params"], params) for group, params in zip(groups, self.lists, strict=True))
         )
-
-    @property
-    def has_one_round(self) -> bool:
-        """Whether norms reach over all ranks of a mesh or over none: one sum can then have all there is to tell."""
-        return all(cut.dims == every_dim(cut.mesh) for cut in self.cuts.values())
 
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -268,7 +268,14 @@ inline real advance(Step& s, real theta, int64_t i) {
   return direction(s, theta, m, v);
 }
 
-inline void move(const Step& s, int64_t i, real theta) {
+// Which of the two products is rounded is not left to the compiler: it chose one in vectors and the other behind the last
+// of them, and so by how a layer is cut over ranks.
+inline void move(const Step& s, int64_t i, real theta, real rate, real r) {
+#if defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF)
+  theta = std::fma(-rate, r, s.remaining * theta);
+#else
+  theta = s.remaining * theta - rate * r;
+#endif
   store<STOCHASTIC_ROUNDING>(s.layer.theta[i], theta, i + s.offset, s.layer.seed);
 }
 
@@ -321,7 +328,7 @@ void only_pass(Step s, real rate, int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = first; i < last; ++i) {
       const real theta = load(s.layer.theta[i]);
-      move(s, i, s.remaining * theta - rate * advance<true>(s, theta, i));
+      move(s, i, theta, rate, advance<true>(s, theta, i));
     }
     s.close(first);
   }
@@ -337,7 +344,7 @@ void second_pass(Step s, real rate, int64_t begin, int64_t end) {
 #pragma omp simd
       for (int64_t i = first; i < last; ++i) {
         const real theta = load(s.layer.theta[i]);
-        move(s, i, s.remaining * theta - rate * direction(s, theta, s.m.get(i), s.v.get(i)));
+        move(s, i, theta, rate, direction(s, theta, s.m.get(i), s.v.get(i)));
       }
     }
   }

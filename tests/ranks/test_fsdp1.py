@@ -1,4 +1,4 @@
-"""FSDP1 and torch's ZeRO on two processes: what is refused there, and what is right."""
+"""FSDP1: what is refused there, and what is right."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from rank_pool import call_on_ranks
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.nn.parallel import DistributedDataParallel
 
 from thalweg import ALTO, EAdamW, Lamb, param_groups
 
@@ -73,20 +71,4 @@ def test_fsdp1_has_no_layers_and_right_entries(use_orig_params):
         for text in told:
             assert text.startswith("parameters must be whole, or sharded each for itself, for trust_ratio=True")
             assert "fully_shard" in text
-        assert trained == pytest.approx(entries(alone), rel=1e-5, abs=1e-6)
-
-
-def under_zero(rank):
-    network = DistributedDataParallel(model())
-    optimizer = ZeroRedundancyOptimizer(
-        list(network.parameters()), optimizer_class=ALTO, lr=0.1, alpha=0.5, beta=0.5, nonfinite="propagate"
-    )
-    train(network, optimizer)
-    return entries(network)
-
-
-def test_torchs_zero_gives_each_rank_whole_layers():
-    alone = model()
-    train(alone, ALTO(alone.parameters(), lr=0.1, alpha=0.5, beta=0.5))
-    for trained in call_on_ranks(2, under_zero):
         assert trained == pytest.approx(entries(alone), rel=1e-5, abs=1e-6)
