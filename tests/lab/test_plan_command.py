@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_closed_forms(capsys):
 
 def test_the_page_shows_what_is_printed(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    text = (Path(__file__).parents[2] / "docs" / "many-devices.md").read_text().split("```text\n$ thalweg ")[1]
+    text = (Path(__file__).parents[2] / "docs" / "sharding.md").read_text().split("```text\n$ thalweg ")[1]
     command, _, shown = text.split("```")[0].partition("\n")
     cli.main(command.split())
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == shown.splitlines()
