@@ -18,9 +18,7 @@ from torch.distributed.fsdp import fully_shard
 
 from thalweg import ALTO, EAdamW
 
-torchtitan = pytest.importorskip(
-    "torchtitan.components.optimizer", reason="torchtitan, which CONTRIBUTING.md says how to install"
-)
+torchtitan = pytest.importorskip("torchtitan.components.optimizer", reason="torchtitan is not installed")
 
 WITH_E = {"alpha": -0.25, "beta": 0.5}
 IN_GROUPS_OF_E = {f"explore_{name}": value for name, value in WITH_E.items()}

@@ -136,7 +136,7 @@ def poison(model: nn.Module) -> None:
     grad = next(model.parameters()).grad
     if isinstance(grad, DTensor):
         at = zip(grad.placements, grad.device_mesh.get_coordinate(), grad.device_mesh.shape, strict=True)
-        if any(placement.is_shard() and coordinate < size - 1 for placement, coordinate, size in at):
+        if any(hasattr(placement, "dim") and coordinate < size - 1 for placement, coordinate, size in at):
             return
         grad = grad.to_local()
     grad[-1, -1] = torch.nan
@@ -191,8 +191,13 @@ def mixtral(tmp_path_factory):
     return folder
 
 
+not_gathered = pytest.mark.skipif(torch.__version__ < "2.12", reason="torch 2.11 gathers no lone strided shard")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHARDINGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=not_gathered if "_S(1" in s.layouts[EXPERTS] else ()) for n, s in SHARDINGS.items()]
+)
 def test_steps_are_those_of_one_process(name, mixtral):
     """Twice: by the gradients that ranks have, gathered, and by those that the whole model has itself."""
     call_on_ranks(SHARDINGS[name].ranks, train, mixtral, name)
