@@ -215,7 +215,7 @@ def test_no_command_line_is_a_traceback(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(comparison, "run", lambda *_, **__: None)
     monkeypatch.setattr("thalweg.lab.alone.reserved", lambda *_: contextlib.nullcontext(SimpleNamespace()))
     monkeypatch.setattr("thalweg.lab.engine.train", lambda *_, **__: {"status": "finished", "validation": 1.0})
-    monkeypatch.setattr("thalweg.commands.bench._carry_out", lambda *_: None)
+    monkeypatch.setattr("thalweg.commands.benchmarking._carry_out", lambda *_: None)
     (tmp_path / "ok.yaml").write_text("trials: 2\n")
     rng = random.Random(5)
     codes = []
