@@ -19,7 +19,7 @@ demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and w
 	$(BIN)/thalweg compare digits --batch-size 1024 --budget long $(DEMO)
 
 test: lint  ## lint, types, import rules, doctests and all tests
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal  # on two cores: many tests wait for processes
 
 twins: .venv/dev  ## Lamb beside the LAMBs of other libraries, installed for it (ten to twenty minutes, two gigabytes)
 	$(BIN)/python tests/twins/run.py
