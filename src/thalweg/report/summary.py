@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from statistics import median
 
 from thalweg.records import results
 from thalweg.records.metric import Metric
@@ -233,7 +234,7 @@ def _row(table: results.Table, cell: results.Cell) -> Row:
     finished = [run for run in cell.seeds if run.finished]
     tests = [run.test for run in finished if run.test is not None]
     steps = [run.steps_to_target if run.finished else None for run in cell.seeds]
-    second = median_time(cell.seconds_per_step)
+    second = median(cell.seconds_per_step) if cell.seconds_per_step else None
     to_target = restricted_mean(steps, table.steps) if steps and table.target is not None else None
     bests = [results.best(study, table.metric) for study in cell.studies]
     return Row(
