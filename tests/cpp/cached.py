@@ -20,7 +20,7 @@ def load():
     found = []
     for numbers in ([1.0, 2.0], [1.0, 4.0]):
         x = torch.tensor(numbers)
-        row = cpp._VECTOR.pack(x.data_ptr(), 2, 4, cpp._bits(3.0, torch.float32))
+        row = cpp._VECTOR.pack(x.data_ptr(), 2, cpp._LIMIT.pack(4, cpp._bits(3.0, torch.float32)))
         found.append(judge(row, 1, 1))
     assert found == [1, 0]
 

@@ -63,14 +63,13 @@ def assign(wanted: Wanted, layers: list[Layer], hyper: Hyper) -> list[tuple[Modu
     chosen = choose(wanted, layers[0].param.device, layers, hyper)
     if chosen is single:
         return [(single, layers)]
+    if chosen is not foreach:
+        layers = [with_memory(layer, hyper) if layer.memory is None else layer for layer in layers]
+    if all(map(chosen.takes, layers)):
+        return [(chosen, layers)]
     found: dict[ModuleType, list[Layer]] = defaultdict(list)
     for layer in layers:
-        if chosen is not foreach and layer.memory is None:
-            layer = with_memory(layer, hyper)
-        if chosen.takes(layer):
-            found[chosen].append(layer)
-        else:
-            found[single].append(layer)
+        found[chosen if chosen.takes(layer) else single].append(layer)
     return list(found.items())
 
 

@@ -346,7 +346,7 @@ class Lamb(Optimizer):
             sharded_step.step(self, ranks)
             return loss
         stepped, lacking = check_step(self, self._own_state(), self._footprint)  # nothing has changed where it raises
-        gradients = [grad for some in stepped for _, _, grad, _ in some]
+        gradients = [grad for some in stepped for _, _, grad, _, _ in some]
         finite = judging.judge_finite(self.param_groups, gradients)
         self._allocate(lacking)
         total_norm = judging.total_norm(self.param_groups, gradients)

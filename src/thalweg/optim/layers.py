@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-Stepped: TypeAlias = "tuple[int, Tensor, Tensor, Memory | None]"
-"""A parameter that is to be stepped: its number among those of all groups, itself, its gradient, and where they are.
+Stepped: TypeAlias = "tuple[int, Tensor, Tensor, Mapping[str, Any], Memory | None]"
+"""A parameter that is to be stepped: its number among those of all groups, itself, its gradient, its state, and where
+they are.
 
 There is one for each parameter and step, and a plain tuple is made in a third of the time of a named one. The memory is
-None while the parameter has no state.
+None while the parameter has no state; that, or an empty state, is then to be looked up anew.
 """
 
 
@@ -145,8 +146,9 @@ def plan_group(
     norm_dims = wanted.norm_dims
     rounding_step = group.get("rounding_step", 0) + 1 if rounds else 0
     counts = []
-    for index, p, grad, memory in stepped:
-        state = states[p]
+    for index, p, grad, state, memory in stepped:
+        if memory is None or not state:
+            state = states[p]
         param, step, m, v, b = p, state["step"], state["exp_avg"], state["exp_avg_sq"], state.get("explore_ema")
         counts.append(step)
         if not on_device:
@@ -163,7 +165,8 @@ def plan_group(
                 place = place_of(p)
                 memory = UNWALKABLE if isinstance(place, Tensor) else memory
             cut = places.get(p) if hyper.trust_ratio else None
-        if p.is_complex():
+        dtype = param.dtype
+        if dtype.is_complex:
             if grad.is_conj():
                 grad, memory = grad.resolve_conj(), None
             param, grad, m, v = map(torch.view_as_real, (param, grad, m, v))
@@ -180,8 +183,9 @@ def plan_group(
             )
         if cut is not None:
             layer = layer._replace(slot=slots[p])
-        types = (type(m), type(v), type(b))  # those of 8-bit state look like float32
-        found[cut, p.device, param.dtype, m.dtype, v.dtype, None if b is None else b.dtype, types].append(layer)
+        of_b = None if b is None else b.dtype
+        key = cut, p.device, param.dtype, m.dtype, v.dtype, of_b, type(m), type(v), type(b)  # 8-bit looks like float32
+        found[key].append(layer)
     buckets, halves = [], []
     for (cut, *_), bucket in found.items():
         if cut is None:

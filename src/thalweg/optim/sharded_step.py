@@ -59,12 +59,12 @@ def step(optimizer: Any, ranks: Ranks) -> None:
     on_host = _may_read(ranks, groups)
     try:
         stepped, lacking = check_step(optimizer, optimizer._own_state(), optimizer._footprint)
-        finite = judging.is_finite(groups, [grad for some in stepped for _, _, grad, _ in some])
+        finite = judging.is_finite(groups, [grad for some in stepped for _, _, grad, _, _ in some])
     except Exception:
         told = Told({}, torch.ones((), dtype=torch.bool) if asks else None, measured, failed=True)
         ranks.agree(told, _by_mesh(layout, ranks) if one_round else None, on_host=on_host)
         raise
-    present = {p: grad for some in stepped for _, p, grad, _ in some}
+    present = {p: grad for some in stepped for _, p, grad, _, _ in some}
     missing = ranks.missing(present)
     if one_round:
         optimizer._allocate(lacking)
@@ -130,7 +130,7 @@ def _step_in_one_round(
             layers.count_step(one)
         begun += _begin(optimizer, one, None, sums)
     if_present = {p: (one, list(_begin(optimizer, one, None, sums))) for p, one in waiting}
-    present = {p: grad for some in stepped for _, p, grad, _ in some}
+    present = {p: grad for some in stepped for _, p, grad, _, _ in some}
     if any("first_index" in group for group in groups) and not sums:  # in backward, a layer that no rank waits for
         agreed = Agreed(False, None, None, {}, {})
     else:
@@ -246,7 +246,7 @@ def _zero_gradient(groups: list[dict[str, Any]], p: Tensor) -> tuple[int, layers
     for i, group in enumerate(groups):
         for j, other in enumerate(group["params"]):
             if other is p:
-                return i, (before + j, p, sharded_like(torch.zeros_like(local(p)), p), None)
+                return i, (before + j, p, sharded_like(torch.zeros_like(local(p)), p), {}, None)
         before += len(group["params"])
     raise AssertionError("a parameter of the schedule is in a group")
 

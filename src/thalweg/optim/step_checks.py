@@ -76,7 +76,7 @@ def check_gradients(
 
 
 def _unlocated(group: dict[str, Any], first: int) -> list[Stepped]:
-    return [(i, p, p.grad, UNWALKABLE) for i, p in _numbered(group, first) if p.grad is not None]
+    return [(i, p, p.grad, {}, UNWALKABLE) for i, p in _numbered(group, first) if p.grad is not None]
 
 
 def _located(
@@ -95,7 +95,7 @@ def _located(
                 grad = placed_as(p, grad)
             state = states.get(p, nothing)
             memory = checked_memory(p, grad, state, optimizer)
-            stepped.append((index, p, grad, memory))
+            stepped.append((index, p, grad, state, memory))
             if memory is not None and memory.slices:
                 written += (memory.param, memory.exp_avg, memory.exp_avg_sq, memory.explore_ema, id(state.get("step")))
             else:

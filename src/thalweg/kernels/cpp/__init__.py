@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from thalweg import equations as eq
+from thalweg.equations import Scalar
 from thalweg.kernels import Hyper, Layer, Scales, compute_dtype, eightbit
 from thalweg.kernels.addresses import is_plain, is_walkable, with_walkable_gradient
+from thalweg.kernels.checks import PLAIN
 from thalweg.kernels.cpp import toolchain
 from thalweg.kernels.pieces import Scratch
 
@@ -50,11 +52,15 @@ class Variant(NamedTuple):
 
 
 # The structures of the C++ files.
-_LAYER = struct.Struct("=10q2dQ4q")
+_LAYER = struct.Struct("=10q16sQ32s")
+_CORRECTIONS = struct.Struct("=2d")
+_PLACE = struct.Struct("=4q")
 _HYPER = struct.Struct("=14d")
-_UNCUT = (0, 0, 1 << 62, 1 << 62)
+_WHOLE = (0, 1 << 62, 1 << 62)
+_UNCUT = _PLACE.pack(0, *_WHOLE)
 _FRACTIONS = struct.Struct("=6q")
-_VECTOR = struct.Struct("=3qQ")
+_VECTOR = struct.Struct("=2q16s")
+_LIMIT = struct.Struct("=qQ")
 
 
 def step(layers: Sequence[Layer], hyper: Hyper, scales: Scales, scratch: Scratch) -> None:
@@ -96,8 +102,14 @@ class Packed(NamedTuple):
 
 def _pack(layers: Sequence[Layer], hyper: Hyper, sums: Tensor | None) -> Packed:
     """Those that have elements."""
-    packed, start = Packed([], defaultdict(list), sums), 0 if sums is None else sums.data_ptr()
-    corrections = functools.cache(lambda count: [1.0 / float(correction) for correction in hyper.corrections(count)])
+    kept: list[Layer] = []
+    rows: dict[torch.dtype, list[bytes]] = defaultdict(list)
+    start = 0 if sums is None else sums.data_ptr()
+
+    @functools.cache
+    def corrections(count: Scalar) -> bytes:
+        return _CORRECTIONS.pack(*(1.0 / float(correction) for correction in hyper.corrections(float(count))))
+
     for layer in layers:
         param, grad, count, _, _, _, memory, _, seed, _, place, slot = layer
         if (size := param.numel()) == 0:
@@ -106,14 +118,13 @@ def _pack(layers: Sequence[Layer], hyper: Hyper, sums: Tensor | None) -> Packed:
             layer = with_walkable_gradient(layer)
             grad, memory = layer.grad, layer.memory
             assert memory is not None
-        if slot is None and place is None:
-            where = _UNCUT
-        else:
-            where = (0 if slot is None else start + 8 * slot, *(_UNCUT[1:] if place is None else place))
-        row = _LAYER.pack(*memory, size // memory.slices, *corrections(float(count)), seed, *where)
-        packed.rows[grad.dtype].append(row)
-        packed.layers.append(layer)
-    return packed
+        where = _UNCUT
+        if slot is not None or place is not None:
+            where = _PLACE.pack(0 if slot is None else start + 8 * slot, *(_WHOLE if place is None else place))
+        row = _LAYER.pack(*memory, size // memory.slices, corrections(count), seed, where)
+        rows[grad.dtype].append(row)
+        kept.append(layer)
+    return Packed(kept, rows, sums)
 
 
 def _call(function: str, packed: Packed, hyper: Hyper, scales: Scales) -> None:
@@ -136,18 +147,20 @@ takes = is_walkable
 
 def all_within(tensors: Sequence[Tensor], limit: Callable[[torch.dtype], float]) -> bool | None:
     """Whether no tensor has a NaN or an entry beyond the limit of its dtype; None if the kernel cannot tell."""
-    limits: dict[torch.dtype, int] = {}
+    limits: dict[torch.dtype, bytes] = {}
     rows = []
     for t in tensors:
         dtype = t.dtype
-        if not (t.is_cpu and dtype in _TYPES and is_plain(t)):
+        if (of_dtype := limits.get(dtype)) is None:
+            if dtype not in _TYPES:
+                return None
+            of_dtype = limits[dtype] = _LIMIT.pack(dtype.itemsize, _bits(limit(dtype), dtype))
+        if not (t.is_cpu and ((type(t) in PLAIN and t.is_contiguous()) or is_plain(t))):
             return None
         address, size = t.data_ptr(), t.numel()
         if address == 0 < size:  # zeros without memory
             return None
-        if dtype not in limits:
-            limits[dtype] = _bits(limit(dtype), dtype)
-        rows.append(_VECTOR.pack(address, size, dtype.itemsize, limits[dtype]))
+        rows.append(_VECTOR.pack(address, size, of_dtype))
     judge = _judge()
     return None if isinstance(judge, str) else bool(judge(b"".join(rows), len(rows), torch.get_num_threads()))
 
