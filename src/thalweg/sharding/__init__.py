@@ -26,10 +26,8 @@ def is_sharded(t: Any) -> bool:
 
 def local(t: Any) -> Tensor:
     """The shard of a DTensor that is here, waited for; any other tensor itself."""
-    if type(t) in _PLAIN:
-        return cast("Tensor", t)
-    here = local_tensor(t)
-    return cast("Tensor", here.wait() if hasattr(here, "trigger_wait") else here)
+    here: Any = t if type(t) in _PLAIN else local_tensor(t)
+    return cast("Tensor", here.wait()) if type(here) not in _PLAIN and hasattr(here, "trigger_wait") else here
 
 
 def whole(t: Any) -> Tensor:

@@ -1,14 +1,15 @@
 // One step of ALTO on a list of layers, in place: two passes over each, or one where nothing is adapted to norms.
 //
 // A layer's norms are known only when all of it has been seen. The first pass moves m, v and b and adds up the squares
-// of θ and r; the second computes r again and moves θ. It goes backwards, as the end of the layer is in the cache.
+// of θ and r; the second computes r again and moves θ. It goes backwards, as the end of the layer is in the cache, by stretches.
 // Moments that are stored in fewer bits than they are computed in are left to the second pass, so that r is both times
 // that of the moments before rounding. Sums are taken over blocks, and over their sums in order: they do not depend
 // on the number of threads.
 //
 // State in 8 bits (eightbit.py) has a scale for every 256 numbers: these are moved in a buffer, and then written at once.
 //
-// Of a layer that is cut over ranks, the two passes are two functions, and its squares are summed over ranks in between.
+// Of a layer that is cut over ranks, the two passes are two functions, both forwards over all layers, and its squares are
+// summed over ranks in between.
 //
 // Compiled once for each combination of PARAM, GRAD, EXP_AVG, EXP_AVG_SQ and EXPLORE_EMA, the types of the tensors,
 // REAL, that of the arithmetic, and EXPLORE, TRUST_RATIO, STOCHASTIC_ROUNDING, CUT and LATE, 0 or 1; SHARE, how many
@@ -71,6 +72,7 @@ struct Fractions {  // eightbit.tables
 };
 
 constexpr int64_t BLOCK = 4096;        // elements whose squares are added up in one go
+constexpr int64_t STRETCH = 32;        // blocks that are walked through forwards, as memory is fetched ahead that way
 constexpr int64_t PARALLEL = 1 << 15;  // elements from which a layer is worth more than one thread
 constexpr real LEAST = std::numeric_limits<real>::min() / std::numeric_limits<real>::epsilon() * BLOCK;
 constexpr int EXP_AVG_SEED = 1, EXP_AVG_SQ_SEED = 2, EXPLORE_EMA_SEED = 3;
@@ -411,9 +413,11 @@ extern "C" int64_t step(const Layer* layers, int64_t count, const Hyper* hyper, 
           }
           int64_t row = -1;
           real rate = 0;
-          for (int64_t j = to; j-- > from;) {
-            if (j / blocks.in_row != row) rate = blocks.rate(row = j / blocks.in_row, sums, *hyper);
-            second_pass(s, rate, blocks.begin(j), blocks.end(j));
+          for (int64_t end = to; end > from; end -= STRETCH) {
+            for (int64_t j = std::max(from, end - STRETCH); j < end; ++j) {
+              if (j / blocks.in_row != row) rate = blocks.rate(row = j / blocks.in_row, sums, *hyper);
+              second_pass(s, rate, blocks.begin(j), blocks.end(j));
+            }
           }
         } else {
           for (int64_t j = from; j < to; ++j) only_pass(s, s.lr, blocks.begin(j), blocks.end(j));
@@ -498,7 +502,7 @@ extern "C" int64_t finish(const Layer* layers, int64_t count, const Hyper* hyper
     const Step s(layer, *hyper, fractions);
     int64_t row = -1;
     real rate = 0;
-    for (int64_t j = to; j-- > from;) {
+    for (int64_t j = from; j < to; ++j) {
       if (j / blocks.in_row != row) {
         row = j / blocks.in_row;
         const double* sums = layer.sums + 2 * PARTS * row;
