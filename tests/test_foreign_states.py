@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import assert_same_state, make_grads, make_params, take_steps
+from support import assert_near, assert_same_state, make_grads, make_params, take_steps
 
 from thalweg import ALTO, E, Lamb
 
@@ -44,6 +44,24 @@ def test_another_lamb_is_refused_and_the_error_says_what_to_write(cls, library):
     with pytest.raises(ValueError, match=text):
         optimizer.load_state_dict({"state": state, "param_groups": [{**GROUP, **options}]})
     assert_same_state(optimizer, twin)
+
+
+def test_an_adam_that_looks_like_a_lamb_is_loaded_as_the_error_says_and_goes_on_as_adamw():
+    """Colossalai's HybridAdam has the names of its Lamb."""
+    params, others = make_params(SHAPES), make_params(SHAPES)
+    optimizer, adamw = Lamb(params, trust_ratio=False), torch.optim.AdamW(others)
+    saved = {"state": moments(step=3), "param_groups": [{**GROUP, "bias_correction": True}]}
+    with pytest.raises(ValueError, match=r"HybridAdam .*, delete 'bias_correction' from its groups and load it"):
+        optimizer.load_state_dict(saved)
+    for group in saved["param_groups"]:
+        del group["bias_correction"]
+    optimizer.load_state_dict(saved)
+    group = {**adamw.state_dict()["param_groups"][0], **GROUP}
+    adamw.load_state_dict({"state": moments(step=3), "param_groups": [group]})
+    grads = make_grads(params, 3)
+    take_steps(optimizer, params, grads)
+    take_steps(adamw, others, grads)
+    assert_near(params, others, 1e-6)
 
 
 def test_an_adam_that_corrects_its_bias_is_no_lamb():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -28,10 +28,10 @@ def corrected(k, betas=(0.9, 0.999)):
 class Old:
     """The old library: one naive LAMB a parameter."""
 
-    def __init__(self, eps=1e-6, decayed_only=False, adam=False, factor=None, **options):
+    def __init__(self, eps=1e-6, decayed_only=False, undecayed=False, adam=False, factor=None, **options):
         self.params, self.factor = random_tensors(SHAPES, torch.float64, 0), factor or (lambda k: 1.0)
         self.rules = []
-        for p, decay in zip(self.params, (DECAY, DECAY, 0.0), strict=True):
+        for p, decay in zip(self.params, (0.0,) * 3 if undecayed else (DECAY, DECAY, 0.0), strict=True):
             common = {"lr": LR, "betas": (0.9, 0.999), "eps": eps, "weight_decay": decay}
             is_adam = adam or (decayed_only and decay == 0.0)
             rule = NaiveAdamW(p, **common) if is_adam else NaiveOtherLamb(p, trust_eps=0.0, **common, **options)
@@ -139,6 +139,49 @@ def tinygrad(old):
     return saved
 
 
+def fastai(old, spared=(2,), **hypers):
+    """As Learner.save writes it, of two groups that differ in lr."""
+    states = [{"grad_avg": rule.m, "sqr_avg": rule.v, "step": BEFORE} for rule in old.rules]
+    for i in spared:
+        states[i]["do_wd"] = False
+    usual = {"wd": DECAY, "lr": LR, "mom": 0.9, "sqr_mom": 0.999, "eps": 1e-5}
+    return {"model": {}, "opt": {"state": states, "hypers": [usual, {**usual, "lr": 0.5, **hypers}]}}
+
+
+class MxnetArray:
+    """An array that is converted by its own method alone."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def asnumpy(self):
+        return self.x.numpy()
+
+
+def mxnet(masters=False, bounds=(None, None), **more):
+    def form(old):
+        states = {i: (MxnetArray(old.rules[j].m), MxnetArray(old.rules[j].v)) for i, j in enumerate(ORDER)}
+        if masters:
+            states = {i: (MxnetArray(torch.zeros(1)), pair) for i, pair in states.items()}
+        own = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "wd": DECAY, "lr": LR, "lr_scheduler": None, **more}
+        own |= {
+            "lower_bound": bounds[0],
+            "upper_bound": bounds[1],
+            "_index_update_count": dict.fromkeys(states, BEFORE),
+        }
+        return states, own if masters else SimpleNamespace(**own)
+
+    return form
+
+
+def oneflow(old, **options):
+    """Without decay, which oneflow scales by the ratio."""
+    usual = {"lr": LR, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "adam_w_mode": True, **options}
+    own = {**usual, "amsgrad": False, "bias_correction1": 0.5, "bias_correction2": 0.1, "contiguous_params": False}
+    groups = [{"_options": own, "_enable_clip_grad": False, "params": ids} for ids in ([0, 1], [2])]
+    return {"state": {"step": BEFORE, **each(old)}, "param_groups": groups}
+
+
 def flax(old):
     """As flax' to_state_dict writes the state of optax.lamb."""
     trees = [{}, {}]
@@ -195,6 +238,15 @@ CASES = {
     "bitsandbytes": Case("bitsandbytes", bitsandbytes(True), {"adam": True, "eps": 1e-8}, {"max_unorm": 0.0}),
     "bitsandbytes until 2026": Case(
         "bitsandbytes", bitsandbytes(False), {"adam": True, "eps": 1e-8}, {"max_unorm": 0.0}
+    ),
+    "fastai": Case("fastai", fastai, {"eps": 1e-5, "decoupled_decay": True, "ratio_clip": (0.0, 10.0)}),
+    "mxnet": Case("mxnet", mxnet()),
+    "mxnet with masters and a schedule": Case("mxnet", mxnet(masters=True, lr=0.5, lr_scheduler=len)),
+    "oneflow": Case("oneflow", oneflow, {"eps": 1e-8, "undecayed": True}),
+    "oneflow, uncorrected": Case(
+        "oneflow",
+        lambda old: oneflow(old, do_bias_correction=False),
+        {**UNCORRECTED, "eps": 1e-8, "undecayed": True},
     ),
     "optax": Case("optax", flax, {}, DECAYED),
     "keras": Case("keras", keras(), {"eps": 1e-7, "decoupled_decay": True}, DECAYED),
@@ -265,8 +317,13 @@ def test_pytorch_optimizer_itself(decay):
     rows = make_grads(theirs, BEFORE + AFTER)
     take_steps(old, theirs, rows[:BEFORE])
     optimizer, params = ours(Lamb, [p.detach() for p in theirs])
-    told = {"weight_decay": 0.0} if decay == "by hand" else debias
-    optimizer.load_state_dict(lamb_state("pytorch_optimizer", through_a_file(old.state_dict()), optimizer, **told))
+    saved, told = through_a_file(old.state_dict()), debias
+    if decay == "by hand":
+        told = {"weight_decay": 0.0}
+        recipe = r"give weight_decay=0\.0 here, and before step k write weight_decay \* \(1 - β1\*\*k\) into the groups"
+        with pytest.raises(ValueError, match=recipe):
+            lamb_state("pytorch_optimizer", saved, optimizer)
+    optimizer.load_state_dict(lamb_state("pytorch_optimizer", saved, optimizer, **told))
     rate = lamb_schedule("pytorch_optimizer", **debias)
     schedule = None if debias else LambdaLR(optimizer, rate, last_epoch=BEFORE - 1)
     for k, row in enumerate(rows[BEFORE:], BEFORE + 1):
@@ -313,6 +370,13 @@ def test_optax_itself(injected, as_list):
     ends = jax.tree.leaves(theirs)
     ends = ends if as_list else [ends[1].T, ends[2].T, ends[0]]
     assert_near(params, [torch.tensor(x.__array__()) for x in ends], 2e-6)
+
+
+def test_bounds_of_mxnet_are_read_and_zero_is_none():
+    optimizer, _ = ours(Lamb, random_tensors(SHAPES, torch.float64, 0))
+    for bounds, clip in (((None, 2.0), (0.0, 2.0)), ((0.5, 0.0), (0.5, float("inf"))), ((None, 0.0), None)):
+        checkpoint = mxnet(bounds=bounds)(Old())
+        assert lamb_state("mxnet", checkpoint, optimizer)["param_groups"][0]["trust_clip"] == clip
 
 
 def test_a_parameter_without_a_gradient_counts_with_its_group():
@@ -477,6 +541,60 @@ REFUSED = {
         in_group(**{**TIMM, "caution": True}),
         {},
         "timm's caution=True has no counterpart in Lamb: .*",
+    ),
+    "fastai's groups of different betas": (
+        "fastai",
+        lambda old: fastai(old, mom=0.8),
+        {},
+        "the checkpoint of fastai has groups of different lr, mom: they must be the same but for lr",
+    ),
+    "a parameter that fastai decays, in a group without decay": (
+        "fastai",
+        lambda old: fastai(old, spared=()),
+        {},
+        r"the checkpoint of fastai decays a parameter of shape \(3,\): give it a group with decay",
+    ),
+    "one that it spares, in a group with decay": (
+        "fastai",
+        lambda old: fastai(old, spared=(0, 2)),
+        {},
+        r"the checkpoint of fastai spares a parameter of shape \(5, 3\): give it a group without decay",
+    ),
+    "fastai's model alone": (
+        "fastai",
+        lambda old: {"weight": 1},
+        {},
+        "the checkpoint of fastai must be a dictionary with 'state' and 'hypers': .*",
+    ),
+    "mxnet's states alone": (
+        "mxnet",
+        lambda old: mxnet()(old)[0],
+        {},
+        "the checkpoint of mxnet must be a pair of states and optimizer: .*",
+    ),
+    "mxnet's clipping": (
+        "mxnet",
+        mxnet(clip_gradient=1.0),
+        {},
+        "mxnet's clip_gradient=1.0 has no counterpart in Lamb: it clips the elements of gradients",
+    ),
+    "oneflow's decay": (
+        "oneflow",
+        lambda old: oneflow(old, weight_decay=0.1),
+        {},
+        "oneflow's weight_decay=0.1 has no counterpart in Lamb: .*",
+    ),
+    "oneflow's parameters in one": (
+        "oneflow",
+        changed(oneflow, put("param_groups", 0, "_options", "contiguous_params", value=True)),
+        {},
+        "the checkpoint of oneflow has all parameters of a group in one: .*",
+    ),
+    "oneflow's model": (
+        "oneflow",
+        lambda old: [1],
+        {},
+        "the checkpoint of oneflow must be a dictionary with 'state' and 'param_groups': .*",
     ),
     "an unknown option": (
         "timm",

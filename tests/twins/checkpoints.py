@@ -87,6 +87,62 @@ def of_module(name: str, cls: str, dtype: torch.dtype = torch.float64) -> Callab
     return make
 
 
+class Fastai(OfTorch):
+    """Saved as a Learner does, which marks in the state what is not to decay, biases and norms."""
+
+    def __init__(self, **options: Any) -> None:
+        from fastai.optimizer import Lamb as Theirs
+
+        self.params = [Parameter(p) for p in drawn(0, torch.float64)]
+        self.optimizer = Theirs([[self.params[0]], self.params[1:]], lr=[LR, LR], **options)
+        self.optimizer.state[self.params[1]]["do_wd"] = False
+
+    @contextlib.contextmanager
+    def checkpoint(self) -> Iterator[Any]:
+        file = io.BytesIO()
+        torch.save({"model": {}, "opt": self.optimizer.state_dict()}, file)
+        file.seek(0)
+        yield torch.load(file, weights_only=False)  # the groups are in a list of fastcore's
+
+
+class MXNet:
+    """Its Trainer's own file; the vector's ``wd_mult`` is 0, and gradients are what ``backward`` makes of them."""
+
+    def __init__(self, **options: Any) -> None:
+        import mxnet
+
+        self.mxnet = mxnet
+        self.params = []
+        for i, start in enumerate(drawn(0, torch.float64)):
+            p = mxnet.gluon.Parameter(f"p{i}", shape=tuple(start.shape), dtype="float64", wd_mult=float(i in DECAYED))
+            p.initialize()
+            p.set_data(mxnet.nd.array(start.numpy(), dtype="float64"))
+            self.params.append(p)
+        self.trainer = mxnet.gluon.Trainer(self.params, "lamb", {"learning_rate": LR, **options})
+
+    def step(self, row: list[Tensor]) -> None:
+        with self.mxnet.autograd.record():
+            terms = [
+                (p.data() * self.mxnet.nd.array(g.numpy(), dtype="float64")).sum()
+                for p, g in zip(self.params, row, strict=True)
+            ]
+            loss = terms[0] + terms[1] + terms[2]
+        loss.backward()
+        self.trainer.step(1)
+
+    def now(self) -> list[Tensor]:
+        return [torch.tensor(p.data().asnumpy()) for p in self.params]
+
+    @contextlib.contextmanager
+    def checkpoint(self) -> Iterator[Any]:
+        import pickle
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "trainer.states")
+            self.trainer.save_states(str(path))
+            yield pickle.loads(path.read_bytes())
+
+
 class Optax:
     """Written and read by flax' msgpack, which is no pickle."""
 
@@ -244,6 +300,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "holocron": of_module("holocron.optim.lamb", "LAMB"),
     "colossalai": of_module("colossalai.nn.optimizer.lamb", "Lamb"),
     "bitsandbytes": of_module("bitsandbytes.optim", "LAMB", torch.float32),
+    "fastai": Fastai,
+    "mxnet": MXNet,
     "optax": Optax,
     "keras": Keras,
     "paddle": Paddle,
@@ -263,6 +321,9 @@ CHECKPOINTS = [
     Checkpoint("colossalai", EXACT),
     Checkpoint("colossalai", EXACT, {"bias_correction": True}),
     Checkpoint("bitsandbytes", 1e-6, {"max_unorm": 0.0}, {"max_unorm": 0.0}),
+    Checkpoint("fastai", EXACT, {"wd": DECAY}),
+    Checkpoint("mxnet", 7e-7, {"wd": DECAY}),
+    Checkpoint("mxnet", 7e-7, {"wd": DECAY, "lower_bound": 0.5, "upper_bound": 2.0}),
     Checkpoint("optax", EXACT, {"weight_decay": DECAY}, {"weight_decay": DECAY}),
     Checkpoint("keras", 1e-7, {"weight_decay": DECAY}, {"weight_decay": DECAY}),
     Checkpoint("paddle", 7e-7, {"lamb_weight_decay": DECAY}, {"lamb_weight_decay": DECAY}),

@@ -38,14 +38,19 @@ class Environment:
     pip: str = "pip"
 
 
+FASTAI = (
+    *("fastai==2.8.12", "fastcore==2.2.41", "fasttransform==0.0.5", "fastprogress==1.0.3"),
+    *("plum-dispatch==2.9.0", "beartype==0.23.1"),
+)
+MXNET = ("mxnet==1.9.1", "numpy==1.23.5")
+
 ENVIRONMENTS = [
     Environment(("optax", "pytorch_optimizer", "apex", "deepspeed", "oneflow"), beside_ours=True),
     Environment(
         ("timm", "torch_optimizer", "pytorch_lamb", "catalyst", "colossalai", "holocron", "fastai"),
         alone=(
             *("timm==1.0.31", "torch_optimizer==0.3.0", "pytorch_lamb==1.0.0", "catalyst==22.4", "colossalai==0.5.0"),
-            *("pylocron==0.3.0", "fastai==2.8.12", "fastcore==2.2.41", "fasttransform==0.0.5", "fastprogress==1.0.3"),
-            *("plum-dispatch==2.9.0", "beartype==0.23.1"),
+            *("pylocron==0.3.0", *FASTAI),
         ),
         beside_ours=True,
         pip="pip==24.0",  # the last that takes catalyst's metadata
@@ -53,7 +58,7 @@ ENVIRONMENTS = [
     Environment(("keras",), ("keras==3.15.1", "jax==0.10.2", "numpy==2.4.6")),
     Environment(("tinygrad",), ("tinygrad==0.14.0", "numpy==2.4.6")),
     Environment(("paddle",), ("paddlepaddle==3.3.1",)),
-    Environment(("mxnet",), ("mxnet==1.9.1", "numpy==1.23.5")),
+    Environment(("mxnet",), MXNET),
     Environment(
         ("tensorflow-addons", "tf-models"),
         ("tensorflow-cpu==2.21.0", "tf-keras==2.21.0", "typeguard==2.13.3"),
@@ -61,20 +66,23 @@ ENVIRONMENTS = [
     ),
 ]
 
-CHECKPOINTS = Environment(
-    (
-        *("timm", "pytorch_optimizer", "torch_optimizer", "pytorch_lamb", "catalyst", "colossalai", "holocron"),
-        *("bitsandbytes", "optax", "keras", "paddle", "tinygrad"),
+CHECKPOINTS = [
+    Environment(
+        (
+            *("timm", "pytorch_optimizer", "torch_optimizer", "pytorch_lamb", "catalyst", "colossalai", "holocron"),
+            *("bitsandbytes", "optax", "keras", "paddle", "tinygrad", "fastai"),
+        ),
+        alone=(
+            *("timm==1.0.31", "torch_optimizer==0.3.0", "pytorch_lamb==1.0.0", "catalyst==22.4", "colossalai==0.5.0"),
+            *("pylocron==0.3.0", "bitsandbytes==0.50.2", "tinygrad==0.14.0", *FASTAI),
+            *("keras==3.15.1", "h5py==3.16.0", "optree==0.20.0", "namex==0.1.0", "absl-py==2.5.1"),
+            *("paddlepaddle==3.3.1", "opt_einsum==3.4.0", "httpx==0.28.1"),
+        ),
+        beside_ours=True,
+        pip="pip==24.0",
     ),
-    alone=(
-        *("timm==1.0.31", "torch_optimizer==0.3.0", "pytorch_lamb==1.0.0", "catalyst==22.4", "colossalai==0.5.0"),
-        *("pylocron==0.3.0", "bitsandbytes==0.50.2", "tinygrad==0.14.0"),
-        *("keras==3.15.1", "h5py==3.16.0", "optree==0.20.0", "namex==0.1.0", "absl-py==2.5.1"),
-        *("paddlepaddle==3.3.1", "opt_einsum==3.4.0", "httpx==0.28.1"),
-    ),
-    beside_ours=True,
-    pip="pip==24.0",
-)
+    Environment(("mxnet",), MXNET, beside_ours=True),
+]
 
 
 def install(environment: Environment, folder: Path, seconds: float) -> Path:
@@ -123,15 +131,14 @@ def row(twin: Twin, found: dict[str, float], moved: float) -> str:
     return f"| {' | '.join([twin.name, *cells, f'{twin.within:.0e}', f'{moved:.0e}'])} |"
 
 
-def checkpoints(libraries: list[str], seconds: float) -> tuple[list[str], list[str]]:
+def checkpoints(environment: Environment, libraries: list[str], seconds: float) -> tuple[list[str], list[str]]:
     """Prints how far Lamb is when it goes on from their checkpoints; what was not run, and what failed."""
-    print("\n| library and its options, saved and gone on from | ten steps | within |\n|---|--:|--:|", flush=True)
     missing, failures = [], []
     with tempfile.TemporaryDirectory() as folder:
         try:
-            python = install(CHECKPOINTS, Path(folder), seconds)
+            python = install(environment, Path(folder), seconds)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            print(f"| all | not run: {_said(error)} | |", flush=True)
+            print(f"| {', '.join(libraries)} | not run: {_said(error)} | |", flush=True)
             return libraries, []
         for library in libraries:
             command = [python, "checkpoints.py", library]
@@ -161,7 +168,7 @@ def main() -> int:
     parser.add_argument("--some", action="store_true", help="what cannot be installed or run is said, and no failure")
     parser.add_argument("--seconds", type=float, default=600.0, help="how long to install, or to run, an environment")
     options = parser.parse_args()
-    known = list(dict.fromkeys(library for one in (*ENVIRONMENTS, CHECKPOINTS) for library in one.libraries))
+    known = list(dict.fromkeys(library for one in (*ENVIRONMENTS, *CHECKPOINTS) for library in one.libraries))
     if unknown := sorted({*options.libraries} - {*known}):
         parser.error(f"unknown: {', '.join(unknown)}; the libraries are {', '.join(known)}")
     wanted = options.libraries or known
@@ -187,9 +194,11 @@ def main() -> int:
             failures += [f"{twin.name}, {r}: {far:.1e} apart" for r, far in found.items() if far > twin.within]
             if moved <= twin.within:
                 failures.append(f"{twin.name}: an argument can be moved unnoticed")
-    if saving := [library for library in CHECKPOINTS.libraries if library in wanted]:
-        lacking, wrong = checkpoints(saving, options.seconds)
-        missing, failures = missing + lacking, failures + wrong
+    print("\n| library and its options, saved and gone on from | ten steps | within |\n|---|--:|--:|", flush=True)
+    for environment in CHECKPOINTS:
+        if saving := [library for library in environment.libraries if library in wanted]:
+            lacking, wrong = checkpoints(environment, saving, options.seconds)
+            missing, failures = missing + lacking, failures + wrong
     for line in failures:
         print(line, file=sys.stderr)
     return 1 if failures or (missing and not options.some) else 0

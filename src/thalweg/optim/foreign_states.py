@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thalweg.arguments import reject
 
-# Options by which groups are known. Colossalai's HybridAdam has its Lamb's; DeepSpeed's Adam has them too, and amsgrad.
+# Options by which groups are known. DeepSpeed's Adam has colossalai's too, and amsgrad.
 _GROUP_MARKS = {
     "timm": ("always_adapt",),
     "pytorch_optimizer": ("weight_decouple", "adam"),
@@ -19,6 +19,10 @@ _GROUP_MARKS = {
     "colossalai": ("bias_correction",),
 }
 _STATE_MARKS = {"torch_optimizer": ("weight_norm", "adam_norm")}  # and pytorch_lamb
+_ALIKE = {
+    "colossalai": "; if it is of HybridAdam or another Adam there, delete 'bias_correction' from its groups and load "
+    "it as an AdamW's, into an optimizer with the same bias_correction"
+}
 _OURS, _ADAMS = "trust_eps", "amsgrad"
 
 
@@ -43,7 +47,8 @@ def refuse_other_lambs(state_dict: Mapping[str, Any]) -> None:
             "state_dict",
             f"one with the names of {library}'s LAMB",
             "that of an ALTO, a Lamb or an AdamW, or what thalweg.lamb_state makes of another LAMB's, as in "
-            f'optimizer.load_state_dict(thalweg.lamb_state("{library}", state_dict, optimizer))',
+            f'optimizer.load_state_dict(thalweg.lamb_state("{library}", state_dict, optimizer))'
+            f"{_ALIKE.get(library, '')}",
         )
 
 

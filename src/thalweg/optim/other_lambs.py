@@ -290,9 +290,12 @@ def _mxnet(
     upper_bound: float | None = None,
     bias_correction: bool = True,
     wd: float = 0.0,
+    clip_gradient: float | None = None,
 ) -> _Row:
-    bounded = lower_bound is not None or upper_bound is not None
-    bounds = (lower_bound or 0.0, math.inf if upper_bound is None else upper_bound)
+    if clip_gradient:
+        _refuse("mxnet", "clip_gradient", clip_gradient, "it clips the elements of gradients")
+    bounds = (lower_bound or 0.0, upper_bound or math.inf)  # there 0 is none
+    bounded = lower_bound or upper_bound
     return _lamb((beta1, beta2), epsilon, wd, trust_clip=bounds if bounded else None, bias_correction=bias_correction)
 
 
@@ -390,8 +393,8 @@ def _pytorch_optimizer(
         _refuse(library, "fixed_decay", fixed_decay, "decay is not multiplied by lr")
     if decays and not adam_debias:
         difference = (
-            "it decays by lr, but steps by lr/(1-β1^k); leave it out here, and write weight_decay * (1 - β1**k) into "
-            "the groups before step k"
+            "it decays by lr, but steps by lr/(1-β1^k); give weight_decay=0.0 here, and before step k write "
+            "weight_decay * (1 - β1**k) into the groups that decay"
         )
         _refuse(library, "weight_decay", weight_decay, difference)
     return _lamb(

@@ -30,17 +30,20 @@ def lamb_state(library: str, checkpoint: Any, optimizer: Lamb, **options: Any) -
     ``LambdaLR(optimizer, lamb_schedule(...), last_epoch=steps - 1)``.
 
     Parameters are matched by name where both sides have names, and else by their order, group by group. Checkpoints
-    without groups are matched by order among parameters of equal shape (Keras, Paddle, TensorFlow), or by name (optax,
-    with ``kernel``, ``scale`` and ``embedding`` for torch's ``weight``; by order where its trees are lists); ``lr``,
-    unless they have it, stays as it is in ``optimizer``, and groups without weight decay stay without. Kernels are
-    turned from (in, out) to torch's (out, in); one that optax' tree calls ``weight`` is taken as it is.
+    without groups are matched by order among parameters of equal shape (fastai, Keras, mxnet, Paddle, TensorFlow), or
+    by name (optax, with ``kernel``, ``scale`` and ``embedding`` for torch's ``weight``; by order where its trees are
+    lists); ``lr``, unless they have it, stays as it is in ``optimizer``, and groups without weight decay stay without.
+    Kernels are turned from (in, out) to torch's (out, in); one that optax' tree calls ``weight`` is taken as it is.
 
     Args:
-        library: as of :func:`thalweg.lamb_defaults`, and "bitsandbytes". Not "fastai", "mxnet" and "oneflow".
+        library: as of :func:`thalweg.lamb_defaults`, and "bitsandbytes".
         checkpoint: what the library saves, as it was loaded. apex, bitsandbytes, catalyst, colossalai, DeepSpeed,
             holocron, pytorch_lamb, pytorch_optimizer, timm, torch_optimizer: the state dict; ``torch.load(...,
-            weights_only=True)`` reads it. DeepSpeed's with float16: the file's ``optimizer``. optax: the state, or what
-            flax and orbax make of it. keras: the open ``h5py.File`` of the weights. paddle: the dictionary in its
+            weights_only=True)`` reads it. DeepSpeed's with float16: the file's ``optimizer``. fastai: what
+            ``Learner.save`` writes, or its ``opt``. oneflow: the state dict, and arrays for its tensors if they were
+            made in another process. mxnet: the pair of states and optimizer that ``Trainer.save_states`` pickles, as it
+            is, or with arrays for states and the optimizer's attributes in a dictionary. optax: the state, or what flax
+            and orbax make of it. keras: the open ``h5py.File`` of the weights. paddle: the dictionary in its
             ``.pdopt``. tensorflow-addons, tf-models: ``optimizer.get_weights()``. tinygrad:
             ``get_state_dict(optimizer)``.
         optimizer: ALTO or Lamb, with the groups of the checkpoint, if that has groups.
@@ -79,10 +82,14 @@ def lamb_state(library: str, checkpoint: Any, optimizer: Lamb, **options: Any) -
     for group, own, (part, slots) in zip(new["param_groups"], optimizer.param_groups, matched, strict=True):
         steps = max((slot.step or 0 for slot in slots), default=0)
         group.update(_options(library, part, told, own, steps))
+        decay = group["weight_decay"]
         if own["weight_decay"] == 0.0 and not (saved.grouped and "weight_decay" in part.options):
-            spared[id(group)] = group["weight_decay"]  # which parameters were is not in the checkpoint
+            spared[id(group)] = decay  # which parameters were is not in the checkpoint
             group["weight_decay"] = 0.0
         for key, p, slot in zip(group["params"], own["params"], slots, strict=True):
+            if slot.decays is not None and decay > 0.0 and slot.decays == (own["weight_decay"] == 0.0):
+                which, wanted = ("decays", "with") if slot.decays else ("spares", "without")
+                refuse(library, f"{which} a parameter of shape {tuple(p.shape)}", f"give it a group {wanted} decay")
             if slot.step and not slot.moments:  # counted in its group, and has had no gradient yet
                 zeros = torch.zeros_like(p, dtype=compute_dtype(p.dtype), requires_grad=False)
                 slot = slot._replace(moments=(zeros, zeros.clone()))

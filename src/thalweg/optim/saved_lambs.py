@@ -30,12 +30,14 @@ class Slot(NamedTuple):
         step: how many steps were taken; None if it had none.
         moments: m and v, None where it has none: both are zero then.
         order: the axes of a kernel in torch's order, (out, in, ...), where the library has them in another.
+        decays: whether the library decays it, where that is saved of a parameter and not of its group.
     """
 
     name: str | None
     step: int | None
     moments: tuple[Tensor, Tensor] | None
     order: tuple[int, ...] | None = None
+    decays: bool | None = None
 
 
 class Part(NamedTuple):
@@ -71,11 +73,12 @@ def _take(library: str, saved: Mapping[Any, Any], key: Any) -> Any:
 
 
 def as_tensor(value: Any) -> Tensor:
-    """A tensor of an array of torch, NumPy, JAX, Paddle, tinygrad or h5py; a copy unless it is torch's."""
+    """A tensor of an array of torch, NumPy or h5py, or of another library's; a copy unless it is torch's."""
     if isinstance(value, Tensor):
         return value
     stored = getattr(value, "attrs", {}).get("dtype")  # Keras' bfloat16 in HDF5: two opaque bytes
-    value = value.numpy() if callable(getattr(value, "numpy", None)) else value
+    for to_numpy in ("numpy", "asnumpy"):
+        value = getattr(value, to_numpy)() if callable(getattr(value, to_numpy, None)) else value
     if not hasattr(value, "__array__"):
         return torch.tensor(value)
     array = value.__array__()
@@ -126,6 +129,42 @@ def _torch(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
     if unknown := [key for key in states if key not in known]:
         refuse(library, f"has state under {unknown}", "keys must be those in 'params' of its groups")
     return Saved(parts, grouped=True, weights=[])
+
+
+def _fastai(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
+    """The state of each parameter in a list, in which groups end nowhere, and the options of each group."""
+    if isinstance(checkpoint, Mapping) and "hypers" not in checkpoint and "opt" in checkpoint:  # Learner.save's file
+        checkpoint = checkpoint["opt"]
+    if not isinstance(checkpoint, Mapping) or not {"state", "hypers"} <= checkpoint.keys():
+        refuse(
+            library, "must be a dictionary with 'state' and 'hypers'", "what Learner.save writes, or opt.state_dict()"
+        )
+    groups = [{name: float(value) for name, value in hypers.items()} for hypers in checkpoint["hypers"]]
+    differing = sorted({name for group in groups for name in group if group[name] != groups[0].get(name)})
+    if {*differing} - {"lr"}:
+        refuse(library, f"has groups of different {', '.join(differing)}", "they must be the same but for lr")
+    kept = {name: value for name, value in groups[0].items() if name not in differing}
+    slots = []
+    for state in checkpoint["state"]:
+        moments = (as_tensor(state["grad_avg"]), as_tensor(state["sqr_avg"])) if "grad_avg" in state else None
+        step = _count(library, _take(library, state, "step")) if moments else None
+        slots.append(Slot(None, step, moments, decays=bool(state.get("do_wd", True))))
+    return Saved([Part(kept, slots)], grouped=False, weights=[])
+
+
+def _oneflow(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
+    """As torch's, but for one count among the states, and the options of a group one level further down."""
+    if not isinstance(checkpoint, Mapping) or not {"state", "param_groups"} <= checkpoint.keys():
+        refuse(library, "must be a dictionary with 'state' and 'param_groups'", "its state_dict()")
+    states = checkpoint["state"]
+    step = _count(library, _take(library, states, "step"))
+    groups = []
+    for group in checkpoint["param_groups"]:
+        own = _take(library, group, "_options")
+        if own.get("contiguous_params"):
+            refuse(library, "has all parameters of a group in one", "save it of contiguous_params=False")
+        groups.append({**own, "params": group["params"], "step": step})
+    return _torch(library, {"state": {k: x for k, x in states.items() if k != "step"}, "param_groups": groups}, options)
 
 
 def _moments(library: str, state: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -266,7 +305,23 @@ def _tensorflow(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved
     return Saved([Part({}, slots)], grouped=False, weights=[])
 
 
-# ---- Paddle and tinygrad
+# ---- mxnet, Paddle and tinygrad
+
+
+def _mxnet(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
+    """The pair that ``Trainer.save_states`` pickles: moments by number, beside master weights or not; the optimizer."""
+    if not isinstance(checkpoint, Sequence) or len(checkpoint) != 2 or not isinstance(checkpoint[0], Mapping):
+        refuse(library, "must be a pair of states and optimizer", "pickle.load of what Trainer.save_states writes")
+    states, optimizer = checkpoint
+    own = optimizer if isinstance(optimizer, Mapping) else vars(optimizer)
+    counts = _take(library, own, "_index_update_count")
+    slots = []
+    for index in sorted(states):
+        m, v = states[index][1] if isinstance(states[index][1], Sequence) else states[index]
+        slots.append(Slot(None, _count(library, _take(library, counts, index)), (as_tensor(m), as_tensor(v))))
+    scheduled = own.get("lr_scheduler") is not None
+    kept = {name: value for name, value in own.items() if not (scheduled and name == "lr")}
+    return Saved([Part(kept, slots)], grouped=False, weights=[])
 
 
 _PADDLES = re.compile(r"(?P<name>.+)_moment1_0")
@@ -327,7 +382,10 @@ READERS: dict[str, Reader] = {
         ),
         _torch,
     ),
+    "fastai": _fastai,
     "keras": _keras,
+    "mxnet": _mxnet,
+    "oneflow": _oneflow,
     "optax": _optax,
     "paddle": _paddle,
     "tensorflow-addons": _tensorflow,
