@@ -12,9 +12,11 @@ from thalweg.lab.search.cells import Job
 from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, work
 
-PLAN = ComparisonPlan(("small_tasks:Line",), (16,), ("sgd", "adamw", "alto"), trials=3, studies=3, seeds=2, steps=6)
+PLAN = ComparisonPlan(
+    ("small_tasks:Line",), (16,), ("sgd", "adamw", "alto"), trials=3, studies=3, seeds=2, steps=6, tuning_seeds=1
+)
 SMALL = ["compare", "small_tasks:Line", "--batch-size", "16", "--optimizers", "sgd,adamw", "--trials", "2"]
-SMALL += ["--studies", "1", "--seeds", "2", "--steps", "4", "--no-timing"]
+SMALL += ["--studies", "1", "--tuning-seeds", "1", "--seeds", "2", "--steps", "4", "--no-timing"]
 
 
 def carry_out(plan, root, storage=None, **options):

@@ -190,7 +190,7 @@ def test_nobody_need_listen(arguments):
 def test_a_dry_run_says_what_and_how_long_and_runs_nothing(tmp_path, capsys):
     cli.main([*SMALL, "--out", str(tmp_path / "none"), "--dry-run"])
     out = capsys.readouterr().out
-    assert "small_tasks:Line 16 custom sgd: 1 x 2 trials and 2 seeds of 4 steps, about 0 s" in out
+    assert "small_tasks:Line 16 custom sgd: 1 x 4 trials from 1 seed each, and 2 seeds, of 4 steps, about 0 s" in out
     assert "in total about 0 s" in out
     assert not (tmp_path / "none").exists()
 

@@ -123,8 +123,8 @@ def test_options_may_stand_in_a_file(tmp_path, capsys):
     arguments = ["compare", "small_tasks:Line", "--steps", "2", "--out", str(tmp_path / "none"), "--dry-run"]
     cli.main([*arguments, "--config", str(tmp_path / "c.yaml"), "--studies", "2"])
     out = capsys.readouterr().out
-    assert "Line 16 custom sgd: 2 x 7 trials" in out
-    assert "Line 48 custom sgd: 2 x 7 trials" in out
+    assert "Line 16 custom sgd: 2 x 15 trials" in out
+    assert "Line 48 custom sgd: 2 x 15 trials" in out
     (tmp_path / "c.yaml").write_text("optimizers: [sgd, adamw]\nbatch-size: 16\n")
     cli.main([*arguments, "--config", str(tmp_path / "c.yaml")])
     assert [line.split(":")[1][-6:] for line in capsys.readouterr().out.splitlines()[:2]] == ["om sgd", " adamw"]

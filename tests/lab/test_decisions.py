@@ -384,11 +384,11 @@ def test_percentages_differ_by_points():
 def test_of_two_middle_studies_the_worse_is_chosen(tmp_path, goal, middle):
     writer = Comparison(tmp_path)
     writer.cell("digits", ACCURACY | {"goal": "max"}, 64, 40, "adamw", trials=2, studies=1)
-    run = reading.read(tmp_path).tables[0].cells[0].trials[0]
+    trial = reading.read(tmp_path).tables[0].cells[0].trials[0]
     metric = Metric("score", goal)
 
     def study(value):
-        return [replace(run, validation=value, failure=None)]
+        return [replace(trial, validation=value)]
 
     for values in itertools.permutations([0.1, 0.2, 0.3, 0.4]):
         chosen = results.choose([study(value) for value in values], metric)

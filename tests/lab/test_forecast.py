@@ -35,13 +35,13 @@ def products_of_digits():
 
 def test_a_forecast_counts_parameters_steps_runs_and_bytes():
     one = recipe.Comparison("digits", 64, ("adamw", "alto", "sgd:lr=0.1|0.2:momentum=0.9:weight_decay=0"), epochs=7,
-                            trials=5, studies=2, seeds=3)  # fmt: skip
+                            trials=5, studies=2, seeds=3, tuning_seeds=4)  # fmt: skip
     found = forecast.forecast(one, devices=1)
     parameters = sum(p.numel() for p in tasks.find("digits").model().parameters())
     assert found.parameters == parameters
     assert found.examples == 1197
     assert found.steps == 7 * (1197 // 64)
-    assert found.runs == 2 * (5 * 2 + 3) + 2 + 3
+    assert found.runs == 2 * (2 * (5 + 3 + 3) * 4 + 3) + 2 * 4 + 3
     assert (found.costliest, found.cost.fused) == ("alto", parameters * (4 + 4 + 12))
     assert found.download == ""
     seen = found.runs * found.steps * 64
@@ -78,10 +78,10 @@ def test_a_dry_run_at_paper_scale_needs_no_data_and_says_how_long(capsys, monkey
         options = reproducing.Reproduce(scale="paper", devices=devices, tflops=float(tflops), dry_run=True)
         reproducing.reproduce("image-classification", options=options)
         said = capsys.readouterr().out
-        assert "cifar10-resnet20 at batch size 16,384: 48 runs or more of 800 steps; 1.5e+17 operations" in said
+        assert "cifar10-resnet20 at batch size 16,384: 72 runs of 800 steps; 2.3e+17 operations" in said
         assert "download: ILSVRC/imagenet-1k (gated: accept its terms, then hf auth login; 167 GB)" in said
         hours.append(said.splitlines()[-1].split("about ")[1].split(" on")[0])
-    assert hours == ["65 d", "16 d", "16 d"]
+    assert hours == ["101 d", "25 d", "25 d"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,19 +152,27 @@ def test_the_timing_pass_takes_as_long_as_is_said(step, optimizers, monkeypatch)
 def test_the_forecast_of_a_comparison_has_all_that_the_command_does(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     plan = ComparisonPlan(
-        ("small_tasks:Line",), (16, 48), ("sgd", "adamw", "muon", "sgd:lr=0.1"), trials=3, studies=2, seeds=4, steps=30
+        ("small_tasks:Line",),
+        (16, 48),
+        ("sgd", "adamw", "muon", "sgd:lr=0.1|1"),
+        trials=3,
+        studies=2,
+        seeds=4,
+        steps=30,
+        tuning_seeds=3,
     )
     cells, _ = plan.cells(tmp_path)
     found = of_cells.expected(cells, 2, timing=True)
-    # 2 tables; 4 optimizers of 6 trials and 4 seeds, one of given learning rates; 20 evaluations of 64 examples of 1 us
+    # 2 tables; 3 optimizers of 2 (3 + 2 + 2) trials and one of 2 · 3, from 3 seeds each, and 4 fresh seeds of all;
+    # 20 evaluations of 64 examples of 1 us
+    trials = 3 * (3 * 14 + 6)
     steps = {16: 516.0, 48: 548.0}
-    assert found.training == pytest.approx(sum(steps.values()) * 30 * 40 / 2e6)
+    assert found.training == pytest.approx(sum(steps.values()) * 30 * (trials + 16) / 2e6)
     parameters = 3 * 8 + 8 + 8 + 1
     run = 50_000 + parameters * 0.01 + 20 * (1000 + 64 / 3)
-    assert found.beside == pytest.approx(2 * (40 * run + 16 * (1000 + 64 / 3)) / 2e6)
+    assert found.beside == pytest.approx(2 * ((trials + 16) * run + 16 * (1000 + 64 / 3)) / 2e6)
     turns = sum(23 * 4 * step for step in steps.values()) + 2 * 4 * (50_000 + parameters * 0.01)
     assert found.timing == pytest.approx(turns / 1e6)
-    assert found.beyond == pytest.approx(sum(2 * 2 * 2 * 3 * (30 * step + run) for step in steps.values()) / 2e6)
     assert found.total == found.training + found.beside + found.timing
     assert found.starting == 10.0
     without = of_cells.expected(cells, 1, timing=False)
@@ -179,8 +187,9 @@ def test_the_forecast_of_a_recipe_has_evaluations_and_the_timing_pass(monkeypatc
     found = forecast.forecast(one, devices=1)
     validation, test = (len(part) for part in tasks.load("digits")[1][1:])
     run = of_cells.RUN + of_cells.INITIAL * found.parameters
-    evaluations = 16 * 7 * (1000 + 40 * validation / 3) + 6 * (1000 + 40 * test / 3)
-    assert found.beside == pytest.approx((16 * run + evaluations) / 1e6)
+    runs = 2 * ((5 + 3 + 3) * 2 + 3)
+    evaluations = runs * 7 * (1000 + 40 * validation / 3) + 6 * (1000 + 40 * test / 3)
+    assert found.beside == pytest.approx((runs * run + evaluations) / 1e6)
     turns = of_cells.timing_pass((500 + 64 * 40) / 1e6, 2, found.parameters)
     assert found.whole(None) == pytest.approx(found.seconds(None) + found.beside / os.cpu_count() + turns)
     assert forecast.forecast(one, devices=8).whole(1.0) == forecast.forecast(one, devices=8).seconds(1.0)

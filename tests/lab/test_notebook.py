@@ -51,7 +51,7 @@ def test_the_notebook_runs(tmp_path):
     found = read(tmp_path / "runs" / "my_task.Tumours")
     assert len(found.tables) == 2
     assert {(cell.optimizer, len(cell.trials), len(cell.seeds)) for table in found.tables for cell in table.cells} == {
-        ("adamw", 1, 2), ("lamb", 1, 2), ("alto", 1, 2),
+        ("adamw", 3, 2), ("lamb", 3, 2), ("alto", 3, 2),
     }  # fmt: skip
     report = Report(tmp_path / "runs" / "my_task.Tumours")
     (framed,) = re.findall('srcdoc="([^"]*)"', report._repr_html_())

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ from scipy.stats import qmc
 from thalweg.lab.contenders import CONTENDERS
 from thalweg.lab.search import points
 from thalweg.lab.search.cells import Reader
-from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.records import files as records
 from thalweg.records import reading, results
 from thalweg.records.errors import UserError
@@ -72,23 +70,19 @@ def test_every_optimizer_gets_the_same_trials_and_the_chosen_setting_gets_fresh_
     assert found.problems == ()
     assert {cell.optimizer for cell in table.cells} == {"sgd", "adamw", "alto"}
     for cell in table.cells:
-        assert [len([run for run in study if run.round == 0]) for study in cell.studies] == [3, 3, 3]
+        assert [[trial.round for trial in study] for study in cell.studies] == [[0, 0, 0, 1, 1, 2, 2]] * 3
         assert len({run.settings["lr"] for run in cell.trials if run.round == 0}) == 9
-        assert {run.seed for run in cell.trials} == {0}
-        bests = sorted(min(run.validation if run.finished else np.inf for run in study) for study in cell.studies)
+        assert {run.seed for trial in cell.trials for run in trial.runs} == {0}
+        bests = sorted(min(one.validation if one.finished else np.inf for one in study) for study in cell.studies)
         assert cell.chosen.validation == bests[1]
         assert [run.seed for run in cell.seeds] == [1000, 1001]
         assert {tuple(run.settings.items()) for run in cell.seeds} == {tuple(cell.chosen.settings.items())}
-        assert all((run.test is not None) == (run.kind == "seed") for run in (*cell.trials, *cell.seeds))
+        assert all((run.test is not None) == (run.kind == "seed") for run in cell.runs)
         assert len(cell.seconds_per_step) > 3
 
 
-def run_at(share, value, number=0, *, study=0, turn=0, failure=None):
-    lr = CONTENDERS["adamw"].space[0].at(share)
-    return results.Run(
-        Path(), "trial", study, turn, number, 0, {"lr": lr}, {"lr": lr}, failure, failure and "why",
-        None if failure else value, None, 0.0, None, None, {}, {}, (),
-    )  # fmt: skip
+def trial_of(value):
+    return results.Trial((), value)
 
 
 @pytest.mark.parametrize(
@@ -104,48 +98,15 @@ def run_at(share, value, number=0, *, study=0, turn=0, failure=None):
 )
 def test_the_median_of_the_studies_bests(values, chosen):
     metric = results.Metric("error", "min")
-    studies = [[run_at(0.5, v, failure=None if v is not None else "diverged"), run_at(0.5, 9.0)] if v is not None
-               else [run_at(0.5, None, failure="diverged")] for v in values]  # fmt: skip
+    studies = [[trial_of(v), trial_of(9.0)] if v is not None
+               else [trial_of(None)] for v in values]  # fmt: skip
     found = results.choose(studies, metric)
     assert (found and found.validation) == chosen
-    flipped = [[replace(run, validation=run.validation and -run.validation) for run in study] for study in studies]
+    flipped = [
+        [replace(trial, validation=trial.validation and -trial.validation) for trial in study] for study in studies
+    ]
     other = results.choose(flipped, results.Metric("gain", "max"))
     assert (other and -other.validation) == chosen
-
-
-def rounds_of(cell, root, value):
-    """The learning rates of each round of study 0 where a trial's validation metric is ``value`` of its share."""
-    seen = {}
-    axis = cell.space[0]
-
-    def fake(job):
-        if job.place.kind != "trial":
-            return None
-        lr = job.spec.settings["lr"]
-        if job.place.study == 0:
-            seen.setdefault(job.place.round, []).append(axis.share(lr))
-        run = run_at(0.5, value(axis.share(lr)), job.place.number, study=job.place.study, turn=job.place.round)
-        return replace(run, settings=job.spec.settings, point=job.place.point)
-
-    jobs = list(cell.open_jobs(root, fake))
-    return seen, jobs
-
-
-def test_a_winner_at_an_edge_is_searched_beyond_it_at_most_twice(tmp_path):
-    (cell,), _ = ComparisonPlan(("small_tasks:Line",), (16,), ("adamw",), 8, 1, 2, steps=6).cells(tmp_path)
-    inside, jobs = rounds_of(cell, tmp_path, lambda share: (share - 0.5) ** 2)
-    assert list(inside) == [0]
-    assert [job.place.kind for job in jobs] == ["seed", "seed"]
-    higher, _ = rounds_of(cell, tmp_path, lambda share: -share)
-    assert {turn: len(lrs) for turn, lrs in higher.items()} == {0: 8, 1: 4, 2: 4}
-    assert min(higher[1]) >= 1.0
-    assert min(higher[2]) >= max(1.4, *higher[1])
-    lower, _ = rounds_of(cell, tmp_path, lambda share: share)
-    assert max(lower[1]) <= 0.0
-    just_beyond, _ = rounds_of(cell, tmp_path, lambda share: (share - 1.25) ** 2)
-    assert list(just_beyond) == [0, 1]
-    nothing_there, _ = rounds_of(cell, tmp_path, lambda share: -share if share < 1 else 10 - share)
-    assert list(nothing_there) == [0, 1]  # the best of all rounds counts, not the last one's
 
 
 def test_more_trials_extend_a_comparison_and_fewer_optimizers_leave_the_others_alone(done, tmp_path):

@@ -30,10 +30,13 @@ class Compare(Regimen):
     """Comma-separated names (see `thalweg optimizers`), or dotted names of classes."""
 
     trials: Annotated[int, whole(1, MOST)] = 8
-    """Tuning trials per study."""
+    """Tuning trials per study; two rounds of half as many follow."""
 
     studies: Annotated[int, whole(1, MOST)] = 3
     """Tuning studies; the setting whose best result is the median is chosen."""
+
+    tuning_seeds: Annotated[int, whole(1, MOST)] = 2
+    """Seeds that each trial is trained from."""
 
     seeds: Annotated[int, whole(1, MOST)] = 5
     """Fresh seeds that the chosen setting is trained on."""
@@ -68,8 +71,9 @@ class Compare(Regimen):
 def compare(*tasks: str, options: Compare | None = None) -> None:
     """Tune and compare optimizers on tasks, and write a report.
 
-    Every optimizer is tuned with the same quasi-random trials, and the chosen setting is trained on fresh seeds.
-    Started again, the command continues; started elsewhere with the same --out or --storage, it joins the work.
+    Every optimizer is tuned with as many trials, the first of them the same for all, and the chosen setting is trained
+    on fresh seeds. Started again, the command continues; started elsewhere with the same --out or --storage, it joins
+    the work.
 
     Args:
         tasks: Names (see `thalweg tasks`), or module:Class.
@@ -94,6 +98,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
         trials=options.trials,
         studies=options.studies,
         seeds=options.seeds,
+        tuning_seeds=options.tuning_seeds,
         steps=options.steps,
         budgets=BUDGETS if options.budget == "both" else (options.budget,),
         regimen={name: getattr(options, name) for name in REGIMEN},
@@ -107,10 +112,9 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
         _say_what_would_run(cells, processes, root, console, timing=options.timing)
         return
     assignment = comparison.begin(root, cells, terminal.command(), processes, options.storage)
-    runs = sum(cell.trials * cell.studies + cell.seeds for cell in cells if cell.left_out is None)
     console.print(
-        f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: at least {runs} "
-        f"runs, {processes} at a time, in {root}"
+        f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: "
+        f"{sum(cell.runs for cell in cells)} runs, {processes} at a time, in {root}"
     )
     with Progress(console, cells, root) as progress:
         comparison.run(assignment, processes, progress.on_message)
@@ -127,7 +131,9 @@ def _say_what_would_run(cells: list[PlannedCell], processes: int, root: Path, co
             console.print(f"{_where(cell)}: left out, {cell.left_out}")
             continue
         console.print(
-            f"{_where(cell)}: {cell.studies} x {cell.trials} trials and {cell.seeds} seeds of {cell.steps} steps, "
+            f"{_where(cell)}: {cell.studies} x {cell.points} trials from {cell.tuning_seeds} "
+            f"seed{'s' * (cell.tuning_seeds > 1)} each, and "
+            f"{cell.seeds} seeds, of {cell.steps} steps, "
             f"about {terminal.duration(cell.cost() / 1e6)} on one core",
             soft_wrap=True,
         )
@@ -136,10 +142,9 @@ def _say_what_would_run(cells: list[PlannedCell], processes: int, root: Path, co
     found = expected(cells, processes, timing=timing)
     parts = {"training": found.training, "evaluations, models and records": found.beside, "timing steps": found.timing}
     said = ", ".join(f"{what} {terminal.duration(seconds)}" for what, seconds in parts.items() if seconds)
-    more = f", at most {terminal.duration(found.beyond)} more for searches beyond their ranges" if found.beyond else ""
     console.print(
         f"in total about {terminal.duration(found.total)} ({said}) and {terminal.duration(found.starting)} to start "
-        f"processes{more}; {processes} runs at a time on idle cores, in {root}",
+        f"processes; {processes} runs at a time on idle cores, in {root}",
         soft_wrap=True,
     )
 

@@ -168,7 +168,7 @@ def _say_what_would_run(
         work = "" if found.operations is None else f"{found.operations:.2g} operations, "
         took = "an unknown time" if seconds is None else f"about {terminal.duration(seconds)}"
         console.print(
-            f"  {table.task} at batch size {table.batch_size:,}: {found.runs} runs or more of {steps}; {work}{took}; "
+            f"  {table.task} at batch size {table.batch_size:,}: {found.runs} runs of {steps}; {work}{took}; "
             f"{found.parameters / 1e6:,.2f} M parameters, at most {terminal.size(found.cost.total)} a device{shared} "
             f"({found.costliest}; parameters, gradients, state and a step's temporary, without activations){fits}; "
             f"download: {found.download or 'nothing'}",

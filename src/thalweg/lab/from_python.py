@@ -18,7 +18,7 @@ from thalweg.lab.search.plan import BUDGETS, ComparisonPlan
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN
 
-MOST = 10_000  # trials, studies, seeds
+MOST = 10_000  # trials, studies, seeds of either kind
 _imported: dict[str, int] = {}  # when the files of users' tasks were last changed, as we have them
 
 
@@ -29,6 +29,7 @@ def compare(
     batch_sizes: Sequence[int] | None = None,
     trials: int = 8,
     studies: int = 3,
+    tuning_seeds: int = 2,
     seeds: int = 5,
     budget: str = "both",
     steps: int | None = None,
@@ -48,8 +49,9 @@ def compare(
         task: a name (see ``thalweg tasks``), ``"module:Class"``, or that class.
         optimizers: names (see ``thalweg optimizers``), or dotted names of classes.
         batch_sizes: None for the task's own.
-        trials: tuning trials per study, 1 to 10000.
+        trials: tuning trials per study, 1 to 10000; two rounds of half as many follow.
         studies: tuning studies, of which the median is taken, 1 to 10000.
+        tuning_seeds: seeds that each trial is trained from, 1 to 10000.
         seeds: fresh seeds that the chosen setting is trained on, 1 to 10000.
         budget: which of the task's training lengths, "short", "long" or "both".
         steps: training steps in their place.
@@ -68,7 +70,7 @@ def compare(
         TaskFault: the task's code raises.
         KeyboardInterrupt: the workers have stopped.
     """
-    for name, value in {"trials": trials, "studies": studies, "seeds": seeds}.items():
+    for name, value in {"trials": trials, "studies": studies, "tuning_seeds": tuning_seeds, "seeds": seeds}.items():
         check_integer(name, value, 1, MOST + 1)
     for name, given in {"steps": steps, "jobs": jobs}.items():
         if given is not None:
@@ -91,6 +93,7 @@ def compare(
         trials=trials,
         studies=studies,
         seeds=seeds,
+        tuning_seeds=tuning_seeds,
         steps=steps,
         budgets=BUDGETS if budget == "both" else (budget,),
         regimen=regimen,

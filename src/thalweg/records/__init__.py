@@ -8,8 +8,8 @@ another batch size, other code or other data never meets it. ::
 
     OUT/runs/TASK/BATCH_SIZE/OPTIMIZER/STEPS-steps/          a cell: one optimizer in one table
         cell.json                                            the table, the search space, how much was asked for
-        study-S/trial-N-HASH/                                a tuning run: study S, trial N
-        study-S/round-R-trial-N-HASH/                        one beyond the edge of the space (see below)
+        study-S/trial-N-HASH/                                a tuning run: study S, trial N, one for each tuning seed
+        study-S/round-R-trial-N-HASH/                        one of a round that follows (see below)
         seed-N-HASH/                                         the chosen setting on fresh seed N
     OUT/runs/TASK/BATCH_SIZE/timing/STEPS-steps.json         seconds a step, all optimizers interleaved
     OUT/report.html, results.csv                             written again by ``thalweg report OUT``
@@ -46,11 +46,16 @@ another batch size, other code or other data never meets it. ::
 ``cell.json`` holds ``task``, ``title``, ``metric`` (its ``resolution`` that of the test set), ``batch_size``,
 ``steps``, ``budget`` ("short", "long" or "custom"), ``target``, ``train_examples``, ``optimizer``, ``space`` (name,
 low, high, log of each axis), ``trials`` (a study), ``studies``, ``seeds``, ``code``, ``data``, ``left_out`` (None, or
-why the optimizer does not apply) and ``command``. Asked again for more, it grows; it never shrinks, and a command that
-names fewer optimizers leaves the others' alone.
+why the optimizer does not apply) and ``command``, and of the search ``tuning_seeds``, ``judged`` ("last fifth") and
+``rounds`` (of a study; 0 where its axes are lists); a cell without these is of before they were, with one tuning seed,
+judged by its last evaluation. Asked again for more, it grows; it never shrinks, and a command that names fewer
+optimizers leaves the others' alone.
 
 A study is ``trials`` points of a scrambled quasi-random sequence, a pure function of task, batch size, steps, optimizer
-and the study's number. Where its best learning rate is at an edge of the range, the study continues in a *round* beyond
-that edge with half as many trials, at most twice. The best of a study is the best validation metric at the end of the
-schedule; the chosen setting is that of the study whose best is the median; its fresh seeds alone see the test set.
+and the study's number. Two *rounds* of half as many trials follow, whatever these found: beyond an edge of the learning
+rates tried where the best is at one, else its neighbours in learning rate and points near it. They are a function of
+what came before, so that a larger search (more trials, more tuning seeds) has rounds of its own, named in ``place`` of
+``spec.json``. A trial is trained from each tuning seed and judged by the mean over them of the mean validation metric
+of the last fifth of the evaluations; if one failed, it failed. The chosen setting is the best of the study whose best
+is the median; its fresh seeds alone see the test set.
 """

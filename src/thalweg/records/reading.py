@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg.records.files import Damaged, Fields, read_json, read_lines
 from thalweg.records.metric import Metric
-from thalweg.records.results import FAILURES, Axis, Cell, Evaluation, Results, Run, Table
+from thalweg.records.results import (
+    FAILURES,
+    JUDGED,
+    Axis,
+    Cell,
+    Evaluation,
+    Results,
+    Run,
+    Table,
+    Trial,
+    search_name,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +101,6 @@ def _cell(fields: Fields, problems: list[str]) -> Cell:
             runs.append(run)
         else:
             older += 1
-    trials = sorted((run for run in runs if run.kind == "trial"), key=lambda run: (run.study, run.round, run.number))
     cell = Cell(
         folder=folder,
         optimizer=fields.text("optimizer"),
@@ -98,7 +108,7 @@ def _cell(fields: Fields, problems: list[str]) -> Cell:
         planned_trials=fields.count("trials", 0, MOST),
         planned_studies=fields.count("studies", 0, MOST),
         planned_seeds=fields.count("seeds", 0, MOST),
-        trials=tuple(trials),
+        trials=(),
         seeds=(),
         left_out=fields.text("left_out", optional=True) or None,
         seconds_per_step=_timing(folder, fields, problems),
@@ -106,12 +116,42 @@ def _cell(fields: Fields, problems: list[str]) -> Cell:
         code=fields.text("code"),
         regimen=fields.object("recipe").values,
         metric=metric_of(fields.object("metric")),
+        **_searched(fields),
     )
+    cell = replace(cell, trials=_trials(runs, cell))
     chosen = cell.chosen
     if chosen is None:
         return cell
     fresh = [run for run in runs if run.kind == "seed" and run.settings == chosen.settings]
     return replace(cell, seeds=tuple(sorted(fresh, key=lambda run: run.number)))
+
+
+def _searched(fields: Fields) -> dict[str, Any]:
+    """How trials are made and judged; older cells do not say it: one seed each, its last evaluation, no such rounds."""
+    if "tuning_seeds" not in fields.values:
+        return {}
+    if (how := fields.text("judged")) not in JUDGED:
+        raise Damaged(fields.path, f"judged should be one of {', '.join(JUDGED)}, got {how!r:.60}")
+    return {
+        "tuning_seeds": fields.count("tuning_seeds", 1, MOST),
+        "judged": how,
+        "rounds": fields.count("rounds", 0, MOST),
+    }
+
+
+def _trials(runs: list[Run], cell: Cell) -> tuple[Trial, ...]:
+    """The trials whose runs are all there; of rounds, those that follow from this very search."""
+    tuned = sorted(
+        (run for run in runs if run.kind == "trial"), key=lambda run: (run.study, run.round, run.number, run.seed)
+    )
+    if cell.judged == "last":
+        return tuple(Trial.of([run], cell.metric, "last") for run in tuned)
+    search = search_name(cell.planned_trials, cell.tuning_seeds)
+    found: dict[tuple[int, int, int], list[Run]] = {}
+    for run in tuned:
+        if not run.round or run.spec["place"].get("search") == search:
+            found.setdefault((run.study, run.round, run.number), []).append(run)
+    return tuple(Trial.of(own, cell.metric, cell.judged) for own in found.values() if len(own) == cell.tuning_seeds)
 
 
 def _objects(fields: Fields, name: str) -> list[dict[str, Any]]:

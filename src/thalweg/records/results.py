@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 FAILURES = ("diverged", "non-finite metric", "refused", "out of memory", "crashed")
 """How a run can fail. Of the second the training loss was finite, and what is measured at the end is not."""
+JUDGED = ("last", "last fifth")
+"""What of a run a trial is judged by: its last evaluation, or the mean of the last fifth of them, at least the last."""
+NEIGHBOUR = 1.8  # learning rates within this factor of one another are neighbours
 EDGE = 0.1  # the share of a searched range, at either end, in which a winner counts as being at the edge
 NONE = Metric("", "min")
 
@@ -102,10 +105,75 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """A point of a study, trained from one or more seeds.
+
+    ``validation`` is what it is judged by: see :func:`judged`; None where it failed on a seed. ``failure`` and
+    ``reason`` are those of the first seed that failed.
+    """
+
+    runs: tuple[Run, ...]
+    validation: float | None
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], metric: Metric, how: str) -> Trial:
+        """The trial of these complete runs, in the order of their seeds, judged as ``how``, one of :data:`JUDGED`."""
+        finished = all(run.finished for run in runs)
+        values = [judged(run, metric, how) for run in runs if finished]
+        return cls(tuple(runs), mean(values, metric) if values else None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its runs came to the end of their schedules."""
+        return self.validation is not None
+
+    @property
+    def _failed(self) -> Run:
+        return next((run for run in self.runs if not run.finished), self.runs[0])
+
+    @property
+    def failure(self) -> str | None:
+        """How it failed, if it did."""
+        return self._failed.failure
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, if it did."""
+        return self._failed.reason
+
+    @property
+    def study(self) -> int:
+        """Which study it is of."""
+        return self.runs[0].study
+
+    @property
+    def round(self) -> int:
+        """Which round of the study, 0 for the first points."""
+        return self.runs[0].round
+
+    @property
+    def number(self) -> int:
+        """Which point of the round."""
+        return self.runs[0].number
+
+    @property
+    def point(self) -> dict[str, float]:
+        """Where in the search space it is."""
+        return self.runs[0].point
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What the optimizer got."""
+        return self.runs[0].settings
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One optimizer in one table: all its complete runs, tuning in the order of study, round and number.
 
-    ``planned_*`` is how much was asked for; ``left_out`` says why the optimizer does not apply to the task.
+    ``planned_*`` is how much was asked for, ``tuning_seeds`` from how many seeds a trial is trained, ``judged`` by what
+    of its runs (one of :data:`JUDGED`), and ``rounds`` how many follow the first points of a study whatever these
+    were; ``left_out`` says why the optimizer does not apply to the task.
     ``seconds_per_step`` comes from the interleaved timing pass: the seconds of single steps, or empty if it was not
     made. ``older`` counts complete runs of other code or data, which are not used. ``regimen`` is what all runs of the
     cell share: schedule, warm-up, clipping and so on.
@@ -117,7 +185,7 @@ class Cell:
     planned_trials: int
     planned_studies: int
     planned_seeds: int
-    trials: tuple[Run, ...]
+    trials: tuple[Trial, ...]
     seeds: tuple[Run, ...]
     left_out: str | None = None
     seconds_per_step: tuple[float, ...] = ()
@@ -125,17 +193,30 @@ class Cell:
     code: str = ""
     regimen: dict[str, Any] = field(default_factory=dict)
     metric: Metric = NONE
+    tuning_seeds: int = 1
+    judged: str = "last"
+    rounds: int = 0
 
     @property
-    def studies(self) -> tuple[tuple[Run, ...], ...]:
+    def studies(self) -> tuple[tuple[Trial, ...], ...]:
         """The trials of each study."""
-        numbers = sorted({run.study for run in self.trials})
-        return tuple(tuple(run for run in self.trials if run.study == number) for number in numbers)
+        numbers = sorted({trial.study for trial in self.trials})
+        return tuple(tuple(trial for trial in self.trials if trial.study == number) for number in numbers)
 
     @property
-    def chosen(self) -> Run | None:
+    def chosen(self) -> Trial | None:
         """The trial whose setting trained on fresh seeds: see :func:`choose`."""
         return choose(self.studies, self.metric)
+
+    @property
+    def wanted(self) -> int:
+        """How many trials were asked for, with those of the rounds."""
+        return self.planned_studies * (self.planned_trials + self.rounds * math.ceil(self.planned_trials / 2))
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run, those of trials first."""
+        return (*(run for trial in self.trials for run in trial.runs), *self.seeds)
 
     @property
     def edges(self) -> dict[str, str]:
@@ -183,7 +264,16 @@ class Results:
         """Every complete run."""
         for table in self.tables:
             for cell in table.cells:
-                yield from (*cell.trials, *cell.seeds)
+                yield from cell.runs
+
+
+def search_name(trials: int, tuning_seeds: int) -> str:
+    """What a search of so many first points a study, from so many seeds each, is called in the places of its rounds.
+
+    >>> search_name(8, 2)
+    '8x2'
+    """
+    return f"{trials}x{tuning_seeds}"
 
 
 def edge(share: float) -> str | None:
@@ -195,25 +285,68 @@ def edge(share: float) -> str | None:
     return "low" if share < EDGE else "high" if share > 1.0 - EDGE else None
 
 
-def best(trials: Sequence[Run], metric: Metric) -> Run | None:
-    """The finished trial with the best validation metric at the end of its schedule, the first of equals."""
-    found: Run | None = None
-    for run in trials:
-        if run.validation is None or not run.finished:
+def neighbours(chosen: Trial, trials: Sequence[Trial]) -> tuple[Trial | None, Trial | None]:
+    """The trials with the next lower and the next higher learning rate, at most a factor of :data:`NEIGHBOUR` away.
+
+    All their other coordinates are those of ``chosen``; None where there is none.
+    """
+
+    def away(trial: Trial) -> float:
+        return math.log(trial.point["lr"] / chosen.point["lr"])
+
+    same = [trial for trial in trials if {**trial.point, "lr": 0.0} == {**chosen.point, "lr": 0.0}]
+    near = [trial for trial in same if 0.0 < abs(away(trial)) <= math.log(NEIGHBOUR) + 1e-9]
+    below = max((trial for trial in near if away(trial) < 0.0), key=away, default=None)
+    return below, min((trial for trial in near if away(trial) > 0.0), key=away, default=None)
+
+
+def mean(values: Sequence[float], metric: Metric) -> float:
+    """The mean of at least one value, geometric where the metric is logarithmic and all are above 0.
+
+    >>> mean([1.0, 4.0], Metric("loss", "min", log=True)), mean([1.0, 4.0], Metric("accuracy", "max"))
+    (2.0, 2.5)
+    """
+    if len(set(values)) == 1:
+        return values[0]
+    if metric.log and min(values) > 0.0:
+        return math.exp(math.fsum(map(math.log, values)) / len(values))
+    return math.fsum(values) / len(values)
+
+
+def judged(run: Run, metric: Metric, how: str) -> float:
+    """What a finished run of a trial counts for: its last evaluation, or the mean of the last fifth of them.
+
+    Args:
+        run: one that finished.
+        metric: what it is measured by; see :func:`mean`.
+        how: one of :data:`JUDGED`.
+    """
+    assert run.validation is not None
+    if how == "last":
+        return run.validation
+    values = [one.validation for one in run.history[-max(1, len(run.history) // 5) :]]
+    return mean([value for value in values if math.isfinite(value)] or [run.validation], metric)
+
+
+def best(trials: Sequence[Trial], metric: Metric) -> Trial | None:
+    """The finished trial that is judged best, the first of equals."""
+    found: Trial | None = None
+    for trial in trials:
+        if trial.validation is None:
             continue
-        if found is None or found.validation is None or metric.better(run.validation, found.validation):
-            found = run
+        if found is None or found.validation is None or metric.better(trial.validation, found.validation):
+            found = trial
     return found
 
 
-def choose(studies: Sequence[Sequence[Run]], metric: Metric) -> Run | None:
+def choose(studies: Sequence[Sequence[Trial]], metric: Metric) -> Trial | None:
     """The best trial of the study whose best is the median of the studies' bests (of two middle ones the worse).
 
     A study in which nothing finished counts as the worst; where the median is such a study, no setting was found.
     """
     bests = [best(study, metric) for study in studies]
-    found = [run for run in bests if run is not None and run.validation is not None]
+    found = [trial for trial in bests if trial is not None and trial.validation is not None]
     sign = -1.0 if metric.goal == "max" else 1.0
-    ordered: list[Run | None] = [*sorted(found, key=lambda run: sign * (run.validation or 0.0))]
+    ordered: list[Trial | None] = [*sorted(found, key=lambda trial: sign * (trial.validation or 0.0))]
     ordered += [None] * (len(bests) - len(found))
     return ordered[len(ordered) // 2] if ordered else None

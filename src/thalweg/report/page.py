@@ -14,15 +14,27 @@ if TYPE_CHECKING:
     from thalweg.report.statistics import Paired
     from thalweg.report.summary import RankedTable, Row, Summary
 
-METHOD = (
+SEARCH = (
     "Every optimizer is tuned with the same number of trials, in studies of its own. Trials are points of a scrambled "
     "quasi-random sequence over learning rate, weight decay, momentum and second-moment decay, and with E in front "
     "also over the gain α(1 - β1) and the horizon 1/(1 - β1). On axes that optimizers share, their trials are at the "
     "same relative positions of the range.",
+    "Each study goes on in two rounds of half as many trials, whatever was found. Where the best learning rate is at "
+    "an edge of those tried, a round goes beyond that edge. Otherwise it refines the best trial: its learning rate "
+    "times and divided by 1.8, then half way to the better of these, then points near it on all axes.",
+    "A trial is trained from each of the tuning seeds and judged by the mean over them of the last fifth of the "
+    "evaluations, not by its best moment. If it failed from one seed, it failed. The setting chosen is that of the "
+    "study whose best is the median of the studies' bests.",
+)
+SEARCH_OF_BEFORE = (
+    SEARCH[0],
     "Where the best learning rate of a study is at the edge of its range, the study is extended beyond that edge with "
     "half as many trials, at most twice.",
     "The best trial is the one with the best validation metric at the end of the schedule, not at its best moment. The "
     "setting chosen is that of the study whose best is the median of the studies' bests.",
+)
+"""How it was before cells said how they were searched."""
+METHOD = (
     "This setting is then trained on fresh seeds. A seed determines initialisation and data order and is shared by all "
     "optimizers; only these runs see the test set.",
     "Intervals are 95 % intervals by Student's t: of logarithms where the metric's axis is logarithmic, of log-odds "
@@ -39,7 +51,7 @@ METHOD = (
     "turns.",
     "Performance profiles show the share of tables in which the median seed of an optimizer reached the target within "
     "a given multiple of the fastest one's time.",
-    "Best-of-n curves are exact means over all ways to draw n of the trials that were run. Trials beyond an edge are "
+    "Best-of-n curves are exact means over all ways to draw n of the trials that were run. Trials {} are "
     "left out, since earlier results decided where to place them. A failed trial counts as the worst that finished.",
 )
 
@@ -67,8 +79,15 @@ def render(summary: Summary) -> str:
         glance=_glance(summary),
         sections=[_section(f"table-{i}", table, summary, drawn) for i, table in enumerate(summary.tables, 1)],
         shared=_shared(summary),
-        method=METHOD,
+        method=_method(summary),
     )
+
+
+def _method(summary: Summary) -> list[str]:
+    """What the page says of how all this was made, of a search with rounds or of one of before."""
+    rounds = any(row.cell.judged != "last" for table in summary.tables for row in table.rows)
+    of_search, later = (SEARCH, "of rounds") if rounds else (SEARCH_OF_BEFORE, "beyond an edge")
+    return [*of_search, *(rule.format(later) for rule in METHOD)]
 
 
 def _glance(summary: Summary) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -107,11 +126,7 @@ def _section(anchor: str, table: RankedTable, summary: Summary, drawn: Styles) -
             for row in table.rows
             if row.settings is not None
         ],
-        "runs": [
-            (row.optimizer, run, summary.machine_of(run))
-            for row in table.rows
-            for run in (*row.cell.trials, *row.cell.seeds)
-        ],
+        "runs": [(row.optimizer, run, summary.machine_of(run)) for row in table.rows for run in row.cell.runs],
     }
 
 

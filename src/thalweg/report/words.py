@@ -243,8 +243,8 @@ def cautions(table: RankedTable) -> list[str]:
 def incomplete(row: Row) -> list[str]:
     """What of a row was asked for and is not there yet, if anything."""
     cell = row.cell
-    wanted = cell.planned_trials * cell.planned_studies
-    if sum(run.round == 0 for run in cell.trials) >= wanted and row.seeds >= cell.planned_seeds:
+    wanted = cell.wanted
+    if sum(not trial.round or cell.rounds > 0 for trial in cell.trials) >= wanted and row.seeds >= cell.planned_seeds:
         return []
     return [
         f"{row.optimizer} is incomplete: {row.trials} of at least {wanted} trials, {row.seeds} of "
@@ -324,7 +324,7 @@ def about_all(summary: Summary) -> list[str]:
 
 def failures(row: Row) -> list[tuple[str, str, int]]:
     """What failed and why, with how often; the most frequent first."""
-    runs = (*row.cell.trials, *row.cell.seeds)
+    runs = row.cell.runs
     found = Counter((run.failure, run.reason or "no reason recorded") for run in runs if run.failure is not None)
     return [(failure, reason, n) for (failure, reason), n in found.most_common()]
 

@@ -25,7 +25,7 @@ def rows(summary: Summary) -> list[dict[str, Any]]:
     found = []
     for table in summary.tables:
         for row in table.rows:
-            for run in (*row.cell.trials, *row.cell.seeds):
+            for run in row.cell.runs:
                 of_table = {name: getattr(table, name) for name in ("task", "batch_size", "steps", "budget")}
                 of_run = {name: getattr(run, name) for name in COLUMNS[5:]}
                 settings = {f"set.{name}": float(value) for name, value in run.settings.items()}

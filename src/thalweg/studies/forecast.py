@@ -12,9 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from thalweg.lab import skeletons, tasks
-from thalweg.lab.contenders import base_of, contender
+from thalweg.lab.contenders import Contender, base_of, contender
 from thalweg.lab.engine import RunSpec
 from thalweg.lab.search.forecast import run_overhead, timing_pass
+from thalweg.lab.search.points import per_study
 from thalweg.records.errors import UserError
 from thalweg.sharding import plan
 from thalweg.torch_private import FakeTensorMode
@@ -37,7 +38,7 @@ class Forecast:
     """Of one table.
 
     ``download`` is what is fetched, empty if nothing; ``examples`` of the training set (None: unknown before it is
-    there); ``runs`` at least; ``cost`` of a step with the ``costliest`` of the optimizers, in bytes a device;
+    there); ``runs`` of all; ``cost`` of a step with the ``costliest`` of the optimizers, in bytes a device;
     ``operations`` of all runs, forward and backward, without evaluation and the optimizer's own (None: unknown);
     ``core_seconds`` of all runs' steps, roughly, on one core of a CPU; ``devices`` are those that a batch occupies;
     ``beside`` the core seconds of evaluations, models and records (None: the data are not there); ``optimizers`` take
@@ -99,7 +100,7 @@ def forecast(one: Comparison, devices: int) -> Forecast:
     except ValueError as error:
         raise UserError(f"{one.task} on {devices} devices, {one.sharding}: {error}") from None
     costliest = max(costs, key=lambda base: costs[base].total)
-    trials = sum(one.trials * one.studies if (grid := contender(o).grid) is None else grid for o in one.optimizers)
+    trials = one.tuning_seeds * sum(_points(contender(name), one) for name in one.optimizers)
     seeds = one.seeds * len(one.optimizers)
     runs = trials + seeds
     beside = None
@@ -122,6 +123,11 @@ def forecast(one: Comparison, devices: int) -> Forecast:
         beside=beside,
         optimizers=len(one.optimizers),
     )
+
+
+def _points(chosen: Contender, one: Comparison) -> int:
+    """How many points an optimizer is tried at."""
+    return chosen.grid if chosen.grid is not None else one.studies * per_study(chosen.space, one.trials)
 
 
 def planned(base: str) -> plan.Optimizer:

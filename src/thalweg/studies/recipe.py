@@ -26,9 +26,9 @@ class Comparison:
 
     ``optimizers`` are contenders' names; ``given`` says settings of those that have them, which
     :func:`~thalweg.studies.resolved.resolved` writes into the names.
-    ``epochs`` or ``steps`` says how long; ``trials`` a study, ``studies`` and ``seeds`` how much; ``regimen`` what of
-    :class:`~thalweg.records.regimen.Regimen` differs from its defaults. ``micro_batch`` and ``sharding`` say how a run
-    is carried out, which decides nothing of it.
+    ``epochs`` or ``steps`` says how long; ``trials`` a study, from ``tuning_seeds`` each, ``studies`` and ``seeds`` how
+    much; ``regimen`` what of :class:`~thalweg.records.regimen.Regimen` differs from its defaults. ``micro_batch`` and
+    ``sharding`` say how a run is carried out, which decides nothing of it.
     """
 
     task: str
@@ -39,6 +39,7 @@ class Comparison:
     trials: int = 6
     studies: int = 1
     seeds: int = 3
+    tuning_seeds: int = 2
     regimen: dict[str, Any] = field(default_factory=dict)
     micro_batch: int | None = None
     sharding: str = "ddp"

@@ -74,6 +74,7 @@ def cells_of(one: Comparison, root: Path) -> list[PlannedCell]:
     plan = ComparisonPlan(
         tasks=(one.task,), batch_sizes=(one.batch_size,), optimizers=one.optimizers, trials=one.trials,
         studies=one.studies, seeds=one.seeds, steps=one.length(len(splits.train)), regimen=one.regimen,
+        tuning_seeds=one.tuning_seeds,
     )  # fmt: skip
     cells, _ = plan.cells(root)
     return cells

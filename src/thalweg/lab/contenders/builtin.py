@@ -17,7 +17,20 @@ from thalweg.lab.contenders.hyperball import Hyperball, without_decay
 from thalweg.lab.contenders.matrices import lacks_hidden_layers
 from thalweg.lab.contenders.muon import MuonAdamW
 from thalweg.lab.contenders.orscale import OrScaleAdamW
-from thalweg.lab.contenders.space import COUPLED, DECOUPLED, E_AXES, Point, Settings, Space, settings, space
+from thalweg.lab.contenders.space import (
+    ADAM_LR,
+    COUPLED,
+    DECOUPLED,
+    E_AXES,
+    LAMB_LR,
+    MUON_LR,
+    SGD_LR,
+    Point,
+    Settings,
+    Space,
+    settings,
+    space,
+)
 from thalweg.records.results import Axis
 
 Groups: TypeAlias = list[dict[str, Any]]
@@ -138,83 +151,83 @@ def _ema_nesterov(model: nn.Module, s: Settings) -> Optimizer:
 
 AHEAD = Axis("gain", 0.0, 0.9), E_AXES[1]  # E's axes, where they look ahead
 MIX = Axis("mix", 0.1, 20.0, log=True)
-ALTO_SPACE = space(2e-2, DECOUPLED, e=True)
+ALTO_SPACE = space(LAMB_LR, DECOUPLED, e=True)
 GAMMA = Axis("gamma", 0.0025, 0.5, log=True)
 
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
-        Contender("sgd", space(3e-2, COUPLED, second=False), _sgd, "SGD with Nesterov momentum"),
-        Contender("adam", space(5e-3, COUPLED), _adam, "Adam, decay in the gradient"),
-        Contender("adamw", space(5e-3, DECOUPLED), _adamw, "AdamW"),
-        Contender("nadamw", space(5e-3, DECOUPLED), _nadamw, "AdamW with Nesterov momentum"),
-        Contender("adabelief", space(5e-3, DECOUPLED), _peer("AdaBelief"), "AdaBelief"),
-        Contender("lamb", space(2e-2, DECOUPLED), _lamb, "bias-corrected LAMB"),
+        Contender("sgd", space(SGD_LR, COUPLED, second=False), _sgd, "SGD with Nesterov momentum"),
+        Contender("adam", space(ADAM_LR, COUPLED), _adam, "Adam, decay in the gradient"),
+        Contender("adamw", space(ADAM_LR, DECOUPLED), _adamw, "AdamW"),
+        Contender("nadamw", space(ADAM_LR, DECOUPLED), _nadamw, "AdamW with Nesterov momentum"),
+        Contender("adabelief", space(ADAM_LR, DECOUPLED), _peer("AdaBelief"), "AdaBelief"),
+        Contender("lamb", space(LAMB_LR, DECOUPLED), _lamb, "bias-corrected LAMB"),
         Contender(
             "lamb-uncorrected",
-            space(2e-2, DECOUPLED),
+            space(LAMB_LR, DECOUPLED),
             _peer("Lamb", adam_debias=True, weight_decouple=False),
             "pytorch_optimizer's LAMB without bias correction, as the slides' baseline",
         ),
-        Contender("nesterov-lamb", space(2e-2, DECOUPLED), _nesterov_lamb, "LAMB with Nesterov momentum"),
+        Contender("nesterov-lamb", space(LAMB_LR, DECOUPLED), _nesterov_lamb, "LAMB with Nesterov momentum"),
         Contender(
             "muon",
-            space(2e-2, DECOUPLED),
+            space(MUON_LR, DECOUPLED),
             MuonAdamW,
             "torch's Muon on hidden layers, AdamW on the rest at its rate",
             lacks_hidden_layers,
         ),
         Contender(
             "orscale",
-            space(2e-2, DECOUPLED),
+            space(MUON_LR, DECOUPLED),
             OrScaleAdamW,
             "OrScale: Muon with a trust ratio, AdamW on the rest at its rate",
             lacks_hidden_layers,
         ),
         Contender(
             "adamh",
-            space(2e-2, DECOUPLED),
+            space(LAMB_LR, DECOUPLED),
             _adamh,
             "AdamW whose hidden layers keep their norms (Hyperball)",
             lacks_hidden_layers,
         ),
-        Contender("soap", space(5e-3, DECOUPLED), _peer("SOAP"), "SOAP: Adam in Shampoo's eigenbasis"),
+        Contender("soap", space(ADAM_LR, DECOUPLED), _peer("SOAP"), "SOAP: Adam in Shampoo's eigenbasis"),
         Contender(
             "schedule-free",
-            space(5e-3, DECOUPLED),
+            space(ADAM_LR, DECOUPLED),
             _peer("ScheduleFreeAdamW"),
             "Schedule-Free AdamW, at a constant rate after warm-up",
             schedule="constant",
         ),
         Contender(
             "ademamix",
-            space(5e-3, DECOUPLED, MIX, E_AXES[1]),
+            space(ADAM_LR, DECOUPLED, MIX, E_AXES[1]),
             _ademamix,
             "AdEMAMix: AdamW with a second, slow momentum",
         ),
         Contender(
             "mars",
-            space(5e-3, DECOUPLED, GAMMA),
+            space(ADAM_LR, DECOUPLED, GAMMA),
             _peer("MARS", optimize_1d=True),
             "MARS-AdamW, approximate variance reduction",
         ),
         Contender(
             "ema-nesterov",
-            (*space(5e-3, DECOUPLED), *AHEAD),
+            (*space(ADAM_LR, DECOUPLED), *AHEAD),
             _ema_nesterov,
             "AdamW that looks ahead along the average of its moves",
         ),
         Contender("alto", ALTO_SPACE, _alto(), "ALTO: E in front of LAMB"),
         Contender("alto-bf16", ALTO_SPACE, _alto(state_dtype="bfloat16"), "ALTO with its state in bfloat16"),
         Contender("alto-8bit", ALTO_SPACE, _alto(state_dtype="8bit"), "ALTO with its state in 8 bits"),
-        Contender("e-adamw", space(5e-3, DECOUPLED, e=True), _with_e(_adamw), "E around AdamW"),
-        Contender("e-sgd", space(3e-2, COUPLED, second=False, e=True), _with_e(_sgd), "E around SGD"),
+        Contender("e-adamw", space(ADAM_LR, DECOUPLED, e=True), _with_e(_adamw), "E around AdamW"),
+        Contender("e-sgd", space(SGD_LR, COUPLED, second=False, e=True), _with_e(_sgd), "E around SGD"),
         *(
-            Contender(f"e-{name}", space(2e-2, DECOUPLED, e=True), _with_e(build), says, lacks_hidden_layers)
-            for name, build, says in (
-                ("muon", MuonAdamW, "E around Muon"),
-                ("orscale", OrScaleAdamW, "E around OrScale"),
-                ("adamh", _adamh, "E around AdamW with Hyperball"),
+            Contender(f"e-{name}", space(lr, DECOUPLED, e=True), _with_e(build), says, lacks_hidden_layers)
+            for name, lr, build, says in (
+                ("muon", MUON_LR, MuonAdamW, "E around Muon"),
+                ("orscale", MUON_LR, OrScaleAdamW, "E around OrScale"),
+                ("adamh", LAMB_LR, _adamh, "E around AdamW with Hyperball"),
             )
         ),
     )

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 import thalweg
 from thalweg.arguments import did_you_mean
 from thalweg.lab.contenders.builtin import CONTENDERS, Contender, groups
-from thalweg.lab.contenders.space import COUPLED, DECOUPLED, Settings, Space, space
+from thalweg.lab.contenders.space import ADAM_LR, COUPLED, DECOUPLED, SGD_LR, Settings, Space, space
 from thalweg.records.errors import UserError
 from thalweg.records.importing import importable_from_here
 
-NORMALISED_LR = 5.0  # times its default: AdamW's 1e-3 is searched around 5e-3
+NORMALISED_LR = 10.0  # times its default: AdamW's 1e-3 is searched around 1e-2
 UNKNOWN_LR = 1e-3
 
 
@@ -29,7 +29,9 @@ def known() -> dict[type, Space]:
         torch.optim.RMSprop: "adam", thalweg.Lamb: "lamb", thalweg.ALTO: "alto", thalweg.EAdamW: "e-adamw",
         thalweg.ESGD: "e-sgd",
     }  # fmt: skip
-    return {cls: CONTENDERS[name].space for cls, name in names.items()} | {thalweg.EAdam: space(5e-3, COUPLED, e=True)}
+    return {cls: CONTENDERS[name].space for cls, name in names.items()} | {
+        thalweg.EAdam: space(ADAM_LR, COUPLED, e=True)
+    }
 
 
 def by_dotted_name(name: str) -> Contender:
@@ -37,7 +39,7 @@ def by_dotted_name(name: str) -> Contender:
 
     What it has of learning rate, weight decay, momentum (or the first of ``betas``), second-moment decay (the second
     of ``betas``) and, of thalweg's own, α and β1 is searched over the same ranges as of a contender with a name. An
-    optimizer whose first steps grow with the gradient gets SGD's learning rates and decay, any other five times its
+    optimizer whose first steps grow with the gradient gets SGD's learning rates and decay, any other ten times its
     default learning rate as centre, and the decay of AdamW or of Adam, as its first steps show.
 
     Raises:
@@ -93,7 +95,7 @@ def _probed(found: type[Optimizer], lr: Any, decays: bool, betas: tuple[float, .
         shrinks = _first_steps(found, gradient=1.0, weight_decay=0.5) - step
         decay = DECOUPLED if not like_sgd and shrinks > 0.2 * PROBE_LR else COUPLED
     return space(
-        3e-2 if like_sgd else NORMALISED_LR * usual,
+        SGD_LR if like_sgd else NORMALISED_LR * usual,
         decay,
         momentum=bool(betas) or "momentum" in arguments,
         second=len(betas) > 1,

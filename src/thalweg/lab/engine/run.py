@@ -34,13 +34,17 @@ OnEvent = Callable[[Training, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a run is to a comparison: a trial of a study, or a fresh seed. It does not decide what the run computes."""
+    """What a run is to a comparison: a trial of a study, or a fresh seed. It does not decide what the run computes.
+
+    ``search`` names the search that a round follows from: see :func:`~thalweg.records.results.search_name`.
+    """
 
     kind: str = "seed"
     study: int = 0
     round: int = 0
     number: int = 0
     point: dict[str, float] = field(default_factory=dict)
+    search: str = ""
 
 
 def stored(folder: Path, spec: RunSpec, place: Place | None = None) -> dict[str, Any] | None:

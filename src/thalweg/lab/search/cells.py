@@ -1,4 +1,4 @@
-"""What is to be run of one optimizer in one table, and in what order: studies, rounds beyond an edge, fresh seeds."""
+"""What is to be run of one optimizer in one table, and in what order: studies, their rounds, fresh seeds."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thalweg.lab import tasks
-from thalweg.lab.contenders import Settings, Space, contender
+from thalweg.lab.contenders import Point, Settings, Space, contender
 from thalweg.lab.engine import Place, RunSpec, stored
-from thalweg.lab.search.points import MOST_ROUNDS, beyond, point
+from thalweg.lab.search.points import ROUNDS, has_rounds, of_round, per_study, point
 from thalweg.records import files as records
 from thalweg.records import results
 from thalweg.records.reading import read_run
-from thalweg.records.results import Axis, Run
+from thalweg.records.results import Run, Trial, search_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-SEARCH_SEED = 0
+SEARCH_SEED = 0  # and those after it, that trials are trained from
+JUDGED = "last fifth"
 FIRST_FRESH_SEED = 1000
 
 
@@ -46,8 +47,9 @@ class Job(NamedTuple):
         """What it is, in few words."""
         spec, place = self.spec, self.place
         what = f"seed {place.number}" if place.kind == "seed" else f"study {place.study} trial {place.number}"
-        more = f" beyond the edge ({place.round})" if place.round else ""
-        return f"{spec.task} {spec.batch_size} {spec.optimizer}: {what}{more}"
+        more = f" of round {place.round}" if place.round else ""
+        from_seed = f" seed {spec.seed}" if place.kind == "trial" and spec.seed != SEARCH_SEED else ""
+        return f"{spec.task} {spec.batch_size} {spec.optimizer}: {what}{more}{from_seed}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,17 @@ class PlannedCell:
     code: str
     data: str
     left_out: str | None = None
+    tuning_seeds: int = 1
+
+    @property
+    def points(self) -> int:
+        """How many points a study has, with those of its rounds."""
+        return per_study(self.space, self.trials)
+
+    @property
+    def runs(self) -> int:
+        """How many runs are asked for."""
+        return self.studies * self.points * self.tuning_seeds + self.seeds if self.left_out is None else 0
 
     def folder(self, root: Path) -> Path:
         """The folder of this cell's runs."""
@@ -81,15 +94,16 @@ class PlannedCell:
             seed=seed, test=test, code=self.code, data=self.data, **self.regimen,
         )  # fmt: skip
 
-    def trial(self, root: Path, space: Space, study: int, turn: int, number: int) -> Job:
-        """A tuning run; all of them start from the same seed."""
-        at = point(space, f"{self.task}/{self.batch_size}/{self.steps}/{study}/{turn}", number)
-        spec = self.spec(contender(self.optimizer).settings(at), SEARCH_SEED, test=False)
+    def trial(self, root: Path, at: Point, study: int, turn: int, number: int) -> list[Job]:
+        """The tuning runs of a point, one for each tuning seed, which are the same for all points."""
         name = f"round-{turn}-trial-{number}" if turn else f"trial-{number}"
-        folder = self.folder(root) / f"study-{study}" / f"{name}-{spec.hash}"
-        return Job(spec, Place("trial", study, turn, number, at), folder)
+        search = search_name(self.trials, self.tuning_seeds) if turn else ""
+        place = Place("trial", study, turn, number, dict(at), search)
+        settings = contender(self.optimizer).settings(at)
+        specs = [self.spec(settings, SEARCH_SEED + seed, test=False) for seed in range(self.tuning_seeds)]
+        return [Job(spec, place, self.folder(root) / f"study-{study}" / f"{name}-{spec.hash}") for spec in specs]
 
-    def fresh(self, root: Path, chosen: Run, number: int) -> Job:
+    def fresh(self, root: Path, chosen: Trial, number: int) -> Job:
         """The chosen setting on a fresh seed."""
         spec = self.spec(chosen.settings, FIRST_FRESH_SEED + number, test=True)
         place = Place("seed", chosen.study, chosen.round, number, chosen.point)
@@ -99,44 +113,48 @@ class PlannedCell:
         """What can be run now; when nothing is left, what is complete has been seen to be so."""
         if self.left_out is not None:
             return
-        metric, waiting, studies = tasks.find(self.task).metric, False, []
+        waiting, studies = False, []
         for study in range(self.studies):
-            found: list[Run] = []
-            for jobs in self._rounds(root, study, found):
-                runs = [done(job) for job in jobs]
-                yield from (job for job, run in zip(jobs, runs, strict=True) if run is None)
-                if None in runs:
-                    waiting = True
-                    break
-                found.extend(run for run in runs if run is not None)
+            found, jobs = self._study(root, study, done)
+            yield from jobs
+            waiting |= bool(jobs)
             studies.append(found)
-        if waiting or (chosen := results.choose(studies, metric)) is None:
+        if waiting or (chosen := results.choose(studies, tasks.find(self.task).metric)) is None:
             return
         fresh = [self.fresh(root, chosen, number) for number in range(self.seeds)]
         yield from (job for job in fresh if done(job) is None)
 
-    def _rounds(self, root: Path, study: int, found: list[Run]) -> Iterator[list[Job]]:
-        """The rounds of a study; ``found`` holds the runs of those before."""
-        yield [self.trial(root, self.space, study, 0, number) for number in range(self.trials)]
-        whole = next((axis for axis in self.space if axis.name == "lr"), None)
-        if whole is None or whole.values:
-            return
-        for turn in range(1, MOST_ROUNDS + 1):
-            best = results.best(found, tasks.find(self.task).metric)
-            side = results.edge(whole.share(best.settings["lr"])) if best else None
-            if side is None:
-                return
-            space = beyond(tuple(whole if axis.name == "lr" else axis for axis in self.space), side)
-            new = next(axis for axis in space if axis.name == "lr")
-            whole = Axis("lr", min(whole.low, new.low), max(whole.high, new.high), log=True)
-            yield [self.trial(root, space, study, turn, n) for n in range(math.ceil(self.trials / 2))]
+    def chosen(self, root: Path, done: Callable[[Job], Run | None]) -> Trial | None:
+        """The trial whose setting trains on fresh seeds; None while the search goes on, or where none finished."""
+        studies = [self._study(root, study, done) for study in range(self.studies)]
+        if self.left_out is not None or any(jobs for _, jobs in studies):
+            return None
+        return results.choose([found for found, _ in studies], tasks.find(self.task).metric)
+
+    def _study(self, root: Path, study: int, done: Callable[[Job], Run | None]) -> tuple[list[Trial], list[Job]]:
+        """The trials of the rounds of a study that are complete, and what can be run now of the one that follows."""
+        found: list[Trial] = []
+        for trials in self._rounds(root, study, found):
+            runs = [[(job, done(job)) for job in jobs] for jobs in trials]
+            if left := [job for pairs in runs for job, run in pairs if run is None]:
+                return found, left
+            metric = tasks.find(self.task).metric
+            found.extend(Trial.of([run for _, run in pairs if run is not None], metric, JUDGED) for pairs in runs)
+        return found, []
+
+    def _rounds(self, root: Path, study: int, found: list[Trial]) -> Iterator[list[list[Job]]]:
+        """The rounds of a study, the jobs of each point; ``found`` holds the trials of those before."""
+        where = f"{self.task}/{self.batch_size}/{self.steps}/{study}"
+        first = [point(self.space, f"{where}/0", number) for number in range(self.trials)]
+        yield [self.trial(root, at, study, 0, number) for number, at in enumerate(first)]
+        for turn in range(1, 1 + ROUNDS * has_rounds(self.space)):
+            metric, count = tasks.find(self.task).metric, math.ceil(self.trials / 2)
+            points = of_round(self.space, found, metric, f"{where}/{turn}", count)
+            yield [self.trial(root, at, study, turn, number) for number, at in enumerate(points)]
 
     def cost(self) -> float:
-        """The cost of all but the rounds beyond an edge, roughly in microseconds on one core."""
-        if self.left_out is not None:
-            return 0.0
-        each = tasks.cost(tasks.find(self.task), self.batch_size, self.steps)
-        return each * (self.studies * self.trials + self.seeds)
+        """The cost of all runs, roughly in microseconds on one core."""
+        return tasks.cost(tasks.find(self.task), self.batch_size, self.steps) * self.runs
 
     def record(self, root: Path, command: str) -> None:
         """Write ``cell.json``: as much as was ever asked for."""
@@ -153,7 +171,8 @@ class PlannedCell:
                 "train_examples": len(splits.train), "optimizer": self.optimizer,
                 "space": [asdict(axis) for axis in self.space], "recipe": self.regimen, "trials": self.trials,
                 "studies": self.studies, "seeds": self.seeds, "code": self.code, "data": self.data,
-                "left_out": self.left_out, "command": command,
+                "left_out": self.left_out, "command": command, "tuning_seeds": self.tuning_seeds, "judged": JUDGED,
+                "rounds": ROUNDS * has_rounds(self.space),
             },
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 From what a task says of itself (``example_cost``), so that nothing is trained for it: the training steps, the
 evaluations, models and records of each run, the start of the processes, and the timing pass, which is no small part of
-a comparison of few steps. Rounds beyond an edge of the search space, which no one knows beforehand, are kept apart.
+a comparison of few steps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from thalweg.lab import tasks
-from thalweg.lab.search.points import MOST_ROUNDS
 from thalweg.lab.search.timing import ROUNDS, SECONDS, WARM
 
 if TYPE_CHECKING:
@@ -35,19 +34,17 @@ class Expected:
     """Seconds on as many processes as were asked for.
 
     ``training``: all steps. ``beside``: evaluations, and what a run takes to begin and to end. ``timing``: the pass in
-    which all optimizers take turns. Apart from these, ``starting``: until workers work; and ``beyond``: if every study
-    is extended beyond its range as often as it may be.
+    which all optimizers take turns. Apart from these, ``starting``: until workers work.
     """
 
     training: float
     beside: float
     starting: float
     timing: float
-    beyond: float
 
     @property
     def total(self) -> float:
-        """All but ``starting`` and ``beyond``."""
+        """All but ``starting``."""
         return self.training + self.beside + self.timing
 
 
@@ -55,27 +52,22 @@ def expected(cells: Sequence[PlannedCell], jobs: int, *, timing: bool) -> Expect
     """How long the runs of these cells take, ``jobs`` at a time, from nothing to the end."""
     open_cells = [cell for cell in cells if cell.left_out is None]
     at_a_time = min(jobs, os.cpu_count() or 1)
-    training = beside = beyond = passes = 0.0
+    training = beside = passes = 0.0
     for cell in open_cells:
         task, splits = tasks.load(cell.task)
-        step = tasks.cost(task, cell.batch_size, 1)
         trial, seed = (
             run_overhead(task, splits, min(cell.regimen["evaluations"], cell.steps), test=test)
             for test in (False, True)
         )
-        trials = cell.trials * cell.studies
         training += cell.cost()
-        beside += trials * trial + cell.seeds * seed
-        if any(axis.name == "lr" and not axis.values for axis in cell.space):
-            again = MOST_ROUNDS * cell.studies * math.ceil(cell.trials / 2)
-            beyond += again * (cell.steps * step + trial)
+        beside += (cell.runs - cell.seeds) * trial + cell.seeds * seed
     if timing:
         for (name, batch_size, _), table in groupby(open_cells, key=lambda c: (c.task, c.batch_size, c.steps)):
             task = tasks.find(name)
             passes += timing_pass(tasks.cost(task, batch_size, 1) / 1e6, len(list(table)), tasks.parameters(task))
     started = START * (bool(open_cells) + bool(open_cells and timing))
     second = 1e6 * at_a_time
-    return Expected(training / second, beside / second, started, passes, beyond / second)
+    return Expected(training / second, beside / second, started, passes)
 
 
 def run_overhead(task: Task, splits: Splits, evaluations: int, *, test: bool) -> float:

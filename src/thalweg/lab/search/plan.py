@@ -42,6 +42,7 @@ class ComparisonPlan:
     steps: int | None = None
     budgets: tuple[str, ...] = BUDGETS
     regimen: dict[str, Any] = field(default_factory=dict)
+    tuning_seeds: int = 2
 
     def cells(self, root: Path) -> tuple[list[PlannedCell], list[str]]:
         """Every optimizer in every table, and what is left out of the comparison, a sentence each.
@@ -106,6 +107,7 @@ class ComparisonPlan:
             code=code_hash(task, optimizer),
             data=tasks.data_hash(task),
             left_out=lacking,
+            tuning_seeds=self.tuning_seeds,
         )
         cell.spec({}, 0, test=False)  # a value that no run can have is found here
         return _grow_only(cell, stored_cell(cell.folder(root)), root)
@@ -127,4 +129,6 @@ def _grow_only(cell: PlannedCell, stored: dict[str, Any], root: Path) -> Planned
             max(own, value) if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10_000 else own
         )
 
-    return replace(cell, trials=most("trials"), studies=most("studies"), seeds=most("seeds"))
+    return replace(
+        cell, trials=most("trials"), studies=most("studies"), seeds=most("seeds"), tuning_seeds=most("tuning_seeds")
+    )

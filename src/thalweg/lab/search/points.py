@@ -7,16 +7,20 @@ that on the axes that they share they try the same shares of their ranges.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import product
 
 import numpy as np
 
-from thalweg.lab.contenders.space import LR_FACTOR, Space
-from thalweg.records.results import Axis
+from thalweg.lab.contenders.space import LR_FACTOR, Point, Space
+from thalweg.records.metric import Metric
+from thalweg.records.results import NEIGHBOUR, Axis, Trial, best, edge, neighbours
 
-MOST_ROUNDS = 2  # beyond an edge
+ROUNDS = 2  # after the first points of a study
+BOX = 1.0 / 6.0  # of each range, in which points near the best lie
 
 
 @cache
@@ -36,6 +40,58 @@ def point(space: Space, name: str, number: int) -> dict[str, float]:
         return dict(zip((axis.name for axis in space), grid[number % len(grid)], strict=True))
     unit = shares(name, len(space), number + 1)[number]
     return {axis.name: axis.at(share) for axis, share in zip(space, unit, strict=True)}
+
+
+def has_rounds(space: Space) -> bool:
+    """Whether rounds follow the first points: not where an axis is a list of values, nor where nothing is searched."""
+    return bool(space) and not any(axis.values for axis in space)
+
+
+def per_study(space: Space, trials: int) -> int:
+    """How many points a study of so many first ones has with its rounds, of half as many each."""
+    return trials + ROUNDS * has_rounds(space) * math.ceil(trials / 2)
+
+
+def of_round(space: Space, found: Sequence[Trial], metric: Metric, name: str, count: int) -> list[dict[str, float]]:
+    """The next ``count`` points of a study, after the trials that were ``found`` in it.
+
+    Where the best learning rate is at an edge of what was tried, they continue beyond it. Otherwise the best point is
+    refined: its rate times and divided by :data:`~thalweg.records.results.NEIGHBOUR` as far as that was not tried, then
+    half way to the better of its neighbours, then points near it on all axes. Where no trial finished, they are more
+    points of the whole space.
+    """
+    chosen = best(found, metric)
+    if chosen is None:
+        return [point(space, name, number) for number in range(count)]
+    own = next((axis for axis in space if axis.name == "lr"), None)
+    nearest: list[dict[str, float]] = []
+    if own is not None:
+        rate, tried = chosen.point["lr"], [trial.point["lr"] for trial in found]
+        whole = Axis("lr", min(own.low, *tried), max(own.high, *tried), log=True)
+        if (side := edge(whole.share(rate))) is not None:
+            further = beyond(tuple(whole if axis.name == "lr" else axis for axis in space), side)
+            return [point(further, name, number) for number in range(count)]
+        nearest = [{**chosen.point, "lr": float(f"{other:.12g}")} for other in _rates(chosen, found, metric)]
+    box = tuple(_box(axis, chosen.point) for axis in space)
+    return (nearest + [point(box, name, number) for number in range(count)])[:count]
+
+
+def _rates(chosen: Trial, found: Sequence[Trial], metric: Metric) -> list[float]:
+    """The learning rates to try beside that of the best trial, at its other coordinates, the most telling first."""
+    rate = chosen.point["lr"]
+    below, above = neighbours(chosen, found)
+    rates = [rate * NEIGHBOUR] * (above is None) + [rate / NEIGHBOUR] * (below is None)
+    better = best([trial for trial in (above, below) if trial is not None], metric)
+    return rates + ([math.sqrt(rate * better.point["lr"])] if better is not None else [])
+
+
+def _box(axis: Axis, centre: Point) -> Axis:
+    """The part of an axis around a point: of the learning rate on both sides of it, of others within the range."""
+    share = axis.share(centre[axis.name]) - BOX / 2.0
+    if axis.name != "lr":
+        share = min(max(share, 0.0), 1.0 - BOX)
+    low, high = (axis.low * (axis.high / axis.low) ** s if axis.log else axis.at(s) for s in (share, share + BOX))
+    return replace(axis, low=low, high=high)
 
 
 def beyond(space: Space, side: str) -> Space:

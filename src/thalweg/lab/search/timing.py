@@ -10,11 +10,9 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from thalweg.lab import tasks
 from thalweg.lab.engine import Execution, Failed, RunSpec, Stopped, Training
 from thalweg.lab.search.cells import PlannedCell, Reader, slug
 from thalweg.records import files as records
-from thalweg.records import results
 from thalweg.records.errors import UserError
 from thalweg.records.reading import read_timing
 
@@ -37,8 +35,8 @@ def time_tables(root: Path, cells: Sequence[PlannedCell], stop: Callable[[], boo
         before = stored_specs(path)
         chosen = dict(before)
         for cell in group:
-            if not list(cell.open_jobs(root, reader)) and (run := chosen_of(cell, root, reader)) is not None:
-                chosen[cell.optimizer] = cell.spec(run.settings, 0, test=False)
+            if not list(cell.open_jobs(root, reader)) and (trial := cell.chosen(root, reader)) is not None:
+                chosen[cell.optimizer] = cell.spec(trial.settings, 0, test=False)
         if chosen == before:
             continue
         trainings = {}
@@ -65,16 +63,6 @@ def stored_specs(path: Path) -> dict[str, RunSpec]:
     except records.Damaged:
         return {}
     return found
-
-
-def chosen_of(cell: PlannedCell, root: Path, reader: Reader) -> results.Run | None:
-    """The chosen trial of a cell whose studies are complete."""
-    studies: dict[int, list[results.Run]] = {}
-    for run in reader.found.values():
-        if run.kind == "trial" and run.folder.is_relative_to(cell.folder(root)):
-            studies.setdefault(run.study, []).append(run)
-    ordered = [sorted(studies[k], key=lambda run: (run.round, run.number)) for k in sorted(studies)]
-    return results.choose(ordered, tasks.find(cell.task).metric)
 
 
 def _interleaved(trainings: dict[str, Training], stop: Callable[[], bool]) -> dict[str, list[float]]:
