@@ -10,6 +10,7 @@ from PIL import Image as PILImage
 
 from thalweg.records.errors import UserError
 
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 NER = ["EU", "rejects", "German", "call", "to", "boycott", "British", "lamb", "Peter", "Blackburn", "unaffable"]
 WORDS = ["the", "film", "was", "good", "bad", "not", "a", "quite", "plot", "and", "actors", "never", "ever"]
 
@@ -95,10 +96,11 @@ def weights(root):
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_letters]
     vocabulary += [f"##{letter}" for letter in string.ascii_letters] + ["un", "##aff", "##able"]
     vocabulary += [word for word in WORDS if word not in vocabulary]
-    for name, lower in (("cased", False), ("uncased", True)):
-        folder = root / f"google-bert/bert-base-{name}"
+    for name in ("google-bert/bert-base-cased", "google-bert/bert-base-uncased", ENCODER):
+        folder = root / name
         folder.mkdir(parents=True)
         (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+        lower = not name.endswith("-cased")
         transformers.BertTokenizer(str(folder / "vocab.txt"), do_lower_case=lower).save_pretrained(folder)
         config = transformers.BertConfig(
             vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,

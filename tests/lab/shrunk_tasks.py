@@ -2,7 +2,7 @@
 
 from thalweg.lab import models, tasks
 from thalweg.lab.models.resnet import Basic, Bottleneck, PaddedShortcut, ResNet
-from thalweg.lab.tasks import bert, gpt2, published_images
+from thalweg.lab.tasks import bert, gpt2, minilm, published_images
 
 
 class CIFAR10ResNet20(published_images.CIFAR10ResNet20):
@@ -43,6 +43,14 @@ class IMDB(bert.IMDB):
 
 
 class MRPC(bert.MRPC):
+    length = 16
+
+
+class MiniLMCoNLL2003(minilm.MiniLMCoNLL2003):
+    length = 72
+
+
+class MiniLMMRPC(minilm.MiniLMMRPC):
     length = 16
 
 

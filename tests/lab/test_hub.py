@@ -95,6 +95,7 @@ def test_splits_are_the_same_on_every_call_and_share_no_example(name, here):
         ("gpt2-345m", 354_823_168),  # openai-community/gpt2-medium
         ("conll2003-bert", 108_310_272 - 590_592 + 768 * 9 + 9),  # bert-base-cased, without its pooler, and the head
         ("mrpc-bert", 109_482_240 + 768 * 2 + 2),  # bert-base-uncased and the head
+        ("minilm-mrpc", 22_713_216 + 384 * 2 + 2),  # all-MiniLM-L6-v2 and the head
         ("cifar10-resnet20", 269_722),
         ("imagenet-resnet50", 25_557_032),
     ],

@@ -16,7 +16,7 @@ from synthetic import ACCURACY, Comparison
 
 import thalweg
 from thalweg.commands import main as cli
-from thalweg.lab import tasks
+from thalweg.lab import hub, tasks
 from thalweg.lab.contenders import contender
 from thalweg.records import files as records
 from thalweg.records import reading
@@ -358,6 +358,23 @@ def test_the_recipe_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch
     assert ran.returncode == 0, ran.stderr
     assert "at batch size 16: 105 runs of 60 steps; 2.3e+08 operations, about" in ran.stdout
     assert "at batch size 96: 65 runs of 120 steps" in ran.stdout
+
+
+def test_of_all_recipes_one_without_its_weights_is_left_out_and_named(tmp_path, monkeypatch, capsys):
+    text = 'title = "Of two"\n[lab]\noptimizers = ["adamw"]\n[[lab.tables]]\ntask = "{}"\nbatch_size = 9\nsteps = 3\n'
+    for name, task in (("first", "minilm-pydoc-sentences"), ("second", "small_tasks:Line")):
+        (tmp_path / f"{name}.toml").write_text(text.format(task))
+    monkeypatch.setattr(recipe, "_RECIPES", tmp_path)
+    monkeypatch.delenv(hub.VARIABLE, raising=False)
+    monkeypatch.setattr(hub, "find_spec", lambda name: None)
+    tasks.load.cache_clear()
+    cli.main(["reproduce", "all", "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("  left out: sentence-transformers/all-MiniLM-L6-v2 needs the package")
+    assert lines[3].startswith("  small_tasks:Line at batch size 9: 9 runs or more of 3 steps")
+    with pytest.raises(SystemExit):
+        cli.main(["reproduce", "first", "--dry-run"])
+    assert "all-MiniLM-L6-v2 needs the package" in capsys.readouterr().err
 
 
 def test_a_table_says_what_of_it_is_missing_and_whose_learning_rate_lies_at_an_edge(tmp_path):

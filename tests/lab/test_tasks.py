@@ -28,12 +28,12 @@ def loaded_once(name):
     try:
         return tasks.load(name)
     except UserError as error:
-        assert name == FASHION
         return str(error)
 
 
 def loaded(name):
     found = loaded_once(name)
+    assert not isinstance(found, str) or name == FASHION or "pip install 'thalweg[encoder]'" in found
     return pytest.skip(found) if isinstance(found, str) else found
 
 
@@ -51,7 +51,7 @@ def test_each_task_trains_scores_and_is_reproducible(name):
         model = task.model()
         loss = task.loss(called(model, batch[0]), batch[1])
         loss.backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
         scores = task.score(called(model, batch[0]), batch[1])
         assert len(scores) == 3
         assert all(math.isfinite(number) for number in (task.combine(scores), *task.more(scores).values()))
@@ -88,7 +88,8 @@ def rows_of(part):
 
 @pytest.mark.parametrize("name", HERE)
 def test_a_models_parameters_are_counted_without_its_memory_or_data(name):
-    assert tasks.parameters(tasks.find(name)) == sum(p.numel() for p in tasks.find(name).model().parameters())
+    task, _ = loaded(name)
+    assert tasks.parameters(task) == sum(p.numel() for p in task.model().parameters())
 
 
 def text_of(part):

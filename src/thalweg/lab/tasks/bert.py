@@ -15,20 +15,25 @@ from thalweg.lab.tasks.classification import Tagging, YesOrNo
 from thalweg.records.errors import UserError
 
 ENTITIES = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
-VOCABULARIES = {"google-bert/bert-base-cased": 28_996, "google-bert/bert-base-uncased": 30_522}
+VOCABULARIES = {
+    "google-bert/bert-base-cased": 28_996, "google-bert/bert-base-uncased": 30_522,
+    "sentence-transformers/all-MiniLM-L6-v2": 30_522,
+}  # fmt: skip
+INPUTS = "input_ids", "attention_mask", "token_type_ids"
 
 
 class BERT(Task):
     """A task whose model is a published BERT with a new head.
 
     ``weights`` is its name on the hub; :mod:`thalweg.lab.hub` says where else it may be. ``length`` is how many tokens
-    of an example are kept.
+    of an example are kept, ``shape`` what of the configuration is not BERT-base's.
     """
 
     weights: ClassVar[str]
     kind: ClassVar[str]
     classes: ClassVar[int]
     length: ClassVar[int]
+    shape: ClassVar[dict[str, Any]] = {}
     example_cost = 2_000_000.0
 
     def tokenizer(self) -> Any:
@@ -52,10 +57,10 @@ class BERT(Task):
         return made
 
     def skeleton(self) -> nn.Module:
-        """BERT-base with the vocabulary of the weights."""
+        """A BERT of the weights' vocabulary and shape."""
         import transformers
 
-        config = transformers.BertConfig(vocab_size=VOCABULARIES[self.weights])
+        config: Any = transformers.BertConfig(vocab_size=VOCABULARIES[self.weights], **self.shape)
         config.num_labels = self.classes
         made: nn.Module = getattr(transformers, self.kind)(config)
         return made
@@ -71,7 +76,7 @@ class BERT(Task):
             *[list(part) for part in texts], padding="max_length", truncation=True, max_length=self.length,
             return_tensors="pt",
         )  # fmt: skip
-        return {name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        return {name: found[name] for name in INPUTS}
 
 
 class CoNLL2003(BERT, Tagging):
@@ -100,19 +105,29 @@ class CoNLL2003(BERT, Tagging):
         tokenizer = self.tokenizer()
         sentences = tagged_sentences(data, self.labels)
         data.expect(len(sentences), self.published[split])
-        parts = [part for words, tags in sentences for part in windows(tokenizer, words, tags, self.length)]
-        found = tokenizer(
-            [words for words, _ in parts], is_split_into_words=True, padding="max_length", truncation=True,
-            max_length=self.length, return_tensors="pt",
-        )  # fmt: skip
-        targets = torch.full_like(found["input_ids"], -100)
-        for i, (_, tags) in enumerate(parts):
-            before = None
-            for k, word in enumerate(found.word_ids(i)):
-                if word is not None and word != before:
-                    targets[i, k] = self.labels.index(tags[word])
-                before = word
-        return Rows({name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids")}, targets)
+        return tagged_rows(tokenizer, sentences, self.labels, self.length)
+
+
+def tagged_rows(
+    tokenizer: Any, sentences: Sequence[tuple[list[str], list[str]]], labels: tuple[str, ...], length: int
+) -> Rows:
+    """Words and tags as the model's inputs and targets, in parts that fit (:func:`windows`), filled to ``length``.
+
+    A word's label is that of its first token; the target of its other tokens, and of padding, is -100.
+    """
+    parts = [part for words, tags in sentences for part in windows(tokenizer, words, tags, length)]
+    found = tokenizer(
+        [words for words, _ in parts], is_split_into_words=True, padding="max_length", truncation=True,
+        max_length=length, return_tensors="pt",
+    )  # fmt: skip
+    targets = torch.full_like(found["input_ids"], -100)
+    for i, (_, tags) in enumerate(parts):
+        before = None
+        for k, word in enumerate(found.word_ids(i)):
+            if word is not None and word != before:
+                targets[i, k] = labels.index(tags[word])
+            before = word
+    return Rows({name: found[name] for name in INPUTS}, targets)
 
 
 def iob2(tags: list[str]) -> list[str]:
@@ -168,7 +183,7 @@ def windows(tokenizer: Any, words: list[str], tags: list[str], length: int) -> l
     becomes the token for unknown words, or its tag would be lost.
     """
     pieces = [0] * len(words)
-    for word in tokenizer(words, is_split_into_words=True, add_special_tokens=False).word_ids():
+    for word in tokenizer(words, is_split_into_words=True, add_special_tokens=False, verbose=False).word_ids():
         pieces[word] += 1
     words = [word if count else tokenizer.unk_token for word, count in zip(words, pieces, strict=True)]
     sizes = [min(max(count, 1), length - 2) for count in pieces]  # of a longer word the first tokens are kept

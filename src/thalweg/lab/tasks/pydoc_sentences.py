@@ -67,6 +67,14 @@ def _documents() -> list[tuple[int, list[str]]]:
     return [found[i] for i in order]
 
 
+def subjects() -> tuple[list[tuple[int, str]], ...]:
+    """Sentences with the numbers of their areas: 80, 10 and 10 % to train on, to validate and to test."""
+    rows = [(area, line) for area, lines in _documents() for line in lines]
+    rows = [row for row, new in zip(rows, novel(plain(line) for _, line in rows), strict=True) if new]
+    tenth = len(rows) // 10
+    return rows[2 * tenth :], rows[:tenth], rows[tenth : 2 * tenth]
+
+
 class PydocSentences(Classification):
     """What a sentence of a docstring is about: which of six areas of the standard library its module belongs to.
 
@@ -83,10 +91,7 @@ class PydocSentences(Classification):
 
     def splits(self) -> Splits:
         """80, 10 and 10 % of the sentences."""
-        rows = [(area, line) for area, lines in _documents() for line in lines]
-        rows = [row for row, new in zip(rows, novel(plain(line) for _, line in rows), strict=True) if new]
-        tenth = len(rows) // 10
-        parts = rows[2 * tenth :], rows[:tenth], rows[tenth : 2 * tenth]
+        parts = subjects()
         known = Vocabulary((words(line) for _, line in parts[0]), self.vocabulary)
         return without_duplicates(*(self._rows(part, known) for part in parts))
 

@@ -80,6 +80,18 @@ def _spans(source: str) -> list[tuple[int, int, str]]:
     return found
 
 
+def passages() -> list[list[tuple[Piece, ...]]]:
+    """Source to train on, to validate and to test, of about 80, 10 and 10 % of the modules, less what is repeated."""
+    texts = [pieces(source) for source in sources(MODULES)]
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(5)).tolist()
+    kept = without_repeats([texts[i] for i in order], REPEATED_PIECES)
+    tenth = len(texts) // 10
+    return [
+        [part for text in texts for part in text]
+        for texts in (kept[2 * tenth :], kept[:tenth], kept[tenth : 2 * tenth])
+    ]
+
+
 class PythonTokens(Tagging):
     """Names, keywords, numbers, strings and comments in the standard library's source, by a small BERT.
 
@@ -98,14 +110,7 @@ class PythonTokens(Tagging):
 
     def splits(self) -> Splits:
         """Modules in three sets, about 80, 10 and 10 % of them."""
-        texts = [pieces(source) for source in sources(MODULES)]
-        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(5)).tolist()
-        kept = without_repeats([texts[i] for i in order], REPEATED_PIECES)
-        tenth = len(texts) // 10
-        parts = [
-            [part for text in texts for part in text]
-            for texts in (kept[2 * tenth :], kept[:tenth], kept[tenth : 2 * tenth])
-        ]
+        parts = passages()
         known = Vocabulary(parts[0], self.vocabulary)
         return without_duplicates(*(self._rows(part, known) for part in parts))
 
