@@ -182,13 +182,13 @@ MODEL = [
     [
         (Mesh(), []),
         (Mesh(data=8), []),
-        (Mesh(data=8, shard=4), [("verdict, clipping", 9, 32), ("norms of layers", 2, 4)]),
-        (Mesh(expert=6), [("verdict, clipping", 9, 6), ("norms of layers", 2, 6)]),
-        (Mesh(tensor=2), [("verdict, clipping", 7, 2), ("norms of layers", 14, 2)]),
+        (Mesh(data=8, shard=4), [("verdict, clipping", 11, 32), ("norms of layers", 2, 4)]),
+        (Mesh(expert=6), [("verdict, clipping", 11, 6), ("norms of layers", 2, 6)]),
+        (Mesh(tensor=2), [("verdict, clipping", 9, 2), ("norms of layers", 14, 2)]),
         (
             Mesh(data=2, shard=5, tensor=2, expert=3),
-            [("verdict, clipping", 7, 60), ("norms of layers", 2, 15), ("norms of layers", 2, 2),
-             ("verdict, clipping (experts)", 7, 60), ("norms of layers (experts)", 2, 2)],
+            [("verdict, clipping", 9, 60), ("norms of layers", 2, 15), ("norms of layers", 2, 2),
+             ("verdict, clipping (experts)", 9, 60), ("norms of layers (experts)", 2, 2)],
         ),
     ],
     ids=str,
@@ -203,14 +203,14 @@ def test_two_all_reduces_a_mesh_of_parameters_that_are_cut(mesh, added):
 def test_one_all_reduce_where_nothing_is_judged():
     for mesh in (Mesh(shard=4), Mesh(data=2, shard=4)):
         (one,) = plan.all_reduces(MODEL, mesh, judged=False)
-        assert one == ("norms, and who has gradients", 9 + 2, mesh.ranks)
+        assert one == ("norms, and who has gradients", 11 + 2, mesh.ranks)
     (one,) = plan.all_reduces(MODEL, Mesh(data=2, shard=4), judged=False, trust_ratio=False)
-    assert one.numbers == 9
+    assert one.numbers == 11
 
 
 def test_sums_of_squares_of_float64_take_three_numbers():
     found = plan.all_reduces(MODEL, Mesh(shard=4), dtype="float64")
-    assert [(one.numbers, one.bytes, one.sent) for one in found] == [(9, 72, 108), (6, 48, 72)]
+    assert [(one.numbers, one.bytes, one.sent) for one in found] == [(11, 88, 132), (6, 48, 72)]
 
 
 def test_what_waits_for_norms_waits_whole_and_the_rest_is_taken_in_pieces():

@@ -199,6 +199,75 @@ def test_lists_that_differ_are_told_at_the_first_step(layout, name, how, named, 
     assert said[1:] == said[:-1]
 
 
+CHANGED: dict[str, Any] = {
+    "lr": 0.2,
+    "betas": (0.9, 0.98),
+    "weight_decay": 0.0,
+    "max_grad_norm": 0.4,
+    "nonfinite": "raise",
+}
+
+
+def options_drift_apart(rank, layout_name, build, option, wrong):
+    name, options = BUILDS[build]
+    layout = LAYOUTS[layout_name]()
+    whole, spread = parameters(UNDIVIDED), parameters(layout)
+    one, several = (OPTIMIZERS[name](params, **options) for params in (whole, spread))
+    for k in range(3):
+        there, here = gradients(k, spread, layout)
+        group = several.param_groups[-1]  # of a mesh of its own, if there are two
+        if k == 1:
+            kept, before = group[option], snapshot(several, spread)
+            if rank == wrong:
+                group[option] = CHANGED[option]
+            for n, p in spread.items():
+                p.grad = here[n]
+            with pytest.raises((ValueError, RuntimeError)) as raised:
+                several.step()
+            group[option] = kept
+            assert_unchanged(several, spread, before)
+        step(one, whole, there)
+        step(several, spread, here)
+        assert_same(f"after step {k}", (several, spread), (one, whole), layout, 1e-12)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "build", "option", "wrong"),
+    [
+        ("FSDP2", "ALTO", "lr", 0),
+        ("HSDP", "Lamb", "betas", 3),
+        ("experts on their own mesh", "ALTO", "weight_decay", 2),
+        ("experts cut within", "ALTO, asking nothing", "lr", 1),
+        ("FSDP2", "ALTO", "max_grad_norm", 1),
+        ("FSDP2 x TP", "Lamb", "nonfinite", 1),
+    ],
+)
+def test_options_that_differ_after_the_first_step_are_told_on_all_ranks(layout, build, option, wrong):
+    said = call_on_ranks(4, options_drift_apart, layout, build, option, wrong, seconds=20.0)
+    on_its_mesh = [text for text in said if text.startswith(f"{option} of group ")]
+    assert len(on_its_mesh) == (2 if layout == "experts on their own mesh" else 4)
+    assert all(f" on rank {wrong}" in text and str(CHANGED[option]) in text for text in on_its_mesh)
+    assert all("another rank" in text for text in said if text not in on_its_mesh)
+
+
+def who_carries_out_the_step(rank):
+    layout = LAYOUTS["FSDP2"]()
+    whole, spread = parameters(UNDIVIDED), parameters(layout)
+    one, several = ALTO(whole.values(), lr=0.1), ALTO(spread.values(), lr=0.1, foreach=rank == 0)
+    for k in range(2):
+        if k:
+            several.param_groups[0]["lr"] = torch.tensor(0.1, dtype=torch.float64) if rank == 1 else 0.1
+        there, here = gradients(k, spread, layout)
+        step(one, whole, there)
+        step(several, spread, here)
+        assert_same(f"after step {k}", (several, spread), (one, whole), layout, 1e-12)
+
+
+def test_options_that_say_the_same_on_all_ranks_do_not_differ():
+    call_on_ranks(2, who_carries_out_the_step)
+
+
 def nothing_on_a_rank(rank, name):
     on = DeviceMesh.from_group(dist.new_group(), "cpu")  # in which a collective is left that never ends
     p = Parameter(spread_out(torch.ones(8, 2), Spread(on, (Shard(0),))))

@@ -46,6 +46,7 @@ from thalweg.optim.objective import ShiftedObjective
 from thalweg.optim.plain import as_scalar, make_plain_as
 from thalweg.optim.ranks import ProcessGroupOf, Ranks, Told, ranks_of, refuse_for_others
 from thalweg.optim.state import at_rest, mentions, refuse_without, restored_on_error
+from thalweg.sharding import is_misplaced, is_whole
 
 if TYPE_CHECKING:
     from collections import defaultdict
@@ -395,7 +396,8 @@ class E(Optimizer):
             finite = all_finite(present.values(), fused=may_read and in_one_pass)
         missing = []
         if ranks is not None:
-            agreed = ranks.agree(Told(present, finite), on_host=may_read or (readable and on_cpu))
+            misplaced = {p for p, g in present.items() if is_misplaced(p, g) and not is_whole(g)}
+            agreed = ranks.agree(Told(present, finite, misplaced=misplaced), on_host=may_read or (readable and on_cpu))
             if agreed.failed:
                 refuse_for_others("the step has failed")
             finite = agreed.finite

@@ -1,13 +1,14 @@
 """What the ranks of sharded parameters agree on before a step changes anything.
 
-One packed all-reduce for each mesh: whether a rank has failed, whether gradients are finite, their squares, and which
-parameters have a gradient on any rank. Several meshes share the verdict and the squares: what one has told, the next
-passes on. A process group joins ranks whose optimizers hold different parameters.
+One packed all-reduce for each mesh: whether a rank has failed, whether gradients are finite, their squares, which
+parameters have a gradient on any rank, and whether all have the same options. Several meshes share the verdict and the
+squares: what one has told, the next passes on. A process group joins ranks whose optimizers hold different parameters.
 """
 
 from __future__ import annotations
 
 import itertools
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,26 +18,45 @@ from thalweg.arguments import reject
 from thalweg.kernels import has_numbers
 from thalweg.kernels.norms import PARTS, norm_of, squares_of
 from thalweg.sharding import is_sharded, local
-from thalweg.sharding.collectives import all_reduce, compare, device_of, device_of_group, every_dim, say_empty
-from thalweg.sharding.schedule import Schedule, describe
+from thalweg.sharding.collectives import (
+    all_reduce,
+    compare,
+    device_of,
+    device_of_group,
+    every_dim,
+    gather,
+    has_others,
+    is_first,
+    say_empty,
+)
+from thalweg.sharding.schedule import OnMesh, Schedule, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-_HEAD = 2 + PARTS  # failed, not finite, squares
+_SQUARES = 4  # after: failed, waits, not finite, options
+_HEAD = _SQUARES + PARTS
+_MISPLACED = 1 << 20  # beside 1 for a gradient, more than there are ranks
 _orders = itertools.count()
 
 
 class Told(NamedTuple):
-    """What one rank has to tell: of its gradients, if asked for, whether they are finite, and those to be measured."""
+    """What one rank has to tell: of its gradients, if asked for, whether they are finite, and those to be measured.
+
+    ``misplaced`` are sharded parameters whose gradients are neither on their shards nor whole, ``waits`` whether it
+    says no more before they are, so that all tell again, and ``options`` those of each group that all should share.
+    """
 
     present: Mapping[Tensor, Tensor] = {}
     finite: Tensor | None = None
     measured: bool = False
     failed: bool = False
+    misplaced: Collection[Tensor] = ()
+    waits: bool = False
+    options: Sequence[Mapping[str, object]] = ()
 
 
 class Agreed(NamedTuple):
@@ -88,8 +108,19 @@ class Ranks:
         Args:
             told: what this rank tells.
             sums: vectors in float64 to be summed along with it, of each mesh.
-            on_host: whether numbers may be read on the host.
+            on_host: whether numbers may be read on the host; else options and misplaced gradients are not looked at.
+
+        Raises:
+            ValueError: ranks differ in an option, or some have misplaced a gradient that others have not.
         """
+        while True:
+            exchange = self._exchange(told, sums, on_host=on_host)
+            if exchange.wrong is not None:
+                raise ValueError(exchange.wrong)
+            if told.waits or not on_host or exchange.failed > 0.0 or exchange.waiting == 0.0:
+                return exchange.result()
+
+    def _exchange(self, told: Told, sums: Mapping[DeviceMesh, Tensor] | None, *, on_host: bool) -> _Exchange:
         exchange = _Exchange(told, on_host)
         for on in self.schedule.meshes.values():
             squares = None
@@ -97,13 +128,13 @@ class Ranks:
                 pairs = [(told.present[p], w) for p, w in zip(on.params, on.weights, strict=True) if p in told.present]
                 weights = [w for _, w in pairs] if any(w != 1.0 for _, w in pairs) else ()
                 squares = squares_of((local(g) for g, _ in pairs), weights, may_read=on_host)
-            exchange.over_mesh(on.mesh, on.params, squares, None if sums is None else sums[on.mesh])
+            exchange.over_mesh(on, squares, None if sums is None else sums[on.mesh])
         if told.measured:
             plain = [g for p, g in told.present.items() if not is_sharded(p)]
             exchange.add(squares_of(plain, may_read=on_host))
         if self.group is not None and (told.measured or told.finite is not None):
             exchange.over_group(self.group)
-        return exchange.result()
+        return exchange
 
 
 class _Exchange:
@@ -112,6 +143,8 @@ class _Exchange:
     def __init__(self, told: Told, on_host: bool) -> None:
         self.told, self.on_host = told, on_host
         self.failed: Any = float(told.failed)
+        self.waiting: Any = float(told.waits)
+        self.wrong: str | None = None
         self.bad: Any = 0.0
         if told.finite is not None:
             self.bad = float(not told.finite) if on_host else told.finite.logical_not().double()
@@ -122,41 +155,70 @@ class _Exchange:
     def add(self, squares: Tensor) -> None:
         self.squares.append(squares)
 
-    def over_mesh(self, mesh: DeviceMesh, params: list[Tensor], squares: Tensor | None, sums: Tensor | None) -> None:
-        present = [float(p in self.told.present) for p in params]
-        pack = self._packed(device_of(mesh), squares, present, sums)
+    def over_mesh(self, on: OnMesh, squares: Tensor | None, sums: Tensor | None) -> None:
+        mesh, params = on.mesh, on.params
+        flags = [float(p in self.told.present) for p in params]
+        compared = self.on_host and has_others(mesh)
+        options = 0.0
+        if compared:
+            if self.told.misplaced:
+                flags = [flag + _MISPLACED * (p in self.told.misplaced) for flag, p in zip(flags, params, strict=True)]
+            options = _weighted([self.told.options[i] for i in on.groups] if self.told.options else None, mesh)
+        pack = self._packed(device_of(mesh), options, squares, flags, sums)
         pack = all_reduce(pack, mesh, every_dim(mesh))
         count = _HEAD + len(params)
         if sums is not None:
             self.sums[mesh] = pack[count:] if pack.is_meta else pack[count:].to(sums.device)
-        self._unpack(pack[:count])
+        self.failed, self.waiting, self.bad, differing = self._head(pack)
         if squares is not None:
-            self.add(pack[2:_HEAD])
-        flags = pack[_HEAD:count].tolist() if self.on_host else pack[_HEAD:count].unbind()
-        self.gradients.update(zip(params, flags, strict=True))
+            self.add(pack[_SQUARES:_HEAD])
+        found: Sequence[Any] = pack[_HEAD:count].tolist() if self.on_host else pack[_HEAD:count].unbind()
+        if compared and self.failed == 0.0:
+            self._compare(on, found, differing)
+        self.gradients.update(zip(params, found, strict=True))
+
+    def _compare(self, on: OnMesh, flags: Sequence[float], options: float) -> None:
+        """All ranks of the mesh see the same sums, and so find the same."""
+        size = on.mesh.size()
+        for i, flag in enumerate(flags):
+            if flag >= _MISPLACED and flag // _MISPLACED != size:
+                self.wrong = (
+                    f"the gradient of sharded parameter number {i} of shape {tuple(on.params[i].shape)} must be placed "
+                    f"alike on all ranks of its mesh; on {int(flag // _MISPLACED)} of {size} it is still to be summed "
+                    "or cut otherwise than the parameter, and on others it is not, or is missing: zeros would do there"
+                )
+        if self.waiting == 0.0 and options != 0.0:
+            self.wrong = _difference(gather([self.told.options[i] for i in on.groups], on.mesh), on.groups)
+        self.failed = float(self.wrong is not None)  # which the next mesh is told
 
     def over_group(self, group: ProcessGroup) -> None:
-        pack = self._packed(device_of_group(group), self._total(), [], None)
+        pack = self._packed(device_of_group(group), 0.0, self._total(), [], None)
         torch.distributed.all_reduce(pack, group=group)
-        self._unpack(pack)
-        self.squares = [pack[2:_HEAD]]
+        self.failed, self.waiting, self.bad, _ = self._head(pack)
+        self.squares = [pack[_SQUARES:_HEAD]]
 
     def _packed(
-        self, device: torch.device, squares: Tensor | None, present: Sequence[float], sums: Tensor | None
+        self,
+        device: torch.device,
+        options: float,
+        squares: Tensor | None,
+        flags: Sequence[float],
+        sums: Tensor | None,
     ) -> Tensor:
+        head = [self.failed, self.waiting, self.bad, options]
         if self.on_host:
-            numbers = [self.failed, self.bad, *([0.0] * PARTS if squares is None else squares.tolist()), *present]
+            numbers = [*head, *([0.0] * PARTS if squares is None else squares.tolist()), *flags]
             pack = torch.tensor(numbers, dtype=torch.float64, device="cpu")
             return (pack if sums is None else torch.cat((pack, sums))).to(device)
         if any(isinstance(x, Tensor) and x.is_meta for x in (self.bad, squares, sums)):
             device = torch.device("meta")
-        head = [torch.as_tensor(x, dtype=torch.float64, device=device).reshape(1) for x in (self.failed, self.bad)]
-        rest = [torch.zeros(PARTS, dtype=torch.float64, device=device) if squares is None else squares.to(device)]
-        rest.append(torch.tensor(present, dtype=torch.float64, device=device))
-        return torch.cat([*head, *rest, *(() if sums is None else (sums.to(device),))])
+        parts = [torch.as_tensor(x, dtype=torch.float64, device=device).reshape(1) for x in head]
+        parts.append(torch.zeros(PARTS, dtype=torch.float64, device=device) if squares is None else squares.to(device))
+        parts.append(torch.tensor(flags, dtype=torch.float64, device=device))
+        return torch.cat([*parts, *(() if sums is None else (sums.to(device),))])
 
-    def _unpack(self, pack: Tensor) -> None:
-        self.failed, self.bad = pack[:2].tolist() if self.on_host else pack[:2].unbind()
+    def _head(self, pack: Tensor) -> Sequence[Any]:
+        return pack[:_SQUARES].tolist() if self.on_host else pack[:_SQUARES].unbind()
 
     def _total(self) -> Tensor | None:
         if not self.squares:
@@ -171,6 +233,28 @@ class _Exchange:
             return Agreed(self.failed > 0.0, finite, norm, self.gradients, self.sums)
         finite = None if self.told.finite is None else (self.bad + self.failed == 0.0).to(self.told.finite.device)
         return Agreed(False, finite, norm, self.gradients, self.sums)
+
+
+def _weighted(options: Sequence[Mapping[str, object]] | None, mesh: DeviceMesh) -> float:
+    """A checksum with a weight: those of all ranks of a mesh add up to 0, and so do checksums that are the same."""
+    if options is None:
+        return 0.0
+    checksum = zlib.crc32(repr(options).encode())
+    return float(checksum * (1 - mesh.size() if is_first(mesh) else 1))
+
+
+def _difference(found: Sequence[tuple[int, Sequence[Mapping[str, object]]]], groups: Sequence[int]) -> str:
+    """The first option in which a rank differs from the first rank."""
+    (first, expected), *others = found
+    for rank, options in others:
+        for i, here, there in zip(groups, expected, options, strict=True):
+            for name, value in here.items():
+                if repr(there[name]) != repr(value):
+                    return (
+                        f"{name} of group {i} must be the same on all ranks of a mesh, got {value} on rank {first} and "
+                        f"{there[name]} on rank {rank}: let a schedule run on each rank"
+                    )
+    raise AssertionError("checksums differ where options do")
 
 
 def ranks_of(

@@ -21,13 +21,13 @@ from thalweg.kernels.norms import count_rows, parts_of
 from thalweg.optim import judging, layers, skipped
 from thalweg.optim.ranks import Agreed, Ranks, Told, refuse_for_others
 from thalweg.optim.step_checks import check_step
-from thalweg.sharding import is_sharded, local, sharded_like
+from thalweg.sharding import is_misplaced, is_sharded, is_whole, local, placed_as, sharded_like
 from thalweg.sharding.collectives import all_reduce
 from thalweg.sharding.schedule import Cut
 from thalweg.torch_private import outside_graphs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 Place = tuple[Cut, torch.device]
@@ -57,20 +57,23 @@ def step(optimizer: Any, ranks: Ranks) -> None:
     layout = _layout(ranks, groups)
     one_round = not asks and ranks.schedule.has_one_round
     on_host = _may_read(ranks, groups)
+    nothing = Told({}, torch.ones((), dtype=torch.bool) if asks else None, measured)
+    placed = _place(ranks, groups, nothing, layout if one_round else None, on_host=on_host)
     try:
-        stepped, lacking = check_step(optimizer, optimizer._own_state(), optimizer._footprint)
+        stepped, lacking = check_step(optimizer, optimizer._own_state(), optimizer._footprint, placed)
         finite = judging.is_finite(groups, [grad for some in stepped for _, _, grad, _, _ in some])
     except Exception:
-        told = Told({}, torch.ones((), dtype=torch.bool) if asks else None, measured, failed=True)
+        told = nothing._replace(failed=True)
         ranks.agree(told, _by_mesh(layout, ranks) if one_round else None, on_host=on_host)
         raise
+    options = _options(optimizer) if on_host else ()
     present = {p: grad for some in stepped for _, p, grad, _, _ in some}
     missing = ranks.missing(present)
     if one_round:
         optimizer._allocate(lacking)
-        _step_in_one_round(optimizer, ranks, layout, stepped, missing, on_host=on_host)
+        _step_in_one_round(optimizer, ranks, layout, stepped, missing, options, on_host=on_host)
     else:
-        agreed = ranks.agree(Told(present, finite, measured), on_host=on_host)
+        agreed = ranks.agree(Told(present, finite, measured, options=options), on_host=on_host)
         _refuse(agreed, policies, present)
         for p in missing:
             if agreed.has_gradient(p):
@@ -84,6 +87,40 @@ def step(optimizer: Any, ranks: Ranks) -> None:
         if plans:
             _step_in_two_rounds(optimizer, layout, plans, agreed.total_norm)
     _note_written(stepped)
+
+
+def _place(
+    ranks: Ranks, groups: list[dict[str, Any]], nothing: Told, layout: Layout | None, *, on_host: bool
+) -> dict[Tensor, Tensor]:
+    """Gradients that are not on the shards of their parameters, such as sums still to be taken, brought there.
+
+    By collectives, which all ranks have to call, but for those that are whole: on the host they tell each other
+    first. In backward all have the same.
+    """
+    params = (p for on in ranks.schedule.meshes.values() for p in on.params)
+    misplaced = {p: p.grad for p in params if p.grad is not None and is_misplaced(p, p.grad)}
+    awaited = {p for p, grad in misplaced.items() if not is_whole(grad)}
+    if awaited and on_host and not any("first_index" in group for group in groups):
+        told = nothing._replace(misplaced=awaited, waits=True)
+        agreed = ranks.agree(told, None if layout is None else _by_mesh(layout, ranks), on_host=True)
+        _refuse(agreed, set(), {})
+    return {p: placed_as(p, grad) for p, grad in misplaced.items()}
+
+
+def _options(optimizer: Any) -> list[dict[str, object]]:
+    """Of each group, what has to be the same on all ranks: all but who carries out the step."""
+    own = ("fused", "foreach", "capturable")
+    return [
+        {name: _plain(group[name]) for name in optimizer.defaults if name in group and name not in own}
+        for group in optimizer.param_groups
+    ]
+
+
+def _plain(value: Any) -> object:
+    """As a schedule may have written it on one rank and not on another."""
+    if isinstance(value, Tensor | int | float):
+        return float(value)
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _step_in_two_rounds(
@@ -109,6 +146,7 @@ def _step_in_one_round(
     layout: Layout,
     stepped: list[list[layers.Stepped]],
     missing: list[Tensor],
+    options: Sequence[Mapping[str, object]],
     *,
     on_host: bool,
 ) -> None:
@@ -134,7 +172,7 @@ def _step_in_one_round(
     if any("first_index" in group for group in groups) and not sums:  # in backward, a layer that no rank waits for
         agreed = Agreed(False, None, None, {}, {})
     else:
-        agreed = ranks.agree(Told(present), _by_mesh(layout, ranks, sums), on_host=on_host)
+        agreed = ranks.agree(Told(present, options=options), _by_mesh(layout, ranks, sums), on_host=on_host)
     _refuse(agreed, set(), present)
     for mesh, total in agreed.sums.items():
         places = [place for place in sums if place[0].mesh == mesh]

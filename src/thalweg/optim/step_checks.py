@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -9,10 +10,9 @@ from torch import Tensor
 
 from thalweg.kernels import UNWALKABLE, dispatch, is_abstract
 from thalweg.kernels.addresses import checked_memory
-from thalweg.kernels.checks import PLAIN, check_parameter
+from thalweg.kernels.checks import check_parameter
 from thalweg.optim.flat_shards import check_new
 from thalweg.optim.layers import Lacking, Stepped, wanted
-from thalweg.sharding import placed_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,8 +27,13 @@ class Checked(NamedTuple):
     lacking: list[Lacking]
 
 
-def check_step(optimizer: Any, states: Mapping[Any, dict[str, Any]], footprint: Footprint) -> Checked:
-    """Check a step of ALTO or Lamb; nothing changes.
+def check_step(
+    optimizer: Any,
+    states: Mapping[Any, dict[str, Any]],
+    footprint: Footprint,
+    placed: Mapping[Tensor, Tensor] = MappingProxyType({}),
+) -> Checked:
+    """Check a step of ALTO or Lamb, ``placed`` having the gradients that were misplaced; nothing changes.
 
     Raises:
         ValueError: an option is out of range, as a schedule may have written anything into a group.
@@ -42,7 +47,7 @@ def check_step(optimizer: Any, states: Mapping[Any, dict[str, Any]], footprint: 
         for p in group["params"][:1]:
             if not is_abstract(p):
                 dispatch.choose(wanted(group), p.device)
-    stepped = check_gradients(groups, states, footprint, type(optimizer).__name__)
+    stepped = check_gradients(groups, states, footprint, type(optimizer).__name__, placed)
     if torch.compiler.is_compiling():  # looked at here, Dynamo would take the state for what it is before
         return Checked(stepped, [])
     lacking = optimizer._lacking(groups)
@@ -63,7 +68,11 @@ def check_lacking(optimizer: Any, lacking: Iterable[Lacking]) -> None:
 
 
 def check_gradients(
-    groups: list[dict[str, Any]], states: Mapping[Any, dict[str, Any]], footprint: Footprint, optimizer: str
+    groups: list[dict[str, Any]],
+    states: Mapping[Any, dict[str, Any]],
+    footprint: Footprint,
+    optimizer: str,
+    placed: Mapping[Tensor, Tensor] = MappingProxyType({}),
 ) -> list[list[Stepped]]:
     """The parameters of each group that have a gradient, located in memory; nothing changes.
 
@@ -72,7 +81,7 @@ def check_gradients(
     """
     if torch.compiler.is_compiling():  # torch's operations check for themselves
         return [_unlocated(group, first) for group, first in _placed(groups)]
-    return _located(groups, states, footprint, optimizer)
+    return _located(groups, states, footprint, optimizer, placed)
 
 
 def _unlocated(group: dict[str, Any], first: int) -> list[Stepped]:
@@ -80,7 +89,11 @@ def _unlocated(group: dict[str, Any], first: int) -> list[Stepped]:
 
 
 def _located(
-    groups: list[dict[str, Any]], states: Mapping[Any, dict[str, Any]], footprint: Footprint, optimizer: str
+    groups: list[dict[str, Any]],
+    states: Mapping[Any, dict[str, Any]],
+    footprint: Footprint,
+    optimizer: str,
+    placed: Mapping[Tensor, Tensor],
 ) -> list[list[Stepped]]:
     everything: list[list[Stepped]] = []
     written: list[int] = []
@@ -91,8 +104,8 @@ def _located(
             grad = p.grad
             if grad is None:
                 continue
-            if type(grad) not in PLAIN:
-                grad = placed_as(p, grad)
+            if placed:
+                grad = placed.get(p, grad)
             state = states.get(p, nothing)
             memory = checked_memory(p, grad, state, optimizer)
             stepped.append((index, p, grad, state, memory))

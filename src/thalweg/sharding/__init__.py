@@ -50,10 +50,16 @@ def zeros_like(x: Tensor, dtype: torch.dtype) -> Tensor:
     return sharded_like(torch.zeros_like(local(x), dtype=dtype, memory_format=torch.preserve_format), x)
 
 
-def placed_as(p: Any, grad: Any) -> Any:
-    """A gradient of ``p`` on its shards: of a DTensor that is still to be summed, or split otherwise, the right one."""
-    if not (is_sharded(p) and is_sharded(grad) and grad.device_mesh == p.device_mesh):
-        return grad
-    if grad.placements == p.placements:
-        return grad
-    return grad.redistribute(p.device_mesh, p.placements)
+def is_misplaced(p: Any, grad: Any) -> bool:
+    """Whether a gradient is on the mesh of its parameter, not on its shards: still to be summed, or cut otherwise."""
+    return is_sharded(grad) and is_sharded(p) and grad.placements != p.placements and grad.device_mesh == p.device_mesh
+
+
+def is_whole(x: Any) -> bool:
+    """Whether each rank of its mesh has all of a DTensor."""
+    return all(placement.is_replicate() for placement in x.placements)
+
+
+def placed_as(p: Any, grad: Any) -> Tensor:
+    """A gradient that :func:`is_misplaced` on the shards of ``p``: if not :func:`is_whole`, a collective."""
+    return cast("Tensor", grad.redistribute(p.device_mesh, p.placements))

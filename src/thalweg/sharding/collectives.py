@@ -56,6 +56,28 @@ def _groups(mesh: DeviceMesh, dims: tuple[int, ...]) -> list[ProcessGroup | None
     return [mesh.get_group(d) for d in dims]
 
 
+def has_others(mesh: DeviceMesh) -> bool:
+    """Whether there are other ranks on a mesh of this one; a fake process group has none."""
+    if mesh.get_coordinate() is None or not every_dim(mesh):
+        return False
+    return torch.distributed.get_backend() != "fake"
+
+
+def is_first(mesh: DeviceMesh) -> bool:
+    """Whether this is the first rank of a mesh."""
+    return not any(mesh.get_coordinate() or ())
+
+
+def gather(x: Any, mesh: DeviceMesh) -> list[tuple[int, Any]]:
+    """What each rank of a mesh has to say, with its number in the world; any object that can be pickled."""
+    found = [(torch.distributed.get_rank(), x)]
+    for group in _groups(mesh, every_dim(mesh)):
+        everyone: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(everyone, found, group=group)
+        found = [one for some in everyone for one in some]
+    return sorted(found, key=lambda one: one[0])
+
+
 def compare(described: Sequence[str], mesh: DeviceMesh, order: int) -> None:
     """Raise ``ValueError`` on all ranks of a mesh unless all describe their parameters on it alike, in one order.
 
@@ -67,28 +89,19 @@ def compare(described: Sequence[str], mesh: DeviceMesh, order: int) -> None:
     Raises:
         ValueError: for the first parameter that differs, or where the optimizer of another rank has none.
     """
-    dims = every_dim(mesh)
-    if mesh.get_coordinate() is None or not dims or torch.distributed.get_backend() == "fake":  # nobody else is there
+    if not has_others(mesh):
         return
     digest = hashlib.sha256("\n".join(described).encode()).digest()
     numbers = [int.from_bytes(digest[i : i + 2], "big") for i in (0, 2, 4)]  # whose sums of squares are exact
     sums = torch.tensor([[h, h * h] for h in numbers], dtype=torch.float64).to(device_of(mesh))
-    for group in _groups(mesh, dims):
+    for group in _groups(mesh, every_dim(mesh)):
         work = torch.distributed.all_reduce(sums, group=group, async_op=True)
         _wait(work, mesh, order)
     if all(int(total) ** 2 == mesh.size() * int(squares) for total, squares in sums.tolist()):
         return
-    for group in _groups(mesh, dims):
-        everyone: list[Any] = [None] * torch.distributed.get_world_size(group)
-        torch.distributed.all_gather_object(everyone, list(described), group=group)
-        for rank, others in enumerate(everyone):
-            if others != everyone[0]:
-                _refuse(everyone[0], others, *(_global_rank(group, r) for r in (0, rank)))
-    raise ValueError("params must be the same on all ranks of a mesh, and in the same order; here they are: " + _ADVICE)
-
-
-def _global_rank(group: ProcessGroup | None, rank: int) -> int:
-    return rank if group is None else torch.distributed.get_global_rank(group, rank)
+    (first, expected), *rest = gather(list(described), mesh)
+    other, others = next((rank, lines) for rank, lines in rest if lines != expected)
+    _refuse(expected, others, first, other)
 
 
 _ADVICE = "build the optimizer from the same list on each rank"

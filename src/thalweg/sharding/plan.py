@@ -22,8 +22,11 @@ TABLE = 4 * 256
 """Bytes of the fractions that the codes of an 8-bit tensor stand for."""
 PIECE = 1 << 24
 """Elements that foreach takes together on an accelerator."""
-SCALARS = 5
-"""Numbers of the verdict's all-reduce beside one a parameter: a failure, the verdict, the gradients' squares."""
+SCALARS = 7
+"""Numbers of the verdict's all-reduce beside one a parameter.
+
+A failure, who waits for the others, the verdict, whether options are alike, and the gradients' squares.
+"""
 SUM_OF_SQUARES = {"float64": 3}
 """Numbers that carry a sum of squares of a parameter, one where its dtype is not listed."""
 REDUCED = 8

@@ -32,15 +32,19 @@ class Cut(NamedTuple):
 
 
 class OnMesh(NamedTuple):
-    """The parameters on one mesh, in the order of the list, and how much of a rank's squares counts: replicas, once."""
+    """The parameters on one mesh, in the order of the list, and how much of a rank's squares counts: replicas, once.
+
+    With them the numbers of their groups.
+    """
 
     mesh: DeviceMesh
     params: list[Tensor]
     weights: list[float]
+    groups: list[int]
 
 
 class Schedule:
-    """The parameters of each mesh, and which of their norms reach over ranks.
+    """The parameters of each mesh, and which of their norms reach over ranks; smaller meshes first.
 
     ``has_one_round``: whether each norm reaches over all ranks of a mesh that have no copies of each other's shards, or
     over none. One sum can then have all there is to tell.
@@ -55,18 +59,22 @@ class Schedule:
         self.meshes: dict[DeviceMesh, OnMesh] = {}
         self.cuts: dict[Tensor, Cut] = {}
         self.has_one_round = True
-        for params, dims in zip(self.lists, self.norm_dims, strict=True):
+        for i, (params, dims) in enumerate(zip(self.lists, self.norm_dims, strict=True)):
             for p in params:
                 if not is_sharded(p):
                     continue
                 mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
-                on = self.meshes.setdefault(mesh, OnMesh(mesh, [], []))
+                on = self.meshes.setdefault(mesh, OnMesh(mesh, [], [], []))
                 on.params.append(p)
+                if i not in on.groups[-1:]:
+                    on.groups.append(i)
                 on.weights.append(1.0 / _copies(mesh, placements))
                 if cutting := _cutting(mesh, placements, p.ndim, dims):
                     self.cuts[p] = Cut(mesh, cutting)
                     others = [placements[d] for d in every_dim(mesh) if d not in cutting]
                     self.has_one_round &= not any(hasattr(placement, "dim") for placement in others)
+        # What the ranks of a mesh find out together, those of a larger one then hear.
+        self.meshes = dict(sorted(self.meshes.items(), key=lambda item: item[0].size()))
 
     def is_of(self, groups: Sequence[dict[str, Any]], norm_dims: Sequence[tuple[int, ...] | None]) -> bool:
         """Whether these are still the parameters of the groups."""
