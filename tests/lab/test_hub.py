@@ -185,6 +185,20 @@ def test_other_weights_under_the_same_name_make_another_run(here, own_data, monk
         tasks.data_hash(SHRUNK["mrpc-bert"])
 
 
+def test_weights_that_lack_more_than_a_head_are_refused_others_are_read_in_silence(here, own_data, monkeypatch, capfd):
+    shutil.copytree(here / "google-bert", own_data / "google-bert")
+    monkeypatch.setenv(hub.VARIABLE, str(own_data))
+    capfd.readouterr()
+    bert.MRPC().model()
+    assert capfd.readouterr() == ("", "")
+    path = own_data / "google-bert/bert-base-uncased/model.safetensors"
+    state = safetensors.load_file(path)
+    del state["encoder.layer.1.output.dense.bias"]
+    safetensors.save_file(state, path, {"format": "pt"})
+    with pytest.raises(UserError, match=r"bert-base-uncased lack bert\.encoder\.layer\.1\.output\.dense\.bias$"):
+        bert.MRPC().model()
+
+
 def test_reviews_that_are_published_twice_stand_in_one_split(here):
     _, splits = tasks.load(SHRUNK["imdb-bert"])
     assert [len(part) for part in splits] == [18, 2, 8]  # of 22, one twice and one in the test set

@@ -301,9 +301,27 @@ def pretrained(kind: Any, name: str, **options: Any) -> Any:
     """
     place = folder_of(name) or (_packaged(name) if name in PACKAGES else name)
     try:
-        return kind.from_pretrained(place, **options)
+        with _without_reports():
+            return kind.from_pretrained(place, **options)
     except Exception as error:
         raise UserError(f"{_wanted(name, weights=True)} ({first_line(error)})") from None
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Without a progress bar and a report of every model that is made, of which a comparison makes hundreds."""
+    from transformers import utils
+
+    logging: Any = utils.logging  # which has types in part
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _packaged(name: str) -> Path:

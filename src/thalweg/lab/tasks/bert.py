@@ -43,11 +43,20 @@ class BERT(Task):
         return hub.tokenizer(self.weights, hub.pretrained(AutoConfig, self.weights).vocab_size)
 
     def model(self) -> nn.Module:
-        """The published weights, and a head drawn from torch's global generator."""
+        """The published weights, and a head drawn from torch's global generator.
+
+        Raises:
+            UserError: the weights are not available, or lack more than the head.
+        """
         import transformers
 
-        made: nn.Module = hub.pretrained(getattr(transformers, self.kind), self.weights, num_labels=self.classes)
-        return made.float()
+        made, found = hub.pretrained(
+            getattr(transformers, self.kind), self.weights, num_labels=self.classes, output_loading_info=True
+        )
+        if lacking := sorted(name for name in found["missing_keys"] if not name.startswith("classifier.")):
+            raise UserError(f"the weights {self.weights} lack {lacking[0]}{', ...' * (len(lacking) > 1)}")
+        model: nn.Module = made.float()
+        return model
 
     def pretrained(self) -> nn.Module:
         """The published weights alone."""
