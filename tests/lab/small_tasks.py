@@ -93,6 +93,16 @@ class BrokenScore(Line):
         return output.nope
 
 
+class NoChance(Line):
+    def chance(self, splits):
+        return float("nan")
+
+
+class BrokenChance(Line):
+    def constant(self, targets, like):
+        return targets.nope
+
+
 class BrokenSplits(Line):
     def splits(self):
         return 1 / 0

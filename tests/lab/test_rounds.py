@@ -243,3 +243,94 @@ def test_the_points_of_a_round_come_in_the_order_of_their_use():
     trial = Trial((run_of(1.0, point=at),), 1.0)
     found = [points.of_round(contender("adamw").space, [trial], ERROR, "name", n) for n in (1, 2, 3, 4)]
     assert all(short == longer[:-1] for short, longer in pairwise(found))
+
+
+# what is flagged, and what a table says of its trials
+
+
+def cell_with(trials, **options):
+    given = {"rounds": 2, "judged": JUDGED, "metric": ERROR, "optimizer": "adamw"} | options
+    space = given.pop("space", contender("adamw").space)
+    return results.Cell(folder=Path(), space=space, planned_trials=1, planned_studies=1, planned_seeds=1,
+                        trials=tuple(trials), seeds=(), **given)  # fmt: skip
+
+
+def trial_at(value, rate, **point):
+    at = {axis.name: axis.at(0.5) for axis in contender("adamw").space} | point | {"lr": rate}
+    return Trial((run_of(value, point=at, failure=None if value is not None else "diverged"),), value)
+
+
+@pytest.mark.parametrize(
+    ("factors", "flagged"),
+    [((1.8, 1 / 1.8), False), ((1.8,), True), ((1 / 1.8,), True), ((1.2, 1 / 1.5), False), ((1.9, 1 / 1.8), True)],
+)
+def test_a_best_without_both_neighbours_is_flagged(factors, flagged):
+    best = trial_at(1.0, 0.01)
+    others = [trial_at(2.0, 0.01 * factor) for factor in factors]
+    far = [trial_at(2.0, 0.01 * 1.5, forgetting=0.3), trial_at(2.0, 0.01 / 1.5, forgetting=0.3)]  # of another momentum
+    assert cell_with([best, *others, *far]).unrefined == flagged
+    assert not cell_with([best, *others, *far], rounds=0).unrefined  # of before
+    failed = [trial_at(None, 0.01 * factor) for factor in factors]
+    assert cell_with([best, *failed]).unrefined == flagged  # tried is tried
+
+
+def test_a_best_at_an_edge_is_flagged_as_such_alone():
+    cell = cell_with([trial_at(1.0, contender("adamw").space[0].high), trial_at(2.0, 0.01)])
+    assert (cell.edges["lr"], cell.unrefined) == ("high", False)
+
+
+def table_of(chance, metric=ERROR, judged=JUDGED, **values):
+    cells = tuple(
+        cell_with([trial_at(value, 0.01 + k) for k, value in enumerate(own)], optimizer=name, judged=judged)
+        for name, own in values.items()
+    )
+    return results.Table("t", "t", metric, 1, 1, "short", None, 1, chance, cells)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_usable_trials_close_half_of_the_gap_to_chance(flip):
+    """Of a loss of 10 by chance and 2 at best: at most 6. Of accuracies the same, upside down."""
+    sign, metric = (-1.0, Metric("accuracy", "max")) if flip else (1.0, ERROR)
+
+    def table(chance, **values):
+        turned = {name: [v and sign * v for v in own] for name, own in values.items()}
+        return table_of(chance and sign * chance, metric, **turned)
+
+    found = table(10.0, a=[2.0, 6.0, 6.1, None], b=[5.0, 30.0, None], c=[9.0], d=[None])
+    assert found.usable == {"a": 2, "b": 1, "c": 0, "d": 0}
+    assert found.unequal == ("c", "d")
+    assert table(None, a=[2.0, 6.0, 6.1], b=[5.0, 9.0, 8.9]).usable == {"a": 1, "b": 1}  # half way to the worst, 5.5
+    assert table(1.0, a=[2.0, 6.0]).usable == {"a": 0}  # nothing is better than chance
+
+
+def test_usable_trials_of_a_logarithmic_metric_close_half_of_its_decades():
+    table = table_of(1.0, Metric("error", "min", log=True), a=[1e-4, 1e-2, 0.011], b=[2e-2])
+    assert table.usable == {"a": 2, "b": 0}
+    assert table.unequal == ("b",)
+    assert replace(table, cells=tuple(replace(cell, judged="last") for cell in table.cells)).unequal == ()
+
+
+# seeds that are asked for later
+
+
+def test_looks_count_how_often_a_comparison_was_complete_and_then_had_to_have_more_seeds(tmp_path):
+    plan = replace(PLAN, optimizers=("sgd", "adamw"), trials=1, studies=1, seeds=2)
+
+    def looks():
+        return [cell.looks for cell in reading.read(tmp_path).tables[0].cells]
+
+    for cell in plan.cells(tmp_path)[0]:
+        cell.record(tmp_path, "")
+    for cell in replace(plan, seeds=3).cells(tmp_path)[0]:
+        cell.record(tmp_path, "")
+    assert looks() == [1, 1]  # nothing had been run
+    carry_out(plan, tmp_path)
+    assert looks() == [1, 1]
+    for cell in replace(plan, seeds=5).cells(tmp_path)[0]:
+        cell.record(tmp_path, "")
+    assert looks() == [2, 2]
+    carry_out(replace(plan, seeds=4), tmp_path)  # as many as before, and no more
+    assert looks() == [2, 2]
+    carry_out(replace(plan, seeds=6, optimizers=("sgd",)), tmp_path)
+    assert looks() == [2, 3]
+    assert reading.read(tmp_path).tables[0].chance is None

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from seqeval.metrics import f1_score
 from torch.nn import functional as F
 
 from thalweg.lab import tasks
 from thalweg.lab.tasks import fashion_mnist, python_tokens
 from thalweg.lab.tasks.base import Budget, Rows, Splits, budget_at, fingerprint, without_duplicates
+from thalweg.lab.tasks.classification import Classification, Tagging
 from thalweg.lab.tasks.digits import MatrixConv
 from thalweg.lab.tasks.pydoc_lm import REPEATED, without_repeats
 from thalweg.lab.tasks.stdlib import plain
@@ -90,6 +92,32 @@ def rows_of(part):
 def test_a_models_parameters_are_counted_without_its_memory_or_data(name):
     task, _ = loaded(name)
     assert tasks.parameters(task) == sum(p.numel() for p in task.model().parameters())
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_chance_is_what_the_best_constant_prediction_has(name):
+    """By NumPy: the share of the commonest class, the cross-entropy of frequencies, the squared error of the mean."""
+    task, splits = loaded(name)
+    train, test = (part.targets.numpy() for part in (splits.train, splits.test))
+    if isinstance(task, Tagging):
+        commonest = task.labels[np.bincount(train[train >= 0]).argmax()]
+        right = [[task.labels[label] for label in row if label >= 0] for row in test]
+        expected = 100.0 * f1_score(right, [[commonest] * len(row) for row in right], zero_division=0)
+    elif isinstance(task, Classification):
+        expected = 100.0 * np.mean(test == np.bincount(train).argmax())
+    elif train.dtype == np.float32:
+        expected = np.mean((test - train.mean()) ** 2)
+    else:
+        counts = np.bincount(train.ravel(), minlength=1 + max(train.max(), test.max())) + 1.0
+        expected = -np.log(counts / counts.sum())[test].mean()
+    assert tasks.chance(name) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_task_that_says_no_constant_has_no_chance():
+    assert tasks.chance("small_tasks:Line") is None
+    assert tasks.chance("small_tasks:NoChance") is None  # what is not a number is none
+    with pytest.raises(TaskFault, match=r"failed in chance\(\)"):
+        tasks.chance("small_tasks:BrokenChance")
 
 
 def text_of(part):

@@ -83,6 +83,7 @@ def _heading(fields: Fields) -> Table:
         budget=fields.text("budget"),
         target=fields.maybe("target"),
         train_examples=fields.count("train_examples"),
+        chance=fields.maybe("chance"),
         cells=(),
     )
 
@@ -116,6 +117,7 @@ def _cell(fields: Fields, problems: list[str]) -> Cell:
         code=fields.text("code"),
         regimen=fields.object("recipe").values,
         metric=metric_of(fields.object("metric")),
+        looks=fields.count("looks", 1, MOST) if "looks" in fields.values else 1,
         **_searched(fields),
     )
     cell = replace(cell, trials=_trials(runs, cell))

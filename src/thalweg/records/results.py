@@ -173,7 +173,8 @@ class Cell:
 
     ``planned_*`` is how much was asked for, ``tuning_seeds`` from how many seeds a trial is trained, ``judged`` by what
     of its runs (one of :data:`JUDGED`), and ``rounds`` how many follow the first points of a study whatever these
-    were; ``left_out`` says why the optimizer does not apply to the task.
+    were; ``left_out`` says why the optimizer does not apply to the task. ``looks`` is how often the fresh seeds were
+    looked at: 1, and 1 more for each time that all were trained and then more were asked for.
     ``seconds_per_step`` comes from the interleaved timing pass: the seconds of single steps, or empty if it was not
     made. ``older`` counts complete runs of other code or data, which are not used. ``regimen`` is what all runs of the
     cell share: schedule, warm-up, clipping and so on.
@@ -196,6 +197,7 @@ class Cell:
     tuning_seeds: int = 1
     judged: str = "last"
     rounds: int = 0
+    looks: int = 1
 
     @property
     def studies(self) -> tuple[tuple[Trial, ...], ...]:
@@ -207,6 +209,14 @@ class Cell:
     def chosen(self) -> Trial | None:
         """The trial whose setting trained on fresh seeds: see :func:`choose`."""
         return choose(self.studies, self.metric)
+
+    @property
+    def unrefined(self) -> bool:
+        """Whether the chosen learning rate has no neighbour tried on one side; not where it is at an edge."""
+        chosen = self.chosen
+        if chosen is None or not self.rounds or "lr" not in chosen.point or "lr" in self.edges:
+            return False
+        return None in neighbours(chosen, self.trials)
 
     @property
     def wanted(self) -> int:
@@ -247,7 +257,46 @@ class Table:
     budget: str
     target: float | None
     train_examples: int
+    chance: float | None
     cells: tuple[Cell, ...]
+
+    @property
+    def usable(self) -> dict[str, int]:
+        """How many trials of each optimizer closed at least half of the gap between chance and the table's best.
+
+        Chance is the metric of the best constant prediction; where that is not known, the worst finished trial's. On
+        the scale of the metric, logarithmic or not. A trial that failed on a tuning seed is not usable.
+        """
+        values = [one.validation for cell in self.cells for one in cell.trials if one.validation is not None]
+        if not values:
+            return {cell.optimizer: 0 for cell in self.cells if cell.left_out is None}
+        worst, best = sorted((min(values), max(values)), reverse=self.metric.goal == "min")
+        start = worst if self.chance is None else self.chance
+        log = self.metric.log and min(start, *values) > 0.0
+
+        def gained(value: float) -> float:
+            gain = math.log(value / start) if log else value - start
+            return gain if self.metric.goal == "max" else -gain
+
+        half = gained(best) / 2.0
+        return {
+            cell.optimizer: sum(
+                one.validation is not None and gained(one.validation) >= half >= 0.0 for one in cell.trials
+            )
+            for cell in self.cells
+            if cell.left_out is None
+        }
+
+    @property
+    def unequal(self) -> tuple[str, ...]:
+        """The optimizers that had less than half as many usable trials as another.
+
+        None where a cell does not say how it was searched, as those of before.
+        """
+        usable = self.usable
+        if not usable or any(cell.judged == "last" for cell in self.cells):
+            return ()
+        return tuple(name for name, count in usable.items() if 2 * count < max(usable.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +343,10 @@ def neighbours(chosen: Trial, trials: Sequence[Trial]) -> tuple[Trial | None, Tr
     def away(trial: Trial) -> float:
         return math.log(trial.point["lr"] / chosen.point["lr"])
 
-    same = [trial for trial in trials if {**trial.point, "lr": 0.0} == {**chosen.point, "lr": 0.0}]
+    if chosen.point["lr"] <= 0.0:
+        return None, None
+    known = [trial for trial in trials if trial.point.get("lr", 0.0) > 0.0]
+    same = [trial for trial in known if {**trial.point, "lr": 0.0} == {**chosen.point, "lr": 0.0}]
     near = [trial for trial in same if 0.0 < abs(away(trial)) <= math.log(NEIGHBOUR) + 1e-9]
     below = max((trial for trial in near if away(trial) < 0.0), key=away, default=None)
     return below, min((trial for trial in near if away(trial) > 0.0), key=away, default=None)

@@ -228,12 +228,16 @@ def cautions(table: RankedTable) -> list[str]:
                 f"The best {axis(name)} of {row.optimizer} ({short(chosen.point[name])}) is close to the {tried} "
                 f"tried: a {'higher' if side == 'high' else 'lower'} one may be better."
             )
+        if cell.unrefined:
+            found.append(f"Next to the best learning rate of {row.optimizer} one side was not tried: it may be better.")
         found += incomplete(row)
         if cell.older:
             found.append(f"{cell.older} runs of {row.optimizer} were made with other code or data and are not used.")
     plans = {(row.cell.planned_trials, row.cell.planned_studies) for row in table.rows}
     if len(plans) > 1:
         found.append("The optimizers were not given the same number of trials: the comparison is not fair.")
+    if few := table.unequal:
+        found.append(f"Few trials of {listed(few)} came anywhere near the best: the search was less use to them.")
     seeds = {row.seeds for row in table.rows if row.test is not None}
     if seeds and min(seeds) < 3:
         found.append("With fewer than 3 seeds hardly any difference can be shown.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thalweg.lab import tasks
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SEARCH_SEED = 0  # and those after it, that trials are trained from
 JUDGED = "last fifth"
+AMOUNTS = ("trials", "studies", "seeds", "tuning_seeds")
+"""What is asked for of a cell, which never shrinks."""
 FIRST_FRESH_SEED = 1000
 
 
@@ -156,6 +158,23 @@ class PlannedCell:
         """The cost of all runs, roughly in microseconds on one core."""
         return tasks.cost(tasks.find(self.task), self.batch_size, self.steps) * self.runs
 
+    def _looks(self, root: Path) -> int:
+        """How often the fresh seeds were looked at: once more where all of them are there, and now more are wanted."""
+        stored = stored_cell(self.folder(root))
+        before = self._before(stored)
+        looks = count_in(stored, "looks") or 1
+        if before is None or before.seeds >= self.seeds or self.left_out is not None:
+            return looks
+        return looks + (not any(True for _ in before.open_jobs(root, Reader())))
+
+    def _before(self, stored: dict[str, Any]) -> PlannedCell | None:
+        """The cell as it was asked for before, as ``cell.json`` says it; None where it does not."""
+        amounts = {name: count_in(stored, name) for name in AMOUNTS}
+        code, data = stored.get("code"), stored.get("data")
+        if None in amounts.values() or not isinstance(code, str) or not isinstance(data, str):
+            return None
+        return replace(self, **amounts, code=code, data=data)  # type: ignore[arg-type]
+
     def record(self, root: Path, command: str) -> None:
         """Write ``cell.json``: as much as was ever asked for."""
         path = self.folder(root) / "cell.json"
@@ -173,6 +192,7 @@ class PlannedCell:
                 "studies": self.studies, "seeds": self.seeds, "code": self.code, "data": self.data,
                 "left_out": self.left_out, "command": command, "tuning_seeds": self.tuning_seeds, "judged": JUDGED,
                 "rounds": ROUNDS * has_rounds(self.space),
+                "chance": tasks.chance(self.task), "looks": self._looks(root),
             },
         )  # fmt: skip
 
@@ -198,6 +218,12 @@ def stored_cell(folder: Path) -> dict[str, Any]:
         return records.read_json(folder / "cell.json")
     except records.Damaged:
         return {}
+
+
+def count_in(stored: dict[str, Any], name: str) -> int | None:
+    """A count that ``cell.json`` holds; None where it holds none, or what none can be."""
+    value = stored.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10_000 else None
 
 
 def same_regimen(regimen: dict[str, Any], other: object) -> bool:

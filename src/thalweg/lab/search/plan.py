@@ -11,7 +11,7 @@ from thalweg.lab.engine import variables
 from thalweg.lab.engine.failures import blame_task
 from thalweg.lab.engine.source import code_hash
 from thalweg.lab.engine.spec import RunSpec
-from thalweg.lab.search.cells import PlannedCell, same_regimen, stored_cell
+from thalweg.lab.search.cells import AMOUNTS, PlannedCell, count_in, same_regimen, stored_cell
 from thalweg.lab.tasks import Budget
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, Regimen
@@ -123,12 +123,5 @@ def _grow_only(cell: PlannedCell, stored: dict[str, Any], root: Path) -> Planned
                 f"{root} holds a comparison with other {differ or 'settings'}: choose another folder with --out"
             )
 
-    def most(name: str) -> int:
-        value, own = stored.get(name), int(getattr(cell, name))
-        return (
-            max(own, value) if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10_000 else own
-        )
-
-    return replace(
-        cell, trials=most("trials"), studies=most("studies"), seeds=most("seeds"), tuning_seeds=most("tuning_seeds")
-    )
+    most: dict[str, Any] = {name: max(getattr(cell, name), count_in(stored, name) or 0) for name in AMOUNTS}
+    return replace(cell, **most)

@@ -46,8 +46,8 @@ from thalweg.records.importing import importable_from_here
 from thalweg.records.metric import Metric
 
 __all__ = [
-    "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Task", "budget_at", "cost", "data_hash", "find", "load",
-    "parameters", "target_of",
+    "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Task", "budget_at", "chance", "cost", "data_hash", "find",
+    "load", "parameters", "target_of",
 ]  # fmt: skip
 
 TASKS: dict[str, type[Task]] = {
@@ -163,3 +163,19 @@ def data_hash(name: str) -> str:
         raise
     except (Exception, SystemExit) as error:
         raise TaskFault(name, "pretrained()") from error
+
+
+@cache
+def chance(name: str) -> float | None:
+    """What the task says of its metric where nothing is learnt: see :meth:`Task.chance`.
+
+    Raises:
+        UserError: no such task, or its data are not available.
+        TaskFault: the task's code raises.
+    """
+    task, splits = load(name)
+    try:
+        found = task.chance(splits)
+    except Exception as error:
+        raise TaskFault(name, "chance()") from error
+    return found if found is not None and math.isfinite(found) else None

@@ -147,6 +147,29 @@ class Task(ABC):
         """The metric of a data set from the scores of all its examples: their mean, unless a subclass knows better."""
         return scores.double().mean().item()
 
+    def constant(self, targets: Tensor, like: Tensor) -> Tensor | None:
+        """The best output that knows no inputs, from the ``targets`` to train on, as a batch for those of ``like``.
+
+        None: a task that does not say it.
+        """
+        return None
+
+    def chance(self, splits: Splits) -> float | None:
+        """The metric of :meth:`constant` on the test set: what has learnt something is better.
+
+        None where no such output is said, or where the targets are not in :class:`Rows`.
+        """
+        train, test = splits.train, splits.test
+        if not (isinstance(train, Rows) and isinstance(test, Rows)):
+            return None
+        scores = []
+        for part in torch.split(test.targets, 64):
+            output = self.constant(train.targets, part)
+            if output is None:
+                return None
+            scores.append(self.score(output, part))
+        return self.combine(torch.cat(scores))
+
     def more(self, scores: Tensor) -> dict[str, float]:
         """Other numbers of a data set from the same scores, by name: ``test_metrics`` of a run. Finite ones."""
         return {}

@@ -37,6 +37,10 @@ class Classification(Task):
         scores: Tensor = (logits(output).argmax(1) == target).float() * 100.0
         return scores
 
+    def constant(self, targets: Tensor, like: Tensor) -> Tensor:
+        """Every example is of the class that most are of."""
+        return targets.bincount().float().expand(len(like), -1)
+
 
 class YesOrNo(Classification):
     """Two classes: accuracy to report, and F1, precision and recall of class 1 beside it."""
@@ -83,6 +87,10 @@ class Tagging(Task):
     def score(self, output: Any, target: Any) -> Tensor:
         """Predicted and right label of each token, shape (batch, length, 2)."""
         return torch.stack([logits(output).argmax(2), target], 2)
+
+    def constant(self, targets: Tensor, like: Tensor) -> Tensor:
+        """Every token has the label that most have."""
+        return targets[targets != -100].bincount(minlength=len(self.labels)).float().expand(*like.shape, -1)
 
     def combine(self, scores: Tensor) -> float:
         """F1 in percent."""

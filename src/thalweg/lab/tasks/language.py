@@ -25,6 +25,11 @@ class NextToken(Task):
         each = F.cross_entropy(logits(output).transpose(1, 2), target, reduction="none")
         return each.mean(1)
 
+    def constant(self, targets: Tensor, like: Tensor) -> Tensor:
+        """Every token is as likely as it is frequent, each counted once more than it is there."""
+        size = 1 + int(torch.maximum(targets.max(), like.max()))
+        return (1.0 + targets.flatten().bincount(minlength=size)).log().expand(*like.shape, -1)
+
 
 def balance(router_logits: Tensor, chosen: int) -> Tensor:
     """How unevenly each example loads the experts: E Σ_e f_e P_e, at its least ``chosen`` where the load is even.
