@@ -17,6 +17,7 @@ def shrunk(name):
         if one.task in SHRUNK and (one.task, one.regimen.get("schedule")) not in tables:
             tables[one.task, one.regimen.get("schedule")] = replace(
                 one, task=SHRUNK[one.task], batch_size=6, epochs=None, steps=2, seeds=1, trials=1,
+                tuning_seeds=1,
                 optimizers=(_one_value(optimizer),), micro_batch=None,
                 sharding="fsdp2" if one.sharding == "ddp" else one.sharding,
                 regimen={**one.regimen, "precision": "no", "evaluations": 2},

@@ -27,7 +27,8 @@ from lines import untimed
 
 from thalweg.records import files as records
 
-COMPARED = "digits --batch-size 256 --steps 120 --optimizers adamw,lamb,alto --trials 3 --studies 2 --seeds 3 --jobs 2"
+COMPARED = "digits --batch-size 256 --steps 120 --optimizers adamw,lamb,alto --trials 3 --studies 2 --seeds 3"
+COMPARED += " --tuning-seeds 1 --jobs 2"
 COMMANDS = {
     "train": "train digits --optimizer alto --batch-size 256 --steps 1500 --checkpoint-seconds 0.2",
     "compare": f"compare {COMPARED}",
@@ -40,6 +41,7 @@ about = "Killed again and again."
 [lab]
 about = "Digits."
 trials = 3
+tuning_seeds = 1
 studies = 2
 seeds = 3
 optimizers = ["adamw", "lamb", "alto:alpha=-5:beta=0.99"]

@@ -14,7 +14,7 @@ from thalweg.commands import main as cli
 HERE = str(Path(__file__).parent)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), HERE])}
 SMALL = ["compare", "small_tasks:Line", "--batch-size", "16", "--optimizers", "sgd,adamw", "--trials", "2"]
-SMALL += ["--studies", "1", "--seeds", "2", "--steps", "4", "--no-timing"]
+SMALL += ["--studies", "1", "--tuning-seeds", "1", "--seeds", "2", "--steps", "4", "--no-timing"]
 
 
 def start(arguments, **options):
@@ -59,7 +59,19 @@ def test_an_optimizer_that_hangs_can_be_stopped(tmp_path):
 
 def test_workers_end_with_a_killed_parent_and_two_comparisons_share_a_folder(tmp_path, capsys):
     long = ["compare", "small_tasks:Line", "--batch-size", "16", "--optimizers", "sgd", "--trials", "1", "--jobs", "1"]
-    long += ["--studies", "1", "--seeds", "1", "--steps", "4", "--no-timing", "--out", str(tmp_path)]
+    long += [
+        "--studies",
+        "1",
+        "--tuning-seeds",
+        "1",
+        "--seeds",
+        "1",
+        "--steps",
+        "4",
+        "--no-timing",
+        "--out",
+        str(tmp_path),
+    ]
     hanging = start([*long, "--optimizers", "small_optimizers.Hangs"])
     until(lambda: list(tmp_path.glob("runs/**/environment.json")))
     cli.main(long)  # beside it, in the same folder

@@ -23,7 +23,7 @@ THALWEG = [sys.executable, "-m", "thalweg"]
 TRAIN = [*THALWEG, "train", "small_tasks:Slow", "--batch-size", "16", "--optimizer", "adamw", "--steps", "60"]
 TRAIN += ["--track", "none", "--checkpoint-seconds", "9999"]
 COMPARE = [*THALWEG, "compare", "small_tasks:Slow", "--batch-size", "16", "--optimizers", "sgd", "--trials", "1"]
-COMPARE += ["--studies", "1", "--seeds", "1", "--steps", "60", "--no-timing", "--jobs", "1"]
+COMPARE += ["--studies", "1", "--tuning-seeds", "1", "--seeds", "1", "--steps", "60", "--no-timing", "--jobs", "1"]
 
 
 def start(command):
@@ -76,7 +76,7 @@ def test_compare_saves_what_its_workers_train_and_goes_on(to, tmp_path, capsys):
         return
     cli.main(command[3:])
     assert capsys.readouterr().err == ""
-    assert len(list(tmp_path.glob("runs/**/result.json"))) == 2
+    assert len(list(tmp_path.glob("runs/**/result.json"))) == 4
     assert not checkpoint.exists()
 
 

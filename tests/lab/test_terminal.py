@@ -21,6 +21,7 @@ with Progress(console=own):
 print("after")
 """
 PLAN = ["--batch-size", "16", "--optimizers", "sgd,adamw", "--trials", "2", "--studies", "1", "--seeds", "2"]
+PLAN += ["--tuning-seeds", "1"]
 SLOW = [*THALWEG, "compare", "small_tasks:Slow", *PLAN, "--steps", "30", "--no-timing"]
 
 
@@ -88,7 +89,21 @@ def test_ctrl_c_once_ends_compare_with_complete_records_and_the_same_command_con
 
 def test_ctrl_z_gives_the_shell_its_cursor_and_fg_goes_on_in_a_window_of_another_size(tmp_path):
     few = [*THALWEG, "compare", "small_tasks:Slow", "--batch-size", "16", "--optimizers", "sgd", "--trials", "1"]
-    few += ["--studies", "1", "--seeds", "1", "--steps", "30", "--no-timing", "--jobs", "1", "--out", str(tmp_path)]
+    few += [
+        "--studies",
+        "1",
+        "--tuning-seeds",
+        "1",
+        "--seeds",
+        "1",
+        "--steps",
+        "30",
+        "--no-timing",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
 
     def done():
         return {path: path.stat().st_size for path in tmp_path.glob("runs/**/*")}
@@ -121,6 +136,7 @@ REPRODUCE = [*THALWEG, "reproduce", "line.toml", "--jobs", "1"]
 RECIPE = """
 title = "A line"
 [lab]
+tuning_seeds = 1
 tables = [{task = "small_tasks:Slow", batch_size = 16, optimizers = ["sgd:lr=0.05"], steps = 20, trials = 1, seeds = 1}]
 """
 

@@ -108,16 +108,28 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     console = terminal.console()
     for note in notes:
         console.print(f"note: {note}")
+    from thalweg.commands import showing
+
     if options.dry_run:
         _say_what_would_run(cells, processes, root, console, timing=options.timing)
+        for said in showing.lines(cells, root):
+            console.print(said, soft_wrap=True)
         return
     assignment = comparison.begin(root, cells, terminal.command(), processes, options.storage)
     console.print(
         f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: "
         f"{sum(cell.runs for cell in cells)} runs, {processes} at a time, in {root}"
     )
+    for said in showing.lines(cells, root):
+        console.print(said, soft_wrap=True)
+    listener = showing.Listener(cells, root, lambda said: console.print(said, soft_wrap=True))
+
+    def on_message(what: str, value: Any) -> None:
+        progress.on_message(what, value)
+        listener.on_message(what, value)
+
     with Progress(console, cells, root) as progress:
-        comparison.run(assignment, processes, progress.on_message)
+        comparison.run(assignment, processes, on_message)
         progress.finish()
         if options.timing:
             progress.say("timing steps, interleaved")

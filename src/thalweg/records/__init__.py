@@ -48,8 +48,9 @@ another batch size, other code or other data never meets it. ::
 low, high, log of each axis), ``trials`` (a study), ``studies``, ``seeds``, ``code``, ``data``, ``left_out`` (None, or
 why the optimizer does not apply) and ``command``, and of the search ``tuning_seeds``, ``judged`` ("last fifth") and
 ``rounds`` (of a study; 0 where its axes are lists); a cell without these is of before they were, with one tuning seed,
-judged by its last evaluation. Asked again for more, it grows; it never shrinks, and a command that names fewer
-optimizers leaves the others' alone.
+judged by its last evaluation. ``chance`` is the metric of the best constant prediction (None: unknown), ``looks`` how
+often the fresh seeds were looked at: 1, and 1 more each time that all were trained and then more were asked for. Asked
+again for more, it grows; it never shrinks, and a command that names fewer optimizers leaves the others' alone.
 
 A study is ``trials`` points of a scrambled quasi-random sequence, a pure function of task, batch size, steps, optimizer
 and the study's number. Two *rounds* of half as many trials follow, whatever these found: beyond an edge of the learning

@@ -133,6 +133,10 @@ class PlannedCell:
             return None
         return results.choose([found for found, _ in studies], tasks.find(self.task).metric)
 
+    def tuned(self, root: Path, done: Callable[[Job], Run | None]) -> bool:
+        """Whether its search is over."""
+        return self.left_out is not None or not any(self._study(root, k, done)[1] for k in range(self.studies))
+
     def _study(self, root: Path, study: int, done: Callable[[Job], Run | None]) -> tuple[list[Trial], list[Job]]:
         """The trials of the rounds of a study that are complete, and what can be run now of the one that follows."""
         found: list[Trial] = []
@@ -158,7 +162,7 @@ class PlannedCell:
         """The cost of all runs, roughly in microseconds on one core."""
         return tasks.cost(tasks.find(self.task), self.batch_size, self.steps) * self.runs
 
-    def _looks(self, root: Path) -> int:
+    def looks(self, root: Path) -> int:
         """How often the fresh seeds were looked at: once more where all of them are there, and now more are wanted."""
         stored = stored_cell(self.folder(root))
         before = self._before(stored)
@@ -192,7 +196,7 @@ class PlannedCell:
                 "studies": self.studies, "seeds": self.seeds, "code": self.code, "data": self.data,
                 "left_out": self.left_out, "command": command, "tuning_seeds": self.tuning_seeds, "judged": JUDGED,
                 "rounds": ROUNDS * has_rounds(self.space),
-                "chance": tasks.chance(self.task), "looks": self._looks(root),
+                "chance": tasks.chance(self.task), "looks": self.looks(root),
             },
         )  # fmt: skip
 
