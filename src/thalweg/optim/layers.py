@@ -176,13 +176,12 @@ def plan_group(
             memory = in_slices(memory, param, dims, hyper)
         if on_device:
             count = step + 1.0 if late else step
-        layer = Layer(param, grad, count, m, v, b, memory)
-        if dims is not None or rounding_step:
-            layer = layer._replace(
-                norm_dims=dims, seed=_seed(rounding_step, index) if rounding_step else 0, place=place
-            )
-        if cut is not None:
-            layer = layer._replace(slot=slots[p])
+        if dims is None and cut is None and not rounding_step:
+            layer = Layer(param, grad, count, m, v, b, memory)
+        else:
+            seed = _seed(rounding_step, index) if rounding_step else 0
+            slot = None if cut is None else slots[p]
+            layer = Layer(param, grad, count, m, v, b, memory, dims, seed, place=place, slot=slot)
         of_b = None if b is None else b.dtype
         key = cut, p.device, param.dtype, m.dtype, v.dtype, of_b, type(m), type(v), type(b)  # 8-bit looks like float32
         found[key].append(layer)
