@@ -19,8 +19,9 @@ from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.records import reading, results
 from thalweg.records.metric import Metric
 from thalweg.report import words, write_report
+from thalweg.report.decisions import Outcome, Paired
 from thalweg.report.rankings import median_best
-from thalweg.report.statistics import Paired, paired
+from thalweg.report.statistics import paired
 from thalweg.report.summary import summarise
 from thalweg.studies import claims, page, recipe
 
@@ -179,6 +180,7 @@ def test_the_resolution_of_an_accuracy_is_an_example_of_the_test_set(tmp_path):
     differences = tests[0] - tests[1]
     error = math.sqrt((differences.var(ddof=1) + 0.004**2 / 12) / 5)
     assert pair.p == pytest.approx(2 * stats.t.sf(abs(differences.mean()) / error, 4), rel=1e-9)
+    assert pair.comparisons == 1
     assert pair.low == pytest.approx(differences.mean() - stats.t.ppf(0.975, 4) * error, rel=1e-9)
 
 
@@ -195,21 +197,22 @@ def test_a_comparison_records_the_resolution_of_its_test_set(tmp_path):
 @pytest.mark.parametrize(
     ("failed", "censored", "tried", "verdict"),
     [
-        ((0, 0), (0, 0), (8, 8), True),
-        ((3, 3), (0, 0), (8, 8), True),
-        ((3, 0), (0, 0), (8, 8), None),
-        ((0, 3), (0, 0), (8, 8), True),
-        ((0, 0), (2, 1), (8, 8), None),
-        ((0, 0), (1, 2), (8, 8), True),
-        ((1, 1), (0, 0), (4, 8), None),  # a larger share
-        ((2, 1), (0, 0), (16, 4), None),  # more of them
+        ((0, 0), (0, 0), (8, 8), Outcome.BETTER),
+        ((3, 3), (0, 0), (8, 8), Outcome.BETTER),
+        ((3, 0), (0, 0), (8, 8), Outcome.UNDECIDED),
+        ((0, 3), (0, 0), (8, 8), Outcome.BETTER),
+        ((0, 0), (2, 1), (8, 8), Outcome.UNDECIDED),
+        ((0, 0), (1, 2), (8, 8), Outcome.BETTER),
+        ((1, 1), (0, 0), (4, 8), Outcome.UNDECIDED),  # a larger share
+        ((2, 1), (0, 0), (16, 4), Outcome.UNDECIDED),  # more of them
     ],
 )
 def test_what_is_left_after_failures_is_never_better(failed, censored, tried, verdict):
-    pair = Paired(0.5, 0.4, 0.6, 0.001, 3.0, 5, False, True, 0.01, tried=tried, failed=failed, censored=censored)
+    seen = {"difference": 0.5, "error": 0.05, "freedom": 4, "higher": True, "seeds": 5}
+    pair = Paired(**seen, tried=tried, failed=failed, censored=censored)
+    assert pair.significant
     assert pair.verdict is verdict
-    assert pair.reverse().verdict is (None if verdict is None else not verdict)
-    assert Paired(0.5, 0.4, 0.6, 0.001, 3.0, 5, False, True, 0.2).verdict is None
+    assert pair.reverse().verdict is verdict.reverse
 
 
 def test_failures_are_counted_over_all_seeds_and_bounds_over_the_shared_ones():
@@ -236,25 +239,24 @@ def test_survivors_do_not_win_anywhere(survivors):
     assert pair.significant
     assert pair.better
     assert [row.optimizer for row in table.rows] == ["lamb", "adamw", "alto"]
-    assert [row.standing for row in table.rows] == ["first", "behind", "level"]
+    assert [row.standing for row in table.rows] == ["first", "worse", "undecided"]
     assert (verdict.wins, verdict.losses) == ({"lamb": 1, "adamw": 0, "alto": 0}, {"lamb": 0, "adamw": 1, "alto": 0})
     said = [*words.about_table(table), *words.about_all(summary), *words.about_inclusions(verdict.inclusions)]
-    tested = claims.test(
+    tested = claims.findings_of(
         [recipe.Claim("A beats L", "alto", "lamb"), recipe.Claim("L beats A", "lamb", "alto"),
          recipe.Claim("loss", "alto", "lamb", measure="training loss"),
          recipe.Claim("speed", "alto", "lamb", measure="steps to target")], summary,
     )  # fmt: skip
-    assert [one.verdict for one in tested] == ["not decided"] * 4
+    assert [one.verdict for one in tested] == ["? undecided"] * 4
     said += [text for one in tested for text in (*claims.here(one), *one.leads)]
     assert all("the leader has fewer valid seeds" in text for one in tested[:3] for text in one.leads)
-    assert not any("alto is better" in text or "alto better" in text or "worse" in text for text in said)
-    assert sum("alto failed on 3 of 8 seeds, lamb on 0 of 8" in text for text in said) == 4
-    assert "Against alto nothing is decided" in " ".join(said)
-    assert not any("not differ significantly from alto" in text for text in said)
-    assert "alto is ahead of lamb on the seeds that both finished" in " ".join(said)
+    assert not any("alto is better" in text or "worse" in text for text in said)
+    assert sum("alto failed on 3 of 8 seeds, lamb on 0 of 8" in text.lower() for text in said) >= 3
+    assert "Undecided between lamb and alto." in said
+    assert "Lamb failed on 0 of 8 seeds, alto on 3 of 8: the better mean is of what is left." in said
     web = write_report(summary, survivors / "report.html").read_text()
     assert "better than alto" not in web
-    assert "no, failed seeds" in web
+    assert "? undecided, failed seeds" in web
 
 
 def test_who_failed_on_every_seed_is_last_and_not_compared(tmp_path):
@@ -266,22 +268,14 @@ def test_who_failed_on_every_seed_is_last_and_not_compared(tmp_path):
     table = summary.tables[0]
     assert [(row.optimizer, row.standing) for row in table.rows] == [("lamb", "first"), ("alto", "")]
     assert (table.pairs, summary.verdict.inclusions) == ({}, ())
-    assert list(summary.verdict.ranks) == ["lamb", "alto"]
-    assert "No result: alto." in words.about_table(table)
+    assert list(summary.verdict.ranks) == ["lamb"]
+    assert "No seed finished, and so compared with nobody: alto." in words.about_table(table)
+    assert summary.verdict.left_out == {"alto": 1}
     measures = ("test", "training loss", "steps to target")
-    tested = claims.test([recipe.Claim("A", "alto", "lamb", measure=one) for one in measures], summary)
-    assert [found.verdict for found in tested] == ["not tested here"] * 2 + ["does not hold"]
+    tested = claims.findings_of([recipe.Claim("A", "alto", "lamb", measure=one) for one in measures], summary)
+    assert [found.verdict for found in tested] == ["not tested here"] * 2 + ["– not comparable"]
+    assert tested[2].leads == ["– alto diverged on every seed"]
     assert not any(" better" in text for found in tested for text in (*claims.here(found), *found.leads))
-
-
-def test_the_second_that_is_ahead_where_both_finished_is_said_to_be_no_more_than_that(tmp_path):
-    writer = Comparison(tmp_path)
-    for optimizer, quality in (("alto", 0.9), ("lamb", 0.0)):
-        failing = 3 * (optimizer == "alto")
-        writer.cell("digits", ACCURACY, 64, 40, optimizer, seeds=8, quality=quality, failing_seeds=failing)
-    said = " ".join(words.about_table(summarise(reading.read(tmp_path), "").tables[0]))
-    assert "On the seeds that both finished the second, alto, is ahead by" in said
-    assert "It and the second" not in said
 
 
 def test_the_first_is_not_put_before_another_by_what_is_left_of_it(tmp_path):
@@ -291,7 +285,7 @@ def test_the_first_is_not_put_before_another_by_what_is_left_of_it(tmp_path):
     writer.cell("digits", ACCURACY, 64, 40, "lamb", seeds=6, quality=0.0, failing_seeds=1)
     table = summarise(reading.read(tmp_path), "").tables[0]
     assert table.pairs["alto", "lamb"].significant
-    assert [(row.optimizer, row.standing) for row in table.rows] == [("alto", "first"), ("lamb", "level")]
+    assert [(row.optimizer, row.standing) for row in table.rows] == [("alto", "first"), ("lamb", "undecided")]
 
 
 def test_a_training_loss_that_is_no_number_is_no_result(tmp_path):
@@ -303,7 +297,7 @@ def test_a_training_loss_that_is_no_number_is_no_result(tmp_path):
         lines[-1]["loss"] = None
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     claim = recipe.Claim("A", "alto", "lamb", measure="training loss")
-    (found,) = claims.test([claim], summarise(reading.read(tmp_path), ""))
+    (found,) = claims.findings_of([claim], summarise(reading.read(tmp_path), ""))
     ((_, _, pair),) = found.found
     assert (pair.seeds, pair.failed) == (3, (2, 0))
     assert math.isfinite(pair.difference)
@@ -313,7 +307,7 @@ def test_a_pair_without_two_seeds_in_common_is_said_not_to_be_tested(tmp_path):
     writer = Comparison(tmp_path)
     writer.cell("digits", ACCURACY, 64, 40, "alto", seeds=4, failing_seeds=3)
     writer.cell("digits", ACCURACY, 64, 40, "lamb", seeds=4)
-    (found,) = claims.test([recipe.Claim("A", "alto", "lamb")], summarise(reading.read(tmp_path), ""))
+    (found,) = claims.findings_of([recipe.Claim("A", "alto", "lamb")], summarise(reading.read(tmp_path), ""))
     assert found.verdict == "not tested here"
     (said,) = claims.here(found)
     assert "alto finished on 1 of 4 seeds and lamb finished on 4 of 4 seeds" in said
@@ -327,15 +321,16 @@ def steps_of(tmp_path, target, **qualities):
     for optimizer, quality in qualities.items():
         writer.cell("digits", ACCURACY, 64, 40, optimizer, quality=quality, target=target)
     summary = summarise(reading.read(tmp_path), "")
-    (found,) = claims.test([recipe.Claim("A", "alto", "lamb", measure="steps to target")], summary)
+    (found,) = claims.findings_of([recipe.Claim("A", "alto", "lamb", measure="steps to target")], summary)
     return summary.tables[0], found, summary
 
 
 def test_who_never_reached_the_target_is_not_equal(tmp_path):
     table, found, _ = steps_of(tmp_path, 99.999, alto=0.4, lamb=0.0)
-    assert found.verdict == "not decided"
-    assert found.leads == ["target never reached"]
-    assert claims.here(found) == [f"{table.name}: neither reached the target within 40 steps on any of 5 seeds"]
+    assert found.verdict == "– not comparable"
+    assert found.leads == ["– target never reached"]
+    assert claims.here(found) == [f"– target never reached: {table.name}, 40 steps, 5 seeds"]
+    assert found.comparisons == 0
     assert [page._row(row, "")[3] for row in table.rows] == ["≥ 40", "≥ 40"]
     assert [page._row(row, "")[5] for row in table.rows] == ["0/5", "0/5"]
 
@@ -348,10 +343,9 @@ def test_bounds_that_are_equal_to_times_are_no_times(tmp_path):
     for path in tmp_path.glob("runs/digits/64/lamb/40-steps/seed-[0-2]-*/result.json"):
         write(path, json.loads(path.read_text()) | {"steps_to_target": 40, "seconds_to_target": 0.4})
     claim = recipe.Claim("A", "alto", "lamb", measure="steps to target")
-    (found,) = claims.test([claim], summarise(reading.read(tmp_path), ""))
-    assert found.leads == ["0, target not always reached"]
+    (found,) = claims.findings_of([claim], summarise(reading.read(tmp_path), ""))
+    assert found.leads == ["? 0 steps on every seed"]
     (said,) = claims.here(found)
-    assert "no difference within the length of the run" in said
     assert "alto did not reach the target on 5 of 5 seeds, lamb on 2 of 5" in said
 
 
@@ -371,9 +365,9 @@ def test_without_a_target_nobody_missed_it(tmp_path):
 
 
 def test_percentages_differ_by_points():
-    pair = Paired(5.0, 4.0, 6.0, 0.001, 3.0, 5, False, True, 0.01)
-    assert words.gap(pair, PERCENT) == "5.0 points (95 % interval 4.0 to 6.0, uncorrected)"
-    assert claims.lead(pair, PERCENT) == "+5 points"
+    pair = Paired(difference=5.0, error=0.36, freedom=4, higher=True, seeds=5)
+    assert words.gap(pair, PERCENT) == "5.0 points (4.0 to 6.0)"
+    assert claims.lead(pair, PERCENT) == "✓ +5.0 points (+4.0 to +6.0)"
     assert words.gap(pair, Metric("loss", "min", "nats")).startswith("5.0 nats (")
 
 

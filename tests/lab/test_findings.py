@@ -42,7 +42,7 @@ def test_who_wins_against_a_special_case_of_itself_is_better(tmp_path):
 
 def test_what_the_seeds_do_not_tell_apart_is_said_to_be_so(tmp_path):
     (said,) = words.about_inclusions(two(tmp_path, 0.0, 0.0).verdict.inclusions)
-    assert said == "Between alto and lamb, its special case at α = 0, nothing is decided in 1 of 1 table."
+    assert said == "alto and lamb, its special case at α = 0, are undecided in 1 of 1 table."
 
 
 def test_records_of_other_code_and_seeds_of_another_setting_are_not_shown(tmp_path):
@@ -56,13 +56,13 @@ def test_records_of_other_code_and_seeds_of_another_setting_are_not_shown(tmp_pa
     assert cell.older == 1
 
 
-def test_questions_of_inclusion_are_corrected_over_all_of_them(tmp_path):
-    asked = summarise(read(comparison(tmp_path)), "").verdict.inclusions
+def test_questions_of_inclusion_are_pairs_of_the_page_and_corrected_as_they_are(tmp_path):
+    summary = summarise(read(comparison(tmp_path)), "")
+    asked = summary.verdict.inclusions
     assert len(asked) == 5  # alto, e-adamw and e-muon in two tables, of which one has no muon
-    ps = [one.found.p for one in asked]
-    order = sorted(range(5), key=ps.__getitem__)
-    for k, i in enumerate(order):  # Holm's method in its own words
-        assert asked[i].found.adjusted == max(min(1.0, (5 - j) * ps[order[j]]) for j in range(k + 1))
+    for one in asked:
+        assert one.found == one.table.pairs[one.general, one.special]
+        assert one.found.comparisons == summary.comparisons == 21 + 15
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from scipy import stats
 
 from thalweg.records.metric import Metric
 from thalweg.report.rankings import best_of_n, mean_ranks, median_best, median_time, profile, ranks
-from thalweg.report.statistics import all_pairs, correct, holm, interval, paired, restricted_mean, special_case
+from thalweg.report.statistics import all_pairs, interval, paired, restricted_mean, special_case
 
 ACCURACY = Metric("accuracy", "max", "%", low=0.0, high=100.0)
 LOSS = Metric("loss", "min", log=True, low=0.0)
@@ -140,38 +140,17 @@ def test_equal_differences_are_no_certainty(n: int, p: float) -> None:
     assert (same.p, same.effect, same.better) == (1.0, 0.0, False)
 
 
-def test_holm_by_hand_and_by_closure() -> None:
-    assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
-    assert holm([]) == []
-    ps = np.random.default_rng(0).uniform(size=5) ** 3
-    subsets = [inside for size in range(1, 6) for inside in combinations(range(5), size)]
-    bonferroni = {inside: min(1.0, len(inside) * min(ps[k] for k in inside)) for inside in subsets}
-    closed = [max(p for inside, p in bonferroni.items() if i in inside) for i in range(5)]
-    assert holm(list(ps)) == pytest.approx(closed)
-
-
-def test_false_claims_are_rare_over_a_whole_table() -> None:
-    """Eight equal optimizers with shared seeds: any claim is false, and few tables make one."""
-    rng, claims = np.random.default_rng(0), 0
-    for _ in range(300):
-        shared = rng.normal(size=5)
-        tests = {str(i): dict(enumerate(shared + 0.3 * rng.normal(size=5))) for i in range(8)}
-        claims += any(one.significant for one in all_pairs(tests, PLAIN).values())
-    assert claims / 300 < 0.07
-
-
-def test_all_pairs_mirror_each_other() -> None:
+def test_all_pairs_are_each_two_once_or_each_beside_the_reference() -> None:
     rng = np.random.default_rng(0)
     tests = {name: dict(enumerate(rng.normal(size=4))) for name in "abc"}
-    found = all_pairs(tests, PLAIN)
-    assert set(found) == {(x, y) for x in "abc" for y in "abc" if x != y}
-    for (x, y), one in found.items():
-        other = found[y, x]
-        assert (one.difference, one.low, one.adjusted) == (-other.difference, -other.high, other.adjusted)
+    assert list(all_pairs(tests, PLAIN)) == list(combinations("abc", 2))
+    assert list(all_pairs(tests, PLAIN, reference="b")) == [("a", "b"), ("b", "c")]
+    assert all_pairs(tests, PLAIN, reference="d") == {}
+    for (x, y), one in all_pairs(tests, PLAIN).items():
+        assert one == paired(tests[x], tests[y], PLAIN)
+        other = one.reverse()
+        assert (one.difference, one.low, one.p, one.effect) == (-other.difference, -other.high, other.p, -other.effect)
         assert one.better != other.better
-    once = [found[pair].p for pair in combinations("abc", 2)]
-    assert [found[pair].adjusted for pair in combinations("abc", 2)] == holm(once)
-    assert correct({}) == {}
 
 
 def test_restricted_mean_is_the_area_under_kaplan_meier() -> None:

@@ -21,7 +21,7 @@ from thalweg.lab.contenders import contender
 from thalweg.records import files as records
 from thalweg.records import reading
 from thalweg.records.errors import UserError
-from thalweg.report.statistics import Paired
+from thalweg.report.decisions import Paired
 from thalweg.report.summary import summarise
 from thalweg.studies import claims, page, paper, recipe, run
 
@@ -302,7 +302,7 @@ def claim(**values):
 
 def test_a_claim_is_tested_by_seed_and_corrected_over_all_tests_of_the_recipe(synthetic):
     wanted = [claim(), claim(b="lamb", batch_sizes=(1000, 2000)), claim(measure="steps to target")]
-    found = claims.test(wanted, synthetic)
+    found = claims.findings_of(wanted, synthetic)
     assert [len(one.found) for one in found] == [2, 1, 2]
     raw = []
     for one in found:
@@ -320,28 +320,30 @@ def test_a_claim_is_tested_by_seed_and_corrected_over_all_tests_of_the_recipe(sy
             if np.ptp(a - b) > 1e-9:
                 assert pair.p == pytest.approx(expected.pvalue, rel=1e-9)
             assert pair.difference == pytest.approx((a - b).mean(), rel=1e-9)
-            raw.append((pair.p, pair.adjusted))
-    by_size = sorted(raw)
-    running = 0.0
-    for i, (p, adjusted) in enumerate(by_size):
-        running = max(running, min(1.0, (len(by_size) - i) * p))
-        assert adjusted == pytest.approx(running, rel=1e-12)
+            raw.append(pair)
+    pools = [one.pooled for one in found if one.pooled is not None]
+    assert sum(one.comparisons for one in found) == len(raw) + len(pools) == 7
+    whole = page._corrected(page.Page((), (page.Section(claims=found),)))
+    (section,) = whole.sections
+    for one in section.claims:
+        assert {pair.comparisons for _, _, pair in one.found} == {7}
+    assert "corrected over 7 comparisons" in whole.lead
 
 
 @pytest.mark.parametrize(
     ("better", "significant", "verdict"),
     [
-        ([True, True], [True, False], "holds in 1 of 2, not decided in 1"),
-        ([True, True], [True, True], "holds"),
-        ([False, True], [True, False], "does not hold in 1 of 2, not decided in 1"),
-        ([True, False, True], [True, True, False], "holds in 1 of 3, does not hold in 1, not decided in 1"),
-        ([True, False], [False, False], "not decided"),
+        ([True, True], [True, False], "✓ holds in 1 of 2, ? undecided in 1"),
+        ([True, True], [True, True], "✓ holds"),
+        ([False, True], [True, False], "✗ does not hold in 1 of 2, ? undecided in 1"),
+        ([True, False, True], [True, True, False], "✓ holds in 1 of 3, ✗ does not hold in 1, ? undecided in 1"),
+        ([True, False], [False, False], "? undecided"),
         ([], [], "not tested here"),
     ],
 )
 def test_a_verdict_counts_only_what_is_beyond_noise(better, significant, verdict):
     pairs = [
-        Paired(0.1, 0.0, 0.2, 0.01, 1.0, 5, False, one, 0.01 if sure else 0.5)
+        Paired(difference=0.1, error=0.01 if sure else 0.1, freedom=4, higher=one, seeds=5)
         for one, sure in zip(better, significant, strict=True)
     ]
     assert claims.Finding(claim(), tuple((None, None, pair) for pair in pairs)).verdict == verdict
@@ -390,18 +392,18 @@ def test_a_table_says_what_of_it_is_missing_and_whose_learning_rate_lies_at_an_e
 
 
 @pytest.mark.parametrize(
-    ("difference", "ratio", "better", "says"),
+    ("difference", "ratio", "higher", "says"),
     [
-        (0.5, False, True, "+0.5 points"),
-        (0.5, False, False, "-0.5 points"),
-        (-0.5, False, True, "+0.5 points"),
-        (np.log(15.0), True, True, "×15"),
-        (-np.log(15.0), True, False, "÷15"),
-        (0.0, False, False, "0"),
+        (0.5, False, True, "✓ +0.50 points (+0.36 to +0.64)"),
+        (0.5, False, False, "✗ -0.50 points (-0.64 to -0.36)"),
+        (-0.5, False, False, "✓ +0.50 points (+0.36 to +0.64)"),
+        (np.log(15.0), True, True, "✓ ×15 (×13.1 to ×17.2)"),
+        (np.log(15.0), True, False, "✗ ×0.0667 (×0.058 to ×0.0766)"),
+        (0.0, False, False, "? 0.00 points (-0.14 to +0.14)"),
     ],
 )
-def test_a_lead_is_that_of_the_first_whatever_is_better(difference, ratio, better, says):
-    pair = Paired(difference, 0.0, 0.2, 0.01, 1.0, 5, ratio, better, 0.01)
+def test_a_lead_is_that_of_the_first_whatever_is_better(difference, ratio, higher, says):
+    pair = Paired(difference=difference, error=0.05, freedom=4, higher=higher, seeds=5, ratio=ratio)
     assert claims.lead(pair, tasks.find("digits").metric) == says
 
 

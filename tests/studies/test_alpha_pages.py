@@ -13,6 +13,7 @@ from scipy import stats
 from tiny import OPTIONS, stored, write
 
 from thalweg.lab import tasks
+from thalweg.report import words
 from thalweg.studies import pages
 from thalweg.studies.measurements import two_mechanisms, which_alpha, work
 from thalweg.studies.measurements.networks import Dense
@@ -164,7 +165,9 @@ def test_differences_of_accuracy_are_those_of_the_records(cells):
     ours, theirs = (found_of(cells, base="rmsprop", alpha=alpha) for alpha in (-3.0, 0.0))
     differences = np.array(ours["test"]) - np.array(theirs["test"])
     error = math.hypot(stats.sem(differences), 100.0 / 350 / math.sqrt(12 * 3))
-    loss, half = np.mean(ours["loss"]), stats.t.ppf(0.975, 2) * error
+    count = sum(one["settings"]["alpha"] != 0.0 for one in stored(cells).values())
+    assert section.findings[0] == f"Cells: {words.corrected(count)}"
+    loss, half = np.mean(ours["loss"]), stats.t.ppf(1.0 - 0.025 / count, 2) * error
     row = next(row for row in section.grids[0].rows if row[0] == "RMSprop")
     assert row[2] == f"{differences.mean():+.1f} ± {half:.1f} ({loss:.3f}; {ours['lr']:.2g})"
 
@@ -190,12 +193,13 @@ def test_what_is_beyond_noise_is_counted_by_kind_of_base(tmp_path):
     rows = [accuracy("gd", 0.0, alone), accuracy("gd", -1.0, better), accuracy("adagrad", 0.0, alone),
             accuracy("adagrad", -1.0, same), accuracy("adamw", 0.0, alone), accuracy("adamw", -1.0, worse)]  # fmt: skip
     write(tmp_path, rows)
-    without, momentum = pages.which_alpha.page(tmp_path).findings
+    family, without, momentum = pages.which_alpha.page(tmp_path).findings
+    assert "over 3 comparisons" in family
     assert without.startswith("**-1, .5, bases without momentum**")
-    assert "in 1 of 2 cells, worse in 0 (p corrected over all cells); from -0.0 to +3.0 points" in without.replace(
-        "+0.0", "-0.0"
+    assert "in 1 of 2 cells, worse in 0, equivalent within 0.5 points in 1; means from -0.0 to +3.0 points" in (
+        without.replace("+0.0", "-0.0")
     )
-    assert "in 0 of 1 cells, worse in 1 (p corrected over all cells); from -3.0 to -3.0 points" in momentum
+    assert "in 0 of 1 cells, worse in 1, equivalent within 0.5 points in 0; means from -3.0 to -3.0" in momentum
 
 
 def test_committed_records_are_read_and_say_what_the_document_says():

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from thalweg.commands import terminal
+from thalweg.commands.judged import Judged
 from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, folder, names, switch, whole, wholes
+from thalweg.commands.report import judge, write_and_print
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, Regimen
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Compare(Regimen):
+class Compare(Judged, Regimen):
     """The options of ``thalweg compare``."""
 
     batch_size: Annotated[tuple[int, ...], wholes("--batch-size", 1, LARGEST)] = ()
@@ -83,7 +85,6 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
         raise UserError("name a TASK: see `thalweg tasks`, or `thalweg compare --help`")
     options = options or Compare()
     from thalweg.commands.progress import Progress
-    from thalweg.commands.report import write_and_print
     from thalweg.lab import contenders
     from thalweg.lab.search import comparison
     from thalweg.lab.search.cells import slug
@@ -116,6 +117,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
             console.print(said, soft_wrap=True)
         return
     assignment = comparison.begin(root, cells, terminal.command(), processes, options.storage)
+    judge(root, options)  # an error now, not after the training
     console.print(
         f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: "
         f"{sum(cell.runs for cell in cells)} runs, {processes} at a time, in {root}"
@@ -134,7 +136,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
         if options.timing:
             progress.say("timing steps, interleaved")
             comparison.run(assignment, 1, timing=True)
-    write_and_print(root, terminal.command(), console)
+    write_and_print(root, terminal.command(), console, options)
 
 
 def _say_what_would_run(cells: list[PlannedCell], processes: int, root: Path, console: Any, *, timing: bool) -> None:

@@ -66,6 +66,21 @@ def at_least(low: float) -> Parameter:
     return _value(number)
 
 
+def above_zero() -> Parameter:
+    """A finite number above 0."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0.0 < value < math.inf:
+            raise ValueError(f"must be a number above 0, got {text!r}")
+        return value
+
+    return _value(number)
+
+
 def _value(of: Callable[[str], Any]) -> Parameter:
     return Parameter(converter=lambda _, tokens: of(tokens[0].value), n_tokens=1)
 

@@ -29,6 +29,17 @@ class Metric:
         if not 0.0 <= self.resolution < math.inf:
             raise ValueError(f"resolution must be finite and at least 0, got {self.resolution!r}")
 
+    @property
+    def margin(self) -> float | None:
+        """The least difference that matters where nobody says another: half a point, .02 nats, None of other metrics.
+
+        >>> Metric("accuracy", "max", "%").margin, Metric("loss", "min", "nats/token").margin
+        (0.5, 0.02)
+        """
+        if self.log:
+            return None
+        return {"%": 0.5, "nats": 0.02}.get(self.unit.partition("/")[0])
+
     def over(self, examples: int) -> Metric:
         """The metric of so many examples, of whose scores it is the mean.
 

@@ -6,12 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from thalweg.report import charts, code, words
 
 if TYPE_CHECKING:
     from thalweg.report.charts import Styles
-    from thalweg.report.statistics import Paired
+    from thalweg.report.decisions import Paired
     from thalweg.report.summary import RankedTable, Row, Summary
 
 SEARCH = (
@@ -37,12 +38,21 @@ SEARCH_OF_BEFORE = (
 METHOD = (
     "This setting is then trained on fresh seeds. A seed determines initialisation and data order and is shared by all "
     "optimizers; only these runs see the test set.",
-    "Intervals are 95 % intervals by Student's t: of logarithms where the metric's axis is logarithmic, of log-odds "
-    "where the metric has two bounds. They say how well a mean is known, not whether two optimizers differ.",
-    "Whether two optimizers differ is tested on their differences on each shared seed (paired t-test), with p-values "
-    'corrected by Holm\'s method over all pairs of a table; "significantly" refers to this corrected p. The '
-    "intervals of differences are for one pair alone, not corrected. Effect sizes are Hedges' g. An optimizer that "
-    "failed on more seeds is never called better.",
+    "Intervals of means are 95 % intervals by Student's t: of logarithms where the metric's axis is logarithmic, of "
+    "log-odds where the metric has two bounds. They say how well a mean is known, not whether two optimizers differ.",
+    "Whether two optimizers differ is tested on their differences on each shared seed (paired t-test). p-values and "
+    "intervals of differences have one correction, Bonferroni's over all comparisons of this page and all looks at the "
+    "seeds: an interval excludes 0 exactly where the corrected p is below .05, and all of them hold together in 95 % "
+    "of such pages. Effect sizes are Hedges' g. An optimizer that failed on more seeds is never called better.",
+    "Two optimizers are equivalent where the whole interval of their difference lies within ± the margin (two "
+    "one-sided tests, at this interval stricter than they need be). Undecided is neither: the seeds were too few.",
+    "The least difference that seeds could show is the one that the paired t-test decides with a chance of .8, at the "
+    "median spread of the differences in the table, under the page's correction.",
+    "Pooled differences are means of the tables' mean differences, with the standard error that the tables' own give "
+    "(Welch-Satterthwaite, with fewer degrees of freedom where one table has few seeds): they are about these tables "
+    "and no others.",
+    "Results at chance, not better than the best constant prediction by more than their own interval, and optimizers "
+    "of which no seed finished, are shown and compared with nobody.",
     "An accuracy changes in steps of one example. The variance that such steps hide, a twelfth of their square, is "
     "added to that of the differences. Where the difference is the same on all seeds, an exact sign test replaces the "
     "t-test.",
@@ -63,6 +73,7 @@ def render(summary: Summary) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     page.filters |= {"short": words.short, "interval": words.interval, "settings": words.settings}
+    page.globals |= {"marks": words.MARKS}
     drawn = charts.styles(row.optimizer for table in summary.tables for row in table.rows)
     verdict = summary.verdict
     return page.get_template("page.html.j2").render(
@@ -70,6 +81,8 @@ def render(summary: Summary) -> str:
         styles=drawn,
         tasks=list(dict.fromkeys(table.task for table in summary.tables)),
         sentences=words.about_all(summary),
+        corrected=words.family(summary),
+        pools=[words.about_pool(one) for one in verdict.pools],
         inclusions=words.about_inclusions(verdict.inclusions),
         profiles=[
             (unit, picture)
@@ -102,7 +115,7 @@ def _glance(summary: Summary) -> list[tuple[str, list[dict[str, Any]]]]:
             elif row.test is None:
                 text, kind = "none finished", "fail"
             else:
-                text, kind = f"{row.test.mean:.4g}", row.standing
+                text, kind = _marked(f"{row.test.mean:.4g}", row, table), "fail" if row.left_out else row.standing
             cells.append({"text": text, "kind": kind, "failed": bool(row and row.test and row.failed_seeds)})
         found.append((name, cells))
     return found
@@ -130,31 +143,42 @@ def _section(anchor: str, table: RankedTable, summary: Summary, drawn: Styles) -
     }
 
 
+def _marked(text: str, row: Row, table: RankedTable) -> str:
+    """A result with the mark of its verdict, or why it has none."""
+    pair = table.pairs.get((row.optimizer, table.beside))
+    return f"{text} {row.left_out or ('' if pair is None else words.mark(pair))}".rstrip()
+
+
 def _row(table: RankedTable, row: Row) -> dict[str, Any]:
-    first = table.rows[0]
-    pair = table.pairs.get((row.optimizer, first.optimizer))
+    pair = table.pairs.get((row.optimizer, table.beside))
     return {
         "row": row,
         "test": row.test if row.test is not None and math.isfinite(row.test.mean) else None,
-        "versus": None if pair is None else f"{words.p_value(pair.adjusted)}{_undecided(pair)}",
+        "kind": "fail" if row.left_out else row.standing,
+        "versus": None
+        if pair is None
+        else _two_lines(f"{words.mark(pair)} {words.lead(pair, table.metric, unit=False)}"),
         "p": None if pair is None else pair.adjusted,
-        "effect": None if pair is None or not math.isfinite(pair.effect) else abs(pair.effect),
     }
 
 
+def _two_lines(text: str) -> Markup:
+    """A difference above its interval."""
+    mean, _, limits = text.partition(" (")
+    return Markup("{}<small>{}</small>").format(mean, limits.removesuffix(")"))
+
+
 def _pairs(table: RankedTable) -> list[dict[str, Any]]:
-    """Each pair once, the one with the better mean first."""
     return [
         {"a": a, "b": b, "gap": words.gap(pair, table.metric), "p": pair.adjusted,
          "p_text": words.p_value(pair.adjusted), "effect": abs(pair.effect), "seeds": pair.seeds,
-         "decided": "yes" if pair.verdict else f"no{_undecided(pair)}"}
-        for (a, b), pair in table.pairs.items()
-        if pair.better or (pair.difference == 0 and a < b)
+         "decided": f"{words.mark(pair)} {words.decision(pair, table.metric)}{_uneven(pair)}"}
+        for (a, b), pair in table.tested.items()
     ]  # fmt: skip
 
 
-def _undecided(pair: Paired) -> str:
-    return ", failed seeds" if pair.significant and pair.verdict is None else ""
+def _uneven(pair: Paired) -> str:
+    return ", failed seeds" if pair.significant and pair.survivor else ""
 
 
 def _shared(summary: Summary) -> dict[str, str]:

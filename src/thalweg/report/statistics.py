@@ -1,4 +1,4 @@
-"""What may be concluded from seeds: intervals, paired tests, corrections.
+"""What seeds show: intervals and paired differences. What they decide is in :mod:`thalweg.report.decisions`.
 
 Everything here works on plain numbers; what is compared and how it is said is elsewhere.
 
@@ -7,27 +7,24 @@ Everything here works on plain numbers; what is compared and how it is said is e
   together from seed to seed. Two are compared by the differences on each seed, not by their intervals.
 * A metric that moves in steps hides part of the spread: the variance within a step is added, and where
   all seeds differ by the same, only their signs count. What floating point makes of values of their size is no spread.
-* Many are compared: p-values are corrected by Holm's method, over all pairs of a table. Intervals are not.
 * A seed that never reached the target counts with the whole length of the run; it is not left out of the mean.
-* Whether one optimizer is better than another is decided in one place, :attr:`Paired.verdict`: beyond noise, and not
-  by the seeds that are left after failing, or missing the target, on more of them than the other.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.special import chdtr, stdtr, stdtrit
+from scipy.special import chdtr, stdtrit
 
 from thalweg.arguments import check_finite, check_integer, check_nonnegative, check_positive, is_number, reject
 from thalweg.records.metric import Metric
+from thalweg.report.decisions import SIGNIFICANT, Paired
 
 LEVEL = 0.95
-SIGNIFICANT = 0.05
 ALIKE = 0.01  # a spread this small beside the difference is none, where it may be rounding
 FINE = 1e-4  # values in steps no larger than this may be in those of rounding
 
@@ -53,72 +50,6 @@ class Interval:
     def reach(self) -> tuple[float, float]:
         """How far the limits are below and above the mean; 0 where there are none."""
         return (0.0, 0.0) if self.low is None or self.high is None else (self.mean - self.low, self.high - self.mean)
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """How two optimizers differ over the seeds that both finished.
-
-    ``difference`` is the mean of a - b, or of log(a / b) where ``ratio``; ``low`` and ``high`` are its 95 % limits, of
-    this pair alone: they are not corrected for the number of pairs. ``p`` is of the two-sided paired t-test,
-    ``adjusted`` the same after Holm's correction (1 before it). ``effect`` is Hedges' g of ``difference``: in standard
-    deviations over the seeds, 0 to .2 is negligible, from .8 on it is large. ``better`` is whether a has the better
-    mean on these seeds, which decides nothing: see :attr:`verdict`.
-
-    ``alike`` is whether the difference is the same on every seed, so that no interval can be given.
-    ``tried`` are the seeds of a and of b, ``failed`` those of them without a result, ``censored`` those of ``seeds``
-    whose value is only a bound: the target was not reached.
-    """
-
-    difference: float
-    low: float
-    high: float
-    p: float
-    effect: float
-    seeds: int
-    ratio: bool
-    better: bool
-    adjusted: float = 1.0
-    alike: bool = False
-    tried: tuple[int, int] = (0, 0)
-    failed: tuple[int, int] = (0, 0)
-    censored: tuple[int, int] = (0, 0)
-
-    @property
-    def significant(self) -> bool:
-        """Whether the difference is beyond the noise of the seeds."""
-        return self.adjusted < SIGNIFICANT
-
-    @property
-    def survivor(self) -> bool:
-        """Whether the better mean is that of what is left: its optimizer failed, or missed the target, on more seeds.
-
-        More in number or as a share of those that were tried, which differ while a comparison is under way.
-        """
-        if not self.difference:
-            return False
-        ahead, behind = (0, 1) if self.better else (1, 0)
-        tried = [max(1, count) for count in self.tried]
-        shares = [self.failed[i] * tried[1 - i] for i in (0, 1)]
-        return any(count[ahead] > count[behind] for count in (self.failed, shares, self.censored))
-
-    @property
-    def verdict(self) -> bool | None:
-        """Whether a is better than b (True) or worse (False); None where that is not decided."""
-        return self.better if self.difference and self.significant and not self.survivor else None
-
-    @property
-    def unseen(self) -> bool:
-        """Whether the target was reached by neither on any seed: the values are equal, what they bound need not be."""
-        return self.seeds > 0 and self.censored == (self.seeds, self.seeds)
-
-    def reverse(self) -> Paired:
-        """The same of b and a."""
-        return replace(
-            self, difference=-self.difference, low=-self.high, high=-self.low, effect=-self.effect,
-            better=not self.better and self.difference != 0, tried=self.tried[::-1], failed=self.failed[::-1],
-            censored=self.censored[::-1],
-        )  # fmt: skip
 
 
 def interval(values: Sequence[float], metric: Metric) -> Interval:
@@ -224,14 +155,15 @@ def paired(
     *,
     censored: tuple[Collection[int], Collection[int]] = ((), ()),
     failed: tuple[Collection[int], Collection[int]] = ((), ()),
+    margin: float | None = None,
 ) -> Paired | None:
     """Compare two optimizers by the seeds that both finished; None where these are fewer than two.
 
     The paired t-test, on the scale of the metric. A metric of resolution r shows differences in steps of r, behind
     which up to r²/12 of their variance is hidden (that of a uniform error, Sheppard's correction): it is added. Where
     all differences are the same, as happens with accuracies on few examples, no spread is seen at all, and the exact
-    test of signs takes the t-test's place: p = 2 / 2ⁿ. Its interval is that one difference, or, of fewer than six
-    seeds, which cannot tell at 95 %, all that the metric can have.
+    test of signs takes the t-test's place: p = 2 / 2ⁿ. Its interval is that one difference, or, of too few seeds for
+    any decision (fewer than six, of one comparison), all that the metric can have.
 
     Args:
         a: the results of one by seed; None where it failed.
@@ -239,6 +171,7 @@ def paired(
         metric: what they are results of.
         censored: the seeds of a, and those of b, whose value is only a bound.
         failed: those on which a, and b, failed and have a value all the same, as a time to the target that is a bound.
+        margin: the least difference that matters, in the metric's unit; None for the metric's own.
 
     >>> paired({0: 3.0, 1: 5.0, 2: 7.1}, {0: 2.0, 1: 4.0, 2: 6.0}, Metric("accuracy", "max")).better
     True
@@ -265,24 +198,18 @@ def paired(
     assert half is not None
     if abs(mean) <= rounding:
         mean = 0.0
-    span = math.inf if ratio else metric.high - metric.low
-    alike = not half
-    if half:
-        error = math.hypot(half / _wide(n), 0.0 if ratio else metric.resolution / math.sqrt(12.0 * n))
-        half, p = error * _wide(n), 2.0 * float(stdtr(n - 1, -abs(mean) / error))
-    else:
-        p = 2.0 / 2.0**n if mean else 1.0
-        half = 0.0 if 2.0 / 2.0**n < 1.0 - LEVEL else math.inf
+    error = half / _wide(n)
     return Paired(
         difference=mean,
-        low=max(mean - half, -span),
-        high=min(mean + half, span),
-        p=p,
+        error=error if ratio else math.hypot(error, metric.resolution / math.sqrt(12.0 * n)),
+        freedom=n - 1,
+        higher=metric.goal == "max",
+        ratio=ratio,
+        signs=None if half else n,
+        margin=None if ratio else metric.margin if margin is None else margin,
+        span=math.inf if ratio else metric.high - metric.low,
         effect=_hedges(x, y, mean, rounding),
         seeds=n,
-        ratio=ratio,
-        better=mean > 0.0 if metric.goal == "max" else mean < 0.0,
-        alike=alike,
         tried=(len(a), len(b)),
         failed=(len(a.keys() - first.keys() | {*failed[0]}), len(b.keys() - second.keys() | {*failed[1]})),
         censored=(len({*censored[0]}.intersection(seeds)), len({*censored[1]}.intersection(seeds))),
@@ -299,17 +226,21 @@ def _hedges(a: np.ndarray, b: np.ndarray, difference: float, rounding: float) ->
     return (1.0 - 3.0 / (8.0 * (len(a) - 1) - 1.0)) * (difference / scale) / pooled
 
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusted p-values that control the chance of any false claim among all of them (Holm 1979).
+def all_pairs(
+    tests: Mapping[str, Mapping[int, float | None]],
+    metric: Metric,
+    *,
+    reference: str | None = None,
+    margin: float | None = None,
+) -> dict[tuple[str, str], Paired]:
+    """Two optimizers of a table each, in the order of ``tests``: every two, or each beside ``reference``.
 
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
+    Every two is what a comparison is for where nobody is singled out, and costs the most: k (k - 1) / 2 comparisons a
+    table, over which each is corrected. Who asks only how the others do beside one, as beside what is in use now, says
+    so before the results are seen, has k - 1, and can see smaller differences.
     """
-    found, largest = [1.0] * len(ps), 0.0
-    for i, index in enumerate(sorted(range(len(ps)), key=lambda k: ps[k])):
-        largest = max(largest, min(1.0, (len(ps) - i) * ps[index]))
-        found[index] = largest
-    return found
+    pairs = [pair for pair in combinations(tests, 2) if reference is None or reference in pair]
+    return {(a, b): one for a, b in pairs if (one := paired(tests[a], tests[b], metric, margin=margin))}
 
 
 def power(difference: float, sd: float, seeds: int, comparisons: int, level: float = SIGNIFICANT) -> float:
@@ -317,7 +248,7 @@ def power(difference: float, sd: float, seeds: int, comparisons: int, level: flo
 
     With t the test's limit at ``level / comparisons``, δ = ``difference`` √seeds / ``sd`` and df = seeds - 1, the
     noncentral t is beyond ± t with probability ∫ φ(z) F(df ((δ + z) / t)²) dz, where φ is the normal density and F the
-    distribution function of χ² with df degrees of freedom. Holm's correction finds as much or more.
+    distribution function of χ² with df degrees of freedom.
 
     Args:
         difference: between the true means, of any sign.
@@ -408,19 +339,6 @@ def _beyond(shift: float, df: int, limit: float) -> float:
     z, step = np.linspace(-9.0, 9.0, 3601, retstep=True)
     within = chdtr(df, df * np.square((shift + z) / limit))
     return min(1.0, float(step * np.sum(np.exp(-(z**2) / 2.0) * within)) / math.sqrt(2.0 * math.pi))
-
-
-def all_pairs(tests: Mapping[str, Mapping[int, float | None]], metric: Metric) -> dict[tuple[str, str], Paired]:
-    """Every two optimizers of a table, in either order, corrected over all pairs."""
-    found = {(a, b): one for a, b in combinations(tests, 2) if (one := paired(tests[a], tests[b], metric))}
-    corrected = correct(found)
-    return corrected | {(b, a): one.reverse() for (a, b), one in corrected.items()}
-
-
-def correct(family: Mapping[tuple[str, str], Paired]) -> dict[tuple[str, str], Paired]:
-    """The same comparisons with p-values adjusted for their number."""
-    adjusted = holm([one.p for one in family.values()])
-    return {key: replace(one, adjusted=p) for (key, one), p in zip(family.items(), adjusted, strict=True)}
 
 
 def restricted_mean(times: Sequence[float | None], horizon: float) -> Interval:

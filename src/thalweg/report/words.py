@@ -6,12 +6,15 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from thalweg.report.decisions import Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from thalweg.records.metric import Metric
-    from thalweg.report.statistics import Interval, Paired
-    from thalweg.report.summary import Inclusion, RankedTable, Row, Summary
+    from thalweg.report.decisions import Difference, Paired, Pooled
+    from thalweg.report.statistics import Interval
+    from thalweg.report.summary import Inclusion, PooledPair, RankedTable, Row, Summary
 
 
 def short(value: float) -> str:
@@ -101,14 +104,6 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
-def size(effect: float) -> str:
-    """What to call an effect size (Cohen's words)."""
-    for most, word in ((0.2, "negligible"), (0.5, "small"), (0.8, "medium")):
-        if abs(effect) < most:
-            return word
-    return "large"
-
-
 def p_value(p: float) -> str:
     """A p-value.
 
@@ -128,28 +123,103 @@ def points(metric: Metric) -> str:
     return " points" if metric.unit == "%" else units(metric)
 
 
-def gap(pair: Paired, metric: Metric) -> str:
-    """How far the two are apart, without saying which is better; the interval is of this pair alone, and says so.
+MARKS = {
+    Outcome.BETTER: "✓", Outcome.WORSE: "✗", Outcome.EQUIVALENT: "=", Outcome.UNDECIDED: "?",
+    Outcome.NOT_COMPARABLE: "–",
+}  # fmt: skip
+"""Of verdicts, to tell them apart without colour."""
+
+
+def mark(one: Difference) -> str:
+    """The mark of a verdict; two of one that is decided and smaller than the margin.
+
+    >>> from thalweg.report.decisions import Difference
+    >>> mark(Difference(difference=0.2, error=0.01, freedom=4, higher=True, margin=0.5))
+    '✓='
+    """
+    both = one.verdict in (Outcome.BETTER, Outcome.WORSE) and one.within_margin
+    return MARKS[one.verdict] + (MARKS[Outcome.EQUIVALENT] if both else "")
+
+
+def amount(value: float, metric: Metric) -> str:
+    """A difference with its unit."""
+    return f"{short(value)}{points(metric)}"
+
+
+def gap(pair: Difference, metric: Metric) -> str:
+    """How far the two are apart, without saying which is better.
 
     >>> from thalweg.records.metric import Metric
-    >>> from thalweg.report.statistics import Paired
-    >>> gap(Paired(-0.5, -0.9, -0.1, 0.01, 1.0, 5, False, False), Metric("accuracy", "max", "%"))
-    '0.50 points (95 % interval 0.10 to 0.90, uncorrected)'
+    >>> from thalweg.report.decisions import Difference
+    >>> gap(Difference(difference=-0.5, error=0.1, freedom=4, higher=True), Metric("accuracy", "max", "%"))
+    '0.50 points (0.22 to 0.78)'
     """
-    sign = math.copysign(1.0, pair.difference)
-    values = [pair.difference * sign, *sorted((pair.low * sign, pair.high * sign))]
-    if pair.ratio:
-        values = [math.exp(min(value, 700.0)) for value in values]
-    mean, low, high = together(values[:1] * 3 if pair.alike else values)
+    mean, low, high = _limits(pair, math.copysign(1.0, pair.difference))
     apart = f"a factor of {mean}" if pair.ratio else f"{mean}{points(metric)}"
-    return f"{apart} on every seed" if pair.alike else f"{apart} (95 % interval {low} to {high}, uncorrected)"
+    return f"{apart} on every seed" if pair.alike else f"{apart} ({low} to {high})"
+
+
+def lead(pair: Difference, metric: Metric, *, unit: bool = True) -> str:
+    """How far the first is ahead of the second, with its interval: a difference, or a factor where ``ratio``.
+
+    >>> from thalweg.records.metric import Metric
+    >>> from thalweg.report.decisions import Difference
+    >>> one = Difference(difference=-0.5, error=0.1, freedom=4, higher=False)
+    >>> lead(one, Metric("loss", "min", "nats"))
+    '+0.50 nats (+0.22 to +0.78)'
+    """
+    limits = _limits(pair, 1.0 if pair.higher else -1.0)
+    mean, low, high = (f"×{text}" for text in limits) if pair.ratio else map(signed, limits)
+    apart = f"{mean}{points(metric) if unit and not pair.ratio else ''}"
+    return f"{apart} on every seed" if pair.alike else f"{apart} ({low} to {high})"
+
+
+def _limits(pair: Difference, sign: float) -> list[str]:
+    """The mean, of two digits at least, and the limits, on the side of ``sign``."""
+    values = [pair.difference * sign, *sorted((pair.low * sign, pair.high * sign))]
+    if pair.alike:
+        values = values[:1] * 3
+    if pair.ratio:
+        return [short(math.exp(min(value, 700.0))) for value in values]
+    mean, low, high = together(values)
+    wanted = f"{values[0]:.2g}"
+    return [wanted if 1e-4 <= abs(values[0]) < 10.0 and len(wanted) > len(mean) else mean, low, high]
+
+
+def signed(text: str) -> str:
+    """A number with its sign; 0 has none.
+
+    >>> signed("0.5"), signed("-0.5"), signed("0.00")
+    ('+0.5', '-0.5', '0.00')
+    """
+    bare = text.removeprefix("-")
+    return bare if not bare.strip("0.") else text if text != bare else f"+{text}"
+
+
+def family(summary: Summary) -> str:
+    """Over how many comparisons a page corrects, once, at its head."""
+    return corrected(summary.comparisons, summary.looks)
+
+
+def corrected(comparisons: int, looks: int = 1) -> str:
+    """How p-values and intervals of differences are corrected.
+
+    >>> corrected(12, 2)
+    'p-values and 95 % intervals of differences are corrected over 12 comparisons, 6 at each of 2 looks (Bonferroni).'
+    """
+    if comparisons == 1:
+        return "There is one comparison, and nothing to correct for."
+    times = f", {comparisons // looks} at each of {looks} looks" if looks > 1 else ""
+    over = f"{comparisons} comparisons{times}"
+    return f"p-values and 95 % intervals of differences are corrected over {over} (Bonferroni)."
 
 
 def losses(pair: Paired, a: str, b: str) -> str:
     """On how many seeds each of the two has no result, or only a bound; "" if on none.
 
-    >>> from thalweg.report.statistics import Paired
-    >>> losses(Paired(-0.5, -0.9, -0.1, 0.01, 1.0, 5, False, False, tried=(8, 8), failed=(3, 0)), "a", "b")
+    >>> from thalweg.report.decisions import Paired
+    >>> one = Paired(difference=-0.5, error=0.1, freedom=4, higher=True, seeds=5, tried=(8, 8), failed=(3, 0))
+    >>> losses(one, "a", "b")
     'a failed on 3 of 8 seeds, b on 0 of 8'
     """
     found = []
@@ -162,57 +232,98 @@ def losses(pair: Paired, a: str, b: str) -> str:
 
 
 def about_table(table: RankedTable) -> list[str]:
-    """What one table shows."""
-    metric, ranked = table.metric, [row for row in table.rows if row.test is not None]
-    found = []
+    """What one table shows: what is decided, what is equivalent, what its seeds could have shown."""
+    metric, ranked = table.metric, [row for row in table.rows if not row.left_out]
     if not ranked:
+        if any(row.test is not None for row in table.rows):
+            return [f"No optimizer is better than chance: {listed([row.optimizer for row in table.rows])}."]
         return ["No optimizer has a result here yet."] if table.rows else ["Every optimizer is left out of this table."]
     first = ranked[0]
     assert first.test is not None
-    found.append(
+    found = [
         f"{first.optimizer} ranks first: {metric.name} {interval(first.test)}{units(metric)} over "
         f"{len(first.test.values)} {plural(len(first.test.values), 'seed')}."
-    )
-    says = {
-        "better": "It is significantly better than {}.",
-        "worse": "On the seeds that both finished it is significantly worse than {}.",
-        "left": "Against {} nothing is decided: the better mean comes from fewer seeds, as the others failed.",
-        "level": "It does not differ significantly from {}.",
-    }
-    against = [(row.optimizer, _against(table.pairs.get((first.optimizer, row.optimizer)))) for row in ranked[1:]]
-    for how, sentence in says.items():
-        if names := [name for name, found_how in against if found_how == how]:
-            found.append(sentence.format(listed(names)))
-    if len(ranked) > 1 and (pair := table.pairs.get((first.optimizer, ranked[1].optimizer))) is not None:
-        found.append(_second(pair, metric, ranked[1].optimizer))
+    ]
+    found += _against(table, table.beside)
+    if (counted := _counted([table])) and len(table.tested) > 1:
+        found.append(counted)
     found += [
         f"{row.optimizer} failed on {row.failed_seeds} of {row.seeds} seeds and ranks after all that failed on fewer."
         for row in ranked
         if row.failed_seeds
     ]
-    missing = [row.optimizer for row in table.rows if row.test is None]
-    if missing:
-        found.append(f"No result: {listed(missing)}.")
+    for why, said in (("at chance", "Not better than chance"), ("diverged", "No seed finished")):
+        if names := [row.optimizer for row in table.rows if row.left_out == why]:
+            found.append(f"{said}, and so compared with nobody: {listed(names)}.")
     return found
 
 
-def _against(pair: Paired | None) -> str:
-    """How the first of a table stands to another."""
-    if pair is None or not pair.significant:
-        return "level"
-    return {True: "better", False: "worse", None: "left"}[pair.verdict]
+def _against(table: RankedTable, one: str) -> list[str]:
+    """How an optimizer stands to each other that it was compared with; the numbers are in the table."""
+    pairs = {row.optimizer: pair for row in table.rows if (pair := table.pairs.get((one, row.optimizer))) is not None}
+    parts = []
+    for outcome, says in (
+        (Outcome.BETTER, "better than {}"), (Outcome.WORSE, "worse than {}"), (Outcome.EQUIVALENT, "equivalent to {}"),
+    ):  # fmt: skip
+        if names := [name for name, pair in pairs.items() if pair.verdict is outcome]:
+            parts.append(says.format(listed(names)))
+    found = [f"{one} is {'; '.join(parts)}."] if parts else []
+    if names := [name for name, pair in pairs.items() if pair.verdict is Outcome.UNDECIDED]:
+        found.append(f"Undecided between {one} and {listed(names)}.")
+    found += [f"{lost[:1].upper()}{lost[1:]}: the better mean is of what is left." for name, pair in pairs.items()
+              if pair.significant and pair.survivor and (lost := losses(pair, one, name))]  # fmt: skip
+    return found
 
 
-def _second(pair: Paired, metric: Metric, second: str) -> str:
-    """How the first and the second differ."""
-    if not pair.difference:
-        return f"It and the second, {second}, {'are equal on every seed' if pair.alike else 'have the same mean'}."
-    said = (
-        f"{p_value(pair.adjusted)} after correction, a {size(pair.effect)} effect relative to the spread of the seeds"
+def _counted(tables: Sequence[RankedTable]) -> str:
+    """Of all pairs how many are decided, how many equivalent, and what the seeds could have shown; "" without pairs."""
+    pairs = [(pair, table.metric) for table in tables for pair in table.tested.values()]
+    found = f"{tally(pairs, 'pair')}{f'; {could}' if (could := could_show(tables)) else ''}"
+    return f"{found}." if pairs else ""
+
+
+def tally(pairs: Sequence[tuple[Difference, Metric]], noun: str) -> str:
+    """Of differences how many are decided and how many equivalent.
+
+    >>> from thalweg.records.metric import Metric
+    >>> from thalweg.report.decisions import Difference
+    >>> one = Difference(difference=0.1, error=0.01, freedom=4, higher=True, margin=0.5)
+    >>> tally([(one, Metric("accuracy", "max", "%"))], "pair")
+    'Of 1 pair 1 is decided (1 by less than the margin of 0.5 points)'
+    """
+    won = [one for one in pairs if one[0].verdict in (Outcome.BETTER, Outcome.WORSE)]
+    small = [one for one in won if one[0].within_margin]
+    equal = [one for one in pairs if one[0].verdict is Outcome.EQUIVALENT]
+    margins = listed([*dict.fromkeys(amount(one.margin or 0.0, metric) for one, metric in [*small, *equal])])
+    if not won and not equal:
+        return f"No {noun} is decided"
+    said = f"Of {len(pairs)} {plural(len(pairs), noun)} {len(won) or 'none'} {'are' if len(won) > 1 else 'is'} decided"
+    said += f" ({len(small)} by less than the margin of {margins})" if small else ""
+    return said + (f", {len(equal)} {'are' if len(equal) > 1 else 'is'} equivalent within {margins}" if equal else "")
+
+
+def could_show(tables: Sequence[RankedTable]) -> str:
+    """What differences the seeds could have shown, "" where that is not known."""
+    known: dict[tuple[int, bool, str], list[str]] = {}
+    for table in sorted(tables, key=lambda table: table.shows or 0.0):
+        if table.shows is not None:
+            pairs = list(table.tested.values())
+            value = math.exp(min(table.shows, 700.0)) if pairs[0].ratio else table.shows
+            key = (min(pair.seeds for pair in pairs), pairs[0].ratio, points(table.metric))
+            known.setdefault(key, []).append("nothing" if value > pairs[0].span else short(float(f"{value:.2g}")))
+    return "; ".join(_above(*key, found) for key, found in known.items())
+
+
+def _above(seeds: int, ratio: bool, unit: str, found: Sequence[str]) -> str:
+    """For some tables, from the least to the largest, what their seeds could show."""
+    some = [text for text in found if text != "nothing"]
+    above = (
+        f"{'a factor of ' if ratio else ''}{' to '.join(dict.fromkeys(some[:1] + some[-1:]))}{'' if ratio else unit}"
     )
-    if pair.survivor and not pair.better:
-        return f"On the seeds that both finished the second, {second}, is ahead by {gap(pair, metric)}: {said}."
-    return f"It and the second, {second}, differ by {gap(pair, metric)}: {said}."
+    if not some:
+        return f"{seeds} seeds could show nothing"
+    none = f", and nothing in {len(found) - len(some)} of {len(found)} tables" if len(some) < len(found) else ""
+    return f"{seeds} seeds could show only differences above {above}{none}"
 
 
 def cautions(table: RankedTable) -> list[str]:
@@ -269,28 +380,25 @@ def axis(name: str) -> str:
 
 def about_inclusions(found: Sequence[Inclusion]) -> list[str]:
     """Each that is decided, then in how many tables the others are not."""
-    decided: dict[tuple[str, str], list[bool]] = {}
+    decided: dict[tuple[str, str], list[Outcome]] = {}
     for one in found:
-        decided.setdefault((one.general, one.special), []).append(one.found.verdict is not None)
-    return [about_inclusion(one) for one in found if one.found.significant] + [
-        f"Between {general} and {special}, its special case at α = 0, nothing is decided in {known.count(False)} of "
-        f"{len(known)} {plural(len(known), 'table')}."
-        for (general, special), known in decided.items()
-        if False in known
-    ]
+        decided.setdefault((one.general, one.special), []).append(one.found.verdict)
+    said = [about_inclusion(one) for one in found if one.found.verdict in (Outcome.BETTER, Outcome.WORSE)]
+    for (general, special), known in decided.items():
+        for outcome, words in ((Outcome.EQUIVALENT, "equivalent"), (Outcome.UNDECIDED, "undecided")):
+            if count := known.count(outcome):
+                said.append(
+                    f"{general} and {special}, its special case at α = 0, are {words} in {count} of {len(known)} "
+                    f"{plural(len(known), 'table')}."
+                )
+    return said
 
 
 def about_inclusion(one: Inclusion) -> str:
-    """What it means that an optimizer wins or loses, beyond noise, against a special case of itself."""
+    """What it means that an optimizer wins or loses against a special case of itself."""
     where, pair = one.table.name, one.found
-    apart = f"by {gap(pair, one.table.metric)}, {p_value(pair.adjusted)} corrected"
-    if pair.verdict is None:
-        ahead, behind = (one.general, one.special) if pair.better else (one.special, one.general)
-        return (
-            f"{where}: {ahead} is ahead of {behind} on the seeds that both finished, {apart}, but nothing is "
-            f"decided: {losses(pair, one.general, one.special)}."
-        )
-    if pair.verdict:
+    apart = f"by {gap(pair, one.table.metric)}, {p_value(pair.adjusted)}"
+    if pair.verdict is Outcome.BETTER:
         return f"{where}: {one.general} is better than {one.special}, its special case at α = 0, {apart}."
     return (
         f"{where}: {one.general} contains {one.special} (α = 0) and yet loses to it {apart}. This means that the "
@@ -299,23 +407,66 @@ def about_inclusion(one: Inclusion) -> str:
     )
 
 
+def about_pool(one: PooledPair) -> str:
+    """The mean difference of two optimizers over tables."""
+    return f"{one.a} against {one.b}: {pooled(one.found, one.metric, one.meet)}"
+
+
+def pooled(found: Pooled, metric: Metric, meet: int) -> str:
+    """A mean over tables, with its interval and what is decided.
+
+    >>> from thalweg.records.metric import Metric
+    >>> from thalweg.report.decisions import Pooled
+    >>> one = Pooled(difference=0.007, error=0.03, freedom=20, higher=True, margin=0.5, tables=9)
+    >>> pooled(one, Metric("accuracy", "max", "%"), 9)
+    '= +0.007 points (-0.056 to +0.070) in accuracy over 9 tables, equivalent within 0.5 points'
+    """
+    tables = f"{found.tables} tables" if found.tables == meet else f"{found.tables} of {meet} tables"
+    return f"{mark(found)} {lead(found, metric)} in {metric.name} over {tables}, {decision(found, metric)}"
+
+
+def decision(one: Difference, metric: Metric) -> str:
+    """The verdict in words, with the margin where that says something.
+
+    >>> from thalweg.records.metric import Metric
+    >>> from thalweg.report.decisions import Difference
+    >>> decision(Difference(difference=0.2, error=0.01, freedom=4, higher=True, margin=0.5), Metric("a", "max", "%"))
+    'better, by less than 0.5 points'
+    """
+    if one.margin is not None and one.within_margin:
+        if one.verdict is Outcome.EQUIVALENT:
+            return f"equivalent within {amount(one.margin, metric)}"
+        if one.verdict in (Outcome.BETTER, Outcome.WORSE):
+            return f"{one.verdict}, by less than {amount(one.margin, metric)}"
+    return str(one.verdict)
+
+
 def about_all(summary: Summary) -> list[str]:
-    """The verdict across tables."""
+    """The verdict across tables: what is decided, what is equivalent, what could have been seen; then the ranks."""
     verdict = summary.verdict
     if not any(row.test is not None for table in summary.tables for row in table.rows):
         return ["No optimizer has a result yet."]
-    names = list(verdict.ranks)
     count = len(summary.tables)
-    lead, rest = names[0], names[1:3]
-    tables = f"{count} {plural(count, 'table')} (one for each task, batch size and length)"
-    after = f", before {listed([f'{name} ({short(verdict.ranks[name])})' for name in rest])}" if rest else ""
-    found = [f"Over {tables}, {lead} has the best mean rank, {short(verdict.ranks[lead])}{after}."]
-    won, lost = verdict.wins[lead], verdict.losses[lead]
-    pairs = sum(1 for table in summary.tables for a, _ in table.pairs if a == lead)
-    if pairs:
+    found = [counted] if (counted := _counted(summary.tables)) else []
+    names = list(verdict.ranks)
+    if names:
+        lead, rest = names[0], names[1:3]
+        tables = f"{count} {plural(count, 'table')} (one for each task, batch size and length)"
+        after = f", before {listed([f'{name} ({short(verdict.ranks[name])})' for name in rest])}" if rest else ""
+        found.append(f"Over {tables}, {lead} has the best mean rank, {short(verdict.ranks[lead])}{after}.")
+        pairs = sum(1 for table in summary.tables for a, _ in table.pairs if a == lead)
+        if pairs:
+            won, lost, equal = verdict.wins[lead], verdict.losses[lead], verdict.equal[lead]
+            found.append(
+                f"Of its {pairs} {plural(pairs, 'comparison')} with other optimizers it wins {won} and loses {lost}; "
+                f"{equal} {'is' if equal == 1 else 'are'} equivalent, {pairs - won - lost - equal} undecided."
+            )
+    if verdict.left_out:
+        cells = sum(verdict.left_out.values())
         found.append(
-            f"Of its {pairs} {plural(pairs, 'comparison')} with other optimizers it wins {won} and loses {lost} "
-            f"significantly, with {pairs - won - lost} undecided."
+            f"{cells} {plural(cells, 'result')} that diverged or {'is' if cells == 1 else 'are'} at chance "
+            f"{'takes' if cells == 1 else 'take'} no part in verdicts, counts and ranks: "
+            f"{listed([f'{name} in {n}' for name, n in verdict.left_out.items()])}."
         )
     edges = sum("lr" in row.cell.edges for table in summary.tables for row in table.rows)
     if edges:

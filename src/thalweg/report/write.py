@@ -60,18 +60,22 @@ class Report:
     Args:
         folder: of ``thalweg compare``, or what :func:`thalweg.lab.compare` returned.
         height: of the frame in the notebook, in pixels.
+        margin: the least difference that matters, in the metric's unit; None for the metric's own.
+        reference: the optimizer that each other is compared with; None for all pairs.
 
     Raises:
-        UserError: the folder holds no comparison.
+        UserError: the folder holds no comparison, or none that can be judged so.
         OSError: it cannot be written.
     """
 
-    def __init__(self, folder: str | Path, height: int = 600) -> None:
+    def __init__(
+        self, folder: str | Path, height: int = 600, *, margin: float | None = None, reference: str | None = None
+    ) -> None:
         found = read(Path(folder))
         if not found.tables:
             raise UserError(f"{folder} holds no comparison{f'; {found.problems[0]}' if found.problems else ''}")
         self.height = height
-        self.summary = summarise(found, "; ".join(found.commands))
+        self.summary = summarise(found, "; ".join(found.commands), margin=margin, reference=reference)
         self.path = write_report(self.summary, Path(folder) / "report.html")
 
     def __repr__(self) -> str:

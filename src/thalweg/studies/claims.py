@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from thalweg.records.metric import Metric
 from thalweg.report import words
-from thalweg.report.statistics import Paired, correct, paired
+from thalweg.report.decisions import Outcome, Paired, Pooled, pool
+from thalweg.report.statistics import detectable, paired
 from thalweg.studies import paper
 
 if TYPE_CHECKING:
@@ -19,8 +22,18 @@ if TYPE_CHECKING:
     from thalweg.studies.recipe import Claim
 
 LOSS = Metric("training loss", "min", low=0.0)
-STEPS = Metric("steps to target", "min", low=0.0)
-AGREES, DISAGREES, UNDECIDED, UNTESTED = "holds", "does not hold", "not decided", "not tested here"
+STEPS = Metric("steps to target", "min", unit="steps", low=0.0)
+SAID = {
+    Outcome.BETTER: "holds", Outcome.WORSE: "does not hold", Outcome.EQUIVALENT: "equivalent",
+    Outcome.UNDECIDED: "undecided", Outcome.NOT_COMPARABLE: "not comparable",
+}  # fmt: skip
+UNTESTED = "not tested here"
+Tested = tuple["RankedTable", Metric, Paired]
+
+
+def marked(outcome: Outcome) -> str:
+    """What a verdict says of a claim, behind its mark."""
+    return f"{words.MARKS[outcome]} {SAID[outcome]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,50 +41,120 @@ class Finding:
     """A claim, in each table where it is tested how a and b differ, and a sentence for each where it cannot be."""
 
     claim: Claim
-    found: tuple[tuple[RankedTable, Metric, Paired], ...]
+    found: tuple[Tested, ...]
     untested: tuple[str, ...] = ()
+    pooled: Pooled | None = None
 
     @property
     def verdict(self) -> str:
-        """In how many tables a is better than b beyond the noise of the seeds, and in how many worse."""
-        verdicts = [pair.verdict for _, _, pair in self.found]
-        counts = [(AGREES, verdicts.count(True)), (DISAGREES, verdicts.count(False)), (UNDECIDED, verdicts.count(None))]
-        said = [(words, count) for words, count in counts if count]
-        if len(said) < 2:
-            return said[0][0] if said else UNTESTED
-        return ", ".join(f"{words} in {count}" for words, count in said).replace(",", f" of {len(self.found)},", 1)
+        """In how many tables a is better than b, worse, equivalent, and so on."""
+        counts = Counter(pair.verdict for _, _, pair in self.found)
+        said = [f"{marked(outcome)} in {counts[outcome]}" for outcome in SAID if counts[outcome]]
+        if len(counts) < 2:
+            return next((marked(outcome) for outcome in counts), UNTESTED)
+        return ", ".join([f"{said[0]} of {len(self.found)}", *said[1:]])
 
     @property
     def leads(self) -> list[str]:
-        """By how much a is ahead in each table, with the metric's unit: "+0.3 points", "×15"."""
-        return [lead(pair, metric) for _, metric, pair in self.found]
+        """By how much a is ahead in each table, with its interval and mark."""
+        found = [lead(pair, metric) for _, metric, pair in self.found]
+        if self.pooled is not None:
+            found.append(f"pooled: {words.mark(self.pooled)} {words.lead(self.pooled, self.found[0][1])}")
+        return found
+
+    @property
+    def comparisons(self) -> int:
+        """How many tests this is: those that could come out either way."""
+        return sum(pair.verdict is not Outcome.NOT_COMPARABLE for _, _, pair in self.found) + (self.pooled is not None)
+
+    def corrected(self, comparisons: int) -> Finding:
+        """The same, each test as one of so many."""
+        found = tuple((table, metric, replace(pair, comparisons=comparisons)) for table, metric, pair in self.found)
+        return replace(self, found=found, pooled=self.pooled and replace(self.pooled, comparisons=comparisons))
 
 
-def test(claims: Sequence[Claim], summary: Summary) -> list[Finding]:
-    """Test all claims of a recipe, p-values corrected over all of its tests."""
-    open_pairs: dict[tuple[str, str], tuple[int, RankedTable, Metric, Paired]] = {}
-    untested: dict[int, list[str]] = {}
-    for i, claim in enumerate(claims):
-        for j, table in enumerate(summary.tables):
-            if _applies(claim, table):
-                metric = {"training loss": LOSS, "steps to target": STEPS}.get(claim.measure, table.metric)
-                (a, lost_a, late_a), (b, lost_b, late_b) = (
-                    _by_seed(claim.measure, table, name) for name in (claim.a, claim.b)
-                )
-                pair = paired(a, b, metric, censored=(late_a, late_b), failed=(lost_a, lost_b))
-                if pair is not None:
-                    open_pairs[str(i), str(j)] = (i, table, metric, pair)
-                elif a and b:
-                    untested.setdefault(i, []).append(_too_few(table, claim, a, b))
-    corrected = correct({key: pair for key, (_, _, _, pair) in open_pairs.items()})
-    return [
-        Finding(
-            claim,
-            tuple((table, metric, corrected[key]) for key, (k, table, metric, _) in open_pairs.items() if k == i),
-            tuple(untested.get(i, ())),
-        )
-        for i, claim in enumerate(claims)
+@dataclass(frozen=True, slots=True)
+class Everywhere:
+    """Two optimizers over all tables of one metric in which claims of several kinds compare them."""
+
+    a: str
+    b: str
+    metric: Metric
+    meet: int
+    found: Pooled
+
+
+def findings_of(claims: Sequence[Claim], summary: Summary, margin: float | None = None) -> list[Finding]:
+    """Test all claims of a recipe, each as if it were the only one: see :meth:`Finding.corrected`.
+
+    Args:
+        claims: what is tested, each by its own margin if it has one.
+        summary: what was found.
+        margin: the recipe's, in the unit of the test metric; None for the metric's own.
+    """
+    return [_of(claim, summary, margin) for claim in claims]
+
+
+def _of(claim: Claim, summary: Summary, margin: float | None) -> Finding:
+    found: list[Tested] = []
+    untested = []
+    for table in summary.tables:
+        if not _applies(claim, table):
+            continue
+        metric = {"training loss": LOSS, "steps to target": STEPS}.get(claim.measure, table.metric)
+        (a, lost_a, late_a), (b, lost_b, late_b) = (_by_seed(claim.measure, table, name) for name in (claim.a, claim.b))
+        own = claim.margin if claim.margin is not None else margin if claim.measure == "test" else None
+        pair = paired(a, b, metric, censored=(late_a, late_b), failed=(lost_a, lost_b), margin=own)
+        if pair is not None:
+            found.append((table, metric, replace(pair, left_out=_left_out(table, claim))))
+        elif a and b:
+            untested.append(_too_few(table, claim, a, b))
+    of_one = len({(metric.name, metric.unit) for _, metric, _ in found}) == 1
+    return Finding(claim, tuple(found), tuple(untested), pool([pair for _, _, pair in found]) if of_one else None)
+
+
+def everywhere(findings: Sequence[Finding]) -> list[Everywhere]:
+    """The pools of optimizers that several claims compare by one metric, each table once."""
+    met: dict[tuple[str, str, str, str], list[tuple[int, Tested]]] = {}
+    for k, finding in enumerate(findings):
+        a, b = finding.claim.a, finding.claim.b
+        for table, metric, pair in finding.found:
+            key = (a, b, metric.name, metric.unit)
+            back = (b, a, metric.name, metric.unit)
+            one = (k, (table, metric, pair.reverse() if back in met else pair))
+            met.setdefault(back if back in met else key, []).append(one)
+    pools = []
+    for (a, b, _, _), own in met.items():
+        tables = {id(table): pair for _, (table, _, pair) in own}
+        found = pool(list(tables.values()))
+        if found is not None and len({k for k, _ in own}) > 1:
+            pools.append(Everywhere(a, b, own[0][1][1], len(tables), found))
+    return pools
+
+
+def counted(findings: Sequence[Finding], comparisons: int, looks: int = 1) -> str:
+    """How many tests are decided, what the others could have shown, and over how many all are corrected."""
+    tests = [
+        (pair, metric)
+        for one in findings
+        for _, metric, pair in one.found
+        if pair.verdict is not Outcome.NOT_COMPARABLE
     ]
+    if not tests:
+        return ""
+    said = f"{words.tally(tests, 'test')}, one for each claim and table."
+    shown = [detectable(pair.spread, pair.seeds, comparisons) for pair, metric in tests if metric.unit == "%"
+             and pair.spread]  # fmt: skip
+    if shown:
+        said += f" Half of those of accuracies could show only differences above {median(shown):.2g} points."
+    return f"{said} With the means over tables, {words.corrected(comparisons, looks)}"
+
+
+def _left_out(table: RankedTable, claim: Claim) -> str:
+    """Who of the two learnt nothing here."""
+    rows = [(name, table.row(name) or _only(table, name)) for name in (claim.a, claim.b)]
+    said = {"diverged": "diverged on every seed", "at chance": "is at chance"}
+    return " and ".join(f"{name} {said[row.left_out]}" for name, row in rows if row is not None and row.left_out)
 
 
 def _applies(claim: Claim, table: RankedTable) -> bool:
@@ -136,40 +219,29 @@ def in_print(claim: Claim) -> str:
 
 
 def lead(pair: Paired, metric: Metric) -> str:
-    """How far a is ahead of b, or behind it: a difference, or a factor where the metric spans decades."""
-    if pair.unseen:
-        return "target never reached"
-    if not pair.difference:
-        return "0, target not always reached" if any(pair.censored) else "0"
+    """How far a is ahead of b, or behind it, with its interval and mark."""
+    if pair.left_out or pair.unseen:
+        return f"{words.mark(pair)} {pair.left_out or 'target never reached'}"
     left = " (the leader has fewer valid seeds)" if pair.survivor else ""
-    if pair.ratio:
-        return f"{'×' if pair.better else '÷'}{words.short(math.exp(min(abs(pair.difference), 700.0)))}{left}"
-    return f"{'+' if pair.better else '-'}{words.short(abs(pair.difference))}{words.points(metric)}{left}"
+    return f"{words.mark(pair)} {words.lead(pair, metric)}{left}"
 
 
 def here(finding: Finding) -> list[str]:
-    """What was found, a sentence for each table."""
-    return [*(_sentence(finding.claim, *one) for one in finding.found), *finding.untested]
+    """What was found, a sentence for each table and one for all."""
+    said = [_sentence(finding.claim, *one) for one in finding.found]
+    if finding.pooled is not None:
+        said.append(f"Pooled: {words.pooled(finding.pooled, finding.found[0][1], len(finding.found))}; of these alone")
+    return [*said, *finding.untested]
 
 
 def _sentence(claim: Claim, table: RankedTable, metric: Metric, pair: Paired) -> str:
     lost = words.losses(pair, claim.a, claim.b)
     if pair.unseen:
-        return f"{table.name}: neither reached the target within {table.steps} steps on any of {pair.seeds} seeds"
-    if not pair.difference:
-        same = "equal" if pair.alike else "the same mean"
-        if any(pair.censored):
-            same = "no difference within the length of the run"
-        return f"{table.name}: {same} in {metric.name}, {pair.seeds} seeds{f'; {lost}' if lost else ''}"
+        return f"{lead(pair, metric)}: {table.name}, {table.steps} steps, {pair.seeds} seeds"
+    if pair.left_out:
+        return f"{lead(pair, metric)}: {table.name}, {pair.seeds} seeds"
+    decided = words.decision(pair, metric)
     return (
-        f"{table.name}: {claim.a} {_how(pair)} by {words.gap(pair, metric)} in {metric.name}, "
-        f"{words.p_value(pair.adjusted)} corrected, {pair.seeds} seeds{f'; {lost}' if lost else ''}"
+        f"{lead(pair, metric)} in {metric.name}, {words.p_value(pair.adjusted)}, {pair.seeds} seeds: {table.name}"
+        f"{f'; {decided}' if decided != pair.verdict else ''}{f'; {lost}' if lost else ''}"
     )
-
-
-def _how(pair: Paired) -> str:
-    """Never "better" of what is left after failing on more seeds."""
-    if pair.survivor:
-        return f"{'ahead' if pair.better else 'behind'} (not decided, the leader has fewer valid seeds)"
-    how = "better" if pair.better else "worse"
-    return how if pair.verdict is not None else f"{how} on average (within noise)"

@@ -15,6 +15,7 @@ from thalweg.records import files as records
 from thalweg.records.errors import UserError
 from thalweg.records.reading import read
 from thalweg.report import words, write_report
+from thalweg.report.decisions import Outcome
 from thalweg.report.summary import summarise
 from thalweg.studies import claims, paper
 from thalweg.studies.measured import paging
@@ -36,6 +37,12 @@ ORDER = (
 )  # fmt: skip
 
 
+LEGEND = (
+    f"{', '.join(map(claims.marked, Outcome))}; two marks: decided, and smaller than the margin. Differences are "
+    "signed: + where the first of the claim's two is better; × is a factor, above 1 where it is better."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """All sections; ``preface`` is what somebody wrote to stand before them, ``said`` what is left out and why."""
@@ -43,6 +50,8 @@ class Page:
     preface: tuple[str, ...]
     sections: tuple[Section, ...]
     said: tuple[str, ...] = ()
+    everywhere: tuple[claims.Everywhere, ...] = ()
+    lead: str = ""
 
     @property
     def glance(self) -> Grid:
@@ -58,8 +67,17 @@ class Page:
             for section in self.sections
             for finding in section.claims
         )
-        head = ("claim", "experiment", "published", "here", "lead here, table by table")
-        return Grid("The claims at a glance", head, rows, prose=True)
+        head = ("claim", "experiment", "published", "here", "difference here, table by table (95 %)")
+        return Grid("The claims at a glance", head, rows, (LEGEND,), prose=True)
+
+    @property
+    def pools(self) -> Grid:
+        """Who is compared by several claims, over all of their tables."""
+        rows = tuple(
+            (f"{one.a} against {one.b}", words.pooled(one.found, one.metric, one.meet)) for one in self.everywhere
+        )
+        note = "Means over tables of the mean paired differences: about these tables and no others."
+        return Grid("Pooled over all experiments", ("optimizers", "difference (95 %)"), rows, (note,), prose=True)
 
 
 def write_page(root: Path) -> Path | None:
@@ -87,11 +105,29 @@ def write_page(root: Path) -> Path | None:
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {root / 'preface.md'} ({error})") from None
     preface = [*filter(None, own.strip().split("\n\n")), f"Total time: {_duration(seconds)}."]
-    page = Page(tuple(preface), tuple(sections), tuple(said))
+    page = _corrected(Page(tuple(preface), tuple(sections), tuple(said)))
     with records.writing(root / "report.html"):
         records.write_bytes(root / "README.md", markdown(page, root).encode())
         records.write_bytes(root / "report.html", html(page).encode())
     return root / "report.html"
+
+
+def _corrected(page: Page) -> Page:
+    """All tests of claims, of whatever recipe, and all pools as one family."""
+    findings = [finding for section in page.sections for finding in section.claims]
+    pools = claims.everywhere(findings)
+    looks = max((cell.looks for one in findings for table, _, _ in one.found for cell in table.cells), default=1)
+    comparisons = max(1, sum(one.comparisons for one in findings) + len(pools)) * looks
+    sections = tuple(
+        replace(section, claims=tuple(one.corrected(comparisons) for one in section.claims))
+        for section in page.sections
+    )
+    return replace(
+        page,
+        sections=sections,
+        everywhere=tuple(replace(one, found=replace(one.found, comparisons=comparisons)) for one in pools),
+        lead=claims.counted([one for section in sections for one in section.claims], comparisons, looks),
+    )
 
 
 def _rank_on_page(name: str) -> tuple[int, str]:
@@ -123,13 +159,12 @@ def _section(recipe: Recipe, folder: Path, done: Mapping[str, object]) -> Sectio
     found = read(folder)
     if not found.tables:
         raise ValueError("it has no results yet")
-    summary = summarise(found, str(done.get("command")))
+    summary = summarise(found, str(done.get("command")), margin=recipe.margin)
     write_report(summary, folder / "report.html")
     return Section(
         title=recipe.title,
         paragraphs=(*about, ran),
-        claims=tuple(claims.test(recipe.claims, summary)),
-        findings=tuple(words.about_inclusions(summary.verdict.inclusions)),
+        claims=tuple(claims.findings_of(recipe.claims, summary, recipe.margin)),
         grids=(*map(_results, summary.tables), *beside),
         pictures=draw(summary, folder),
         more=(f"{folder.name}/report.html",),
@@ -200,7 +235,9 @@ def markdown(page: Page, root: Path) -> str:
     """The page as Markdown."""
     lines = ["# The slides' experiments", ""]
     lines += [line for text in page.preface for line in (text, "")]
-    lines += _table(page.glance) if page.glance.rows else []
+    if page.glance.rows:
+        lines += [page.lead, "", *_table(page.glance)]
+    lines += _table(page.pools) if page.everywhere else []
     for one in page.sections:
         lines += [f"## {one.title}", ""]
         lines += [line for text in one.paragraphs for line in (text, "")]

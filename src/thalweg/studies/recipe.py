@@ -58,8 +58,9 @@ class Claim:
     """A sentence of the slides or the paper, and the comparison that tests it.
 
     ``a`` is said to be better than ``b`` (contenders of the lab scale) by ``measure``; only tables whose task is in
-    ``tasks`` (all, if empty) and whose batch size is within ``batch_sizes`` (both ends) count. ``paper`` selects the
-    printed numbers; ``paper_a`` and ``paper_b`` are the optimizers' names there.
+    ``tasks`` (all, if empty) and whose batch size is within ``batch_sizes`` (both ends) count. ``margin`` is the least
+    difference that matters, in the unit of ``measure``; None for the recipe's. ``paper`` selects the printed numbers;
+    ``paper_a`` and ``paper_b`` are the optimizers' names there.
     """
 
     says: str
@@ -68,6 +69,7 @@ class Claim:
     measure: str = "test"
     tasks: tuple[str, ...] = ()
     batch_sizes: tuple[int, int] = (1, 2**31)
+    margin: float | None = None
     paper: dict[str, str] = field(default_factory=dict)
     paper_a: str = ""
     paper_b: str = ""
@@ -89,13 +91,17 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """An experiment: what it is, its scales, the claims that it tests, the printed numbers that stand beside."""
+    """An experiment: what it is, its scales, the claims that it tests, the printed numbers that stand beside.
+
+    ``margin`` is the least difference of the test metric that matters, in its unit; None for the metric's own.
+    """
 
     name: str
     title: str
     scales: dict[str, Scale]
     source: str = ""
     about: str = ""
+    margin: float | None = None
     claims: tuple[Claim, ...] = ()
     beside: tuple[dict[str, str], ...] = ()
 
@@ -157,7 +163,7 @@ def read_text(name: str, text: str) -> Recipe:
 
 def _parse(name: str, values: dict[str, Any]) -> Recipe:
     where = "the file"
-    _check_table(where, values, ("title", "source", "about", "claims", "beside", *SCALES))
+    _check_table(where, values, ("title", "source", "about", "margin", "claims", "beside", *SCALES))
     scales = {scale: _scale(scale, values[scale]) for scale in SCALES if scale in values}
     if not scales:
         raise ValueError(f"needs a scale: [{'] or ['.join(SCALES)}]")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thalweg.records.metric import Metric
+from thalweg.report.decisions import Outcome
 from thalweg.report.statistics import interval, paired
 
 PLAIN = Metric("value", "min")
@@ -33,11 +34,12 @@ class Ratio(NamedTuple):
         return f"{self.mean:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def ratios(a: Sequence[float | None], b: Sequence[float | None]) -> Ratio | None:
+def ratios(a: Sequence[float | None], b: Sequence[float | None], comparisons: int = 1) -> Ratio | None:
     """a over b at each seed that has both, by the paired test; None of less than two.
 
     Where all seeds differ by the same factor, that is the interval; the test of signs decides. A seed without a value
-    (None) failed: see :attr:`~thalweg.report.statistics.Paired.verdict`. The p-value is of this pair alone.
+    (None) failed: see :attr:`~thalweg.report.decisions.Paired.verdict`. Test and interval are one of so many
+    ``comparisons``.
 
     >>> print(ratios([2.0, 2.0, None], [1.0, 1.0, 1.0]))
     2 (2 to 2)
@@ -48,11 +50,11 @@ def ratios(a: Sequence[float | None], b: Sequence[float | None]) -> Ratio | None
     found = paired(quotients, dict.fromkeys(quotients, 1.0), RATIO, failed=(failed, others))
     if found is None:
         return None
+    found = replace(found, comparisons=comparisons)
     low, high = (found.difference, found.difference) if found.alike else (found.low, found.high)
-    verdict = replace(found, adjusted=found.p).verdict
     return Ratio(
         math.exp(found.difference), math.exp(low), math.exp(high), found.seeds,
-        above=verdict is False, below=verdict is True,
+        above=found.verdict is Outcome.WORSE, below=found.verdict is Outcome.BETTER,
     )  # fmt: skip
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from thalweg.records.metric import Metric
 from thalweg.report import drawing, palette
-from thalweg.report.statistics import Paired, correct, paired
+from thalweg.report import words as phrases
+from thalweg.report.decisions import Outcome, Paired, correct
+from thalweg.report.statistics import paired
 from thalweg.studies.pages.numbers import over
 from thalweg.studies.pages.settings import MOMENTUM, Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-ACCURACY = Metric("test accuracy", "max", low=0.0, high=100.0, resolution=100.0)
+ACCURACY = Metric("test accuracy", "max", "%", low=0.0, high=100.0, resolution=100.0)
 NAMES = {"gd": "SGD", "rmsprop": "RMSprop", "adagrad": "Adagrad", "spsa": "SPSA + SGD", "momentum": "SGD, momentum .9",
          "adam": "Adam", "adamw": "AdamW", "lamb": "LAMB"}  # fmt: skip
 COLOURS = map(palette.colour, ("sgd", *list(NAMES)[1:]))
@@ -44,7 +46,7 @@ def page(folder: Path) -> Section:
     cells = cells_of(done)
     picture = Picture(
         drawing.save(draw(cells), folder / "which-alpha.svg"),
-        "Test accuracy minus that of the base alone, in points, paired by seed, bars 95 %.",
+        "Test accuracy minus that of the base alone, in points, paired by seed, bars 95 %, corrected over all cells.",
     )
     regimes = dict.fromkeys(one.settings["regime"] for one in done)
     grids = [_grid([one for one in cells if one.record.has(regime=name)]) for name in regimes]
@@ -52,7 +54,7 @@ def page(folder: Path) -> Section:
 
 
 def cells_of(done: Sequence[Record]) -> list[ComparedAccuracy]:
-    """Each record beside that of its base alone; p-values corrected over all of them."""
+    """Each record beside that of its base alone; p-values and intervals corrected over all of them."""
     alone = {_base(one): one for one in done if one.settings["alpha"] == 0.0}
     pairs = {}
     for at, one in enumerate(done):
@@ -62,7 +64,7 @@ def cells_of(done: Sequence[Record]) -> list[ComparedAccuracy]:
             pair = paired(ours, theirs, ACCURACY.over(one.found["tested"]))
             if pair is not None:
                 pairs[str(at), "alone"] = pair
-    corrected = correct(pairs)
+    corrected = correct(pairs, max(1, len(pairs)))
     return [ComparedAccuracy(one, corrected.get((str(at), "alone"))) for at, one in enumerate(done)]
 
 
@@ -79,7 +81,7 @@ def _grid(cells: list[ComparedAccuracy]) -> Grid:
         rows.append((NAMES[base], *(own.get(name, "") for name in names)))
     title = (
         f"{known['task']}, {known['regime']} (batch {known['batch']} of {known['examples']}, {known['steps']} steps): "
-        f"test accuracy in per cent without E, and what each α, β1 adds to it, ± 95 % (uncorrected), {known['seeds']} "
+        f"test accuracy in per cent without E, and what each α, β1 adds to it, ± 95 %, {known['seeds']} "
         "seeds (training loss; learning rate)"
     )
     return Grid(title, ("base", *names), rows)
@@ -97,7 +99,8 @@ def _entry(cell: ComparedAccuracy) -> str:
 
 
 def _findings(cells: list[ComparedAccuracy]) -> list[str]:
-    said = []
+    count = sum(cell.compared is not None for cell in cells)
+    said = [f"Cells: {phrases.corrected(count)}"] if count else []
     for without, words in ((True, "without momentum"), (False, "with momentum")):
         for name in dict.fromkeys(cell.name for cell in cells if cell.compared is not None):
             own = [
@@ -109,8 +112,9 @@ def _findings(cells: list[ComparedAccuracy]) -> list[str]:
                 verdicts = [one.verdict for one in own]
                 least, most = (pick(one.difference for one in own) for pick in (min, max))
                 said.append(
-                    f"**{name}, bases {words}**: significantly better than the base alone in {verdicts.count(True)} of "
-                    f"{len(own)} cells, worse in {verdicts.count(False)} (p corrected over all cells); "
+                    f"**{name}, bases {words}**: better than the base alone in {verdicts.count(Outcome.BETTER)} of "
+                    f"{len(own)} cells, worse in {verdicts.count(Outcome.WORSE)}, equivalent within "
+                    f"{phrases.amount(own[0].margin or 0.0, ACCURACY)} in {verdicts.count(Outcome.EQUIVALENT)}; means "
                     f"from {least:+.1f} to {most:+.1f} points."
                 )
     return said
