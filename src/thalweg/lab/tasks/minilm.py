@@ -46,7 +46,7 @@ class MiniLMPythonTokens(MiniLM, Tagging):
 
     name = "minilm-python-tokens"
     title = "tokens of Python source (names, keywords, numbers, strings, comments), MiniLM of 6 layers"
-    budgets: ClassVar = (Budget(32, 96), Budget(256, 24), Budget(256, 48, name="long"))
+    budgets: ClassVar = (Budget(32, 64), Budget(256, 24), Budget(256, 48, name="long"))
     example_cost = 21_000.0  # in bfloat16, where the processor computes in it; in float32 50,000
     kind, classes, length = "BertForTokenClassification", len(PythonTokens.labels), 64
     labels = PythonTokens.labels
@@ -65,7 +65,7 @@ class MiniLMPydocSentences(MiniLM, Classification):
 
     name = "minilm-pydoc-sentences"
     title = "sentences of the standard library's docstrings by subject, MiniLM of 6 layers"
-    budgets: ClassVar = (Budget(32, 96), Budget(256, 24), Budget(256, 48, name="long"))
+    budgets: ClassVar = (Budget(32, 128), Budget(256, 33), Budget(256, 66, name="long"))
     example_cost = 9_000.0  # as above; in float32 24,000
     kind, classes, length = "BertForSequenceClassification", len(AREAS), 32
 
