@@ -1,11 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
-TRIALS := 3
-STUDIES := 3
+# One study, and one tuning seed where compare takes two: the demo would take three times as long.
+TRIALS := 4
+STUDIES := 1
+TUNING_SEEDS := 1
 SEEDS := 4
 OUT := runs/demo
 PORT := 8000
-MUCH = --trials $(TRIALS) --studies $(STUDIES) --seeds $(SEEDS)
+MUCH = --trials $(TRIALS) --studies $(STUDIES) --tuning-seeds $(TUNING_SEEDS) --seeds $(SEEDS)
 DEMO = --optimizers sgd,adamw,lamb,muon,alto,e-adamw $(MUCH) --out $(OUT)
 PIP := $(BIN)/pip install --quiet -c constraints.txt
 

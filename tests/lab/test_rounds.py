@@ -1,12 +1,17 @@
 """Rounds of a study, trials from several seeds, and what a trial is judged by."""
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from comparisons import PLAN, carry_out
+from test_processes import ENVIRONMENT, until
 
 from thalweg.lab.contenders import contender
 from thalweg.lab.search import points
@@ -334,3 +339,32 @@ def test_looks_count_how_often_a_comparison_was_complete_and_then_had_to_have_mo
     carry_out(replace(plan, seeds=6, optimizers=("sgd",)), tmp_path)
     assert looks() == [2, 3]
     assert reading.read(tmp_path).tables[0].chance is None
+
+
+# interrupted
+
+
+@pytest.mark.slow
+def test_two_workers_killed_halfway_a_round_leave_what_one_goes_on_from_to_the_same_end(tmp_path):
+    plan = ComparisonPlan(("small_tasks:Slow",), (16,), ("sgd", "adamw"), 2, 1, 2, steps=6, tuning_seeds=2)
+    options = ["--batch-size", "16", "--optimizers", "sgd,adamw", "--trials", "2", "--studies", "1", "--seeds", "2"]
+    command = [sys.executable, "-m", "thalweg", "compare", "small_tasks:Slow", *options, "--steps", "6", "--jobs", "2"]
+    started = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "killed")], env=ENVIRONMENT, start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(lambda: list(tmp_path.glob("killed/**/round-1-*/result.json")) or started.poll() is not None)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/**/result.json")}
+    assert list(tmp_path.glob("killed/**/round-1-*/result.json"))
+    assert not list(tmp_path.glob("killed/**/seed-0-*/result.json"))
+    carry_out(plan, tmp_path / "killed")
+    carry_out(plan, tmp_path / "alone")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    ends = [
+        {path.parent.relative_to(root): records.read_json(path)["validation"] for path in root.glob("**/result.json")}
+        for root in (tmp_path / "killed", tmp_path / "alone")
+    ]
+    assert ends[0] == ends[1]
+    assert len(ends[0]) == 2 * (4 * 2 + 2)
