@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,12 @@ def test_a_larger_search_has_rounds_of_its_own(tmp_path):
     (cell,) = reading.read(tmp_path).tables[0].cells
     assert [trial.round for trial in cell.trials] == [0] * 4 + [1] * 2 + [2] * 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    (path,) = tmp_path.glob("runs/**/round-1-trial-0-*")
+    other = shutil.copytree(path, path.with_name("round-1-trial-7-other")) / "spec.json"
+    spec = records.read_json(other)
+    for name, count in (("4x1", 9), ("2x1", 8), ("4x2", 8)):
+        records.write_json(other, {**spec, "place": {**spec["place"], "number": 7, "search": name}})
+        assert len(reading.read(tmp_path).tables[0].cells[0].trials) == count
 
 
 # seeds of trials

@@ -1,7 +1,7 @@
 """Contenders with some hyperparameters given: ``alto:alpha=-5:beta=0.99``, ``sgd:lr=0.01|0.05|0.1``.
 
 What is given is not searched; what is given several values is searched over these alone. The rest of the space is the
-contender's own, so that ``lamb`` and ``alto:alpha=-5:beta=0.99`` try the very same points.
+contender's own, so that ``lamb`` and ``alto:alpha=-5:beta=0.99`` start from the very same points.
 """
 
 from __future__ import annotations
