@@ -113,7 +113,7 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
 
     if options.dry_run:
         _say_what_would_run(cells, processes, root, console, timing=options.timing)
-        for said in showing.lines(cells, root):
+        for said in showing.lines(cells, root, options.reference):
             console.print(said, soft_wrap=True)
         return
     assignment = comparison.begin(root, cells, terminal.command(), processes, options.storage)
@@ -122,9 +122,9 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
         f"{len({cell.optimizer for cell in cells})} optimizers on {', '.join(dict.fromkeys(tasks))}: "
         f"{sum(cell.runs for cell in cells)} runs, {processes} at a time, in {root}"
     )
-    for said in showing.lines(cells, root):
+    for said in showing.lines(cells, root, options.reference):
         console.print(said, soft_wrap=True)
-    listener = showing.Listener(cells, root, lambda said: console.print(said, soft_wrap=True))
+    listener = showing.Listener(cells, root, options.reference, lambda said: console.print(said, soft_wrap=True))
 
     def on_message(what: str, value: Any) -> None:
         progress.on_message(what, value)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import groupby
+from collections import Counter
+from itertools import combinations, groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thalweg.lab import tasks
@@ -50,14 +51,25 @@ def spread(cells: Sequence[PlannedCell], root: Path, reader: Reader) -> Spread |
     return None
 
 
-def line(cells: Sequence[PlannedCell], root: Path, found: Spread | None) -> str:
-    """What the seeds of a table could show."""
-    seeds, pairs = min(cell.seeds for cell in cells), len(cells) * (len(cells) - 1) // 2
-    looks = max(cell.looks(root) for cell in cells)
-    corrected = f"corrected over {pairs} {words.plural(pairs, 'pair')}" + (f" and {looks} looks" if looks > 1 else "")
+def comparisons(cells: Sequence[PlannedCell], root: Path, reference: str | None) -> int:
+    """Over how many the report of these cells corrects: the pairs of all tables, those that meet again, all looks."""
+    met = Counter(
+        (*sorted((a.optimizer, b.optimizer)), tasks.find(a.task).metric)
+        for own in tables(cells)
+        for a, b in combinations(own, 2)
+        if reference in (None, a.optimizer, b.optimizer)
+    )
+    looks = max((cell.looks(root) for own in tables(cells) for cell in own), default=1)
+    return max(1, sum(met.values()) + sum(count > 1 for count in met.values())) * looks
+
+
+def line(cells: Sequence[PlannedCell], compared: int, found: Spread | None) -> str:
+    """What the seeds of a table could show, corrected over so many comparisons."""
+    seeds = min(cell.seeds for cell in cells)
     if seeds < 2:
         return "one seed shows no difference"
-    least = statistics.detectable(1.0 if found is None else found.sd, seeds, pairs * looks)
+    corrected = f"corrected over {compared} {words.plural(compared, 'comparison')}"
+    least = statistics.detectable(1.0 if found is None else found.sd, seeds, compared)
     if found is None:
         size, by = f"{words.short(least)} standard deviations of a paired difference", ""
     else:
@@ -65,13 +77,13 @@ def line(cells: Sequence[PlannedCell], root: Path, found: Spread | None) -> str:
     return f"{seeds} seeds show a difference of {size} four times in five, {corrected}{by}"
 
 
-def lines(cells: Sequence[PlannedCell], root: Path) -> list[str]:
+def lines(cells: Sequence[PlannedCell], root: Path, reference: str | None) -> list[str]:
     """One for each table whose spread is known, and one for all others that have as many seeds and optimizers."""
-    reader = Reader()
+    reader, compared = Reader(), comparisons(cells, root, reference)
     found = []
     for own in tables(cells):
         known = spread(own, root, reader)
-        said = line(own, root, known)
+        said = line(own, compared, known)
         found.append(said if known is None else f"{name(own)}: {said}")
     return list(dict.fromkeys(found))
 
@@ -84,8 +96,11 @@ def name(cells: Sequence[PlannedCell]) -> str:
 class Listener:
     """Says what the seeds of a table could show as soon as all of its optimizers are tuned."""
 
-    def __init__(self, cells: Sequence[PlannedCell], root: Path, say: Callable[[str], Any]) -> None:
+    def __init__(
+        self, cells: Sequence[PlannedCell], root: Path, reference: str | None, say: Callable[[str], Any]
+    ) -> None:
         self.root, self.say, self.reader = root, say, Reader()
+        self.compared = comparisons(cells, root, reference)
         self.tables = {(own[0].task, own[0].batch_size, own[0].steps): own for own in tables(cells)}
 
     def on_message(self, what: str, value: Any) -> None:
@@ -98,7 +113,7 @@ class Listener:
             return
         del self.tables[key]
         if (found := spread(own, self.root, self.reader)) is not None:
-            self.say(f"{name(own)}: {line(own, self.root, found)}")
+            self.say(f"{name(own)}: {line(own, self.compared, found)}")
 
 
 def _metric(cells: Sequence[PlannedCell]) -> Metric:
