@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recounted import claims, comparisons, measurements, preface, published
+from recounted import claims, compared, measurements, preface, published
 from recounted.archive import Archive
 from recounted.printed import Cell, Page
 
@@ -38,12 +38,12 @@ def recount(folder: Path) -> tuple[Page, list[tuple[str, int, str, str]]]:
     titles = [title for title, _ in page.sections() if title]
     if sorted(titles) != sorted(names):
         page.wrong(1, f"sections {titles}", f"{sorted(names)}")
-    compared = {
-        name: comparisons.tables_of(archive, name) for title, _ in page.sections()
+    tables = {
+        name: compared.tables_of(archive, name) for title, _ in page.sections()
         if (name := names.get(title)) and name not in MEASURED
     }  # fmt: skip
     tested = {
-        archive.recipe(name)["title"]: claims.claims_of(archive.recipe(name), own) for name, own in compared.items()
+        archive.recipe(name)["title"]: claims.claims_of(archive.recipe(name), own) for name, own in tables.items()
     }
     family = claims.family_of([claim for own in tested.values() for claim in own])
     beside = []
@@ -51,7 +51,7 @@ def recount(folder: Path) -> tuple[Page, list[tuple[str, int, str, str]]]:
         if title not in names:
             claims.head(page, lines, tested, family, printed)
             by_name = {names[title]: own for title, own in tested.items()}
-            preface.sentences(page, lines, archive, compared, by_name, printed)
+            preface.sentences(page, lines, archive, tables, by_name, printed)
             continue
         name = names[title]
         recipe = archive.recipe(name)
@@ -60,9 +60,9 @@ def recount(folder: Path) -> tuple[Page, list[tuple[str, int, str, str]]]:
         if name in MEASURED:
             MEASURED[name](page, lines, archive)
             continue
-        comparisons.results(page, lines, compared[name])
+        compared.results(page, lines, tables[name])
         claims.sections(page, lines, tested[title], family, printed)
-        numbers, differ = comparisons.csv_of(folder / name / "results.csv", compared[name])
+        numbers, differ = compared.csv_of(folder / name / "results.csv", tables[name])
         page.numbers += numbers
         beside += [(f"{name}/results.csv", *one) for one in differ]
     total = sum(files["reproduce.json"]["seconds"] for files in archive.files.values())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from recounted.archive import Record
-    from recounted.comparisons import Contender, Table
+    from recounted.compared import Contender, Table
     from recounted.printed import Page
 
 Sentence = tuple[str, list[float], list[str]]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from recounted.archive import Archive
     from recounted.claims import Claim, Difference
-    from recounted.comparisons import Table
+    from recounted.compared import Table
     from recounted.printed import Page
     from recounted.published import Row
 
