@@ -29,8 +29,8 @@ SEARCH = (
 )
 SEARCH_OF_BEFORE = (
     SEARCH[0],
-    "Where the best learning rate of a study is at the edge of its range, the study is extended beyond that edge with "
-    "half as many trials, at most twice.",
+    "Where the best learning rate of a study is in the outer tenth of its range, the study is extended beyond that "
+    "edge with half as many trials, at most twice.",
     "The best trial is the one with the best validation metric at the end of the schedule, not at its best moment. The "
     "setting chosen is that of the study whose best is the median of the studies' bests.",
 )
@@ -38,8 +38,9 @@ SEARCH_OF_BEFORE = (
 METHOD = (
     "This setting is then trained on fresh seeds. A seed determines initialisation and data order and is shared by all "
     "optimizers; only these runs see the test set.",
-    "Intervals of means are 95 % intervals by Student's t: of logarithms where the metric's axis is logarithmic, of "
-    "log-odds where the metric has two bounds. They say how well a mean is known, not whether two optimizers differ.",
+    "Intervals of means are 95 % intervals by Student's t, of logarithms where the metric's axis is logarithmic. Where "
+    "it has bounds, the mean's standard error is carried to the log-odds of its place between the two, or to the "
+    "logarithm of its distance from the one. They say how well a mean is known, not whether two optimizers differ.",
     "Whether two optimizers differ is tested on their differences on each shared seed (paired t-test). p-values and "
     "intervals of differences have one correction, Bonferroni's over all comparisons of this page and all looks at the "
     "seeds: an interval excludes 0 exactly where the corrected p is below .05, and all of them hold together in 95 % "
@@ -49,13 +50,13 @@ METHOD = (
     "The least difference that seeds could show is the one that the paired t-test decides with a chance of .8, at the "
     "median spread of the differences in the table, under the page's correction.",
     "Pooled differences are means of the tables' mean differences, with the standard error that the tables' own give "
-    "(Welch-Satterthwaite, with fewer degrees of freedom where one table has few seeds): they are about these tables "
-    "and no others.",
+    "and, as degrees of freedom, the harmonic mean of Welch-Satterthwaite's and of the least of a table: they are "
+    "about these tables and no others.",
     "Results at chance, not better than the best constant prediction by more than their own interval, and optimizers "
     "of which no seed finished, are shown and compared with nobody.",
     "An accuracy changes in steps of one example. The variance that such steps hide, a twelfth of their square, is "
-    "added to that of the differences. Where the difference is the same on all seeds, an exact sign test replaces the "
-    "t-test.",
+    "added to that of the differences where the records say how large they are. Where the difference is the same on "
+    "all seeds, an exact sign test replaces the t-test.",
     "Steps to target are restricted means: a seed that never reached the target counts with the whole run. Seconds to "
     "target are these steps times the median duration of a step, timed in a separate pass in which all optimizers take "
     "turns.",
