@@ -113,6 +113,12 @@ def test_chance_is_what_the_best_constant_prediction_has(name):
     assert tasks.chance(name) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("targets", [torch.rand(6), torch.ones(6, 2, dtype=torch.long)])
+def test_targets_that_are_no_classes_have_no_chance(targets):
+    part = Rows(torch.zeros(6, 3), targets)
+    assert tasks.find("digits").chance(Splits(part, part, part)) is None
+
+
 def test_a_task_that_says_no_constant_has_no_chance():
     assert tasks.chance("small_tasks:Line") is None
     assert tasks.chance("small_tasks:NoChance") is None  # what is not a number is none

@@ -37,8 +37,10 @@ class Classification(Task):
         scores: Tensor = (logits(output).argmax(1) == target).float() * 100.0
         return scores
 
-    def constant(self, targets: Tensor, like: Tensor) -> Tensor:
-        """Every example is of the class that most are of."""
+    def constant(self, targets: Tensor, like: Tensor) -> Tensor | None:
+        """Every example is of the class that most are of; None where a target is no class."""
+        if targets.ndim != 1 or targets.is_floating_point():
+            return None
         return targets.bincount().float().expand(len(like), -1)
 
 
