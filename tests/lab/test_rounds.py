@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -81,16 +82,27 @@ def test_every_study_has_two_rounds_of_half_its_trials_whatever_happens(trials, 
     assert [job.place.kind for job in jobs] == ([] if value(0.0) is None else ["seed", "seed"])
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_no_point_of_a_study_is_tried_twice(seed, tmp_path):
+    """Whatever is found, at random and all over the range, at its edges and beyond."""
+    rng = random.Random(seed)
+    found, _ = search(cell_of(tmp_path, 8), tmp_path, lambda x: rng.random() + rng.choice((-5, 0, 5)) * x)
+    assert len({tuple(one.point.items()) for own in found.values() for one in own}) == 16
+
+
 def test_at_an_edge_a_round_goes_beyond_it(tmp_path):
     cell = cell_of(tmp_path)
     own = cell.space[0]
     higher, _ = search(cell, tmp_path, lambda x: -x)
     assert min(rates(higher[1])) >= own.high
     assert max(rates(higher[1])) <= own.high * points.LR_FACTOR
+    best = max(higher[0], key=lambda one: one.point["lr"])
+    assert higher[1][0].point == best.point | {"lr": pytest.approx(best.point["lr"] * NEIGHBOUR)}
     assert min(rates(higher[2])) >= max(rates(higher[1]))
     lower, _ = search(cell, tmp_path, lambda x: x)
     assert max(rates(lower[1])) <= own.low
     assert max(rates(lower[2])) <= min(rates(lower[1]))
+    assert rates(lower[2])[0] == pytest.approx(min(rates(lower[1])) / NEIGHBOUR)
 
 
 def test_within_the_range_a_round_refines_the_best(tmp_path):
@@ -360,9 +372,11 @@ def test_two_workers_killed_halfway_a_round_leave_what_one_goes_on_from_to_the_s
         [*command, "--out", str(tmp_path / "killed")], env=ENVIRONMENT, start_new_session=True,
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    until(lambda: list(tmp_path.glob("killed/**/round-1-*/result.json")) or started.poll() is not None)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
+    try:
+        until(lambda: list(tmp_path.glob("killed/**/round-1-*/result.json")) or started.poll() is not None, 300.0)
+    finally:
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/**/result.json")}
     assert list(tmp_path.glob("killed/**/round-1-*/result.json"))
     assert not list(tmp_path.glob("killed/**/seed-0-*/result.json"))

@@ -55,32 +55,39 @@ def per_study(space: Space, trials: int) -> int:
 def of_round(space: Space, found: Sequence[Trial], metric: Metric, name: str, count: int) -> list[dict[str, float]]:
     """The next ``count`` points of a study, after the trials that were ``found`` in it.
 
-    Where the best learning rate is at an edge of what was tried, they continue beyond it. Otherwise the best point is
-    refined: its rate times and divided by :data:`~thalweg.records.results.NEIGHBOUR` as far as that was not tried, then
-    half way to the better of its neighbours, then points near it on all axes. Where no trial finished, they are more
-    points of the whole space.
+    Where the best learning rate is at an edge of what was tried, they continue beyond it: the best point with a rate
+    that is :data:`~thalweg.records.results.NEIGHBOUR` times further out, then points there on all axes. Otherwise the
+    best point is refined: its rate times and divided by that factor as far as that was not tried, then half way to the
+    better of its neighbours, then points near it on all axes. Where no trial finished, they are more points of the
+    whole space.
     """
     chosen = best(found, metric)
     if chosen is None:
         return [point(space, name, number) for number in range(count)]
     own = next((axis for axis in space if axis.name == "lr"), None)
-    nearest: list[dict[str, float]] = []
+    there, rates = tuple(_box(axis, chosen.point) for axis in space), []
     if own is not None:
         rate, tried = chosen.point["lr"], [trial.point["lr"] for trial in found]
         whole = Axis("lr", min(own.low, *tried), max(own.high, *tried), log=True)
-        if (side := edge(whole.share(rate))) is not None:
-            further = beyond(tuple(whole if axis.name == "lr" else axis for axis in space), side)
-            return [point(further, name, number) for number in range(count)]
-        nearest = [{**chosen.point, "lr": float(f"{other:.12g}")} for other in _rates(chosen, found, metric)]
-    box = tuple(_box(axis, chosen.point) for axis in space)
-    return (nearest + [point(box, name, number) for number in range(count)])[:count]
+        side = edge(whole.share(rate))
+        rates = _rates(chosen, found, metric, side)
+        if side is not None:
+            there = beyond(tuple(whole if axis.name == "lr" else axis for axis in space), side)
+    nearest = [{**chosen.point, "lr": float(f"{other:.12g}")} for other in rates]
+    return (nearest + [point(there, name, number) for number in range(count)])[:count]
 
 
-def _rates(chosen: Trial, found: Sequence[Trial], metric: Metric) -> list[float]:
-    """The learning rates to try beside that of the best trial, at its other coordinates, the most telling first."""
+def _rates(chosen: Trial, found: Sequence[Trial], metric: Metric, side: str | None) -> list[float]:
+    """The learning rates to try beside that of the best trial, at its other coordinates, the most telling first.
+
+    At an edge, the one beyond it alone.
+    """
     rate = chosen.point["lr"]
     below, above = neighbours(chosen, found)
-    rates = [rate * NEIGHBOUR] * (above is None) + [rate / NEIGHBOUR] * (below is None)
+    rates = [rate * NEIGHBOUR] * (above is None and side != "low")
+    rates += [rate / NEIGHBOUR] * (below is None and side != "high")
+    if side is not None:
+        return rates
     better = best([trial for trial in (above, below) if trial is not None], metric)
     return rates + ([math.sqrt(rate * better.point["lr"])] if better is not None else [])
 
