@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ORDER = (
     "sine", "image-classification", "batch-size-scaling", "wall-clock", "bert-fine-tuning", "gpt2-pretraining",
-    "moe-pretraining", "memory", "hyperparameters", "which-alpha", "default-learning-rate", "state-dtype",
+    "moe-pretraining", "memory", "hyperparameters", "few-steps", "which-alpha", "default-learning-rate", "state-dtype",
     "valleys-2d", "sine-landscape", "flatness", "edge-of-stability", "two-mechanisms", "convergence",
 )  # fmt: skip
 
