@@ -373,7 +373,7 @@ def test_of_all_recipes_one_without_its_weights_is_left_out_and_named(tmp_path, 
     cli.main(["reproduce", "all", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("  left out: sentence-transformers/all-MiniLM-L6-v2 needs the package")
-    assert lines[3].startswith("  small_tasks:Line at batch size 9: 9 runs or more of 3 steps")
+    assert lines[3].startswith("  small_tasks:Line at batch size 9: 27 runs of 3 steps")
     with pytest.raises(SystemExit):
         cli.main(["reproduce", "first", "--dry-run"])
     assert "all-MiniLM-L6-v2 needs the package" in capsys.readouterr().err
