@@ -36,7 +36,7 @@ OnEvent = Callable[[Training, str], None]
 class Place:
     """What a run is to a comparison: a trial of a study, or a fresh seed. It does not decide what the run computes.
 
-    ``search`` names the search that a round follows from: see :func:`~thalweg.records.results.search_name`.
+    ``search`` names the search that a round follows from, by its trials and tuning seeds: ``"8x2"``.
     """
 
     kind: str = "seed"
