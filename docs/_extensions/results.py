@@ -8,6 +8,8 @@ from pathlib import Path
 from commands import renew
 from sphinx.application import Sphinx
 
+from thalweg.studies.sections import anchor
+
 SOURCE = "results/README"
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 TITLE = re.compile(r"^# .+\n")
@@ -16,7 +18,7 @@ HEAD = """# Results
 
 *Which claims of the slides hold, tried at the scale of two cores?*
 
-A claim *holds* where its optimizer is better beyond noise, after correcting for all tests of its experiment.
+A claim *holds* where its optimizer is better, corrected over all tests of all claims ([marks](../report.md)).
 """
 LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
 
@@ -52,7 +54,8 @@ def overview(_app: Sphinx, name: str, content: list[str]) -> None:
     first, sections = split(content[0])
     preface, _, claims = TITLE.sub("", first).partition(CLAIMS)
     for title in sections:
-        claims = claims.replace(f"| {title} |", f"| [{title}](../generated/results/{slug(title)}.md) |")
+        page = f"(../generated/results/{slug(title)}.md)"
+        claims = claims.replace(f"| {title} |", f"| [{title}]{page} |").replace(f"](#{anchor(title)})", f"]{page}")
     pages = "\n".join(f"../generated/results/{slug(title)}" for title in sections)
     content[0] = f"""{HEAD}
 {claims.strip()}

@@ -45,19 +45,21 @@ class Ratio(NamedTuple):
     below: bool
 
 
-def ratio(a: Sequence[float | None], b: Sequence[float | None]) -> Ratio | None:
-    """By the paired t-test of logarithms; who misses more values is never below, the better side."""
+def ratio(a: Sequence[float | None], b: Sequence[float | None], family: int) -> Ratio | None:
+    """By the paired t-test of logarithms, one of ``family``; who misses more values is never below, the better side."""
     logs = [math.log(x / y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
     if len(logs) < 2:
         return None
     if np.ptp(logs) < 1e-12:
-        one, decided = Interval(logs[0], logs[0], logs[0]), 2.0 * 0.5 ** len(logs) < 0.05 and logs[0] != 0.0
+        one, decided = Interval(logs[0], logs[0], logs[0]), family * 2.0 * 0.5 ** len(logs) < 0.05 and logs[0] != 0.0
     else:
-        one = student(logs)
+        one = student(logs, 1.0 - 0.05 / family)
         decided = not one.low <= 0.0 <= one.high
     missing = a.count(None) - b.count(None)  # type: ignore[attr-defined]
+    with np.errstate(over="ignore"):
+        mean, low, high = map(float, np.exp(one))
     return Ratio(
-        math.exp(one.mean), math.exp(one.low), math.exp(one.high),
+        mean, low, high,
         above=decided and one.mean > 0.0 and missing >= 0, below=decided and one.mean < 0.0 and missing <= 0,
     )  # fmt: skip
 

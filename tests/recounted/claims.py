@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -316,7 +317,8 @@ def head(page: Page, lines: range, claims: dict[str, list[Claim]], family: int, 
     if len(flat) != len(glance.rows):
         page.wrong(glance.title.line, f"{len(glance.rows)} claims", f"{len(flat)} claims")
     for row, (title, claim) in zip(glance.rows, flat, strict=False):
-        page.text(row[0], claim.says["says"])
+        link = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        page.text(row[0], f"[{claim.says['says']}](#{link})")
         page.text(row[1], title)
         found = published.under_a_claim(claim.says, printed)
         shown = [found[0], found[-1]] if len(found) > 2 else found

@@ -145,13 +145,13 @@ class Table:
         more = [one for full, one in self.contenders.items() if full.startswith(f"{name}:")]
         return self.contenders.get(name) or (more[0] if len(more) == 1 else None)
 
-    def rank(self, short: str) -> tuple[float, float, str]:
-        """Best first: who failed on the smaller share of seeds, then by the mean."""
+    def rank(self, short: str) -> tuple[bool, float, float, str]:
+        """Best first: who failed on the smaller share of seeds, then by the mean; who is not compared last."""
         name = self.short[short]
         one = self.contenders[name]
         sign = -1.0 if one.metric["goal"] == "max" else 1.0
         failed = 1.0 - len(one.tests) / len(one.seeds)
-        return failed, sign * spanned(one.tests, one.metric).mean, name
+        return one.diverged or one.at_chance, failed, sign * spanned(one.tests, one.metric).mean, name
 
     @property
     def short(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
-from recounted.arithmetic import Limit, ratio, slope, stability, student, there
+from recounted.arithmetic import Limit, Ratio, ratio, slope, stability, student, there
 from recounted.printed import NUMERAL
 
 if TYPE_CHECKING:
@@ -130,7 +130,10 @@ def valleys(page: Page, lines: range, archive: Archive) -> None:
     def apart(a: Record, b: Record, kind: str) -> int:
         error = math.hypot(a[f"{kind}_standard_error"], b[f"{kind}_standard_error"])
         difference = a[kind] - b[kind]
-        return 0 if abs(difference) <= 2.0 * error else 1 if difference > 0.0 else -1
+        return 0 if abs(difference) <= errors * error else 1 if difference > 0.0 else -1
+
+    family = 4 * sum(settings["alpha"] != 0.0 for settings, _ in done)
+    errors = float(stats.norm.isf(0.025 / family))
 
     wanted = []
     for how, pick in (("the learning rate at which the base alone walks", same), ("its own learning rate", own)):
@@ -144,8 +147,10 @@ def valleys(page: Page, lines: range, archive: Archive) -> None:
                 parts.append(f"{word} walks further in {{}} and less far in {{}} of {{}}, "
                              "ends flatter in {} and sharper in {}")  # fmt: skip
                 numbers += [walked.count(1), walked.count(-1), len(mine), ended.count(-1), ended.count(1)]
-            text = f"**{name}, at {how}**: {'; '.join(parts)} (beyond two standard errors of the difference)."
-            wanted.append((text, numbers, []))
+            text = (
+                f"**{name}, at {how}**: {'; '.join(parts)} (beyond {{}} standard errors of the difference: 95 % over "
+            )
+            wanted.append((f"{text}{{}} of them).", [*numbers, errors, family], []))
     sentences(page, lines, wanted)
 
 
@@ -165,13 +170,16 @@ def sine_landscape(page: Page, lines: range, archive: Archive) -> None:
     names = {"sharpness": "λ_max", "normalised": "λ_max with filters normalised", "trace": "the trace"}
 
     def compared(a: Record, b: Record, kinds: Sequence[str]) -> list[float]:
-        found = [ratio(a[kind], b[kind]) for kind in kinds]
+        found = [ratio(a[kind], b[kind], family) for kind in kinds]
         return [number for one in found if one is not None for number in one[:3]]
 
     alone = {settings["batch"]: found for settings, found in done if settings["alpha"] == 0.0}
     low, high = min(alone), max(alone)
+    family = len(names) + (len(names) + 1) * sum(settings["alpha"] != 0.0 for settings, _ in done)
     three = "; ".join(f"{name} {{}} ({{}} to {{}})" for name in names.values())
     wanted = [
+        ("Ratios: p-values and 95 % intervals of differences are corrected over {} comparisons (Bonferroni).",
+         [family], []),
         (f"**Batch {high} against batch {low}, Adam alone, at the same training loss**, the ratio over seeds with its "
          f"95 % interval: {three}. Above 1 is sharper at the large batch, as the slides' picture says.",
          compared(alone[high], alone[low], list(names)), [])
@@ -342,14 +350,23 @@ def flatness(page: Page, lines: range, archive: Archive) -> None:
     names = {"gd": "SGD", "momentum": "SGD, momentum .9", "adamw": "AdamW", "lamb": "LAMB"}
     kinds = ("steps", "sharpness", "normalised", "gradient")
     where = {"tuned": "each at its own learning rate", "common": "at one learning rate for all of a base"}
-    cells: dict[str, list[tuple[Record, Record, float, dict[str, Any]]]] = {}
-    for at in where:
-        alone = {(s["task"], s["base"]): found[at] for s, found in done if s["alpha"] == 0.0}
-        cells[at] = [
-            (s, found[at], found["lr"] if at == "tuned" else s["common"],
-             {kind: ratio(found[at][kind], alone[s["task"], s["base"]][kind]) for kind in kinds})
-            for s, found in done if found[at] is not None and alone[s["task"], s["base"]] is not None
-        ]  # fmt: skip
+    cells: dict[str, list[tuple[Record, Record, float, dict[str, Any], Record]]] = {}
+
+    def compared(family: int) -> None:
+        for at in where:
+            alone = {(s["task"], s["base"]): found[at] for s, found in done if s["alpha"] == 0.0}
+            cells[at] = [
+                (s, found[at], found["lr"] if at == "tuned" else s["common"],
+                 {kind: ratio(found[at][kind], alone[s["task"], s["base"]][kind], family) for kind in kinds},
+                 alone[s["task"], s["base"]])
+                for s, found in done if found[at] is not None and alone[s["task"], s["base"]] is not None
+            ]  # fmt: skip
+
+    compared(1)
+    single = sum(
+        pair is not None for own in cells.values() for one in own if one[0]["alpha"] for pair in one[3].values()
+    )
+    compared(2 * single)  # half of the level
     tables = iter(page.tables(lines))
     for task in dict.fromkeys(settings["task"] for settings, _ in done):
         for at, words in where.items():
@@ -358,9 +375,13 @@ def flatness(page: Page, lines: range, archive: Archive) -> None:
                 _flat_table(page, next(tables), mine, words, names)
     if more := [table.title.text for table in tables]:
         page.wrong(lines.start, "; ".join(more), "no more tables")
-    wanted = []
+    means = 2 * 4 * len(where)
+    wanted: list[Wanted] = [(
+        "Intervals are corrected by Bonferroni: half of the 5 % over {} means over cells, which the claims are about, "
+        "the other over {} ratios of single cells.", [means, single], [],
+    )]  # fmt: skip
     for at, words in where.items():
-        wanted += [*_flat_claims(cells[at], words), *_flat_ranks(cells[at], words, names)]
+        wanted += [*_flat_claims(cells[at], words, 2 * means), *_flat_ranks(cells[at], words, names)]
     lost = [f"{s['task']}, {names[s['base']]}, {setting(s)}" for s, found in done if found["lr"] is None]
     wanted.append((
         f"No learning rate that was tried reached the target within the steps allowed for: {'; '.join(lost)}.", [], [],
@@ -375,7 +396,7 @@ def _flat_table(page: Page, table: Table, mine: list[Any], words: str, names: di
         "limits, of 95 % over {} seeds", [known["target"], known["seeds"]],
     )  # fmt: skip
     for i, row in rows(page, table, [f"{names[one[0]['base']]}; {setting(one[0])}" for one in mine]):
-        settings, found, eta, compared = mine[i]
+        settings, found, eta, compared, _ = mine[i]
         page.cell(row[1], limit(settings).penalty, significant=(3,))
         page.cell(row[2], limit(settings).value, significant=(3,))
         page.cell(row[3], eta, significant=(3,))
@@ -383,43 +404,48 @@ def _flat_table(page: Page, table: Table, mine: list[Any], words: str, names: di
             over(page, cell, found[kind])
         for cell, kind in ((row[5], "steps"), (row[7], "sharpness"), (row[8], "normalised"), (row[9], "gradient")):
             one = None if settings["alpha"] == 0.0 else compared[kind]
-            page.cell(cell, *(one[:3] if one else ()), significant=(3,))
+            text, numbers = _limits(one) if one else ("", [])
+            page.sentence(cell, text, numbers, significant=(3,))
 
 
-def _flat_claims(cells: list[Any], words: str) -> list[Wanted]:
+def _limits(one: Ratio) -> tuple[str, list[float]]:
+    """A ratio with its interval, unless that says next to nothing."""
+    wide = one.high >= 1e6 * one.low
+    return ("{} (of any size)", [one.mean]) if wide else ("{} ({} to {})", list(one[:3]))
+
+
+def _flat_claims(cells: list[Any], words: str, family: int) -> list[Wanted]:
     said = []
     for momentum, bases in ((False, "without momentum"), (True, "with momentum")):
         for sign, slower in ((-1.0, True), (1.0, False)):
             own = [one for one in cells if one[0]["alpha"] * sign > 0.0 and (one[0]["base"] != "gd") is momentum]
-            paces = [one[3]["steps"] for one in own]
-            places = [one[3]["sharpness"] for one in own]
-            slow, fast, flat, sharp = (
-                [one is not None and getattr(one, side) for one in found]
-                for found, side in ((paces, "above"), (paces, "below"), (places, "below"), (places, "above"))
-            )
-            pace = (slow, fast) if slower else (fast, slow)
-            place = (flat, sharp) if slower else (sharp, flat)
-            both = sum(x and y for x, y in zip(pace[0], place[0], strict=True))
-            quick, even = ("slower", "flatter") if slower else ("faster", "sharper")
-            against, uneven = ("faster", "sharper") if slower else ("slower", "flatter")
+            text, numbers, verdicts = "", [], []
+            for kind, below, what in (("steps", not slower, "steps"), ("sharpness", slower, "λ_max")):
+                whole = [(one[1][kind], one[4][kind]) for one in own if None not in (*one[1][kind], *one[4][kind])]
+                logs = [[math.log(x / y) for x, y in zip(*pair, strict=True)] for pair in whole]
+                at_seeds = [math.exp(mean(values)) for values in zip(*logs, strict=True)]
+                found = ratio(at_seeds, [1.0] * len(at_seeds), family)
+                assert found is not None
+                agrees, opposed = (found.below, found.above) if below else (found.above, found.below)
+                limits, values = _limits(found)
+                text += f"{{v}}: {what} times {limits}, mean over {{}} cells. "
+                text += f"**And {'flatter' if slower else 'sharper'}** — " if kind == "steps" else ""
+                numbers += [*values, len(whole)]
+                verdicts.append("✓ holds" if agrees else "✗ does not hold" if opposed else "? undecided")
+            counts = [
+                sum(one[3][kind] is not None and getattr(one[3][kind], side) for one in own)
+                for kind in ("steps", "sharpness") for side in ("below", "above")
+            ]  # fmt: skip
+            fast, flat = ("is" if counts[k] == 1 else "are" for k in (0, 2))
             never = sum(not there(one[1]["steps"]) for one in own)
+            claim = "α < 0 is slower" if slower else "α > 0 is faster"
             said.append((
-                f"**α {'<' if slower else '>'} 0 is {quick}, bases {bases}, {words}** — {{v}}: {{}} of {{}} cells are "
-                f"significantly {quick} (each cell by itself, uncorrected), {{}} {against}. **And {even}** — {{v}}: "
-                f"{{}} are {even}, {{}} {uneven}. Both at once: {{}}."
+                f"**{claim}, bases {bases}, {words}** — {text}"
+                f"Of {{}} cells by themselves {{}} {fast} faster and {{}} slower; {{}} {flat} flatter and {{}} sharper."
                 + (" {} did not reach the target." if never else ""),
-                [sum(pace[0]), len(own), sum(pace[1]), sum(place[0]), sum(place[1]), both, *([never] if never else [])],
-                [_in_part(sum(one[0]), sum(one[1]), len(own)) for one in (pace, place)],
+                [*numbers, len(own), *counts, *([never] if never else [])], verdicts,
             ))  # fmt: skip
     return said
-
-
-def _in_part(agree: int, against: int, cells: int) -> str:
-    if agree > cells / 2 and against <= cells / 10:
-        return "holds"
-    if agree == against:
-        return "seen both ways" if agree else "not seen"
-    return "holds in part" if agree > against else "mostly the opposite"
 
 
 def _flat_ranks(cells: list[Any], words: str, names: dict[str, str]) -> list[Wanted]:

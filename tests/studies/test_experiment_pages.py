@@ -1,6 +1,7 @@
 """What the pages say, computed again from the records as plain JSON; and sentences about records made by hand."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -153,29 +154,47 @@ def trained(alpha, steps, sharpness, base="adamw"):
 @pytest.mark.parametrize(
     ("of_negative", "of_positive", "pace", "place"),
     [
-        ((200, 1.0), (50, 4.0), "holds", "holds"),
-        ((50, 4.0), (200, 1.0), "mostly the opposite", "mostly the opposite"),
-        ((100, 2.0), (100, 2.0), "not seen", "not seen"),
-        ((200, 4.0), (50, 1.0), "holds", "mostly the opposite"),
+        ((200, 1.0), (50, 4.0), "✓ holds", "✓ holds"),
+        ((50, 4.0), (200, 1.0), "✗ does not hold", "✗ does not hold"),
+        ((100, 2.0), (100, 2.0), "? undecided", "? undecided"),
+        ((200, 4.0), (50, 1.0), "✓ holds", "✗ does not hold"),
     ],
 )
 def test_each_half_of_the_claim_is_judged(tmp_path, of_negative, of_positive, pace, place):
     rows = [trained(0.0, 100, 2.0), trained(-1.0, *of_negative), trained(1.0, *of_positive)]
     write(tmp_path, rows)
     findings = pages.flatness.page(tmp_path).findings
-    both = int(pace == place == "holds")
     for name, first, second in (("α < 0", "slower", "flatter"), ("α > 0", "faster", "sharper")):
         text = next(text for text in findings if text.startswith(f"**{name} is {first}"))
-        assert f"** — {pace}: " in text
-        assert f"**And {second}** — {place}:" in text
-        assert text.endswith(f"Both at once: {both}.")
+        assert f"** — {pace}: steps times " in text
+        assert f"**And {second}** — {place}: λ_max times " in text
     assert any("in 6 of 9 runs" in text for text in findings)
+
+
+def test_the_mean_over_cells_is_taken_at_each_seed(tmp_path):
+    rng = np.random.default_rng(0)
+    rows, logs = [trained(0.0, 100, 2.0)], []
+    for alpha in (-1.0, -1.2, -1.5):
+        known, found = trained(alpha, 100, 2.0)
+        found["tuned"]["sharpness"] = (2.0 * np.exp(0.1 * rng.normal(size=3))).tolist()
+        logs.append(np.log(np.array(found["tuned"]["sharpness"]) / 2.0))
+        rows.append((known, found))
+    write(tmp_path, rows)
+    findings = pages.flatness.page(tmp_path).findings
+    assert (
+        "half of the 5 % over 16 means over cells, which the claims are about, the other over 12 ratios" in findings[0]
+    )
+    means = np.mean(logs, axis=0)
+    low, high = np.exp(stats.t.interval(1.0 - 0.05 / 32, 2, means.mean(), stats.sem(means)))
+    says = f"λ_max times {math.exp(means.mean()):.3g} ({low:.3g} to {high:.3g}), mean over 3 cells"
+    assert any(says in text for text in findings)
 
 
 def test_ratios_of_flatness_are_those_of_the_records(tmp_path):
     work.run(flatness, OPTIONS[flatness], tmp_path, ignore)
     section = pages.flatness.page(tmp_path)
     found = {(one["settings"]["base"], one["settings"]["alpha"]): one["found"] for one in stored(tmp_path).values()}
+    count = 2 * int(re.search(r"the other over (\d+) ratios", section.findings[0])[1])
     for where, grid in zip(("tuned", "common"), section.grids, strict=True):
         for base, name in (("gd", "SGD"), ("lamb", "LAMB")):
             ours, theirs = found[base, -0.4][where], found[base, 0.0][where]
@@ -183,7 +202,7 @@ def test_ratios_of_flatness_are_those_of_the_records(tmp_path):
             assert None not in ours["steps"]
             assert all(value <= 2.0 for value in ours["loss"])
             logs = np.log(ours["sharpness"]) - np.log(theirs["sharpness"])
-            limits = stats.t.interval(0.95, len(logs) - 1, logs.mean(), stats.sem(logs))
+            limits = stats.t.interval(1.0 - 0.05 / count, len(logs) - 1, logs.mean(), stats.sem(logs))
             assert row[7] == f"{math.exp(logs.mean()):.3g} ({math.exp(limits[0]):.3g} to {math.exp(limits[1]):.3g})"
             assert float(row[1]) == pytest.approx((1.0 if base == "gd" else 19.0) + 0.8)
 
@@ -205,7 +224,7 @@ def test_a_cell_that_never_gets_there_says_so(tmp_path):
     found["lr"] = None
     write(tmp_path, [trained(0.0, 100, 2.0), (known, found)])
     section = pages.flatness.page(tmp_path)
-    assert "1 did not reach the target" in section.findings[0]
+    assert "1 did not reach the target" in section.findings[1]
     assert section.findings[-1].endswith("within the steps allowed for: digits, AdamW, -1, .5.")
     assert section.grids[0].rows[1][4] == "none"
 
@@ -240,7 +259,7 @@ def test_walks_further_and_flatter_are_counted(tmp_path, diverged, further, less
             )
         )
     write(tmp_path, rows)
-    (text, _) = [one for one in pages.valleys.page(tmp_path).findings if one.startswith("**SGD")]
+    text, _ = [one for one in pages.valleys.page(tmp_path).findings if one.startswith("**SGD")]
     assert f"α < 0 walks further in {further} and less far in 0 of 1, ends flatter in 0 and sharper in 0" in text
     assert f"α > 0 walks further in 0 and less far in {less} of 1, ends flatter in 0 and sharper in 1" in text
 

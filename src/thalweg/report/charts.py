@@ -23,7 +23,7 @@ HORIZON = 8.0  # times the fastest, where performance profiles end
 
 
 class Style(NamedTuple):
-    """How one optimizer is drawn: the class of its colour and dash, in every report the same, and its symbol here."""
+    """How one optimizer is drawn, in every report the same: the class of its colour and dash, and its symbol."""
 
     css: str
     symbol: str
@@ -46,8 +46,8 @@ def styles(optimizers: Iterable[str]) -> Styles:
     """A style for each name; ALTO and the E family come first and are drawn heavier than the baselines."""
     names = sorted(set(optimizers), key=lambda name: (not palette.is_ours(name), name))
     return {
-        name: Style(f"s{k}{' ours' if palette.is_ours(name) else ''}", SYMBOLS[i % len(SYMBOLS)], palette.is_ours(name))
-        for i, (name, k) in enumerate(palette.styles(names).items())
+        name: Style(f"s{k}{' ours' if palette.is_ours(name) else ''}", SYMBOLS[k % len(SYMBOLS)], palette.is_ours(name))
+        for name, k in palette.styles(names).items()
     }
 
 
@@ -141,8 +141,11 @@ def _curves(
             if curve.low != curve.high:
                 band = list(zip(getattr(curve, name), curve.low, curve.high, strict=True))
                 plot.band(band, f"b {drawn[optimizer].css}")
-        for optimizer, curve in curves.items():
-            plot.line(list(zip(getattr(curve, name), curve.mean, strict=True)), f"l {drawn[optimizer].css}")
+        for k, (optimizer, curve) in enumerate(curves.items()):
+            points = list(zip(getattr(curve, name), curve.mean, strict=True))
+            plot.line(points, f"l {drawn[optimizer].css}")
+            for point in points[1 + k % 3 :: max(3, len(points) // 5)]:
+                plot.mark(*point, f"m {drawn[optimizer].css}", drawn[optimizer].symbol)
         if target and table.target is not None:
             plot.level(table.target, "target", "target")
         found.append((f"by {name}", plot.draw()))

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axis import Axis
 
-MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 matplotlib.rcParams["svg.hashsalt"] = "thalweg"  # the same picture is the same file
 
 

@@ -1,7 +1,8 @@
 """One colour an optimizer, in every report and picture; blue is E with α < 0, orange E with α > 0.
 
-A style is a number from 0 to 19: its last digit is the colour, and from 10 on the lines are drawn in another dash. The
-reports' style sheet has the colours for light and for dark pages; :data:`COLOURS` are for pictures that lie on either.
+A style is a number from 0 to 31: modulo 8 it is the colour, and by whole eights the dash of lines; markers change with
+it, and differ where colours are the same. The reports' style sheet has the colours for light and for dark pages;
+:data:`COLOURS` are for pictures that lie on either. No two of them are hard to tell apart, and there are no more such.
 """
 
 from __future__ import annotations
@@ -9,24 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-ORANGE, BLUE, GREEN, PINK, SKY = "#d55e00", "#1c7fc4", "#0e9468", "#c2639b", "#2b9ab8"
-AMBER, OLIVE, VIOLET, GREY, BROWN = "#b07d00", "#7d7d2c", "#9a5fc4", "#7b828c", "#9a6642"
-COLOURS = (ORANGE, BLUE, GREEN, PINK, SKY, AMBER, OLIVE, VIOLET, GREY, BROWN)
+ORANGE, BLUE, GREEN, MAGENTA = "#d55e00", "#1c7fc4", "#0f9d3c", "#cf1fcf"
+OLIVE, VIOLET, ROSE, GREY = "#7a7a10", "#8b63f5", "#e8467c", "#75828c"
+COLOURS = (ORANGE, BLUE, GREEN, MAGENTA, OLIVE, VIOLET, ROSE, GREY)
+AMBER, SKY = "#b07d00", "#2b9ab8"
+"""Of what is no optimizer: minima, libraries."""
 INK = "#787d85"
 """Of words and axes in pictures."""
 ON_BRIGHT = "#111111"
 """Of words on a bright field that is itself drawn."""
 
 EXPLOITS, EXPLORES = 0, 1
+DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+MARKERS = ("o", "s", "D", "^", "v", "*", "P")
+COUNT = len(COLOURS) * len(DASHES)
 STYLES = {
-    "alto": 4, "e-adamw": 14, "e-muon": 11, "e-sgd": 10, "alto-bf16": 1, "alto-8bit": 0,
-    "lamb": 2, "lamb-uncorrected": 12, "adamw": 3, "nadamw": 13, "muon": 5, "soap": 15, "schedule-free": 6,
-    "ademamix": 16, "adam": 7, "mars": 17, "sgd": 8, "ema-nesterov": 18, "momentum": 9, "adabelief": 19,
-    "rmsprop": 15, "adagrad": 16, "spsa": 14,
+    "alto": 3, "e-adamw": 14, "e-muon": 12, "e-sgd": 15, "e-orscale": 13, "e-adamh": 21, "alto-bf16": 9, "alto-8bit": 8,
+    "lamb": 2, "lamb-uncorrected": 10, "nesterov-lamb": 18, "schedule-free": 26,
+    "adamw": 6, "nadamw": 11, "ademamix": 22, "mars": 30,
+    "muon": 4, "momentum": 20, "soap": 29, "orscale": 28,
+    "sgd": 7, "ema-nesterov": 23, "adabelief": 19, "adamh": 31,
+    "adam": 5, "rmsprop": 24, "adagrad": 25, "spsa": 27,
 }  # fmt: skip
 """Of those that the lab and its measurements know by name."""
-DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-AGAIN = (0, (9, 2.5))
 
 
 def is_ours(name: str) -> bool:
@@ -40,35 +46,41 @@ def is_ours(name: str) -> bool:
 
 
 def styles(names: Iterable[str]) -> dict[str, int]:
-    """A style for each name, each its own up to twenty: that of the optimizer wherever it is drawn, if it is known.
+    """A style for each name, each its own up to 32: that of the optimizer wherever it is drawn, if it is known.
 
     With E in front and α given it is that of α's sign.
 
     >>> styles(["lamb", "alto:alpha=-5:beta=0.99", "alto:alpha=-1:beta=0.5", "my.Optimizer"])
-    {'lamb': 2, 'alto:alpha=-5:beta=0.99': 1, 'alto:alpha=-1:beta=0.5': 11, 'my.Optimizer': 19}
+    {'lamb': 2, 'alto:alpha=-5:beta=0.99': 1, 'alto:alpha=-1:beta=0.5': 9, 'my.Optimizer': 17}
     """
     names = list(dict.fromkeys(names))
-    free = list(range(20))
+    free = _free()
     found: dict[str, int] = {}
     for name in [*filter(_wanted, names), *(one for one in names if not _wanted(one))]:
         if not free:
-            free = list(range(20))
-        style = next((one for one in _wanted(name) if one in free), free[-1])
+            free = _free()
+        style = next((one for one in _wanted(name) if one in free), free[0])
         free.remove(style)
         found[name] = style
     return {name: found[name] for name in names}
 
 
+def _free() -> list[int]:
+    """The styles that an unknown optimizer may take, those first that no known one has."""
+    return sorted(range(COUNT), key=lambda style: (style in STYLES.values() or style % 8 < 2, style))
+
+
 def line(name: str, style: int) -> dict[str, Any]:
-    """Colour, dashes and width of a line in matplotlib: those with E in front are heavier."""
-    ours = is_ours(name)
-    dashes = (AGAIN if style >= 10 else "-") if ours else DASHES[style % len(DASHES)]
-    return {"color": COLOURS[style % 10], "linestyle": dashes, "linewidth": 2.2 if ours else 1.4}
+    """Colour, dashes, marker and width of a line in matplotlib: those with E in front are heavier."""
+    return {
+        "color": COLOURS[style % 8], "linestyle": DASHES[style // 8], "linewidth": 2.2 if is_ours(name) else 1.4,
+        "marker": MARKERS[style % len(MARKERS)], "markersize": 5,
+    }  # fmt: skip
 
 
 def colour(name: str) -> str:
     """The colour of a known optimizer."""
-    return COLOURS[STYLES[name] % 10]
+    return COLOURS[STYLES[name] % 8]
 
 
 def of_alpha(alpha: float) -> str:
@@ -85,6 +97,6 @@ def _wanted(name: str) -> tuple[int, ...]:
     alpha = dict(pair.partition("=")[::2] for pair in name.split(":")[1:]).get("alpha", "")
     if is_ours(name) and alpha and "|" not in alpha:
         sign = EXPLORES if float(alpha) < 0.0 else EXPLOITS
-        return sign, sign + 10
+        return tuple(range(sign, COUNT, len(COLOURS)))
     own = _own(name)
     return (STYLES[own],) if own in STYLES else ()

@@ -91,10 +91,10 @@ class Plot:
     label: str
     width: int = 560
     height: int = 340
-    left: int = 58
-    bottom: int = 44
+    left: int = 66
+    bottom: int = 50
     top: int = 10
-    right: int = 14
+    right: int = 18
     parts: list[Markup] = field(default_factory=list)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
@@ -146,17 +146,17 @@ class Plot:
             px, _ = self.at(value, self.y.low)
             grid.append(
                 Markup('<path class="g" d="M{0:.1f} {1}V{2}"/><text class="t" x="{0:.1f}" y="{3}" '
-                       'text-anchor="middle">{4}</text>').format(px, self.top, floor, floor + 16, tick(value))
+                       'text-anchor="middle">{4}</text>').format(px, self.top, floor, floor + 18, tick(value))
             )  # fmt: skip
         for value in self.y.ticks(5):
             _, py = self.at(self.x.low, value)
             grid.append(
                 Markup('<path class="g" d="M{0} {1:.1f}H{2}"/><text class="t" x="{3}" y="{4:.1f}" '
-                       'text-anchor="end">{5}</text>').format(self.left, py, right, self.left - 6, py + 4, tick(value))
+                       'text-anchor="end">{5}</text>').format(self.left, py, right, self.left - 6, py + 5, tick(value))
             )  # fmt: skip
         names = Markup('<text class="n" x="{}" y="{}" text-anchor="middle">{}</text>').format(
             (self.left + right) / 2, self.height - 6, self.xlabel
-        ) + Markup('<text class="n" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
+        ) + Markup('<text class="n" transform="translate(15 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
             (self.top + floor) / 2, self.ylabel
         )
         return picture(self.width, self.height, self.label, Markup("").join([*grid, names, *self.parts]))
@@ -172,16 +172,16 @@ def whiskers(
     xlabel: str, label: str,
 ) -> Markup:  # fmt: skip
     """A row each of (name, class, symbol, mean, low, high, values): dot, whisker and single values."""
-    width, left, right, each = 560, 150, 18, 24
-    height = each * len(rows) + 48
+    width, left, right, each = 560, 156, 18, 26
+    height = each * len(rows) + 52
 
     def at(value: float) -> float:
         return left + scale.share(value) * (width - left - right)
 
-    floor = height - 42
+    floor = height - 46
     parts = [
         Markup('<path class="g" d="M{0:.1f} 4V{1}"/><text class="t" x="{0:.1f}" y="{2}" '
-               'text-anchor="middle">{3}</text>').format(at(value), floor, floor + 15, tick(value))
+               'text-anchor="middle">{3}</text>').format(at(value), floor, floor + 18, tick(value))
         for value in scale.ticks(6)
     ]  # fmt: skip
     for i, (name, css, symbol, mean, low, high, values) in enumerate(rows):

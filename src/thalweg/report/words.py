@@ -349,6 +349,11 @@ def cautions(table: RankedTable) -> list[str]:
         found.append("The optimizers were not given the same number of trials: the comparison is not fair.")
     if few := table.unequal:
         found.append(f"Few trials of {listed(few)} came anywhere near the best: the search was less use to them.")
+    if table.unequal:
+        found.append(
+            f"Less than half as many trials of {listed(table.unequal)} were of use as of another optimizer: the search "
+            "did not serve all alike."
+        )
     seeds = {row.seeds for row in table.rows if row.test is not None}
     if seeds and min(seeds) < 3:
         found.append("With fewer than 3 seeds hardly any difference can be shown.")

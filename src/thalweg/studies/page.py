@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from thalweg.records import files as records
 from thalweg.records.errors import UserError
@@ -20,7 +20,7 @@ from thalweg.report.summary import summarise
 from thalweg.studies import claims, paper
 from thalweg.studies.measured import paging
 from thalweg.studies.recipe import Recipe, read_text
-from thalweg.studies.sections import Grid, Picture, Section, short_names
+from thalweg.studies.sections import Grid, Picture, Section, anchor, short_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Page:
         """Each tested claim with its verdict."""
         rows = tuple(
             (
-                finding.claim.says,
+                f"[{finding.claim.says}](#{anchor(section.title)})",
                 section.title,
                 _extremes(finding.claim),
                 finding.verdict,
@@ -68,7 +68,7 @@ class Page:
             for finding in section.claims
         )
         head = ("claim", "experiment", "published", "here", "difference here, table by table (95 %)")
-        return Grid("The claims at a glance", head, rows, (LEGEND,), prose=True)
+        return Grid("The claims at a glance", head, rows, (LEGEND,), prose=True, lead=self.lead)
 
     @property
     def pools(self) -> Grid:
@@ -235,8 +235,7 @@ def markdown(page: Page, root: Path) -> str:
     """The page as Markdown."""
     lines = ["# The slides' experiments", ""]
     lines += [line for text in page.preface for line in (text, "")]
-    if page.glance.rows:
-        lines += [page.lead, "", *_table(page.glance)]
+    lines += _table(page.glance) if page.glance.rows else []
     lines += _table(page.pools) if page.everywhere else []
     for one in page.sections:
         lines += [f"## {one.title}", ""]
@@ -255,7 +254,9 @@ def markdown(page: Page, root: Path) -> str:
 
 
 def _table(grid: Grid) -> list[str]:
-    lines = [f"**{grid.title}**", "", "| " + " | ".join(grid.head) + " |", "|" + "---|" * len(grid.head)]
+    lines = [f"**{grid.title}**", ""]
+    lines += [grid.lead, ""] if grid.lead else []
+    lines += ["| " + " | ".join(grid.head) + " |", "|" + "---|" * len(grid.head)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid.rows] + [""]
     return lines + [line for text in grid.notes for line in (text, "")]
 
@@ -269,7 +270,9 @@ def html(page: Page) -> str:
         ),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters |= {"marked": _marked, "embedded": _embedded, "claimed": _claimed}
+    templates.filters |= {
+        "marked": _marked, "written": _written, "embedded": _embedded, "claimed": _claimed, "anchor": anchor,
+    }  # fmt: skip
     return templates.get_template("page.html.j2").render(page=page)
 
 
@@ -279,8 +282,10 @@ def _embedded(picture: Picture) -> str:
 
 
 def _marked(text: str) -> Markup:
-    """Text whose ``**strong**`` and code in backticks are marked as such."""
-    marked = str(escape(text))
-    for pattern, tag in ((r"\*\*(.+?)\*\*", "strong"), (r"`(.+?)`", "code")):
-        marked = re.sub(pattern, rf"<{tag}>\1</{tag}>", marked)
-    return Markup(marked)
+    """A line of Markdown."""
+    return Markup(MarkdownIt("commonmark", {"html": False}).renderInline(text))
+
+
+def _written(text: str) -> Markup:
+    """Paragraphs, lists and so on in Markdown."""
+    return Markup(MarkdownIt("commonmark", {"html": False}).render(text))

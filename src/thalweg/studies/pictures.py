@@ -50,24 +50,30 @@ def _labels(names: list[str]) -> dict[str, str]:
 
 def _curves(tables: tuple[RankedTable, ...], path: Path) -> Picture:
     """Training loss and validation metric by epoch, a column a table."""
-    figure = drawing.figure(4.2 * len(tables), 6.4)
-    axes = figure.subplots(2, len(tables), squeeze=False)
+    across = min(3, len(tables))
+    down = math.ceil(len(tables) / across)
+    figure = drawing.figure(3.9 * across, 6.2 * down)
+    axes = figure.subplots(2 * down, across, squeeze=False)
+    for spare in range(len(tables), across * down):
+        for line in range(2):
+            axes[2 * (spare // across) + line][spare % across].set_axis_off()
     styles, labels = _styles(_names(tables)), _labels(_names(tables))
-    for column, table in enumerate(tables):
+    for k, table in enumerate(tables):
+        top, column = 2 * (k // across), k % across
         epochs = table.batch_size / max(1, table.train_examples)
         for row in table.rows:
             for line, curve in enumerate((row.train_loss, row.validation)):
                 if curve is not None:
-                    axes[line][column].plot(
+                    axes[top + line][column].plot(
                         [step * epochs for step in curve.steps], curve.mean, label=labels[row.optimizer],
-                        **styles[row.optimizer],
+                        markevery=0.2, **styles[row.optimizer],
                     )  # fmt: skip
-        axes[0][column].set(title=f"{table.task}, batch {table.batch_size}", yscale="log", ylabel="training loss")
+        axes[top][column].set(title=f"{table.task}, batch {table.batch_size}", yscale="log", ylabel="training loss")
         label = words.labelled(table.metric.name.replace("test ", "validation "), table.metric)
-        axes[1][column].set(xlabel="epochs", ylabel=label, yscale="log" if table.metric.log else "linear")
-        _zoom(axes[1][column], table)
+        axes[top + 1][column].set(xlabel="epochs", ylabel=label, yscale="log" if table.metric.log else "linear")
+        _zoom(axes[top + 1][column], table)
         for line in range(2):
-            axes[line][column].grid(alpha=0.3)
+            axes[top + line][column].grid(alpha=0.3)
     drawing.legend(figure, "outside lower center", columns=4)
     save(figure, path)
     return Picture(path, "Training loss and validation metric by epoch, mean over the fresh seeds: note which "
@@ -103,7 +109,7 @@ def _scaling(tables: list[RankedTable], path: Path) -> Picture:
             shift = 1.03 ** (i - len(names) / 2)
             x = [size * shift for size, _ in known]
             y, bars = [test.mean for _, test in known], np.transpose([test.reach for _, test in known])
-            axes.errorbar(x, y, yerr=bars, label=labels[name], marker="o", ms=4, capsize=2, **style)
+            axes.errorbar(x, y, yerr=bars, label=labels[name], capsize=2, **style)
     axes.set(xscale="log", xlabel="batch size", ylabel=words.labelled(metric.name, metric))
     axes.set_xticks([t.batch_size for t in tables], [f"{t.batch_size:,}" for t in tables], minor=False)
     axes.set_xticks([], minor=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table whose first column names the rows; ``notes`` say what makes it less than it seems; ``prose`` wraps."""
+    """A table whose first column names the rows.
+
+    ``lead`` stands above it; ``notes`` say what makes it less than it seems. The cells of ``prose`` are lines of
+    Markdown, and wrap.
+    """
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     prose: bool = False
+    lead: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,15 @@ class Section:
     grids: Sequence[Grid] = ()
     pictures: Sequence[Picture] = ()
     more: Sequence[str] = ()
+
+
+def anchor(title: str) -> str:
+    """A title as the fragment of a link to it, as GitHub makes it of a heading.
+
+    >>> anchor("A sine: Adam with and without E")
+    'a-sine-adam-with-and-without-e'
+    """
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def short_names(optimizers: Iterable[str]) -> dict[str, str]:

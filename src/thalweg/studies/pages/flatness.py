@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scipy.stats import spearmanr
 
 from thalweg.report import drawing, palette
-from thalweg.studies.pages.numbers import Ratio, bars, over, ratios
+from thalweg.report.decisions import Outcome
+from thalweg.studies.claims import marked
+from thalweg.studies.pages.numbers import Ratio, bars, over, pooled, ratios
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
 
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 METRICS = {"digits": "test accuracy, %", "fashion-mnist": "test accuracy, %", "pydoc-lm": "test loss, nats/byte"}
 NAMES = {"gd": "SGD", "momentum": "SGD, momentum .9", "adamw": "AdamW", "lamb": "LAMB"}
 MARKERS = {"digits": "o", "fashion-mnist": "s", "pydoc-lm": "^"}
+GROUPS = [
+    (with_momentum, sign, name, slower)
+    for with_momentum in (False, True)
+    for sign, name, slower in ((-1.0, "α < 0", True), (1.0, "α > 0", False))
+]
+"""Whether the base has momentum, α's sign and name, and whether the slides say that it is slower and flatter."""
 WHERE = {"tuned": "each at its own learning rate", "common": "at one learning rate for all of a base"}
 
 
@@ -30,6 +38,7 @@ class ComparedFlatness(NamedTuple):
 
     record: Record
     found: dict[str, list[Any]]
+    alone: dict[str, list[Any]]
     eta: float
     compared: dict[str, Ratio | None]
     """Ratios to the base alone, of steps, sharpness, normalised sharpness and squared gradient norm."""
@@ -49,6 +58,10 @@ def page(folder: Path) -> Section:
     """Every cell, how often the claim holds, and what theory says of it."""
     done = finished(folder)
     cells = {where: cells_of(done, where) for where in WHERE}
+    shown = [one for own in cells.values() for one in own if one.alpha != 0.0]
+    single = sum(pair is not None for one in shown for pair in one.compared.values())
+    means = 2 * len(GROUPS) * len(WHERE)
+    cells = {where: cells_of(done, where, max(1, 2 * single)) for where in WHERE}
     tasks = list(dict.fromkeys(one.settings["task"] for one in done))
     grids = [
         _grid(task, where, own)
@@ -59,14 +72,19 @@ def page(folder: Path) -> Section:
         text
         for where in WHERE
         if cells[where]
-        for text in (*_claims(cells[where], where), *_theory(cells[where], where))
+        for text in (*_claims(cells[where], where, 2 * means), *_theory(cells[where], where))
     ]
+    findings.insert(
+        0,
+        f"Intervals are corrected by Bonferroni: half of the 5 % over {means} means over cells, which the claims are "
+        f"about, the other over {single} ratios of single cells.",
+    )
     findings += _never_reached(done)
     pictures = [_picture(cells, folder / "flatness.svg")] if any(cells.values()) else []
     return Section(findings=findings, grids=grids, pictures=pictures)
 
 
-def cells_of(done: list[Record], where: str) -> list[ComparedFlatness]:
+def cells_of(done: list[Record], where: str, comparisons: int = 1) -> list[ComparedFlatness]:
     """The cells at the tuned or the common learning rate, each beside the one with α = 0 of its task and base."""
     alone = {_base(one): one.found[where] for one in done if one.settings["alpha"] == 0.0}
     cells = []
@@ -76,7 +94,8 @@ def cells_of(done: list[Record], where: str) -> list[ComparedFlatness]:
             continue
         names = ("steps", "sharpness", "normalised", "gradient")
         eta = one.found["lr"] or math.nan if where == "tuned" else one.settings["common"]
-        cells.append(ComparedFlatness(one, found, eta, {name: ratios(found[name], base[name]) for name in names}))
+        compared = {name: ratios(found[name], base[name], comparisons) for name in names}
+        cells.append(ComparedFlatness(one, found, base, eta, compared))
     return cells
 
 
@@ -106,60 +125,41 @@ def _grid(task: str, where: str, cells: list[ComparedFlatness]) -> Grid:
     )  # fmt: skip
 
 
-def _claims(cells: list[ComparedFlatness], where: str) -> list[str]:
+def _claims(cells: list[ComparedFlatness], where: str, comparisons: int) -> list[str]:
+    """Of each group the means over its cells, and what single cells decide."""
     said = []
-    for with_momentum, words in ((False, "without momentum"), (True, "with momentum")):
-        for sign, name, slower in ((-1.0, "α < 0", True), (1.0, "α > 0", False)):
-            own = [
-                one for one in cells
-                if one.alpha * sign > 0.0 and (one.record.settings["base"] != "gd") is with_momentum
-            ]  # fmt: skip
-            if not own:
-                continue
-            pace = Counted.of(own, "steps", below=not slower)
-            place = Counted.of(own, "sharpness", below=slower)
-            both = sum(one.decided("steps", below=not slower) and one.decided("sharpness", below=slower) for one in own)
-            never = sum(all(value is None for value in one.found["steps"]) for one in own)
-            said.append(
-                f"**{name} is {'slower' if slower else 'faster'}, bases {words}, {WHERE[where]}** — {pace.verdict}: "
-                f"{pace.agree} of {len(own)} cells are significantly {'slower' if slower else 'faster'} (each cell by "
-                "itself, uncorrected), "
-                f"{pace.against} {'faster' if slower else 'slower'}. **And {'flatter' if slower else 'sharper'}** — "
-                f"{place.verdict}: {place.agree} are {'flatter' if slower else 'sharper'}, {place.against} "
-                f"{'sharper' if slower else 'flatter'}. Both at once: {both}."
-                + (f" {never} did not reach the target." if never else "")
-            )
+    for with_momentum, sign, name, slower in GROUPS:
+        own = [
+            one for one in cells if one.alpha * sign > 0.0 and (one.record.settings["base"] != "gd") is with_momentum
+        ]
+        if not own:
+            continue
+        pace, place = ("slower", "flatter") if slower else ("faster", "sharper")
+        never = sum(all(value is None for value in one.found["steps"]) for one in own)
+        said.append(
+            f"**{name} is {pace}, bases {'with' if with_momentum else 'without'} momentum, {WHERE[where]}** — "
+            f"{_mean(own, 'steps', not slower, comparisons)}. **And {place}** — "
+            f"{_mean(own, 'sharpness', slower, comparisons)}. Of {len(own)} cells by themselves "
+            f"{_count(own, 'steps', ('faster', 'slower'))}; {_count(own, 'sharpness', ('flatter', 'sharper'))}."
+            + (f" {never} did not reach the target." if never else "")
+        )
     return said
 
 
-class Counted(NamedTuple):
-    """In how many cells a half of the claim is seen beyond the interval, and in how many its opposite."""
+def _mean(cells: list[ComparedFlatness], measure: str, below: bool, comparisons: int) -> str:
+    """Whether a half of the claim, that a ratio is below 1 or above, holds in the mean over cells."""
+    found, count = pooled([(one.found[measure], one.alone[measure]) for one in cells], comparisons)
+    if found is None:
+        return "not seen: no cell has it at every seed"
+    agrees, opposed = (found.below, found.above) if below else (found.above, found.below)
+    outcome = Outcome.BETTER if agrees else Outcome.WORSE if opposed else Outcome.UNDECIDED
+    what = {"steps": "steps", "sharpness": "λ_max"}[measure]
+    return f"{marked(outcome)}: {what} times {found}, mean over {count} cells"
 
-    agree: int
-    against: int
-    cells: int
 
-    @classmethod
-    def of(cls, cells: list[ComparedFlatness], measure: str, *, below: bool) -> Counted:
-        """Of a ratio that the claim has below, or above, 1."""
-        return cls(
-            sum(one.decided(measure, below) for one in cells),
-            sum(one.decided(measure, not below) for one in cells),
-            len(cells),
-        )
-
-    @property
-    def verdict(self) -> str:
-        """In words.
-
-        >>> Counted(8, 0, 10).verdict, Counted(3, 1, 10).verdict, Counted(1, 4, 10).verdict, Counted(0, 0, 10).verdict
-        ('holds', 'holds in part', 'mostly the opposite', 'not seen')
-        """
-        if self.agree > self.cells / 2 and self.against <= self.cells / 10:
-            return "holds"
-        if self.agree == self.against:
-            return "not seen" if self.agree == 0 else "seen both ways"
-        return "holds in part" if self.agree > self.against else "mostly the opposite"
+def _count(cells: list[ComparedFlatness], measure: str, words: tuple[str, str]) -> str:
+    below, above = (sum(one.decided(measure, side) for one in cells) for side in (True, False))
+    return f"{below} {'is' if below == 1 else 'are'} {words[0]} and {above} {words[1]}"
 
 
 def _theory(cells: list[ComparedFlatness], where: str) -> list[str]:

@@ -13,6 +13,7 @@ from thalweg.records.metric import Metric
 from thalweg.report.decisions import Outcome
 from thalweg.report.statistics import interval, paired
 
+LARGEST = 1e6  # of what is still drawn, and said
 PLAIN = Metric("value", "min")
 RATIO = Metric("ratio", "min", log=True, low=0.0)
 
@@ -31,7 +32,8 @@ class Ratio(NamedTuple):
     below: bool
 
     def __str__(self) -> str:
-        return f"{self.mean:.3g} ({self.low:.3g} to {self.high:.3g})"
+        known = self.high < LARGEST * self.low  # two seeds say next to nothing
+        return f"{self.mean:.3g} ({f'{self.low:.3g} to {self.high:.3g}' if known else 'of any size'})"
 
 
 def ratios(a: Sequence[float | None], b: Sequence[float | None], comparisons: int = 1) -> Ratio | None:
@@ -52,15 +54,37 @@ def ratios(a: Sequence[float | None], b: Sequence[float | None], comparisons: in
         return None
     found = replace(found, comparisons=comparisons)
     low, high = (found.difference, found.difference) if found.alike else (found.low, found.high)
+    mean, low, high = (math.exp(value) if value < 700.0 else math.inf for value in (found.difference, low, high))
     return Ratio(
-        math.exp(found.difference), math.exp(low), math.exp(high), found.seeds,
+        mean, low, high, found.seeds,
         above=found.verdict is Outcome.WORSE, below=found.verdict is Outcome.BETTER,
     )  # fmt: skip
 
 
+def pooled(
+    cells: Sequence[tuple[Sequence[float | None], Sequence[float | None]]], comparisons: int = 1
+) -> tuple[Ratio | None, int]:
+    """The geometric mean over cells of a over b, and of how many cells: those that have both at every seed.
+
+    Seeds are the same in all cells, which therefore rise and fall together: the mean over cells is taken at each seed,
+    and its interval over the seeds.
+
+    >>> found, cells = pooled([([2.0, 4.0], [1.0, 1.0]), ([8.0, 4.0], [1.0, 1.0]), ([None, 1.0], [1.0, 1.0])])
+    >>> found.mean, cells
+    (4.0, 2)
+    """
+    whole = [(a, b) for a, b in cells if len(a) == len(b) and None not in a and None not in b]
+    if not whole:
+        return None, 0
+    logs = [[math.log(x / y) for x, y in zip(a, b, strict=True) if x is not None and y is not None] for a, b in whole]
+    means = [math.exp(float(value)) for value in np.mean(logs, axis=0)]
+    return ratios(means, [1.0] * len(means), comparisons), len(whole)
+
+
 def bars(found: Sequence[Ratio]) -> tuple[list[float], list[float]]:
     """How far the intervals reach below and above their means, as matplotlib draws it."""
-    return [max(0.0, one.mean - one.low) for one in found], [max(0.0, one.high - one.mean) for one in found]
+    reach = [(one.mean - one.low, min(one.high, LARGEST) - one.mean) for one in found]
+    return [max(0.0, below) for below, _ in reach], [max(0.0, above) for _, above in reach]
 
 
 def over(values: Sequence[float | None], digits: int = 3) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thalweg.report import drawing, palette
+from thalweg.report.words import corrected
 from thalweg.studies.pages.numbers import over, ratios
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
@@ -45,15 +46,17 @@ def _grid(done: list[Record]) -> Grid:
 
 
 def _findings(done: list[Record]) -> list[str]:
-    said = []
     sizes = sorted({one.settings["batch"] for one in done})
     alone = {one.settings["batch"]: one for one in done if one.settings["alpha"] == 0.0}
     names = {"sharpness": "λ_max", "normalised": "λ_max with filters normalised", "trace": "the trace"}
+    beside = sum(one.settings["alpha"] != 0.0 for one in done)
+    comparisons = max(1, len(names) * (len(sizes) > 1) + (len(names) + 1) * beside)
+    said = [f"Ratios: {corrected(comparisons)}"]
     if len(sizes) > 1:
         low, high = alone[sizes[0]], alone[sizes[-1]]
         text = []
         for name, words in names.items():
-            between = ratios(high.found[name], low.found[name])
+            between = ratios(high.found[name], low.found[name], comparisons)
             text.append(f"{words} {'unknown' if between is None else between}")
         said.append(
             f"**Batch {sizes[-1]} against batch {sizes[0]}, Adam alone, at the same training loss**, the ratio over "
@@ -64,10 +67,10 @@ def _findings(done: list[Record]) -> list[str]:
         if one.settings["alpha"] == 0.0:
             continue
         base = alone[one.settings["batch"]]
-        text = [f"{words} {ratios(one.found[name], base.found[name])}" for name, words in names.items()]
+        text = [f"{words} {ratios(one.found[name], base.found[name], comparisons)}" for name, words in names.items()]
         said.append(
             f"**Batch {one.settings['batch']}, α, β1 = {one.setting} against "
-            f"Adam alone**: {'; '.join(text)}; steps {ratios(one.found['steps'], base.found['steps'])}."
+            f"Adam alone**: {'; '.join(text)}; steps {ratios(one.found['steps'], base.found['steps'], comparisons)}."
         )
     return said
 

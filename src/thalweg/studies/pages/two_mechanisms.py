@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import spearmanr
 
-from thalweg.report import drawing, palette
+from thalweg.report import drawing, palette, words
 from thalweg.report.statistics import interval
 from thalweg.studies.pages.numbers import PLAIN, Ratio, bars, over, ratios
 from thalweg.studies.pages.settings import Record, finished
@@ -31,17 +31,19 @@ Descent = list[Record]
 def page(folder: Path) -> Section:
     """Each descent in a table, and what orders its sharpness."""
     descents = descents_of(finished(folder))
+    comparisons = max(1, sum((len(own) - 1) * (len(own[0].settings["levels"]) + 1) for own in descents))
     drawn = drawing.figure(9.0, 4.2)
     left, right = drawn.subplots(1, 2)
-    draw_below(left, descents)
+    draw_below(left, descents, comparisons)
     draw_at(right, descents)
     picture = Picture(
         drawing.save(drawn, folder / "two-mechanisms.svg"),
         "Sharpness where the training loss first falls to a level, bars 95 %. Left: below the edge of stability, in "
         "per cent of that without E, over S. Right: at the edge, over the stability limit; on the line both are equal.",
     )
-    findings = [text for one in descents for text in _findings(one)]
-    return Section(findings=findings, grids=[_grid(one) for one in descents], pictures=[picture])
+    findings = [text for one in descents for text in _findings(one, comparisons)]
+    findings.insert(0, f"Ratios to training without E: {words.corrected(comparisons)}")
+    return Section(findings=findings, grids=[_grid(one, comparisons) for one in descents], pictures=[picture])
 
 
 def descents_of(done: Sequence[Record]) -> list[Descent]:
@@ -70,7 +72,7 @@ def _title(descent: Descent) -> str:
     return f"{NAMES[known['base']]}, η = {known['lr']:g}"
 
 
-def _grid(descent: Descent) -> Grid:
+def _grid(descent: Descent, comparisons: int) -> Grid:
     alone, known = descent[0], descent[0].settings
     levels = known["levels"]
     head = (
@@ -84,16 +86,16 @@ def _grid(descent: Descent) -> Grid:
         compared = [*pairs, (one.found["gradient"][0], alone.found["gradient"][0])]
         rows.append((
             one.setting, f"{one.strength:.3g}", f"{threshold(one):.1f}", *map(over, one.found["sharpness"]),
-            *("" if one is alone else _per_cent(ratios(mine, base)) for mine, base in compared),
+            *("" if one is alone else _per_cent(ratios(mine, base, comparisons)) for mine, base in compared),
             over(one.found["steps"][-1]),
         ))  # fmt: skip
     over_seeds = f"mean and half-width, or ratio with limits, of 95 %, {known['seeds']} seeds"
     return Grid(f"{known['task']}, {_title(descent)}: {over_seeds}", head, rows)
 
 
-def _to_alone(one: Record, descent: Descent) -> Ratio | None:
+def _to_alone(one: Record, descent: Descent, comparisons: int) -> Ratio | None:
     """Of the sharpness at the first level, to that without E."""
-    return ratios(one.found["sharpness"][0], descent[0].found["sharpness"][0])
+    return ratios(one.found["sharpness"][0], descent[0].found["sharpness"][0], comparisons)
 
 
 def _per_cent(ratio: Ratio | None) -> str:
@@ -104,14 +106,12 @@ def _per_cent(ratio: Ratio | None) -> str:
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def _findings(descent: Descent) -> list[str]:
-    found = [(one, ratio) for one in descent[1:] if (ratio := _to_alone(one, descent)) is not None]
+def _findings(descent: Descent, comparisons: int) -> list[str]:
+    found = [(one, ratio) for one in descent[1:] if (ratio := _to_alone(one, descent, comparisons)) is not None]
     if not found:
         return []
     flatter, sharper = sum(ratio.below for _, ratio in found), sum(ratio.above for _, ratio in found)
-    said = (
-        f"{flatter} of {len(found)} settings are significantly flatter than without E, {sharper} sharper (uncorrected)"
-    )
+    said = f"{flatter} of {len(found)} settings are flatter than without E, {sharper} sharper"
     if len(found) > 2:
         values = [ratio.mean for _, ratio in found]
         known = [[one.strength for one, _ in found], [one.limit for one, _ in found]]
@@ -121,10 +121,10 @@ def _findings(descent: Descent) -> list[str]:
     return [f"**{_title(descent)}, {where}**, at a loss of {descent[0].settings['levels'][0]:g}: {said}."]
 
 
-def draw_below(ax: Axes, descents: Sequence[Descent]) -> None:
+def draw_below(ax: Axes, descents: Sequence[Descent], comparisons: int = 1) -> None:
     """Below the edge: sharpness at the first level to that without E, in per cent, over S."""
     for descent in descents:
-        found = [(one, ratio) for one in descent if (ratio := _to_alone(one, descent)) is not None]
+        found = [(one, ratio) for one in descent if (ratio := _to_alone(one, descent, comparisons)) is not None]
         if found and not at_edge(descent):
             colour, marker = STYLES[descent[0].settings["base"]]
             compared = [ratio for _, ratio in found]

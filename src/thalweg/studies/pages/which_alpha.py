@@ -24,7 +24,7 @@ ACCURACY = Metric("test accuracy", "max", "%", low=0.0, high=100.0, resolution=1
 NAMES = {"gd": "SGD", "rmsprop": "RMSprop", "adagrad": "Adagrad", "spsa": "SPSA + SGD", "momentum": "SGD, momentum .9",
          "adam": "Adam", "adamw": "AdamW", "lamb": "LAMB"}  # fmt: skip
 COLOURS = map(palette.colour, ("sgd", *list(NAMES)[1:]))
-STYLES = dict(zip(NAMES, zip(COLOURS, (*drawing.MARKERS, "*"), strict=True), strict=True))
+STYLES = dict(zip(NAMES, zip(COLOURS, ("o", "^", "s", "D", "v", "P", "X", "*"), strict=True), strict=True))
 TICKS = (-30, -12, -6, -3, -1, 0, 1, 3, 6, 12, 30)
 
 
