@@ -296,6 +296,25 @@ def test_hyperball_around_adam_without_momentum_is_heavyballs():
     torch.testing.assert_close(model[0].weight, twin, rtol=1e-5, atol=1e-6)
 
 
+def test_nadamw_looks_ahead_with_all_of_its_momentum_from_the_first_step():
+    """By hand: the average at the next step, were its gradient the present one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4)).double()
+    optimizer = CONTENDERS["nadamw"].build(model, FULL)
+    b1, b2, lr = FULL["momentum"], FULL["beta2"], FULL["lr"]
+    w, m, v = model[0].weight.detach().clone(), 0.0, 0.0
+    for k in range(1, 6):
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        g = model[0].weight.grad.clone()
+        optimizer.step()
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        ahead = b1 * m / (1 - b1 ** (k + 1)) + (1 - b1) * g / (1 - b1**k)
+        w = w * (1 - lr * FULL["weight_decay"]) - lr * ahead / ((v / (1 - b2**k)).sqrt() + 1e-8)
+        # torch keeps the product of momenta in float32
+        torch.testing.assert_close(model[0].weight.detach(), w, rtol=1e-6, atol=1e-8)
+
+
 def test_nesterov_lamb_is_lamb_on_nesterovs_average():
     """Its h is (1 + β2) g - β2 b with b the gradient before: the average of h is m + β2 (m - m before)."""
     model = nn.Sequential(nn.Linear(3, 4))

@@ -92,7 +92,10 @@ def _adamw(model: nn.Module, s: Settings) -> Optimizer:
 
 
 def _nadamw(model: nn.Module, s: Settings) -> Optimizer:
-    return torch.optim.NAdam(groups(model, s), lr=s["lr"], betas=_betas(s), decoupled_weight_decay=True)
+    """With β1 as it is given: torch's own schedule of it begins at β1/2 and stays there for hundreds of steps."""
+    return torch.optim.NAdam(
+        groups(model, s), lr=s["lr"], betas=_betas(s), decoupled_weight_decay=True, momentum_decay=1e6
+    )
 
 
 def _peer(name: str, **options: Any) -> Build:
