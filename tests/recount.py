@@ -51,7 +51,7 @@ def recount(folder: Path) -> tuple[Page, list[tuple[str, int, str, str]]]:
         if title not in names:
             claims.head(page, lines, tested, family, printed)
             by_name = {names[title]: own for title, own in tested.items()}
-            preface.sentences(page, lines, archive, tables, by_name, printed)
+            preface.sentences(page, lines, archive, tables, by_name, family, printed)
             continue
         name = names[title]
         recipe = archive.recipe(name)

@@ -45,8 +45,8 @@ class Ratio(NamedTuple):
     below: bool
 
 
-def ratio(a: Sequence[float | None], b: Sequence[float | None], family: int) -> Ratio | None:
-    """By the paired t-test of logarithms, one of ``family``; who misses more values is never below, the better side."""
+def ratio(a: Sequence[float | None], b: Sequence[float | None], family: int = 1) -> Ratio | None:
+    """By the paired t-test of logarithms, one of so many; who misses more values is never below, the better side."""
     logs = [math.log(x / y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
     if len(logs) < 2:
         return None

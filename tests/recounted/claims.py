@@ -317,8 +317,7 @@ def head(page: Page, lines: range, claims: dict[str, list[Claim]], family: int, 
     if len(flat) != len(glance.rows):
         page.wrong(glance.title.line, f"{len(glance.rows)} claims", f"{len(flat)} claims")
     for row, (title, claim) in zip(glance.rows, flat, strict=False):
-        link = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        page.text(row[0], f"[{claim.says['says']}](#{link})")
+        page.text(row[0], f"[{claim.says['says']}](#{anchor(title)})")
         page.text(row[1], title)
         found = published.under_a_claim(claim.says, printed)
         shown = [found[0], found[-1]] if len(found) > 2 else found
@@ -344,6 +343,11 @@ def head(page: Page, lines: range, claims: dict[str, list[Claim]], family: int, 
         page.sentence(row[1], *pooled_sentence(one.difference, one.meet, family))
 
 
+def anchor(title: str) -> str:
+    """Where GitHub lets a link to a heading end."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def _short(one: Difference, family: int) -> Sentence:
     if one.out:
         return f"{{v}} {one.out}", [], [one.mark(family)]
@@ -366,13 +370,18 @@ def _lead(tests: Sequence[Difference], family: int) -> Sentence:
             text += f", {{}} {'are' if len(equal) > 1 else 'is'} equivalent within {margins}"
             numbers.append(len(equal))
     text += ", one for each claim and table."
-    shown = [detectable(one, family) for one in tests if one.metric["unit"] == "%" and one.error]
-    if shown:
+    if any(one.metric["unit"] == "%" and one.error for one in tests):
         text += " Half of those of accuracies could show only differences above {} points."
-        numbers.append(statistics.median(shown))
+        numbers.append(least_shown(tests, family))
     text += " With the means over tables, p-values and 95 % intervals of differences are corrected over {} comparisons"
     text += " (Bonferroni)."
     return text, [*numbers, family], []
+
+
+def least_shown(tests: Sequence[Difference], family: int) -> float:
+    """The median over tests of percentages of the least difference that each could show."""
+    found = [one for one in tests if one.metric["unit"] == "%" and one.error and one.verdict(1) != "not comparable"]
+    return statistics.median(detectable(one, family) for one in found)
 
 
 def detectable(one: Difference, family: int) -> float:

@@ -146,12 +146,12 @@ class Table:
         return self.contenders.get(name) or (more[0] if len(more) == 1 else None)
 
     def rank(self, short: str) -> tuple[bool, float, float, str]:
-        """Best first: who failed on the smaller share of seeds, then by the mean; who is not compared last."""
+        """Best first: who learnt something, who failed on the smaller share of seeds, then by the mean."""
         name = self.short[short]
         one = self.contenders[name]
         sign = -1.0 if one.metric["goal"] == "max" else 1.0
         failed = 1.0 - len(one.tests) / len(one.seeds)
-        return one.diverged or one.at_chance, failed, sign * spanned(one.tests, one.metric).mean, name
+        return one.at_chance, failed, sign * spanned(one.tests, one.metric).mean, name
 
     @property
     def short(self) -> dict[str, str]:
@@ -240,13 +240,12 @@ def results(page: Page, lines: range, found: Sequence[Table]) -> None:
 
 def _row(page: Page, cells: Sequence[Cell], one: Contender) -> None:
     test, loss, steps, seconds, reached, milliseconds, setting = cells
-    page.cell(test, *spanned(one.tests, one.metric))
+    page.cell(test, *spanned(one.tests, one.metric), template="{} ({} to {})")
     page.cell(loss, mean(one.losses), significant=(3,))
-    page.cell(steps, mean(one.spent))
-    page.cell(seconds, mean(one.spent) * (one.step_seconds or math.nan), significant=(3,))
-    page.cell(reached, one.reached, len(one.seeds))
-    for cell in (steps, seconds):
-        page.verdict(page.piece(cell, "≥ "), "≥ " if one.reached < len(one.seeds) else "")
+    bound = "≥ " if one.reached < len(one.seeds) else ""
+    page.cell(steps, mean(one.spent), template=f"{bound}{{}}")
+    page.cell(seconds, mean(one.spent) * (one.step_seconds or math.nan), template=f"{bound}{{}}", significant=(3,))
+    page.cell(reached, one.reached, len(one.seeds), template="{}/{}")
     page.cell(milliseconds, 1000.0 * (one.step_seconds or math.nan), significant=(3,))
     chosen = one.chosen
     assert chosen is not None

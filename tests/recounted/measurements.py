@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scipy import stats
 
 from recounted.arithmetic import Limit, Ratio, ratio, slope, stability, student, there
+from recounted.claims import MARKS, SAYS
 from recounted.printed import NUMERAL
 
 if TYPE_CHECKING:
@@ -59,7 +60,14 @@ def over(page: Page, cell: Cell, values: Sequence[float | None], digits: int = 3
     found = there(values)
     counts = [] if len(found) == len(values) else [len(found), len(values)]
     one = student(found)
-    page.cell(cell, one.mean, *([one.half] if len(found) > 1 else []), *counts, significant=(digits,))
+    template = ("{} ± {}" if len(found) > 1 else "{}") + (" ({} of {})" if counts else "")
+    values = [one.mean, *([one.half] if len(found) > 1 else []), *counts]
+    page.cell(cell, *values, template=template, significant=(digits,))
+
+
+def factor(one: Ratio) -> tuple[str, Sequence[float]]:
+    """A ratio with its limits, which say nothing where they are a factor of a million apart."""
+    return ("{} ({} to {})", one[:3]) if one.high < 1e6 * one.low else ("{} (of any size)", one[:1])
 
 
 def spread(page: Page, cell: Cell, values: Sequence[float]) -> None:
@@ -69,7 +77,7 @@ def spread(page: Page, cell: Cell, values: Sequence[float]) -> None:
         for value in numbers:
             page.number(cell, value, 3)
     else:
-        page.cell(cell, *numbers, significant=(3,))
+        page.cell(cell, *numbers, template="{} ({} to {})", significant=(3,))
 
 
 def memory(page: Page, lines: range, archive: Archive) -> None:
@@ -125,15 +133,21 @@ def valleys(page: Page, lines: range, archive: Archive) -> None:
                 if len(kinds) > 3:
                     page.cell(next(cells), size["factors"][best(mine[i])])
                 for kind in kinds:
-                    page.cell(next(cells), found[kind], found[f"{kind}_standard_error"], significant=(3, 1))
+                    page.cell(
+                        next(cells),
+                        found[kind],
+                        found[f"{kind}_standard_error"],
+                        template="{} ± {}",
+                        significant=(3, 1),
+                    )
+
+    family = 4 * sum(settings["alpha"] != 0.0 for settings, _ in done)
+    limit = float(stats.norm.isf(0.025 / family))
 
     def apart(a: Record, b: Record, kind: str) -> int:
         error = math.hypot(a[f"{kind}_standard_error"], b[f"{kind}_standard_error"])
         difference = a[kind] - b[kind]
-        return 0 if abs(difference) <= errors * error else 1 if difference > 0.0 else -1
-
-    family = 4 * sum(settings["alpha"] != 0.0 for settings, _ in done)
-    errors = float(stats.norm.isf(0.025 / family))
+        return 0 if abs(difference) <= limit * error else 1 if difference > 0.0 else -1
 
     wanted = []
     for how, pick in (("the learning rate at which the base alone walks", same), ("its own learning rate", own)):
@@ -147,10 +161,8 @@ def valleys(page: Page, lines: range, archive: Archive) -> None:
                 parts.append(f"{word} walks further in {{}} and less far in {{}} of {{}}, "
                              "ends flatter in {} and sharper in {}")  # fmt: skip
                 numbers += [walked.count(1), walked.count(-1), len(mine), ended.count(-1), ended.count(1)]
-            text = (
-                f"**{name}, at {how}**: {'; '.join(parts)} (beyond {{}} standard errors of the difference: 95 % over "
-            )
-            wanted.append((f"{text}{{}} of them).", [*numbers, errors, family], []))
+            beyond = "beyond {} standard errors of the difference: 95 % over {} of them"
+            wanted.append((f"**{name}, at {how}**: {'; '.join(parts)} ({beyond}).", [*numbers, limit, family], []))
     sentences(page, lines, wanted)
 
 
@@ -171,13 +183,13 @@ def sine_landscape(page: Page, lines: range, archive: Archive) -> None:
 
     def compared(a: Record, b: Record, kinds: Sequence[str]) -> list[float]:
         found = [ratio(a[kind], b[kind], family) for kind in kinds]
-        return [number for one in found if one is not None for number in one[:3]]
+        return [number for one in found if one is not None for number in factor(one)[1]]
 
     alone = {settings["batch"]: found for settings, found in done if settings["alpha"] == 0.0}
     low, high = min(alone), max(alone)
     family = len(names) + (len(names) + 1) * sum(settings["alpha"] != 0.0 for settings, _ in done)
     three = "; ".join(f"{name} {{}} ({{}} to {{}})" for name in names.values())
-    wanted = [
+    wanted: list[Wanted] = [
         ("Ratios: p-values and 95 % intervals of differences are corrected over {} comparisons (Bonferroni).",
          [family], []),
         (f"**Batch {high} against batch {low}, Adam alone, at the same training loss**, the ratio over seeds with its "
@@ -226,7 +238,7 @@ def convergence(page: Page, lines: range, archive: Archive) -> None:
         over(page, row[3], slopes(found, reported))
         shares = [found["condition"]["as written"][kind] for kind in ("increased", "late", "always")]
         for cell, share in zip(row[4:], [*shares, found["condition"]["corrected"]["increased"]], strict=True):
-            page.cell(cell, 100.0 * share)
+            page.cell(cell, 100.0 * share, template="{} %")
     page.sentence(
         second.title, "Not convex, T = {}: slope of the running mean of ‖∇f‖² over its last decade, mean and "
         "half-width of the 95 % interval over seeds; the theorem says -1, also the least possible: a running mean "
@@ -239,7 +251,7 @@ def convergence(page: Page, lines: range, archive: Archive) -> None:
         ] = one
     for i, row in rows(page, second, [name(pair[True][0]) for pair in pairs.values()]):
         pair = list(pairs.values())[i]
-        page.cell(row[1], pair[True][0]["eta"])
+        page.cell(row[1], pair[True][0]["eta"], template="{}/√k" if pair[True][0]["decays"] else "{}")
         page.cell(row[2], pair[True][0]["ridge"])
         for full, cells in ((True, row[3:6]), (False, row[6:9])):
             found = pair[full][1]
@@ -345,28 +357,37 @@ def edge(page: Page, lines: range, archive: Archive) -> None:
     sentences(page, lines, wanted)
 
 
+class Cells(NamedTuple):
+    """A setting of E beside its base alone."""
+
+    settings: Record
+    found: Record
+    eta: float
+    compared: dict[str, Ratio | None]
+    alone: Record
+
+
 def flatness(page: Page, lines: range, archive: Archive) -> None:
     done = archive.measured("flatness")
     names = {"gd": "SGD", "momentum": "SGD, momentum .9", "adamw": "AdamW", "lamb": "LAMB"}
     kinds = ("steps", "sharpness", "normalised", "gradient")
     where = {"tuned": "each at its own learning rate", "common": "at one learning rate for all of a base"}
-    cells: dict[str, list[tuple[Record, Record, float, dict[str, Any], Record]]] = {}
+    alone = {(at, s["task"], s["base"]): found[at] for at in where for s, found in done if s["alpha"] == 0.0}
 
-    def compared(family: int) -> None:
-        for at in where:
-            alone = {(s["task"], s["base"]): found[at] for s, found in done if s["alpha"] == 0.0}
-            cells[at] = [
-                (s, found[at], found["lr"] if at == "tuned" else s["common"],
-                 {kind: ratio(found[at][kind], alone[s["task"], s["base"]][kind], family) for kind in kinds},
-                 alone[s["task"], s["base"]])
-                for s, found in done if found[at] is not None and alone[s["task"], s["base"]] is not None
-            ]  # fmt: skip
+    def cells_of(at: str, family: int) -> list[Cells]:
+        found = []
+        for settings, own in done:
+            base = alone[at, settings["task"], settings["base"]]
+            if own[at] is not None and base is not None:
+                compared = {kind: ratio(own[at][kind], base[kind], family) for kind in kinds}
+                eta = own["lr"] if at == "tuned" else settings["common"]
+                found.append(Cells(settings, own[at], eta, compared, base))
+        return found
 
-    compared(1)
-    single = sum(
-        pair is not None for own in cells.values() for one in own if one[0]["alpha"] for pair in one[3].values()
-    )
-    compared(2 * single)  # half of the level
+    single = sum(one is not None for at in where for cell in cells_of(at, 1) if cell.settings["alpha"] != 0.0
+                 for one in cell.compared.values())  # fmt: skip
+    cells = {at: cells_of(at, 2 * single) for at in where}
+    means = 2 * 4 * len(where)
     tables = iter(page.tables(lines))
     for task in dict.fromkeys(settings["task"] for settings, _ in done):
         for at, words in where.items():
@@ -375,7 +396,6 @@ def flatness(page: Page, lines: range, archive: Archive) -> None:
                 _flat_table(page, next(tables), mine, words, names)
     if more := [table.title.text for table in tables]:
         page.wrong(lines.start, "; ".join(more), "no more tables")
-    means = 2 * 4 * len(where)
     wanted: list[Wanted] = [(
         "Intervals are corrected by Bonferroni: half of the 5 % over {} means over cells, which the claims are about, "
         "the other over {} ratios of single cells.", [means, single], [],
@@ -389,13 +409,13 @@ def flatness(page: Page, lines: range, archive: Archive) -> None:
     sentences(page, lines, wanted)
 
 
-def _flat_table(page: Page, table: Table, mine: list[Any], words: str, names: dict[str, str]) -> None:
+def _flat_table(page: Page, table: Table, mine: list[Cells], words: str, names: dict[str, str]) -> None:
     known = mine[0][0]
     page.sentence(
         table.title, f"{known['task']}, to a training loss of {{}}, {words}: mean and half-width, or ratio with "
         "limits, of 95 % over {} seeds", [known["target"], known["seeds"]],
     )  # fmt: skip
-    for i, row in rows(page, table, [f"{names[one[0]['base']]}; {setting(one[0])}" for one in mine]):
+    for i, row in rows(page, table, [f"{names[one.settings['base']]}; {setting(one.settings)}" for one in mine]):
         settings, found, eta, compared, _ = mine[i]
         page.cell(row[1], limit(settings).penalty, significant=(3,))
         page.cell(row[2], limit(settings).value, significant=(3,))
@@ -404,67 +424,76 @@ def _flat_table(page: Page, table: Table, mine: list[Any], words: str, names: di
             over(page, cell, found[kind])
         for cell, kind in ((row[5], "steps"), (row[7], "sharpness"), (row[8], "normalised"), (row[9], "gradient")):
             one = None if settings["alpha"] == 0.0 else compared[kind]
-            text, numbers = _limits(one) if one else ("", [])
-            page.sentence(cell, text, numbers, significant=(3,))
+            template, numbers = factor(one) if one else ("", [])
+            page.cell(cell, *numbers, template=template, significant=(3,))
 
 
-def _limits(one: Ratio) -> tuple[str, list[float]]:
-    """A ratio with its interval, unless that says next to nothing."""
-    wide = one.high >= 1e6 * one.low
-    return ("{} (of any size)", [one.mean]) if wide else ("{} ({} to {})", list(one[:3]))
-
-
-def _flat_claims(cells: list[Any], words: str, family: int) -> list[Wanted]:
-    said = []
+def _flat_claims(cells: list[Cells], words: str, family: int) -> list[Wanted]:
+    said: list[Wanted] = []
     for momentum, bases in ((False, "without momentum"), (True, "with momentum")):
-        for sign, slower in ((-1.0, True), (1.0, False)):
-            own = [one for one in cells if one[0]["alpha"] * sign > 0.0 and (one[0]["base"] != "gd") is momentum]
+        for sign, pace, place in ((-1.0, "slower", "flatter"), (1.0, "faster", "sharper")):
+            own = [
+                one
+                for one in cells
+                if one.settings["alpha"] * sign > 0.0 and (one.settings["base"] != "gd") is momentum
+            ]
             text, numbers, verdicts = "", [], []
-            for kind, below, what in (("steps", not slower, "steps"), ("sharpness", slower, "λ_max")):
-                whole = [(one[1][kind], one[4][kind]) for one in own if None not in (*one[1][kind], *one[4][kind])]
-                logs = [[math.log(x / y) for x, y in zip(*pair, strict=True)] for pair in whole]
-                at_seeds = [math.exp(mean(values)) for values in zip(*logs, strict=True)]
-                found = ratio(at_seeds, [1.0] * len(at_seeds), family)
+            for kind, what, claimed in (("steps", "steps", "above" if sign < 0.0 else "below"),
+                                        ("sharpness", "λ_max", "below" if sign < 0.0 else "above")):  # fmt: skip
+                whole = [
+                    (one.found[kind], one.alone[kind])
+                    for one in own
+                    if None not in [*one.found[kind], *one.alone[kind]]
+                ]
+                logs = [[math.log(x / y) for x, y in zip(a, b, strict=True)] for a, b in whole]
+                found = ratio([math.exp(mean(each)) for each in zip(*logs, strict=True)], [1.0] * len(logs[0]), family)
                 assert found is not None
-                agrees, opposed = (found.below, found.above) if below else (found.above, found.below)
-                limits, values = _limits(found)
-                text += f"{{v}}: {what} times {limits}, mean over {{}} cells. "
-                text += f"**And {'flatter' if slower else 'sharper'}** — " if kind == "steps" else ""
-                numbers += [*values, len(whole)]
-                verdicts.append("✓ holds" if agrees else "✗ does not hold" if opposed else "? undecided")
-            counts = [
-                sum(one[3][kind] is not None and getattr(one[3][kind], side) for one in own)
-                for kind in ("steps", "sharpness") for side in ("below", "above")
-            ]  # fmt: skip
-            fast, flat = ("is" if counts[k] == 1 else "are" for k in (0, 2))
-            never = sum(not there(one[1]["steps"]) for one in own)
-            claim = "α < 0 is slower" if slower else "α > 0 is faster"
+                opposite = "below" if claimed == "above" else "above"
+                verdict = "better" if getattr(found, claimed) else "worse" if getattr(found, opposite) else "undecided"
+                verdicts.append(f"{MARKS[verdict]} {SAYS.get(verdict, verdict)}")
+                template, three = factor(found)
+                numbers += [*three, len(whole)]
+                text += f" **And {place}** — " if kind == "sharpness" else ""
+                text += f"{{v}}: {what} times {template}, mean over {{}} cells."
+            numbers.append(len(own))
+            counts = []
+            for kind, both in (("steps", ("faster", "slower")), ("sharpness", ("flatter", "sharper"))):
+                below, above = (
+                    sum(one.compared[kind] is not None and getattr(one.compared[kind], side) for one in own)
+                    for side in ("below", "above")
+                )
+                counts.append(f"{{}} {'is' if below == 1 else 'are'} {both[0]} and {{}} {both[1]}")
+                numbers += [below, above]
+            never = sum(not there(one.found["steps"]) for one in own)
             said.append((
-                f"**{claim}, bases {bases}, {words}** — {text}"
-                f"Of {{}} cells by themselves {{}} {fast} faster and {{}} slower; {{}} {flat} flatter and {{}} sharper."
-                + (" {} did not reach the target." if never else ""),
-                [*numbers, len(own), *counts, *([never] if never else [])], verdicts,
+                f"**α {'<' if sign < 0.0 else '>'} 0 is {pace}, bases {bases}, {words}** — {text} Of {{}} cells by "
+                f"themselves {'; '.join(counts)}." + (" {} did not reach the target." if never else ""),
+                [*numbers, *([never] if never else [])], verdicts,
             ))  # fmt: skip
     return said
 
 
-def _flat_ranks(cells: list[Any], words: str, names: dict[str, str]) -> list[Wanted]:
+def _flat_ranks(cells: list[Cells], words: str, names: dict[str, str]) -> list[Wanted]:
     said = []
     predictors: list[tuple[str, Callable[[Any], float]]] = [
-        ("−S", lambda one: -limit(one[0]).penalty),
-        ("limit / η", lambda one: limit(one[0]).value / one[2]),
-        ("the test metric", lambda one: mean(there(one[1]["test"]))),
+        ("−S", lambda one: -limit(one.settings).penalty),
+        ("limit / η", lambda one: limit(one.settings).value / one.eta),
+        ("the test metric", lambda one: mean(there(one.found["test"]))),
     ]
     for what, predict in predictors:
         texts, numbers = [], []
-        for key in dict.fromkeys((one[0]["task"], one[0]["base"]) for one in cells):
-            own = [one for one in cells if (one[0]["task"], one[0]["base"]) == key and there(one[1]["sharpness"])]
+        for key in dict.fromkeys((one.settings["task"], one.settings["base"]) for one in cells):
+            own = [
+                one
+                for one in cells
+                if (one.settings["task"], one.settings["base"]) == key and there(one.found["sharpness"])
+            ]
             if len(own) >= 4:
                 texts.append(f"{key[0]} {names[key[1]]} {{}}")
-                measured = [mean(there(one[1]["sharpness"])) for one in own]
+                measured = [mean(there(one.found["sharpness"])) for one in own]
                 numbers.append(float(stats.spearmanr([predict(one) for one in own], measured).statistic))
         said.append((f"Rank correlation of λ_max with {what}, {words}: {', '.join(texts)}.", numbers, []))
-    shares = [value for one in cells for value in there(one[1]["share"])]
+    shares = [value for one in cells for value in there(one.found["share"])]
     said.append((
         f"Where the target is reached, {words}, ηλ is above .7 of its limit in {{}} of {{}} runs: these are at the "
         "edge of stability, the others below it.", [sum(value > 0.7 for value in shares), len(shares)], [],

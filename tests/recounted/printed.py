@@ -80,9 +80,9 @@ class Page:
         if cell.text != wanted:
             self.wrong(cell.line, cell.text, wanted)
 
-    def cell(self, cell: Cell, *values: float, significant: tuple[int, ...] = (0,)) -> None:
-        """All numerals of a cell, in order, of so many significant digits in turn."""
-        self.sentence(cell, re.sub(NUMERAL, "{}", cell.text), values, significant=significant)
+    def cell(self, cell: Cell, *values: float, template: str = "{}", significant: tuple[int, ...] = (0,)) -> None:
+        """A cell with so many significant digits in turn; empty where there is no value."""
+        self.sentence(cell, template if values else "", values, significant=significant)
 
     def sentence(
         self, cell: Cell, template: str, numbers: Sequence[float], verdicts: Sequence[str] = (),
@@ -121,10 +121,6 @@ class Page:
         """A sentence that stands somewhere or does not: "" for none."""
         if said or wanted:
             self.verdict(Cell(line, 0, said), wanted)
-
-    def piece(self, cell: Cell, words: str) -> Cell:
-        """What a cell begins with, of these words: all of them or nothing."""
-        return Cell(cell.line, cell.start, words if cell.text.startswith(words) else "")
 
     def bullets(self, lines: Iterable[int]) -> list[Cell]:
         return [Cell(i, 2, self[i][2:]) for i in lines if self[i].startswith("- ")]
