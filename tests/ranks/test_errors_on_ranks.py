@@ -151,14 +151,14 @@ def other_layers(names, params, options):
     options["norm_dims"] = (0,)
 
 
-DIFFERENT = {  # and the first parameter that differs
-    another_order: "square",
-    one_less: "square",
-    one_frozen: "square",
-    another_verdict: "weight",
-    no_clipping: "weight",
-    no_trust_ratio: "weight",
-    other_layers: "weight",
+DIFFERENT = {  # and the first parameter that differs, with what is said of the rank that differs
+    another_order: ("square", "trained"),
+    one_less: ("square", "trained"),
+    one_frozen: ("square", "frozen"),
+    another_verdict: ("weight", "nonfinite=raise"),
+    no_clipping: ("weight", "max_grad_norm=None"),
+    no_trust_ratio: ("weight", "trust_ratio=False"),
+    other_layers: ("weight", "norm_dims=(0,)"),
 }
 
 
@@ -175,8 +175,9 @@ def differ(rank, layout_name, name, how, named, wrong):
     before = snapshot(optimizer, params)
     with pytest.raises(ValueError, match=r"^params must be the same on all ranks") as raised:
         optimizer.step()
-    first = DIFFERENT[how]
+    first, said = DIFFERENT[how]
     assert (repr(first) if named else str(tuple(params[first].shape))) in str(raised.value)
+    assert said in str(raised.value)
     assert_unchanged(optimizer, params, before)
     return str(raised.value)
 
@@ -189,7 +190,7 @@ def differ(rank, layout_name, name, how, named, wrong):
             for case in itertools.product(
                 ("FSDP2", "HSDP", "FSDP2 x TP"), ("ALTO", "EAdamW"), DIFFERENT, (False, True), (0, 3)
             )
-            if case[1] == "ALTO" or DIFFERENT[case[2]] == "square" or case[2] is another_verdict
+            if case[1] == "ALTO" or DIFFERENT[case[2]][0] == "square" or case[2] is another_verdict
         ),
         key=str,
     ),

@@ -367,7 +367,7 @@ class E(Optimizer):
         if self.nonfinite == "propagate" and not flat_shards.looks_beyond_entries(self.base):
             return None
         groups = self.param_groups
-        ranks = ranks_of(self, groups, [None] * len(groups), lambda _: self.nonfinite)
+        ranks = ranks_of(self, groups, [None] * len(groups), lambda _: {"nonfinite": self.nonfinite})
         return ranks if ranks is not None and (ranks.schedule.meshes or self.nonfinite != "propagate") else None
 
     def _nothing_bad(self) -> Tensor | None:

@@ -111,7 +111,8 @@ class Lamb(Optimizer):
         capturable: keep ``step`` on the parameter's device and never read it back, for CUDA graphs.
         process_group: ranks whose optimizers hold different parameters, as under torch's ZeroRedundancyOptimizer and in
             pipelines: ``max_grad_norm`` and ``nonfinite`` are then decided for all of them together. Some may have
-            none. Sharded parameters (DTensors) bring their ranks with them. Neither saved nor pickled.
+            none, and are given ``[{"params": []}]``. Sharded parameters (DTensors) bring their ranks with them. Neither
+            saved nor pickled.
 
     Attributes:
         skipped_steps: how many steps ``nonfinite="skip"`` has left out, a 0-d integer tensor where they are counted,
@@ -425,6 +426,8 @@ def _dims(group: dict[str, Any]) -> tuple[int, ...] | None:
     return dims if isinstance(dims, tuple) and all(type(d) is int for d in dims) else None
 
 
-def _told(group: dict[str, Any]) -> tuple[Any, ...]:
+def _told(group: dict[str, Any]) -> dict[str, object]:
     """What of a group decides what ranks tell each other."""
-    return group["trust_ratio"], group["max_grad_norm"] is not None, group["nonfinite"]
+    clips = "None" if group["max_grad_norm"] is None else "a number"
+    named = {name: group[name] for name in ("trust_ratio", "nonfinite")}
+    return {**named, "max_grad_norm": clips, "norm_dims": _dims(group)}

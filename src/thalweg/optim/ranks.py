@@ -261,7 +261,7 @@ def ranks_of(
     optimizer: Any,
     groups: Sequence[dict[str, Any]],
     norm_dims: Sequence[tuple[int, ...] | None],
-    told: Callable[[dict[str, Any]], object],
+    told: Callable[[dict[str, Any]], Mapping[str, object]],
 ) -> Ranks | None:
     """Those that a step of ``groups`` has to ask; None if nothing is sharded and there is no process group.
 
@@ -271,7 +271,7 @@ def ranks_of(
         optimizer: the optimizer, which keeps what has been found out.
         groups: its groups.
         norm_dims: of each, the axes over which norms are taken.
-        told: of a group, whatever else decides what ranks tell each other.
+        told: of a group, the options that decide what ranks tell each other.
 
     Raises:
         ValueError: the lists of two ranks differ.
@@ -293,7 +293,7 @@ def _compare(
     optimizer: Any,
     schedule: Schedule,
     groups: Sequence[dict[str, Any]],
-    told: Callable[[dict[str, Any]], object],
+    told: Callable[[dict[str, Any]], Mapping[str, object]],
     group: ProcessGroup | None,
 ) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -304,10 +304,10 @@ def _compare(
     if group is None and not any(schedule.lists) and torch.distributed.get_world_size() > 1:
         say_empty(order)
     described: dict[Any, list[str]] = {mesh: [] for mesh in schedule.meshes}
-    for one, dims in zip(groups, schedule.norm_dims, strict=True):
+    for one in groups:
         for p, name in zip(one["params"], _names(one), strict=True):
             if is_sharded(p):
-                described[p.device_mesh].append(describe(p, name, (dims, told(one))))
+                described[p.device_mesh].append(describe(p, name, told(one)))
     for mesh, lines in described.items():
         if all(has_numbers(p) for p in schedule.meshes[mesh].params[:1]):
             compare(lines, mesh, order)

@@ -13,7 +13,7 @@ from thalweg.sharding import is_sharded, local
 from thalweg.sharding.collectives import every_dim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
@@ -109,11 +109,12 @@ def _cutting(
     )
 
 
-def describe(p: Any, name: str | None, options: object) -> str:
+def describe(p: Any, name: str | None, options: Mapping[str, object]) -> str:
     """A parameter as all ranks of its mesh should know it."""
     of = f"{name!r} " if name else ""
     what = f"{of}of shape {tuple(p.shape)}, {p.dtype}, {p.placements}"
-    return f"{what}, {'trained' if p.requires_grad else 'frozen'}, with {options}"
+    named = ", ".join(f"{option}={value}" for option, value in options.items())
+    return f"{what}, {'trained' if p.requires_grad else 'frozen'}, with {named}"
 
 
 def local_shape(p: Any) -> tuple[int, ...]:
