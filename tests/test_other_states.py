@@ -14,7 +14,7 @@ from support import assert_near, clone_params, make_grads, random_tensors, take_
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import LambdaLR
 
-from thalweg import ALTO, Lamb, lamb_schedule, lamb_state
+from thalweg import ALTO, Lamb, lamb_defaults, lamb_schedule, lamb_state
 
 BEFORE, AFTER, LR, DECAY = 3, 10, 0.02, 0.1
 SHAPES = ((5, 3), (4, 4), (3,))  # two matrices that decay, one of them square, and a vector that does not
@@ -663,6 +663,54 @@ REFUSED = {
         {},
         "the checkpoint of tinygrad has nothing named m.0: .*",
     ),
+    "moments without a step": (
+        "timm",
+        lambda old: {"state": each(old), "param_groups": group(**TIMM)},
+        {},
+        "the checkpoint of timm has moments and no 'step': it must be whole, .*",
+    ),
+    "a learning rate that is none": (
+        "timm",
+        in_group(**TIMM, lr=None),
+        {},
+        r"lr in the checkpoint of timm must be a number in \[0, inf\), got None",
+    ),
+    "a moment that is none": (
+        "timm",
+        changed(in_group(**TIMM), put("state", 0, "exp_avg", value=None)),
+        {},
+        "a checkpoint must have numbers, arrays and tensors, got None",
+    ),
+    "states in a list": (
+        "timm",
+        lambda old: {"state": [], "param_groups": group(**TIMM)},
+        {},
+        "the checkpoint of timm has no dictionary 'state' or no list 'param_groups' with 'params': .*",
+    ),
+    "timm's as another's": (
+        "torch_optimizer",
+        in_group(**TIMM),
+        {},
+        r"the checkpoint of torch_optimizer has the options of timm's LAMB: lamb_state\(\"timm\", \.\.\.\) reads it",
+    ),
+    "AdamW's": (
+        "pytorch_lamb",
+        in_state(amsgrad=False),
+        {},
+        "the checkpoint of pytorch_lamb has the options of an ALTO, a Lamb or an Adam: give that to load_state_dict .*",
+    ),
+    "ours": (
+        "apex",
+        in_state(**APEX, trust_eps=1e-6),
+        {},
+        "the checkpoint of apex has the options of an ALTO, a Lamb or an Adam: give that to load_state_dict .*",
+    ),
+    "DeepSpeed's clipping": (
+        "deepspeed",
+        in_state(**{**DEEPSPEED, "max_grad_norm": None}),
+        {},
+        r"max_grad_norm must be a number in \[0, inf\), got None",
+    ),
     "a model's weights": ("tf-models", lambda old: [1, 2], {}, "the checkpoint of tf-models must be a list of .*: .*"),
 }
 
@@ -673,6 +721,23 @@ def test_what_cannot_be_taken_over_is_said(name):
     optimizer, _ = ours(Lamb, random_tensors(SHAPES, torch.float64, 0))
     with pytest.raises(ValueError, match=f"^{text}$"):
         lamb_state(library, form(Old()), optimizer, **told)
+
+
+@pytest.mark.parametrize(("library", "steps"), [("deepspeed", 60_000), ("pytorch_optimizer", 500)])
+def test_the_schedule_goes_on_where_its_factor_has_become_1(library, steps):
+    old, told = Old(undecayed=True), {"weight_decay": 0.0}
+    checkpoint = {"state": each(old, step=steps), "param_groups": group()}
+    optimizer, _ = ours(Lamb, old.thetas)
+    optimizer.load_state_dict(lamb_state(library, checkpoint, optimizer, **told))
+    schedule = LambdaLR(optimizer, lamb_schedule(library), last_epoch=steps - 1)
+    assert schedule.get_last_lr() == [LR, LR]
+
+
+@pytest.mark.parametrize("library", [None, ["timm"]])
+@pytest.mark.parametrize("take", [lambda x: lamb_state(x, {}, Lamb([torch.ones(3)])), lamb_defaults, lamb_schedule])
+def test_a_library_is_told_by_its_name(library, take):
+    with pytest.raises(ValueError, match=rf"^library must be one of apex, .*, got {re.escape(repr(library))}$"):
+        take(library)
 
 
 def test_it_is_for_alto_and_lamb():

@@ -132,7 +132,7 @@ REFUSED = [
     ("keras", {"use_ema": True}, "use_ema=True .*: averaging"),
     ("optax", {"eps_root": 1e-8}, "eps_root=1e-08 .*: it is added within the root"),
     ("tim", {}, "^library must be one of apex, .*, torch_optimizer, got 'tim'; did you mean 'timm'?"),
-    (None, {}, "^library must be one of apex, .*, got 'None'"),
+    (None, {}, "^library must be one of apex, .*, got None$"),
     ("timm", {"weigth_decay": 0.1}, "^an option of timm's LAMB must be one of .*; did you mean 'weight_decay'?"),
     ("timm", {"lr": 0.1}, "^an option of timm's LAMB must be one of bias_correction, betas, .*, got 'lr'"),
     ("timm", {"always_adapt": "yes"}, "^always_adapt must be True or False, got 'yes'"),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypedDict
 
-from thalweg.arguments import check_bool, check_nonnegative, reject_name
+from thalweg.arguments import check_bool, check_nonnegative, reject, reject_name
 from thalweg.optim.hyperparameters import check_betas
 
 Betas: TypeAlias = tuple[float, float]
@@ -101,8 +101,11 @@ class _Row(NamedTuple):
 def _row(library: str, options: dict[str, Any]) -> _Row:
     if isinstance(library, str) and library in _OTHERWISE:
         raise ValueError(f"{library}'s LAMB has no counterpart in Lamb: {_OTHERWISE[library]}")
-    if not isinstance(library, str) or library not in _ROWS:
-        reject_name("library", str(library), f"one of {', '.join(_ROWS)}", _ROWS)
+    allowed = f"one of {', '.join(_ROWS)}"
+    if not isinstance(library, str):
+        reject("library", library, allowed)
+    if library not in _ROWS:
+        reject_name("library", library, allowed, _ROWS)
     row = _ROWS[library]
     known = inspect.signature(row).parameters
     for name, value in options.items():
@@ -148,10 +151,11 @@ def _lamb(
         decoupled_decay=decoupled_decay,
         max_grad_norm=max_grad_norm,
     )
-    return _Row(arguments, factor or _one)
+    return _Row(arguments, factor or unscaled)
 
 
-def _one(steps: Any) -> float:
+def unscaled(steps: Any) -> float:
+    """The schedule of a library that leaves lr as it is."""
     return 1.0
 
 
@@ -332,6 +336,7 @@ def _deepspeed(
 ) -> _Row:
     if eps_inside_sqrt:
         _refuse("deepspeed", "eps_inside_sqrt", eps_inside_sqrt, "eps is added within the root")
+    check_nonnegative("max_grad_norm", max_grad_norm)
     if max_grad_norm > 0.0:
         _refuse("deepspeed", "max_grad_norm", max_grad_norm, "it clips each parameter by a norm that its caller gives")
     factor = partial(_corrected, betas) if bias_correction else None

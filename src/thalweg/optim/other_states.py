@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from thalweg.arguments import reject, reject_name
+from thalweg.arguments import check_nonnegative, reject, reject_name
 from thalweg.kernels import compute_dtype
 from thalweg.optim.lamb import Lamb
-from thalweg.optim.other_lambs import lamb_defaults, lamb_schedule, option_names
+from thalweg.optim.other_lambs import lamb_defaults, lamb_schedule, option_names, unscaled
 from thalweg.optim.saved_lambs import READERS, Part, Saved, Slot, as_tensor, refuse
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def lamb_state(library: str, checkpoint: Any, optimizer: Lamb, **options: Any) -
     """
     if not isinstance(optimizer, Lamb):
         reject("optimizer", type(optimizer).__name__, "an ALTO or a Lamb")
+    allowed = f"one of {', '.join(sorted(READERS))}"
+    if not isinstance(library, str):
+        reject("library", library, allowed)
     if library not in READERS:
-        allowed = f"one of {', '.join(sorted(READERS))}"
-        reject_name("library", library, allowed, READERS) if isinstance(library, str) else reject(
-            "library", library, allowed
-        )
+        reject_name("library", library, allowed, READERS)
     told = dict(options)
     saved = READERS[library](library, checkpoint, told)
     new = optimizer.state_dict()
@@ -111,11 +111,13 @@ def _options(library: str, part: Part, told: dict[str, Any], own: Mapping[str, A
     new: dict[str, Any] = dict(_adamw(options) if library == "bitsandbytes" else lamb_defaults(library, **options))
     new |= {name: value for name, value in part.options.items() if name in _OF_SCHEDULERS}
     if "lr" in part.options:
-        new["lr"] = float(part.options["lr"])
-    factor = 1.0 if library == "bitsandbytes" else lamb_schedule(library, **options)(steps)
-    if factor != 1.0:
+        rate = part.options["lr"]
+        rate = rate.item() if isinstance(rate, torch.Tensor) and rate.numel() == 1 else rate
+        check_nonnegative(f"lr in the checkpoint of {library}", rate)
+        new["lr"] = float(rate)
+    if library != "bitsandbytes" and (factor := lamb_schedule(library, **options)) is not unscaled:
         rate = new.get("lr", own["lr"])
-        new = {"initial_lr": rate, **new, "lr": rate * factor}
+        new = {"initial_lr": rate, **new, "lr": rate * factor(steps)}
     return new
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from thalweg.arguments import as_integer, reject
+from thalweg.optim.foreign_states import library_of
 from thalweg.optim.hyperparameters import check_count
 from thalweg.optim.other_lambs import lamb_defaults, option_names
 
@@ -80,7 +81,10 @@ def as_tensor(value: Any) -> Tensor:
     for to_numpy in ("numpy", "asnumpy"):
         value = getattr(value, to_numpy)() if callable(getattr(value, to_numpy, None)) else value
     if not hasattr(value, "__array__"):
-        return torch.tensor(value)
+        try:
+            return torch.tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"a checkpoint must have numbers, arrays and tensors, got {value!r}") from None
     array = value.__array__()
     if stored == "bfloat16" or array.dtype.name == "bfloat16":
         return torch.from_numpy(array.copy().view("int16")).view(torch.bfloat16)
@@ -115,6 +119,11 @@ def _torch(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
         got = sorted(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
         refuse(library, f"must be a dictionary with 'state' and 'param_groups', got {got}", "its state_dict()")
     states, parts = checkpoint["state"], []
+    groups = checkpoint["param_groups"]
+    whole = isinstance(states, Mapping) and isinstance(groups, Sequence)
+    if not whole or not all(isinstance(group, Mapping) and "params" in group for group in groups):
+        refuse(library, "has no dictionary 'state' or no list 'param_groups' with 'params'", "its state_dict()")
+    _refuse_others(library, checkpoint)
     for group in checkpoint["param_groups"]:
         names = group.get("param_names") or [None] * len(group["params"])
         of_group = _count(library, group["step"]) if "step" in group else None
@@ -123,12 +132,25 @@ def _torch(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
             state = states.get(key) or {}
             moments = _moments(library, state) if state else None
             step = _count(library, state["step"]) if "step" in state else of_group
+            if moments and step is None:
+                refuse(library, "has moments and no 'step'", "it must be whole, as the library saves it")
             slots.append(Slot(name, step, moments))
         parts.append(Part({k: v for k, v in group.items() if k not in ("params", "param_names", "step")}, slots))
     known = {key for group in checkpoint["param_groups"] for key in group["params"]}
     if unknown := [key for key in states if key not in known]:
         refuse(library, f"has state under {unknown}", "keys must be those in 'params' of its groups")
     return Saved(parts, grouped=True, weights=[])
+
+
+def _refuse_others(library: str, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse what shows by its options that it is of another optimizer."""
+    groups = checkpoint["param_groups"]
+    if library != "oneflow" and any("trust_eps" in group or "amsgrad" in group for group in groups):  # it has amsgrad
+        refuse(library, "has the options of an ALTO, a Lamb or an Adam", "give that to load_state_dict as it is")
+    found = library_of(checkpoint)
+    known = found in ("apex", "bitsandbytes", "deepspeed", "pytorch_optimizer", "timm")  # others' names are shared
+    if known and found != library and (found, library) != ("apex", "timm"):  # one rule, if no option differs
+        refuse(library, f"has the options of {found}'s LAMB", f'lamb_state("{found}", ...) reads it')
 
 
 def _fastai(library: str, checkpoint: Any, options: dict[str, Any]) -> Saved:
