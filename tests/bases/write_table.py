@@ -45,9 +45,10 @@ A base that calls the closure itself without demanding one needs `reevaluates=Tr
   no such form. *compiled* is `torch.compile` of the whole step, tried with those of torch's own optimizers that take no
   closure.
 
-What a base cannot do, E around it cannot either. Under FSDP2 on two ranks, Muon of torch 2.13.0 raises a RuntimeError
-("aten.add_.Tensor: in-place operations that require placement changes are not supported") for a weight of shape [1, N],
-and so does E around it, at any α, when weight decay has been applied. Give such a weight to another optimizer.
+What a base cannot do, E around it cannot either. Under FSDP2, Muon of torch 2.13.0 raises a RuntimeError
+("aten.add_.Tensor: in-place operations that require placement changes are not supported") for a weight of fewer rows
+than there are ranks, [1, N] on two, and so does E around it, at any α. The weight has been decayed by then. Give such a
+weight to another optimizer.
 """
 PACKAGES = {"torch": "torch", "pytorch_optimizer": "pytorch_optimizer", "HeavyBall": "heavyball"}
 
