@@ -216,7 +216,9 @@ def test_the_search_of_alto_at_given_alpha_is_that_of_lamb(done):
 def test_the_page_has_printed_numbers_and_ours_as_the_records_say(done):
     text = (done / "README.md").read_text()
     assert "Published: CIFAR10, ResNet20, batch 16384: ALTO 88.83, Lamb 83.56 (+5.27)" in text
-    assert text.index("| ALTO is better than LAMB | A line | 88.83 against 83.56 |") < text.index("## A line")
+    assert text.index("| [ALTO is better than LAMB](#a-line) | A line | 88.83 against 83.56 |") < text.index(
+        "## A line"
+    )
     assert "| SGD | 91.85 | 80.86 |" in text
     losses = {}
     for path in sorted((done / "own" / "runs").rglob("seed-*/result.json")):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recounted.archive import Archive, Record
     from recounted.printed import Cell, Page
 
+KEY = ("task", "batch_size", "steps", "optimizer", "kind", "study", "round", "number", "seed")
 HEAD = ("training loss", "steps to target", "seconds to target", "reached", "ms per step", "setting")
 
 
@@ -55,17 +56,31 @@ class Contender:
         metric: Record = self.cell["metric"]
         return metric
 
+    def judged(self, runs: Sequence[Run]) -> float:
+        """What a trial counts for: the mean over its seeds of the last evaluation, or of the last fifth of them."""
+        fifth = self.cell.get("judged") == "last fifth"
+        log = self.metric["log"]
+        of_runs = []
+        for run in runs:
+            last = [line["validation"] for line in run.history[-max(1, len(run.history) // 5) :]]
+            values = last if fifth else [run.result["validation"]]
+            of_runs.append(mean([math.log(value) if log else value for value in values]))
+        return math.exp(mean(of_runs)) if log else mean(of_runs)
+
     @property
     def chosen(self) -> Run | None:
-        """The trial that is best at its end; of several studies, the one of the study whose best is the median."""
+        """A run of the best trial; of several studies, of the one whose best is the median. One that failed is none."""
         sign = 1.0 if self.metric["goal"] == "min" else -1.0
-        bests = []
-        for study in sorted({run.place["study"] for run in self.trials}):
-            own = [run for run in self.trials if run.place["study"] == study and run.finished]
-            own = [run for run in own if math.isfinite(run.result["validation"])]
-            bests += [min(own, key=lambda run: sign * run.result["validation"])] if own else []
-        bests.sort(key=lambda run: sign * run.result["validation"])
-        return bests[(len(bests) - 1) // 2] if bests else None
+        trials: dict[tuple[int, int, int], list[Run]] = defaultdict(list)
+        for run in self.trials:
+            trials[tuple(run.place[at] for at in ("study", "round", "number"))].append(run)
+        bests: dict[int, tuple[float, Run]] = {}
+        for (study, _, _), runs in sorted(trials.items()):
+            if all(run.finished and math.isfinite(run.result["validation"]) for run in runs):
+                found = sign * self.judged(runs), runs[0]
+                bests[study] = min(bests.get(study, found), found, key=lambda one: one[0])
+        ordered = sorted(bests.values(), key=lambda one: one[0])
+        return ordered[(len(ordered) - 1) // 2][1] if ordered else None
 
     @property
     def at_edge(self) -> bool:
@@ -281,7 +296,7 @@ def csv_of(path: Path, found: Iterable[Table]) -> tuple[int, list[tuple[int, str
         return 0, [(1, f"{len(rows)} rows", f"{len(wanted)} rows")]
 
     def key(row: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(str(row[name]) for name in ("task", "batch_size", "optimizer", "kind", "study", "round", "number"))
+        return tuple(str(row[name]) for name in KEY)
 
     ours = {key(row): row for row in wanted}
     for line, row in enumerate(rows, 2):

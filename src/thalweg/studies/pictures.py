@@ -28,8 +28,9 @@ def draw(summary: Summary, folder: Path) -> tuple[Picture, ...]:
         found.append(_curves(summary.tables, folder / "curves.svg"))
     for task in dict.fromkeys(table.task for table in summary.tables):
         own = [table for table in summary.tables if table.task == task]
+        by = "batch size" if len({table.batch_size for table in own}) > 1 else "steps"
         if len(own) >= 3:
-            found.append(_scaling(own, folder / f"scaling-{task}.svg"))
+            found.append(_scaling(own, by, folder / f"scaling-{task}.svg"))
     return tuple(found)
 
 
@@ -95,29 +96,32 @@ def _zoom(axes: Any, table: RankedTable) -> None:
         axes.set_ylim(low - room, high + room)
 
 
-def _scaling(tables: list[RankedTable], path: Path) -> Picture:
-    """The test metric of each optimizer over the batch sizes of a task."""
+def _scaling(tables: list[RankedTable], by: str, path: Path) -> Picture:
+    """The test metric of each optimizer over the batch sizes of a task, or over its lengths."""
     metric = tables[0].metric
+    sizes = {id(table): table.steps if by == "steps" else table.batch_size for table in tables}
     figure = drawing.figure(6.4, 4.4)
     axes = figure.subplots()
     names = _names(tables)
     labels = _labels(names)
     for i, (name, style) in enumerate(_styles(names).items()):
-        rows = [(table.batch_size, row) for table in tables if (row := table.row(name)) is not None]
+        rows = [(sizes[id(table)], row) for table in tables if (row := table.row(name)) is not None]
         known = [(size, row.test) for size, row in rows if row.test is not None]
         if known:
             shift = 1.03 ** (i - len(names) / 2)
             x = [size * shift for size, _ in known]
             y, bars = [test.mean for _, test in known], np.transpose([test.reach for _, test in known])
             axes.errorbar(x, y, yerr=bars, label=labels[name], capsize=2, **style)
-    axes.set(xscale="log", xlabel="batch size", ylabel=words.labelled(metric.name, metric))
-    axes.set_xticks([t.batch_size for t in tables], [f"{t.batch_size:,}" for t in tables], minor=False)
+    axes.set(xscale="log", xlabel=by, ylabel=words.labelled(metric.name, metric))
+    axes.set_xticks([*sizes.values()], [f"{size:,}" for size in sizes.values()], minor=False)
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save(figure, path)
-    return Picture(path, f"{metric.name[:1].upper()}{metric.name[1:]} over batch sizes on {tables[0].task}, mean and "
-                         "95 % interval: note which optimizer holds up as the batch grows.")  # fmt: skip
+    over, note = ("steps", "whether optimizers meet as training grows longer") if by == "steps" else (
+        "batch sizes", "which optimizer holds up as the batch grows")  # fmt: skip
+    return Picture(path, f"{metric.name[:1].upper()}{metric.name[1:]} over {over} on {tables[0].task}, mean and "
+                         f"95 % interval: note {note}.")  # fmt: skip
 
 
 def _placed(table: RankedTable) -> Iterator[tuple[float, float, Row]]:
