@@ -25,7 +25,7 @@ PYTHON = {
     "sgd": SGD,
     "adam": f"torch.optim.Adam({DECAYED}, lr={{lr}}, {BETAS})",
     "adamw": ADAMW,
-    "nadamw": f"torch.optim.NAdam({DECAYED}, lr={{lr}}, {BETAS}, decoupled_weight_decay=True)",
+    "nadamw": f"torch.optim.NAdam({DECAYED}, lr={{lr}}, {BETAS}, decoupled_weight_decay=True, momentum_decay=1e6)",
     "adabelief": f"pytorch_optimizer.AdaBelief({DECAYED}, lr={{lr}}, {BETAS})",
     "soap": f"pytorch_optimizer.SOAP({DECAYED}, lr={{lr}}, {BETAS})",
     "schedule-free": f"pytorch_optimizer.ScheduleFreeAdamW({DECAYED}, lr={{lr}}, {BETAS})",

@@ -51,7 +51,7 @@ def styles(names: Iterable[str]) -> dict[str, int]:
     With E in front and α given it is that of α's sign.
 
     >>> styles(["lamb", "alto:alpha=-5:beta=0.99", "alto:alpha=-1:beta=0.5", "my.Optimizer"])
-    {'lamb': 2, 'alto:alpha=-5:beta=0.99': 1, 'alto:alpha=-1:beta=0.5': 9, 'my.Optimizer': 17}
+    {'lamb': 2, 'alto:alpha=-5:beta=0.99': 1, 'alto:alpha=-1:beta=0.5': 9, 'my.Optimizer': 31}
     """
     names = list(dict.fromkeys(names))
     free = _free()
@@ -66,8 +66,8 @@ def styles(names: Iterable[str]) -> dict[str, int]:
 
 
 def _free() -> list[int]:
-    """The styles that an unknown optimizer may take, those first that no known one has."""
-    return sorted(range(COUNT), key=lambda style: (style in STYLES.values() or style % 8 < 2, style))
+    """The styles that an unknown optimizer may take, E's colours and the most usual ones last."""
+    return sorted(range(COUNT), key=lambda style: (style % 8 < 2, -style))
 
 
 def line(name: str, style: int) -> dict[str, Any]:

@@ -383,7 +383,7 @@ def cost(parameters: Sequence[Parameter], mesh: Mesh, optimizer: Optimizer, dtyp
     >>> found.state == 3 * found.parameters, found.temporary == 4 * 1024 * 1024 // 8
     (True, True)
     >>> [(one.numbers, one.ranks, one.sent) for one in found.all_reduces]
-    [(7, 8, 98), (2, 8, 28)]
+    [(9, 8, 126), (2, 8, 28)]
     """
     check_choice("dtype", dtype, tuple(DTYPES))
     check_mesh(parameters, mesh)
