@@ -19,7 +19,6 @@ REST = (
     "float64",
     "bfloat16",
     "float16 gradients",
-    "bfloat16 state",
     "all bfloat16",
     "float64, float32 state",
     "mixed state",
