@@ -37,7 +37,7 @@ CASES = pairwise(
 def test_two_halves_on_two_ranks_are_a_step(name, param, kind, late, dims, axis):
     backend, hyper = BACKENDS[name], dataclasses.replace(HYPER, stochastic_rounding=param == torch.bfloat16)
     shapes = FEW if name == "triton" else SHAPES
-    layers = make_layers(shapes if kind != "8bit" else shapes[1:2], param, norm_dims=dims)
+    layers = make_layers(shapes if kind != "8bit" else SHAPES[1:2], param, norm_dims=dims)
     if kind == "8bit":
         layers = in_8_bits(layers)
     elif kind == "bfloat16":

@@ -33,7 +33,7 @@ slow = pytest.mark.slow
     [
         (90, ("float32",)),
         pytest.param(90, REST, marks=slow),
-        pytest.param(80, ("float32", "all bfloat16", "8-bit and mixed state"), marks=slow),
+        pytest.param(80, ("float32", "8-bit and mixed state"), marks=slow),
     ],
     ids=str,
 )

@@ -87,7 +87,7 @@ def test_ctrl_c_once_ends_compare_with_complete_records_and_the_same_command_con
     assert {path: path.stat().st_mtime_ns for path in complete} == complete
 
 
-PAUSE = 10.0
+PAUSE = 6.0
 """Seconds, more than a run takes on a busy machine."""
 
 
