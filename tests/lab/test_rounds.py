@@ -23,6 +23,8 @@ from thalweg.records import files as records
 from thalweg.records import reading, results
 from thalweg.records.metric import Metric
 from thalweg.records.results import NEIGHBOUR, Evaluation, Trial, judged, neighbours
+from thalweg.report.summary import summarise
+from thalweg.report.words import cautions
 
 ERROR = Metric("error", "min")
 LINE = ("small_tasks:Line",)
@@ -331,6 +333,14 @@ def test_usable_trials_of_a_logarithmic_metric_close_half_of_its_decades():
     assert table.usable == {"a": 2, "b": 0}
     assert table.unequal == ("b",)
     assert replace(table, cells=tuple(replace(cell, judged="last") for cell in table.cells)).unequal == ()
+
+
+def test_a_table_whose_search_served_one_far_less_says_so_once():
+    found = summarise(results.Results(Path(), (table_of(10.0, a=[2.0, 3.0], b=[9.0, 9.5]),), (), ()), "")
+    said = [text for text in cautions(found.tables[0]) if "trials" in text and "incomplete" not in text]
+    assert said == [
+        "Less than half as many trials of b were of use as of another optimizer: the search did not serve all alike."
+    ]
 
 
 # seeds that are asked for later

@@ -347,8 +347,6 @@ def cautions(table: RankedTable) -> list[str]:
     plans = {(row.cell.planned_trials, row.cell.planned_studies) for row in table.rows}
     if len(plans) > 1:
         found.append("The optimizers were not given the same number of trials: the comparison is not fair.")
-    if few := table.unequal:
-        found.append(f"Few trials of {listed(few)} came anywhere near the best: the search was less use to them.")
     if table.unequal:
         found.append(
             f"Less than half as many trials of {listed(table.unequal)} were of use as of another optimizer: the search "
