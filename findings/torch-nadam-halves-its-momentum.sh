@@ -8,7 +8,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy optax==0.2.8 'jax==0.10.2'
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 optax==0.2.8 'jax==0.10.2'
 cat > "$folder/see.py" <<'PY'
 import jax
 import numpy as np
