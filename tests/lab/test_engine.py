@@ -1,6 +1,8 @@
 import copy
+import cProfile
 import json
 import math
+import pstats
 import time
 from dataclasses import fields, replace
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import torch
 from lines import ADAMW, LINE, SGD, batch_of, untimed
 
 from thalweg.lab import tasks
+from thalweg.lab.contenders import contender
 from thalweg.lab.engine import (
     Execution,
     RunSpec,
@@ -391,3 +394,27 @@ def test_a_record_from_before_there_were_more_metrics_is_read(finished, tmp_path
     records.write_json(tmp_path / "result.json", {**old, "test_metrics": {"F1": "high"}})
     with pytest.raises(records.Damaged, match="F1 should be a number"):
         read_run(tmp_path)
+
+
+def test_a_step_of_the_engine_costs_few_calls_more_than_a_plain_one(tmp_path):
+    """71 when this was written; 662 with Accelerate's wrapper, which looks for a package on disk at every step."""
+    spec = RunSpec("digits", 64, 40, "adamw", ADAMW, evaluations=1)
+    training = Training(spec, tmp_path, Execution())
+    batches, task, rows = training.batches(), *tasks.load("digits")
+    model = task.model()
+    optimizer = contender("adamw").build(model, ADAMW)
+    at = torch.arange(64)
+
+    def plain():
+        task.loss(model(rows.train.inputs[at]), rows.train.targets[at]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    assert _calls(lambda: training.take_step(batches)) - _calls(plain) < 120
+
+
+def _calls(step, steps=10):
+    step()  # which makes the optimizer's state
+    profile = cProfile.Profile()
+    profile.runcall(lambda: [step() for _ in range(steps)])
+    return pstats.Stats(profile).total_calls / steps

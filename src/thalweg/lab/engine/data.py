@@ -47,8 +47,10 @@ def _split(indices: list[int], count: int) -> list[list[int]]:
     return [indices[a:b] for a, b in pairwise(bounds)]
 
 
-def loader(data: Any, pieces: Iterable[list[int]], workers: int = 0) -> DataLoader[Any]:
+def loader(data: Any, pieces: Iterable[list[int]], workers: int = 0) -> Iterable[Any]:
     """Batches of these pieces of a data set."""
+    if isinstance(data, Rows) and not workers:
+        return map(data.__getitems__, pieces)  # what a DataLoader does, at a third of its cost
     return DataLoader(
         data,
         batch_sampler=pieces,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -63,7 +64,8 @@ class Training:
                 optimizer = contender(spec.optimizer).build(model, spec.settings)
         self.model = accelerator.prepare_model(model, evaluation_mode=self.sharded)  # that is: not in DDP as well
         with agreement.raise_on_all(), blame_optimizer():  # whose state dict it loads
-            self.optimizer = accelerator.prepare_optimizer(optimizer)
+            # wrapped only to scale losses: the wrapper looks for a package on disk twice a step
+            self.optimizer = optimizer if accelerator.scaler is None else accelerator.prepare_optimizer(optimizer)
         scale = schedules.LR_RULES[spec.lr_rule](spec.batch_size / spec.lr_base)
         self.rates = [group["lr"] * scale for group in self.optimizer.param_groups]
         self.observer = execution.observer if accelerator.is_main_process else None
@@ -164,7 +166,7 @@ class Training:
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.step += 1
-        self.window[1] += 1
+        self.window[1].add_(1.0)
         if self.step == 1:
             self.first = self._mean_loss()
 
@@ -173,14 +175,19 @@ class Training:
 
         The share of one without examples, which stands in where other ranks have one more, is 0.
         """
-        inputs, targets = send_to_device(batch, self.accelerator.device)
+        device = self.accelerator.device
+        inputs, targets = batch if device.type == "cpu" else send_to_device(batch, device)
         if self.augment is not None:
             inputs = self.augment(inputs)
         share = examples * self.accelerator.num_processes / self.spec.batch_size  # ranks are averaged
         with self.accelerator.no_sync(self.model) if not last else nullcontext():
-            loss = self.task.loss(data.apply(self.model, inputs), targets) * share
-            self.accelerator.backward(loss)
-        self.window[0] += loss.detach()
+            loss = self.task.loss(data.apply(self.model, inputs), targets)
+            loss = loss if share == 1.0 else loss * share
+            if self.accelerator.scaler is None:
+                loss.backward()
+            else:
+                self.accelerator.backward(loss)
+        self.window[0].add_(loss.detach())
         return examples, share
 
     def _evaluate(self) -> None:
@@ -335,8 +342,8 @@ class Training:
 
     def inner(self) -> torch.optim.Optimizer:
         """The optimizer, out of Accelerate's wrapper."""
-        inner: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        return inner
+        optimizer: torch.optim.Optimizer = self.optimizer
+        return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
 def _mode(optimizer: Any, name: str) -> None:
