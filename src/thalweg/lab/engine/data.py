@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from thalweg.lab.engine.order import Order
 from thalweg.lab.signals import SIGNALS
 from thalweg.lab.tasks import Rows
 
@@ -20,31 +21,19 @@ if TYPE_CHECKING:
     from thalweg.lab.engine.spec import RunSpec
 
 
-def batches(seed: int, start: int, examples: int, batch_size: int) -> Iterator[list[int]]:
-    """The examples of each step from ``start`` (from 0) on, without end."""
-    per_epoch = examples // batch_size
-    step = start
-    while True:
-        epoch = step // per_epoch
-        order = torch.randperm(examples, generator=torch.Generator().manual_seed((seed << 24) + epoch)).tolist()
-        for k in range(step % per_epoch, per_epoch):
-            yield order[k * batch_size : (k + 1) * batch_size]
-            step += 1
-
-
-def parts(indices: list[int], rank: int, ranks: int, micro_batch: int | None) -> list[list[int]]:
-    """What one rank does of a list of examples, in as many parts as every other rank."""
-    largest = math.ceil(len(indices) / ranks)
+def parts(positions: range, rank: int, ranks: int, micro_batch: int | None) -> list[range]:
+    """What one rank does of these positions, in as many parts as every other rank."""
+    largest = math.ceil(len(positions) / ranks)
     count = math.ceil(largest / micro_batch) if micro_batch else 1
-    mine = _split(indices, ranks)[rank]
+    mine = _split(positions, ranks)[rank]
     return _split(mine, max(1, count))
 
 
-def _split(indices: list[int], count: int) -> list[list[int]]:
+def _split(positions: range, count: int) -> list[range]:
     """In ``count`` pieces that differ in length by one at most, the longer ones first."""
-    short, longer = divmod(len(indices), count)
+    short, longer = divmod(len(positions), count)
     bounds = [k * short + min(k, longer) for k in range(count + 1)]
-    return [indices[a:b] for a, b in pairwise(bounds)]
+    return [positions[a:b] for a, b in pairwise(bounds)]
 
 
 def loader(data: Any, pieces: Iterable[list[int]], workers: int = 0) -> Iterable[Any]:
@@ -90,7 +79,11 @@ def training_pieces(
 
     A rank has no example left where the parts are of one and other ranks have one more; it must still take part.
     """
-    steps = batches(spec.seed, start, examples, spec.batch_size)
-    for _, batch in zip(range(start, spec.steps), steps, strict=False):
-        mine = parts(batch, rank, ranks, micro_batch)
-        yield from (part or mine[0][:1] for part in mine)
+    per_epoch = examples // spec.batch_size
+    order = Order(spec.seed, start // per_epoch, examples)
+    for step in range(start, spec.steps):
+        epoch, k = divmod(step, per_epoch)
+        if epoch != order.epoch:
+            order = Order(spec.seed, epoch, examples)
+        mine = parts(range(k * spec.batch_size, (k + 1) * spec.batch_size), rank, ranks, micro_batch)
+        yield from (order[part or mine[0][:1]] for part in mine)

@@ -74,7 +74,7 @@ class Training:
         self.window = torch.zeros(2, device=accelerator.device)  # sum of training losses, and how many
         self.history: list[dict[str, Any]] = []
         self.observations: list[dict[str, Any]] = []
-        whole, ranks = list(range(spec.batch_size)), accelerator.num_processes
+        whole, ranks = range(spec.batch_size), accelerator.num_processes
         self.sizes = [len(part) for part in data.parts(whole, accelerator.process_index, ranks, execution.micro_batch)]
         self.parts = len(self.sizes)  # of a step
         self.model.train()
@@ -229,13 +229,13 @@ class Training:
     def scores(self, split: str) -> Tensor:
         """The task's scores of a split, in all processes, with model and optimizer in the mode for it."""
         rows, rank, ranks = getattr(self.data, split), self.accelerator.process_index, self.accelerator.num_processes
-        pieces = data.parts(list(range(len(rows))), rank, ranks, EVALUATION_BATCH)
+        pieces = data.parts(range(len(rows)), rank, ranks, EVALUATION_BATCH)
         model = self.bare()
         _mode(self.optimizer, "eval")
         model.eval()
         scores = []
         with blame_task(self.spec.task, "its model or score", model):
-            for batch, piece in zip(data.loader(rows, [p or [0] for p in pieces]), pieces, strict=True):
+            for batch, piece in zip(data.loader(rows, [[*p] or [0] for p in pieces]), pieces, strict=True):
                 inputs, targets = send_to_device(batch, self.accelerator.device)
                 scores.append(self.task.score(data.apply(model, inputs), targets)[: len(piece)].cpu())
             found = torch.cat(agreement.gather(torch.cat(scores)))
