@@ -1,6 +1,8 @@
 import dataclasses
 import math
 import os
+import random
+from statistics import median
 
 import pytest
 import torch
@@ -122,18 +124,21 @@ def test_a_dry_run_says_what_a_rank_holds_and_whether_it_fits(capsys):
 
 
 class Turning:
-    """What the timing pass needs of a training, whose steps take so many seconds of a clock that is moved by hand."""
+    """What the timing pass needs of a training, whose steps take so many seconds of a clock that is moved by hand.
+
+    Each step takes longer or shorter by up to ``noise`` of that, at random.
+    """
 
     now = 0.0
 
-    def __init__(self, seconds):
-        self.seconds = seconds
+    def __init__(self, seconds, noise=0.0, seed=0):
+        self.seconds, self.noise, self.random = seconds, noise, random.Random(seed)
 
     def batches(self):
         return None
 
     def take_step(self, batches):
-        Turning.now += self.seconds
+        Turning.now += self.seconds * (1 + self.random.uniform(-self.noise, self.noise))
 
     def _clock(self):
         return Turning.now
@@ -146,7 +151,18 @@ def test_the_timing_pass_takes_as_long_as_is_said(step, optimizers, monkeypatch)
     seconds = timing._interleaved({str(i): Turning(step) for i in range(optimizers)}, lambda: False)
     assert all(seconds.values())
     said = of_cells.timing_pass(step, optimizers, 0) - optimizers * of_cells.RUN / 1e6
-    assert said == pytest.approx(Turning.now, abs=step * optimizers)
+    assert said == pytest.approx(Turning.now, abs=2.01 * step * optimizers)
+
+
+@pytest.mark.parametrize(("noise", "rounds"), [(0.0, [5]), (0.1, range(6, 15)), (0.5, [20])])
+def test_the_rounds_end_when_the_ratios_are_known(noise, rounds, monkeypatch):
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: Turning.now)
+    Turning.now = 0.0
+    steps = {"sgd": Turning(0.01, noise, 1), "adamw": Turning(0.02, noise, 2), "muon": Turning(0.03, noise, 3)}
+    seconds = timing._interleaved(steps, lambda: False)
+    assert {len(one) for one in seconds.values()} <= set(rounds)
+    sgd, *others = (median(one) for one in seconds.values())
+    assert [other / sgd for other in others] == pytest.approx([2.0, 3.0], rel=0.01 + noise)
 
 
 def test_the_forecast_of_a_comparison_has_all_that_the_command_does(tmp_path, monkeypatch):
@@ -171,7 +187,7 @@ def test_the_forecast_of_a_comparison_has_all_that_the_command_does(tmp_path, mo
     parameters = 3 * 8 + 8 + 8 + 1
     run = 50_000 + parameters * 0.01 + 20 * (1000 + 64 / 3)
     assert found.beside == pytest.approx(2 * ((trials + 16) * run + 16 * (1000 + 64 / 3)) / 2e6)
-    turns = sum(23 * 4 * step for step in steps.values()) + 2 * 4 * (50_000 + parameters * 0.01)
+    turns = sum(10 * 4 * step for step in steps.values()) + 2 * 4 * (50_000 + parameters * 0.01)
     assert found.timing == pytest.approx(turns / 1e6)
     assert found.total == found.training + found.beside + found.timing
     assert found.starting == 10.0

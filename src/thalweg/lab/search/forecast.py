@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from thalweg.lab import tasks
-from thalweg.lab.search.timing import ROUNDS, SECONDS, WARM
+from thalweg.lab.search.timing import FEWEST, SECONDS, WARM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ def run_overhead(task: Task, splits: Splits, evaluations: int, *, test: bool) ->
 
 
 def timing_pass(step: float, optimizers: int, parameters: int) -> float:
-    """Seconds of the timing pass over one table, whose steps take so many seconds."""
+    """Seconds of the timing pass over one table, whose steps take so many seconds, on a machine with nothing else."""
     turn = step * optimizers
-    turns = min(WARM + ROUNDS, max(WARM + 2, math.ceil(SECONDS / turn)))
+    turns = min(WARM + FEWEST + 2, max(WARM + 2, math.ceil(SECONDS / turn)))
     return optimizers * (RUN + INITIAL * parameters) / 1e6 + turns * turn

@@ -10,6 +10,8 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from thalweg.lab.engine import Execution, Failed, RunSpec, Stopped, Training
 from thalweg.lab.search.cells import PlannedCell, Reader, slug
 from thalweg.records import files as records
@@ -19,7 +21,10 @@ from thalweg.records.reading import read_timing
 if TYPE_CHECKING:
     from pathlib import Path
 
-WARM, ROUNDS, SECONDS = 3, 20, 10.0  # steps before, steps of each, and at most so long a table
+WARM, FEWEST, ROUNDS = 3, 5, 20  # rounds before, and rounds that count
+SECONDS = 10.0  # at most, of a table with its fewest rounds done
+ERROR = 0.05  # with which each optimizer's share of a round is known where fewer rounds than all suffice
+T_OF_FEWEST = 2.78  # Student's t at 95 % for FEWEST rounds; a little too wide for more
 
 
 def time_tables(root: Path, cells: Sequence[PlannedCell], stop: Callable[[], bool] = lambda: False) -> None:
@@ -27,7 +32,8 @@ def time_tables(root: Path, cells: Sequence[PlannedCell], stop: Callable[[], boo
 
     A table is timed again when a setting has changed or an optimizer has come, and then all of it, also what earlier
     commands compared there: only what took turns can be compared. In each round every optimizer takes one step, in an
-    order of the round's own, so that whatever slows the machine slows all of them.
+    order of the round's own, so that whatever slows the machine slows all of them. The rounds end when each optimizer's
+    time relative to the others' is known within 5 %, and after 20 in any case.
     """
     reader = Reader()
     for (task, batch_size, steps), group in groupby(cells, key=lambda cell: (cell.task, cell.batch_size, cell.steps)):
@@ -83,6 +89,15 @@ def _interleaved(trainings: dict[str, Training], stop: Callable[[], bool]) -> di
                 continue
             if turn >= WARM:
                 seconds[name].append(trainings[name]._clock() - started)
-        if time.perf_counter() - began > SECONDS and turn > WARM:
+        counted = turn + 1 - WARM
+        if (counted >= 2 and time.perf_counter() - began > SECONDS) or (counted >= FEWEST and _known(seconds)):
             break
     return seconds
+
+
+def _known(seconds: dict[str, list[float]]) -> bool:
+    """Whether the mean over rounds of each one's logarithm, less the round's own, has a 95 % interval below ERROR."""
+    logs = np.log(np.array(list(seconds.values())))
+    shares = logs - logs.mean(0)
+    half = T_OF_FEWEST * shares.std(1, ddof=1) / np.sqrt(shares.shape[1])
+    return bool((half < ERROR).all())
