@@ -298,10 +298,10 @@ def test_in_each_round_all_are_timed_in_an_order_of_its_own_and_the_first_rounds
 
     seconds = timing._interleaved({name: Timed(name) for name in "abc"}, lambda: False)
     rounds = ["".join(taken[i : i + 3]) for i in range(0, len(taken), 3)]
-    assert len(rounds) == timing.WARM + timing.ROUNDS
+    assert len(rounds) == timing.WARM + timing.FEWEST
     assert {"".join(sorted(one)) for one in rounds} == {"abc"}
     assert len(set(rounds)) > 3
-    assert seconds == {name: [1.0] * timing.ROUNDS for name in "abc"}
+    assert seconds == {name: [1.0] * timing.FEWEST for name in "abc"}
 
 
 @pytest.mark.parametrize("kind", ["file", "journal"])
