@@ -24,13 +24,19 @@ class Collectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         calls: how often each collective was called.
-        bytes: of what was handed over, or of what came back where that is more, as a gathered tensor is.
+        bytes_of: each collective's, of what was handed over, or of what came back where that is more, as a gathered
+            tensor is.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[str] = Counter()
-        self.bytes = 0
+        self.bytes_of: Counter[str] = Counter()
+
+    @property
+    def bytes(self) -> int:
+        """Of all collectives."""
+        return self.bytes_of.total()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(one, DTensor) for one in types):
@@ -38,8 +44,9 @@ class Collectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if func.namespace in NAMESPACES and name not in NO_COLLECTIVES:
-            self.calls[name.rstrip("_")] += 1
-            self.bytes += max(sum(_bytes(one)) for one in (*args, *(kwargs or {}).values(), found))
+            name = name.rstrip("_")
+            self.calls[name] += 1
+            self.bytes_of[name] += max(sum(_bytes(one)) for one in (*args, *(kwargs or {}).values(), found))
         return found
 
 

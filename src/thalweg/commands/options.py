@@ -10,11 +10,15 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter, Token
 
+from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
+
+if TYPE_CHECKING:
+    from thalweg.sharding.plan import Mesh
 
 MOST = 10_000  # trials, seeds, studies, evaluations
 MOST_JOBS = 256
@@ -143,6 +147,29 @@ def assignments(pairs: Iterable[str], option: str) -> dict[str, float]:
             raise UserError(f"{option} must give {name} once, got {found[name]:g} and {text}")
         found[name] = value
     return found
+
+
+AXES = ("data", "shard", "tensor", "expert")
+
+
+def mesh(given: Iterable[str]) -> Mesh:
+    """The mesh of ``--mesh``; 1 along axes that are not named.
+
+    Raises:
+        UserError: an axis that there is not, or a size that none can have.
+    """
+    from thalweg.sharding.plan import Mesh
+
+    sizes: dict[str, Any] = {
+        name: int(ranks) if ranks.is_integer() else ranks for name, ranks in assignments(given, "--mesh").items()
+    }
+    for name in sizes.keys() - {*AXES}:
+        got = f"got {name}={sizes[name]}{did_you_mean(name, AXES)}"
+        raise UserError(f"--mesh must name data, shard, tensor or expert, {got}")
+    try:
+        return Mesh(**sizes)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
 
 
 UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from thalweg.arguments import did_you_mean
 from thalweg.commands import terminal
-from thalweg.commands.options import assignments, memory_size, several
+from thalweg.commands.options import memory_size, mesh, several
 from thalweg.records.errors import UserError
-
-AXES = ("data", "shard", "tensor", "expert")
 
 
 @Parameter(name="*")
@@ -39,22 +36,16 @@ def plan(model: str, *, options: Plan | None = None) -> None:
         options: the cluster.
     """
     options = options or Plan()
-    axes: dict[str, Any] = {
-        name: int(ranks) if ranks.is_integer() else ranks for name, ranks in assignments(options.mesh, "--mesh").items()
-    }
-    for name in axes.keys() - {*AXES}:
-        got = f"got {name}={axes[name]}{did_you_mean(name, AXES)}"
-        raise UserError(f"--mesh must name data, shard, tensor or expert, {got}")
+    on = mesh(options.mesh)
     memory = memory_size(options.memory, "--memory")
     from thalweg.commands.plan_tables import tables
     from thalweg.lab import skeletons
-    from thalweg.sharding.plan import PLANNED, Mesh, cost
+    from thalweg.sharding.plan import PLANNED, cost
 
     try:
-        mesh = Mesh(**axes)
         parameters = skeletons.find(model)
-        costs = {one: cost(parameters, mesh, one, options.dtype) for one in PLANNED}
+        costs = {one: cost(parameters, on, one, options.dtype) for one in PLANNED}
     except ValueError as error:
         raise UserError(f"--{error}") from None
     console = terminal.console()
-    console.print(tables(model, parameters, mesh, costs, options.dtype, memory))
+    console.print(tables(model, parameters, on, costs, options.dtype, memory))

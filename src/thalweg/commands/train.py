@@ -21,6 +21,7 @@ from thalweg.commands.options import (
     at_least,
     file,
     folder,
+    mesh,
     names,
     several,
     switch,
@@ -28,7 +29,7 @@ from thalweg.commands.options import (
 )
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
-from thalweg.records.regimen import REGIMEN, Regimen, Sharding
+from thalweg.records.regimen import REGIMEN, Regimen, Reshard, Sharding
 
 if TYPE_CHECKING:
     from thalweg.lab.contenders import Contender
@@ -58,8 +59,16 @@ class Train(Regimen):
     micro_batch: Annotated[int | None, whole(1)] = None
     """Maximum number of examples per pass on each process; gradients are accumulated."""
 
-    sharding: Sharding = "ddp"
-    """How several processes share the model: ddp, fsdp2 or fsdp2+ep."""
+    sharding: Sharding | None = None
+    """How several processes share the model: ddp, fsdp2 or fsdp2+ep (default: fsdp2 with --mesh, else ddp)."""
+
+    mesh: Annotated[tuple[str, ...], several] = ()
+    """Processes along data (copies), shard, tensor and expert, such as data=8,shard=8 (default: all along the axis of
+    --sharding)."""
+
+    reshard: Reshard = "each"
+    """Make shards after each micro-batch, or after the last: fewer collectives, and each process holds all parameters
+    and gradients in between."""
 
     workers: Annotated[int, whole(0, MOST_JOBS)] = 0
     """Data-loading processes."""
@@ -132,11 +141,12 @@ def train(task: str, *, options: Train | None = None) -> None:
             raise UserError(f"--instruments must be an integer from 1 to {spec.steps} (the steps), got {every}")
         panel = Panel(every, lambda line: console.print(line, soft_wrap=True))
     execution = Execution(
-        options.micro_batch, options.sharding, options.workers, options.checkpoint_seconds, _trackers(options.track),
-        panel, options.save_model, options.init_from,
+        options.micro_batch, options.sharding or ("fsdp2" if options.mesh else "ddp"), options.workers,
+        options.checkpoint_seconds, _trackers(options.track), panel, options.save_model, options.init_from,
+        mesh(options.mesh) if options.mesh else None, options.reshard,
     )  # fmt: skip
-    if options.sharding != "ddp" and os.environ.get("WORLD_SIZE", "1") == "1":
-        console.print(f"note: on one process --sharding {options.sharding} has nothing to share; see torchrun")
+    if execution.sharding != "ddp" and os.environ.get("WORLD_SIZE", "1") == "1":
+        console.print(f"note: on one process --sharding {execution.sharding} has nothing to share; see torchrun")
     variables.check(spec.precision)
     with ExitStack() as stack:
         with agreement.raise_on_all():

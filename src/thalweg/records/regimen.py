@@ -27,6 +27,11 @@ ALLOWED = {
 Sharding: TypeAlias = Literal["ddp", "fsdp2", "fsdp2+ep"]
 SHARDINGS: tuple[str, ...] = get_args(Sharding)
 """Every process has the whole model; shards of all parameters; the same, but each layer's experts whole on some."""
+AXES: dict[str, str] = {"ddp": "data", "fsdp2": "shard", "fsdp2+ep": "expert"}
+"""Of each sharding the axis of a mesh along which all processes are, unless a mesh is given."""
+Reshard: TypeAlias = Literal["each", "last"]
+RESHARDS: tuple[str, ...] = get_args(Reshard)
+"""After which micro-batches of a step gradients are reduced to shards, and parameters cut into them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from thalweg.lab.engine import RunSpec
 from thalweg.lab.search.forecast import run_overhead, timing_pass
 from thalweg.lab.search.points import per_study
 from thalweg.records.errors import UserError
+from thalweg.records.regimen import AXES
 from thalweg.sharding import plan
 from thalweg.torch_private import FakeTensorMode
 
@@ -29,8 +30,6 @@ OURS = {"lamb": ("LAMB", "float32"), "alto": ("ALTO", "float32"), "alto-bf16": (
 BUFFERS = {"sgd": 1, "e-sgd": 2, "muon": 2, "e-adamw": 3, "e-muon": 3, "ademamix": 3, "mars": 3, "ema-nesterov": 3,
            "soap": 6}  # fmt: skip
 """As many as the parameters, of others; 2 for those not listed. SOAP's factors come on top of it."""
-AXES = {"ddp": "data", "fsdp2": "shard", "fsdp2+ep": "expert"}
-"""The axis of the mesh that all ranks of a run are on."""
 
 
 @dataclass(frozen=True, slots=True)

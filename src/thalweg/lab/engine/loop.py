@@ -42,6 +42,7 @@ class Training:
         self.accelerator = accelerator = placement.accelerator_of(spec, execution, folder)
         self.sharded = execution.sharding != "ddp" and accelerator.num_processes > 1
         with agreement.raise_on_all():
+            mesh = placement.mesh_of(execution, accelerator.num_processes)
             fill = self._take_task()
             set_seed(spec.seed)
             with (
@@ -52,7 +53,8 @@ class Training:
                 if not any(p.requires_grad for p in model.parameters()):
                     raise ValueError("the model has no parameters to train")
         if self.sharded:
-            model = placement.sharded(model if fill else model.to(accelerator.device), accelerator, execution)
+            model = model if fill else model.to(accelerator.device)
+            model = placement.sharded(model, mesh, accelerator.device.type, spec.precision)
         with agreement.raise_on_all():
             if fill:
                 placement.take_memory(model, accelerator.device)
@@ -180,7 +182,7 @@ class Training:
         if self.augment is not None:
             inputs = self.augment(inputs)
         share = examples * self.accelerator.num_processes / self.spec.batch_size  # ranks are averaged
-        with self.accelerator.no_sync(self.model) if not last else nullcontext():
+        with placement.micro_batch(self.model, self.accelerator, self.execution.reshard, last=last):
             loss = self.task.loss(data.apply(self.model, inputs), targets)
             loss = loss if share == 1.0 else loss * share
             if self.accelerator.scaler is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,15 +13,20 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from thalweg.lab.engine import experts, variables
+from thalweg.records.errors import UserError
+from thalweg.records.regimen import AXES
+from thalweg.sharding.plan import Mesh
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from thalweg.lab.engine.execution import Execution
     from thalweg.lab.engine.spec import RunSpec
+
+NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def accelerator_of(spec: RunSpec, execution: Execution, folder: Path) -> Accelerator:
@@ -39,18 +47,73 @@ def accelerator_of(spec: RunSpec, execution: Execution, folder: Path) -> Acceler
     )
 
 
-def sharded(model: nn.Module, accelerator: Accelerator, execution: Execution) -> nn.Module:
+def mesh_of(execution: Execution, processes: int) -> Mesh:
+    """The mesh that all processes of a run are on.
+
+    Raises:
+        UserError: the mesh that was given is one of more processes, or of fewer.
+    """
+    if execution.mesh is None:
+        return Mesh(**{AXES[execution.sharding]: processes})
+    if execution.mesh.ranks != processes:
+        raise UserError(
+            f"--mesh must be of as many processes as there are, {processes}, got {execution.mesh}, which is "
+            f"{execution.mesh.ranks}"
+        )
+    return execution.mesh
+
+
+def sharded(model: nn.Module, mesh: Mesh, device: str, precision: str) -> nn.Module:
     """The model's parameters as shards, those of repeated blocks a block at a time.
 
     By torch's own call: Accelerate has FSDP2 for accelerators alone, and swaps the optimizer's parameters afterwards.
+
+    Args:
+        model: the same on every process.
+        mesh: of all processes.
+        device: the type of theirs.
+        precision: a name of :data:`NARROW`, in which parameters are gathered, while gradients are summed in float32;
+            or "no".
     """
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    apart = experts.spread(model, mesh) if execution.sharding == "fsdp2+ep" else set()
+    on = init_device_mesh(device, (mesh.pieces,))
+    apart: set[nn.Parameter] = set()
+    if mesh.expert > 1:
+        apart = experts.spread(model, on)
+    if mesh.data > 1:
+        on = init_device_mesh(device, (mesh.data, mesh.pieces), mesh_dim_names=("data", "shard"))
+    # Arithmetic is autocast's, as on one process; what is gathered has its dtype already.
+    narrow = NARROW.get(precision)
+    policy = MixedPrecisionPolicy(narrow, narrow and torch.float32, cast_forward_inputs=False)
+    shard = functools.partial(fully_shard, mesh=on, mp_policy=policy, ignored_params=apart)
+    if narrow is not None and (norms := [module for module in model.modules() if _has_statistics(module)]):
+        fully_shard(norms, mesh=on)  # one group of all: in torch parameters and statistics of a norm have one dtype
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
-            fully_shard(block, mesh=mesh, ignored_params=apart)
-    fully_shard(model, mesh=mesh, ignored_params=apart)
+            shard(block)
+    shard(model)
     return model
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    """Whether it has parameters of its own, and beside them numbers that are none, as batch normalisation has."""
+    own = [*module.parameters(recurse=False)], [*module.buffers(recurse=False)]
+    return all(any(x.is_floating_point() for x in some) for some in own)
+
+
+@contextmanager
+def micro_batch(model: nn.Module, accelerator: Accelerator, reshard: str, *, last: bool) -> Iterator[None]:
+    """Forward and backward of one of the parts of a step, the ``last`` of which leaves gradients of them all."""
+    if not isinstance(model, FSDPModule):
+        with nullcontext() if last else accelerator.no_sync(model):
+            yield
+        return
+    if reshard == "last":
+        model.set_requires_gradient_sync(last)
+        model.set_reshard_after_forward(False)  # or parameters would be gathered again all the same
+        model.set_reshard_after_backward(last)
+    else:
+        model.set_requires_all_reduce(last)  # of shards, over copies
+    yield
 
 
 def take_memory(model: nn.Module, device: torch.device) -> None:

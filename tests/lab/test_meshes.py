@@ -1,0 +1,99 @@
+"""Runs on meshes of two and of four processes beside the same run on one: losses, parameters, and what was sent."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from launching import on_ranks
+
+from thalweg.lab.engine import Execution
+from thalweg.records.errors import UserError
+from thalweg.sharding.plan import Mesh
+
+SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
+
+
+class Run(NamedTuple):
+    """``like`` names the run on one process whose numbers it has; at most the share ``off`` of a parameter differs."""
+
+    processes: int
+    task: str
+    execution: dict[str, Any]
+    like: str = ""
+    off: float = 1e-5
+    precision: str = "no"
+    clip: float | None = None
+
+
+def fsdp2(**more):
+    return {"sharding": "fsdp2", **more}
+
+
+RUNS = {
+    "one": Run(1, "Narrow", {}),
+    "one in bf16": Run(1, "Narrow", {}, precision="bf16"),
+    "two": Run(2, "Narrow", fsdp2(), "one"),
+    "two in bf16": Run(2, "Narrow", fsdp2(), "one in bf16", 2e-2, precision="bf16"),
+    "shards after each part": Run(2, "Narrow", fsdp2(micro_batch=2), "one"),
+    "shards after the last": Run(2, "Narrow", fsdp2(micro_batch=2, reshard="last"), "one"),
+    "copies of shards": Run(4, "Narrow", fsdp2(mesh=Mesh(data=2, shard=2)), "one"),
+    "copies, in parts": Run(4, "Narrow", fsdp2(mesh=Mesh(data=2, shard=2), micro_batch=2), "one"),
+    "copies alone": Run(4, "Narrow", fsdp2(mesh=Mesh(data=4)), "one"),
+}
+GATHER, SCATTER, REDUCE = "_allgather_base", "_reduce_scatter_base", "allreduce"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    root = tmp_path_factory.mktemp("meshes")
+    for processes in (1, 2, 4):
+        on_ranks(processes, [str(Path(__file__).with_name("on_meshes.py")), str(processes), str(root)])
+    return {name: one for n in (1, 2, 4) for name, one in torch.load(root / f"{n}.pt").items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, run in RUNS.items() if run.like])
+def test_a_run_on_a_mesh_is_the_run_on_one_process(name, found):
+    run, one, other = RUNS[name], found[name], found[RUNS[name].like]
+    for what in ("loss", "validation"):
+        assert one[what] == pytest.approx(other[what], rel=run.off), what
+    assert one["parameters"].keys() == other["parameters"].keys()
+    for key, p in other["parameters"].items():
+        assert float((one["parameters"][key] - p).norm() / p.norm()) <= run.off, key
+
+
+@pytest.mark.slow
+def test_in_bf16_half_the_bytes_are_gathered_and_sums_stay_in_float32(found):
+    narrow, full = found["two in bf16"], found["two"]
+    assert narrow["calls"] == full["calls"]
+    assert narrow["bytes"][GATHER] == full["bytes"][GATHER] / 2
+    assert narrow["bytes"][SCATTER] == full["bytes"][SCATTER] > 0
+
+
+@pytest.mark.slow
+def test_parts_of_a_step_share_one_gather_and_one_sum_where_shards_wait_for_the_last(found):
+    """Of three parts, and three groups of parameters: two blocks, gathered for backward again, and what is around."""
+    calls = found["two"]["calls"], found["shards after each part"]["calls"], found["shards after the last"]["calls"]
+    assert [(one[GATHER], one[SCATTER]) for one in calls] == [(5, 3), (15, 9), (3, 3)]
+
+
+@pytest.mark.slow
+def test_copies_add_up_their_shards_once_a_step(found):
+    each, parts = found["copies of shards"]["calls"], found["copies, in parts"]["calls"]
+    assert (each[SCATTER], parts[SCATTER]) == (3, 6)
+    assert each[REDUCE] == parts[REDUCE] == found["two"]["calls"][REDUCE] + 3
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"mesh": Mesh(shard=2)}, "--mesh is for --sharding fsdp2 or fsdp2[+]ep, got ddp"),
+        ({"sharding": "fsdp2+ep", "mesh": Mesh(shard=2)}, "--mesh must have an axis expert with .* got shard=2"),
+        ({"reshard": "last", "micro_batch": 2}, "--reshard last is for .* got --sharding ddp and one"),
+        ({"reshard": "last", "sharding": "fsdp2"}, "--reshard last is for .* got .* fsdp2 and no --micro-batch"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(given, said):
+    with pytest.raises(UserError, match=said):
+        Execution(**given)
