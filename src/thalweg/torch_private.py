@@ -80,13 +80,6 @@ def mps_generator() -> torch.Generator:
     return torch.mps._get_default_mps_generator()
 
 
-def shard_shape_and_offset(x: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shape of what is here of a DTensor, and where it begins in the whole."""
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    return compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
-
-
 def refuse_if_capturing(optimizer: Any) -> None:
     """Raise, as torch's own steps do, in the capture of a graph without ``capturable``."""
     optimizer._accelerator_graph_capture_health_check()

@@ -25,7 +25,8 @@ def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
         return [number for line in lines for number in (line["step"], line["loss"], line["validation"])] + [test]
 
     alone = {"ddp": "one", "ddp-killed": "one", "fsdp2": "one", "fsdp2-killed": "one"}
-    for name, whole in {**alone, "experts": "experts-alone", "experts-killed": "experts-alone"}.items():
+    alone |= dict.fromkeys(("experts", "experts-killed", "tensor-killed"), "experts-alone")
+    for name, whole in alone.items():
         assert history(name) == pytest.approx(history(whole), rel=1e-4), name
         assert records.read_json(tmp_path / name / "environment.json")["processes"] == "2"
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [

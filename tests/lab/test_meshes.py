@@ -1,5 +1,6 @@
 """Runs on meshes of two and of four processes beside the same run on one: losses, parameters, and what was sent."""
 
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from thalweg.records.errors import UserError
 from thalweg.sharding.plan import Mesh
 
 SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
+
+ROUNDED = 0.1  # three steps in bf16 on one process are .04 off those in float32, in a vector of a norm
 
 
 class Run(NamedTuple):
@@ -34,12 +37,23 @@ RUNS = {
     "one": Run(1, "Narrow", {}),
     "one in bf16": Run(1, "Narrow", {}, precision="bf16"),
     "two": Run(2, "Narrow", fsdp2(), "one"),
-    "two in bf16": Run(2, "Narrow", fsdp2(), "one in bf16", 2e-2, precision="bf16"),
+    "two in bf16": Run(2, "Narrow", fsdp2(), "one in bf16", ROUNDED, precision="bf16"),
     "shards after each part": Run(2, "Narrow", fsdp2(micro_batch=2), "one"),
     "shards after the last": Run(2, "Narrow", fsdp2(micro_batch=2, reshard="last"), "one"),
     "copies of shards": Run(4, "Narrow", fsdp2(mesh=Mesh(data=2, shard=2)), "one"),
     "copies, in parts": Run(4, "Narrow", fsdp2(mesh=Mesh(data=2, shard=2), micro_batch=2), "one"),
     "copies alone": Run(4, "Narrow", fsdp2(mesh=Mesh(data=4)), "one"),
+    "mixture": Run(1, "NarrowMixture", {}, clip=0.5),
+    "experts": Run(2, "NarrowMixture", {"sharding": "fsdp2+ep"}, "mixture", clip=0.5),
+    "tensor": Run(2, "NarrowMixture", fsdp2(mesh=Mesh(tensor=2), micro_batch=6), "mixture", clip=0.5),
+    "tensor in bf16": Run(2, "NarrowMixture", fsdp2(mesh=Mesh(tensor=2)), "mixture", ROUNDED, "bf16", 0.5),
+    "experts in bf16": Run(2, "NarrowMixture", {"sharding": "fsdp2+ep"}, "mixture", ROUNDED, "bf16", 0.5),
+    **{
+        " x ".join(axes): Run(
+            4, "NarrowMixture", fsdp2(mesh=Mesh(**dict.fromkeys(axes, 2)), micro_batch=3), "mixture", clip=0.5
+        )
+        for axes in itertools.combinations(("data", "shard", "tensor", "expert"), 2)
+    },
 }
 GATHER, SCATTER, REDUCE = "_allgather_base", "_reduce_scatter_base", "allreduce"
 
@@ -57,7 +71,7 @@ def found(tmp_path_factory):
 def test_a_run_on_a_mesh_is_the_run_on_one_process(name, found):
     run, one, other = RUNS[name], found[name], found[RUNS[name].like]
     for what in ("loss", "validation"):
-        assert one[what] == pytest.approx(other[what], rel=run.off), what
+        assert one[what] == pytest.approx(other[what], rel=min(run.off, 1e-4)), what
     assert one["parameters"].keys() == other["parameters"].keys()
     for key, p in other["parameters"].items():
         assert float((one["parameters"][key] - p).norm() / p.norm()) <= run.off, key

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from thalweg import sharding
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,6 +34,13 @@ class Place(NamedTuple):
 def place_of(x: Any) -> Place | Tensor:
     """Where the elements of a DTensor's shard lie; a tensor with the number of each where that is no :class:`Place`."""
     return _place(tuple(x.shape), x.device_mesh, tuple(x.placements))
+
+
+def indices(x: Any, axis: int) -> list[int]:
+    """Which ones of an axis of the whole a DTensor has here, in their order; any other tensor has all of them."""
+    placed = sharding.placement(x)
+    ranges = [(0, x.shape[axis])] if placed is None else _along(x.shape[axis], axis, *placed)
+    return [index for first, count in ranges for index in range(first, first + count)]
 
 
 def is_whole_blocks(place: Place | Tensor, block: int) -> bool:

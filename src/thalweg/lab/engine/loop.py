@@ -42,7 +42,9 @@ class Training:
         self.accelerator = accelerator = placement.accelerator_of(spec, execution, folder)
         self.sharded = execution.sharding != "ddp" and accelerator.num_processes > 1
         with agreement.raise_on_all():
-            mesh = placement.mesh_of(execution, accelerator.num_processes)
+            self.mesh = placement.mesh_of(execution, accelerator.num_processes)
+            self.copies = self.mesh.tensor  # of every batch: what processes along tensor share
+            self.rank, self.ranks = (n // self.copies for n in (accelerator.process_index, accelerator.num_processes))
             fill = self._take_task()
             set_seed(spec.seed)
             with (
@@ -54,7 +56,7 @@ class Training:
                     raise ValueError("the model has no parameters to train")
         if self.sharded:
             model = model if fill else model.to(accelerator.device)
-            model = placement.sharded(model, mesh, accelerator.device.type, spec.precision)
+            model = placement.sharded(model, self.mesh, accelerator.device.type, spec.precision)
         with agreement.raise_on_all():
             if fill:
                 placement.take_memory(model, accelerator.device)
@@ -76,8 +78,9 @@ class Training:
         self.window = torch.zeros(2, device=accelerator.device)  # sum of training losses, and how many
         self.history: list[dict[str, Any]] = []
         self.observations: list[dict[str, Any]] = []
-        whole, ranks = range(spec.batch_size), accelerator.num_processes
-        self.sizes = [len(part) for part in data.parts(whole, accelerator.process_index, ranks, execution.micro_batch)]
+        self.sizes = [
+            len(part) for part in data.parts(range(spec.batch_size), self.rank, self.ranks, execution.micro_batch)
+        ]
         self.parts = len(self.sizes)  # of a step
         self.model.train()
 
@@ -87,7 +90,7 @@ class Training:
         Raises:
             UserError: the data are missing, or the run does not go with the task or the processes.
         """
-        spec, ranks = self.spec, self.accelerator.num_processes
+        spec, ranks = self.spec, self.ranks
         if (spec.init != "") is not (self.execution.init_from is not None):
             raise UserError("RunSpec.init and Execution.init_from go together: the hash of the file, and the file")
         if self.execution.init_from is not None and weights.hash_of(self.execution.init_from) != spec.init:
@@ -160,7 +163,8 @@ class Training:
                     observer.part(self, examples, share)
         with blame_optimizer():
             if self.spec.clip is not None:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.clip)
+                self.accelerator.unscale_gradients()
+                placement.clip(self.model.parameters(), self.spec.clip)
         if observer is not None:
             with self._untimed():
                 self.observations.append({"step": self.step + 1, **observer.gradient(self)})
@@ -181,7 +185,7 @@ class Training:
         inputs, targets = batch if device.type == "cpu" else send_to_device(batch, device)
         if self.augment is not None:
             inputs = self.augment(inputs)
-        share = examples * self.accelerator.num_processes / self.spec.batch_size  # ranks are averaged
+        share = examples * self.ranks / self.spec.batch_size  # ranks are averaged
         with placement.micro_batch(self.model, self.accelerator, self.execution.reshard, last=last):
             loss = self.task.loss(data.apply(self.model, inputs), targets)
             loss = loss if share == 1.0 else loss * share
@@ -230,8 +234,8 @@ class Training:
     @torch.no_grad()
     def scores(self, split: str) -> Tensor:
         """The task's scores of a split, in all processes, with model and optimizer in the mode for it."""
-        rows, rank, ranks = getattr(self.data, split), self.accelerator.process_index, self.accelerator.num_processes
-        pieces = data.parts(range(len(rows)), rank, ranks, EVALUATION_BATCH)
+        rows = getattr(self.data, split)
+        pieces = data.parts(range(len(rows)), self.rank, self.ranks, EVALUATION_BATCH)
         model = self.bare()
         _mode(self.optimizer, "eval")
         model.eval()
@@ -240,7 +244,7 @@ class Training:
             for batch, piece in zip(data.loader(rows, [[*p] or [0] for p in pieces]), pieces, strict=True):
                 inputs, targets = send_to_device(batch, self.accelerator.device)
                 scores.append(self.task.score(data.apply(model, inputs), targets)[: len(piece)].cpu())
-            found = torch.cat(agreement.gather(torch.cat(scores)))
+            found = torch.cat(agreement.gather(torch.cat(scores))[:: self.copies])
         if self.sharded:  # after a forward without a backward the root is still whole
             for module in model.modules():
                 if isinstance(module, FSDPModule):
@@ -251,10 +255,8 @@ class Training:
 
     def batches(self) -> Iterator[Any]:
         """What this process trains on from here to the last step, part after part."""
-        a, execution = self.accelerator, self.execution
-        pieces = data.training_pieces(
-            self.spec, self.step, self.examples, a.process_index, a.num_processes, execution.micro_batch
-        )
+        execution = self.execution
+        pieces = data.training_pieces(self.spec, self.step, self.examples, self.rank, self.ranks, execution.micro_batch)
         return iter(data.loader(self.data.train, pieces, execution.workers))
 
     def _clock(self) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -15,9 +16,10 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from thalweg.lab.engine import experts, variables
+from thalweg.lab.engine import plans, variables
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import AXES
+from thalweg.sharding import whole
 from thalweg.sharding.plan import Mesh
 
 if TYPE_CHECKING:
@@ -74,17 +76,18 @@ def sharded(model: nn.Module, mesh: Mesh, device: str, precision: str) -> nn.Mod
         device: the type of theirs.
         precision: a name of :data:`NARROW`, in which parameters are gathered, while gradients are summed in float32;
             or "no".
+
+    Raises:
+        UserError: the model cannot be cut along an axis of the mesh.
     """
-    on = init_device_mesh(device, (mesh.pieces,))
-    apart: set[nn.Parameter] = set()
-    if mesh.expert > 1:
-        apart = experts.spread(model, on)
-    if mesh.data > 1:
-        on = init_device_mesh(device, (mesh.data, mesh.pieces), mesh_dim_names=("data", "shard"))
+    if mesh.tensor > 1 or mesh.expert > 1:
+        return plans.distributed(model, mesh, precision)
+    axes = {"data": mesh.data, "shard": mesh.shard} if mesh.data > 1 else {"shard": mesh.shard}
+    on = init_device_mesh(device, tuple(axes.values()), mesh_dim_names=tuple(axes))
     # Arithmetic is autocast's, as on one process; what is gathered has its dtype already.
     narrow = NARROW.get(precision)
     policy = MixedPrecisionPolicy(narrow, narrow and torch.float32, cast_forward_inputs=False)
-    shard = functools.partial(fully_shard, mesh=on, mp_policy=policy, ignored_params=apart)
+    shard = functools.partial(fully_shard, mesh=on, mp_policy=policy)
     if narrow is not None and (norms := [module for module in model.modules() if _has_statistics(module)]):
         fully_shard(norms, mesh=on)  # one group of all: in torch parameters and statistics of a norm have one dtype
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
@@ -98,6 +101,19 @@ def _has_statistics(module: nn.Module) -> bool:
     """Whether it has parameters of its own, and beside them numbers that are none, as batch normalisation has."""
     own = [*module.parameters(recurse=False)], [*module.buffers(recurse=False)]
     return all(any(x.is_floating_point() for x in some) for some in own)
+
+
+def clip(parameters: Iterable[nn.Parameter], largest: float) -> None:
+    """Scale gradients to a global norm of ``largest`` at most, as torch does it, but on any number of meshes."""
+    meshes: dict[Any, list[nn.Parameter]] = defaultdict(list)
+    for p in parameters:
+        if p.grad is not None:
+            meshes[getattr(p, "device_mesh", None)].append(p)
+    gradients = [[p.grad for p in some if p.grad is not None] for some in meshes.values()]
+    norms = [whole(nn.utils.get_total_norm(some)) for some in gradients]
+    total = norms[0] if len(norms) == 1 else nn.utils.get_total_norm(norms)
+    for some in meshes.values():
+        nn.utils.clip_grads_with_norm_(some, largest, total)
 
 
 @contextmanager

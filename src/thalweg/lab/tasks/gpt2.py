@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
 from thalweg.kernels import has_numbers
@@ -17,7 +16,8 @@ from thalweg.lab.tasks.base import Budget, Splits, held_out
 from thalweg.lab.tasks.language import Mixture, NextToken, gpt2, mixtral
 from thalweg.records.errors import UserError
 from thalweg.records.metric import Metric
-from thalweg.torch_private import shard_shape_and_offset
+from thalweg.sharding import local
+from thalweg.sharding.places import indices
 
 NOVEL = 64  # characters; a text that begins like another is left out
 
@@ -142,12 +142,13 @@ class MoE(Mixture, PublishedTexts):
         """
         generator = torch.Generator(next(model.parameters()).device)
         for name, p in model.named_parameters():
-            local, first = p.detach(), 0
-            if isinstance(p, DTensor):
-                local, first = p.to_local().detach(), shard_shape_and_offset(p)[1][0]
+            here = local(p.detach())
             if p.ndim < 2:
-                local.fill_(1.0)
+                here.fill_(1.0)
                 continue
-            for i, row in enumerate(local, first):
+            cut = [torch.tensor(indices(p, axis), device=here.device) for axis in range(1, p.ndim)]
+            for i, row in zip(indices(p, 0), here, strict=True):
                 digest = hashlib.sha256(f"{torch.initial_seed()} {name} {i}".encode()).digest()
-                row.normal_(0.0, 0.02, generator=generator.manual_seed(int.from_bytes(digest[:8]) >> 1))
+                generator.manual_seed(int.from_bytes(digest[:8]) >> 1)
+                whole = row.new_empty(p.shape[1:]).normal_(0.0, 0.02, generator=generator)
+                row.copy_(whole[torch.meshgrid(*cut, indexing="ij")] if row.shape != whole.shape else whole)
