@@ -3,7 +3,7 @@
 # inspects the signature of zero_grad once. With a small model that is more than the arithmetic: each search visits every
 # folder of sys.path. A loop without it keeps the optimizer out of prepare() where no loss is scaled (no fp16).
 # Seen: "searches of lomo_optim in 10 steps: 20". Fails if that changes. The time it prints is only shown: it depends on
-# the machine (.14 ms a step more on two cores of an EPYC, .5 where sys.path has more folders).
+# the machine (.14 ms a step more on two cores of an EPYC).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
