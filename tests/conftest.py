@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import itertools
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,14 @@ if not torch.cuda.is_available():  # said before anything imports Triton, which 
 from capabilities import CASES, TABLE, Capability, Option
 from interpreter import remember_builtins
 from support import WAYS, pairwise
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_crowded_ranks() -> Iterator[None]:
+    """Ranks are kept from module to module unless they take time while they wait."""
+    yield
+    if (pool := sys.modules.get("rank_pool")) is not None:
+        pool.end_crowded()
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

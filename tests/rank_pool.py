@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 SECONDS = 60.0
+CROWDED = 40  # threads of a rank; each process group has three, one of which wakes a hundred times a second
 GRACE = 2.0  # seconds for the other ranks to return or to fail as well, once one has failed
 
 
@@ -43,6 +44,12 @@ def call_on_ranks(size: int, function: Callable[..., Any], *args: Any, seconds: 
     except BaseException:
         _kept.pop(size).end()
         raise
+
+
+def end_crowded() -> None:
+    """End the ranks that have made many process groups: those cost time while nothing is asked of them."""
+    for size in [size for size, ranks in _kept.items() if ranks.threads() > CROWDED]:
+        _kept.pop(size).end()
 
 
 class _Ranks:
@@ -98,6 +105,11 @@ class _Ranks:
                 os.kill(self.processes[rank].pid, signal.SIGUSR1)
         time.sleep(0.5 if ranks else 0.0)
         return [(rank, self.stacks[rank].read_text()) for rank in ranks]
+
+    def threads(self) -> int:
+        """Of the first rank, where the system says so."""
+        tasks = Path(f"/proc/{self.processes[0].pid}/task")
+        return sum(1 for _ in tasks.iterdir()) if tasks.exists() else 0
 
     def end(self) -> None:
         for process in self.processes:

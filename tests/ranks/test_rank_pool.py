@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from rank_pool import call_on_ranks
+from rank_pool import call_on_ranks, end_crowded
 from torch import distributed as dist
 
 
@@ -76,3 +76,17 @@ def test_what_cannot_be_found_there_is_an_error_like_any_other():
     with pytest.raises(AttributeError):
         call_on_ranks(1, local)
     assert call_on_ranks(1, pid_and_sum)[0][1:] == (1, 0)
+
+
+def groups_of_all(rank, count):
+    for _ in range(count):
+        dist.new_group()
+    return os.getpid()
+
+
+def test_ranks_with_many_process_groups_are_not_kept_beyond_their_module():
+    few = call_on_ranks(1, groups_of_all, 2)
+    end_crowded()
+    assert call_on_ranks(1, groups_of_all, 30) == few
+    end_crowded()
+    assert call_on_ranks(1, groups_of_all, 0) != few
