@@ -98,8 +98,8 @@ def _run(command: list[str], files: list[Any], environment: dict[str, str], fold
         runpy.run_path(command[0], run_name="__main__")
 
 
-def on_ranks(count: int, command: Sequence[str], seconds: float = 300.0) -> str:
-    """What the processes of a group print, each started as ``torchrun`` starts them.
+def on_ranks(count: int, command: Sequence[str], seconds: float = 300.0, *, slurm: bool = False) -> str:
+    """What the processes of a group print, each started as ``torchrun`` starts them, or as SLURM's ``srun``.
 
     Raises:
         AssertionError: one of them failed, or did not end in time; with its last lines.
@@ -107,12 +107,19 @@ def on_ranks(count: int, command: Sequence[str], seconds: float = 300.0) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1"}
-    shared |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_PORT": str(port)}
+    if slurm:  # as SLURM 22.05 sets them
+        shared |= {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(count)}
+        shared |= {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "n1", "SLURM_STEP_TASKS_PER_NODE": str(count)}
+        shared |= {"SLURM_NODEID": "0"}
+        rank, local = "SLURM_PROCID", "SLURM_LOCALID"
+    else:
+        shared |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        rank, local = "RANK", "LOCAL_RANK"
     shared["PYTHONPATH"] = os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(HERE / "lab")])
     with tempfile.TemporaryFile() as out, open(os.devnull) as nothing:  # noqa: PTH123
         files = nothing.fileno(), out.fileno(), out.fileno()
-        ranks = [Launched(command, files, {**shared, "RANK": r, "LOCAL_RANK": r}) for r in map(str, range(count))]
+        ranks = [Launched(command, files, {**shared, rank: r, local: r}) for r in map(str, range(count))]
         try:
             ended = [rank.wait(seconds) for rank in ranks]
         finally:

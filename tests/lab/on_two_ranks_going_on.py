@@ -1,8 +1,11 @@
 """What each of two processes does for test_going_on_together.py."""
 
 import os
+import platform
 import signal
 import sys
+import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +14,19 @@ import torch
 from lines import ADAMW, SGD
 from test_going_on_together import ODD, TIED
 
-from thalweg.lab.engine import Execution, RunSpec, Stopped, checkpoint, leave_process_group, train, weights
+from thalweg.lab.engine import (
+    Execution,
+    Failed,
+    RunSpec,
+    Stopped,
+    agreement,
+    checkpoint,
+    leave_process_group,
+    train,
+    weights,
+)
 from thalweg.lab.signals import handled
-from thalweg.records.errors import UserError
+from thalweg.records.errors import TaskFault, UserError
 
 SHARDINGS = ("ddp", "fsdp2")
 RANK = int(os.environ["RANK"])
@@ -151,7 +164,55 @@ def weights_saved_and_started_from(root):
         train(spec, root / "misfit", execution=Execution(sharding=sharding, init_from=file))
 
 
+def one_fills_a_cache_and_the_others_read_it(root):
+    cache = root / "cache"
+
+    def prepared():
+        if cache.exists():
+            return "read"
+        time.sleep(0.3)
+        cache.write_text("rows")
+        return "written"
+
+    assert agreement.in_turn(prepared) == ("written", "read")[RANK]
+
+    def refused():
+        assert RANK == 0, "nothing was prepared"
+        raise UserError("no such rows")
+
+    with pytest.raises(UserError, match=r"^no such rows \(process 0 of 2 on .+\)$"):
+        agreement.in_turn(refused)
+
+
+def raised_on_all(mine):
+    with agreement.raise_on_all():
+        if mine is not None:
+            raise mine from KeyError("its cause")
+
+
+def what_one_raises_all_raise_and_say_whose_it_is():
+    """Unless it is the same on all; of several the first one's."""
+    for mine, found in (
+        ([None, UserError("b")], UserError("b (process 1 of 2 on {})")),
+        ([UserError("a"), UserError("b")], UserError("a (process 0 of 2 on {})")),
+        ([UserError("a"), UserError("a")], UserError("a")),
+        ([None, Failed("refused", "b")], Failed("refused", "b (process 1 of 2 on {})")),
+        ([None, TaskFault("t", "splits()")], TaskFault("t", "splits() (process 1 of 2 on {})")),
+    ):
+        with pytest.raises(type(found)) as caught:
+            raised_on_all(mine[RANK])
+        says = tuple(one.format(platform.node()) for one in found.args)
+        if isinstance(found, TaskFault):
+            assert caught.value.args[:2] == says[:2]
+            shown = "".join(traceback.format_exception(caught.value.__cause__)) if RANK else caught.value.trace
+            assert "KeyError: 'its cause'" in shown
+        else:
+            assert caught.value.args == says
+
+
 def main(root):
+    one_fills_a_cache_and_the_others_read_it(root)
+    what_one_raises_all_raise_and_say_whose_it_is()
     without_a_shared_folder(root)
     asked_for_different_runs(root)
     refused_at_construction(root)

@@ -1,5 +1,6 @@
 """Tasks that train in milliseconds, right ones and wrong ones; named on command lines as ``small_tasks:Line``."""
 
+import os
 import time
 from pathlib import Path
 
@@ -39,6 +40,28 @@ class Slow(Line):
     def loss(self, output, target):
         time.sleep(0.5 if Path("slower").exists() else 0.05)
         return super().loss(output, target)
+
+
+class Loaded(Line):
+    """The same from data sets that are indexed; each example's score is the process that loaded it."""
+
+    def splits(self):
+        return Splits(*map(Fetched, super().splits()))
+
+    def score(self, output, target):
+        return target[:, 1]
+
+
+class Fetched(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, k):
+        inputs, target = self.rows[k]
+        return inputs, torch.cat([target, torch.tensor([float(os.getpid())])])
 
 
 class Named(Line):

@@ -2,6 +2,7 @@ import copy
 import cProfile
 import json
 import math
+import os
 import pstats
 import time
 from dataclasses import fields, replace
@@ -18,6 +19,7 @@ from thalweg.lab.engine import (
     Execution,
     RunSpec,
     Training,
+    data,
     train,
 )
 from thalweg.lab.engine.failures import Failed, diverged
@@ -86,6 +88,25 @@ def test_every_example_of_a_split_is_scored_once_on_however_many_processes(ranks
         )
         found.append(training.scores("validation"))
     assert torch.equal(torch.cat(found), whole)
+
+
+def test_workers_that_load_what_is_scored_stay_for_the_next_evaluation(tmp_path):
+    training = Training(replace(LINE, task="small_tasks:Loaded"), tmp_path, Execution(workers=1))
+    pids = {int(pid) for _ in range(3) for pid in training.scores("validation")}
+    assert len(pids) == 1
+    assert pids != {os.getpid()}
+    assert {int(pid) for pid in training.scores("test")}.isdisjoint(pids)
+
+
+def test_batches_are_copied_while_an_accelerator_computes(monkeypatch):
+    sent = []
+    monkeypatch.setattr(data, "send_to_device", lambda batch, device, **how: sent.append((device.type, how)) or batch)
+    for kind in ("cpu", "cuda", "mps"):
+        data.on_device((1, 2), torch.device(kind))
+    assert sent == [("cuda", {"non_blocking": True}), ("mps", {"non_blocking": False})]
+    rows = tasks.Rows(torch.ones(4, 1), torch.ones(4))
+    assert data.loader(rows, [[0]], pinned=True).pin_memory
+    assert not data.loader(rows, [[0]], workers=1).pin_memory
 
 
 def test_a_complete_run_is_not_run_again(finished):

@@ -25,7 +25,7 @@ LAB = (
 )  # fmt: skip
 COMMANDS = {
     "compare": "Tune and compare optimizers on tasks, and write a report.",
-    "train": "Train one run, on one process or many (torchrun, accelerate launch); the same command resumes it.",
+    "train": "Train one run, on one process or many (torchrun, accelerate launch, srun); the same command resumes it.",
     "reproduce": "Run the slides' experiments, and write a page that compares them with the printed numbers.",
     "report": "Rewrite the report from the stored runs.",
     "tasks": "List the tasks.",

@@ -27,6 +27,7 @@ from thalweg.commands.options import (
     switch,
     whole,
 )
+from thalweg.lab import slurm
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, Regimen, Reshard, Sharding
@@ -100,13 +101,14 @@ class Train(Regimen):
 
 @handled()
 def train(task: str, *, options: Train | None = None) -> None:
-    """Train one run, on one process or many (torchrun, accelerate launch); the same command resumes it.
+    """Train one run, on one process or many (torchrun, accelerate launch, srun); the same command resumes it.
 
     Args:
         task: A name (see `thalweg tasks`), or module:Class.
         options: how to train.
     """
     options = options or Train()
+    slurm.adopt()
     given = assignments(options.settings, "--set")
     from thalweg.lab import alone, contenders, tasks
     from thalweg.lab.engine import Execution, RunSpec, agreement, leave_process_group, variables, weights
@@ -122,7 +124,8 @@ def train(task: str, *, options: Train | None = None) -> None:
     regimen = {name: getattr(options, name) for name in REGIMEN}
     if chosen.schedule is not None and options.schedule == "cosine":
         regimen["schedule"] = chosen.schedule
-    spec = RunSpec(
+    variables.check(options.precision)
+    wanted = RunSpec(
         task=task,
         batch_size=size,
         steps=options.steps or (budget or own.budgets[0]).steps,
@@ -132,7 +135,8 @@ def train(task: str, *, options: Train | None = None) -> None:
         test=True,
         init="" if options.init_from is None else weights.hash_of(options.init_from),
         **regimen,
-    ).stamped()
+    )
+    spec = agreement.in_turn(wanted.stamped)
     folder = options.out or Path("runs") / "train" / slug(task) / f"{slug(options.optimizer)}-{spec.hash}"
     rank, console = int(os.environ.get("RANK", "0")), terminal.console()
     every, panel = options.instruments, None
@@ -147,7 +151,6 @@ def train(task: str, *, options: Train | None = None) -> None:
     )  # fmt: skip
     if execution.sharding != "ddp" and os.environ.get("WORLD_SIZE", "1") == "1":
         console.print(f"note: on one process --sharding {execution.sharding} has nothing to share; see torchrun")
-    variables.check(spec.precision)
     with ExitStack() as stack:
         with agreement.raise_on_all():
             alone.check_room_for(options.save_model, options.init_from)

@@ -3,6 +3,7 @@
 Rooms, each importing only from those above it::
 
     signals.py       SIGTERM and its like: noted while a run trains, which then saves
+    slurm.py         tasks of srun as processes of one run
     processes.py     how workers are started
     split.py         a split of published data: what its columns must hold, and its values
     hub.py           published data and weights: a local folder, or the hub

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender, defaults
-from thalweg.lab.engine import Execution
+from thalweg.lab.engine import Execution, agreement
 from thalweg.lab.search import comparison, together
 from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, open_tickets
@@ -120,7 +120,11 @@ def reproduce(
         if wanted.measure:
             measurement.run(measuring(wanted.measure), wanted.options, root, say)
             return
-        cells = [(one, cell) for one in wanted.comparisons for cell in cells_of(one, root)]
+
+        def planned() -> list[tuple[Comparison, PlannedCell]]:
+            return [(one, cell) for one in wanted.comparisons for cell in cells_of(one, root)]
+
+        cells = agreement.in_turn(planned) if together.launched() else planned()
         for _, cell in cells:
             if first:
                 cell.record(root, command)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -41,11 +41,12 @@ class Training:
         self.spec, self.folder, self.execution = spec, folder, execution
         self.accelerator = accelerator = placement.accelerator_of(spec, execution, folder)
         self.sharded = execution.sharding != "ddp" and accelerator.num_processes > 1
+        loaded = agreement.in_turn(lambda: tasks.load(spec.task))
         with agreement.raise_on_all():
             self.mesh = placement.mesh_of(execution, accelerator.num_processes)
             self.copies = self.mesh.tensor  # of every batch: what processes along tensor share
             self.rank, self.ranks = (n // self.copies for n in (accelerator.process_index, accelerator.num_processes))
-            fill = self._take_task()
+            fill = self._take_task(*loaded)
             set_seed(spec.seed)
             with (
                 blame_task(spec.task, "model()"),
@@ -77,6 +78,7 @@ class Training:
         self.since = 0.0  # when the training began whose seconds are not counted yet
         self.window = torch.zeros(2, device=accelerator.device)  # sum of training losses, and how many
         self.history: list[dict[str, Any]] = []
+        self.loaders: dict[str, Iterable[Any]] = {}  # of splits that are scored, where there are workers
         self.observations: list[dict[str, Any]] = []
         self.sizes = [
             len(part) for part in data.parts(range(spec.batch_size), self.rank, self.ranks, execution.micro_batch)
@@ -84,19 +86,18 @@ class Training:
         self.parts = len(self.sizes)  # of a step
         self.model.train()
 
-    def _take_task(self) -> Callable[[nn.Module], None] | None:
+    def _take_task(self, shared: tasks.Task, splits: tasks.Splits) -> Callable[[nn.Module], None] | None:
         """The task with its data, and what fills its model if that is made without memory.
 
         Raises:
-            UserError: the data are missing, or the run does not go with the task or the processes.
+            UserError: the run does not go with the task or the processes.
         """
         spec, ranks = self.spec, self.ranks
         if (spec.init != "") is not (self.execution.init_from is not None):
             raise UserError("RunSpec.init and Execution.init_from go together: the hash of the file, and the file")
         if self.execution.init_from is not None and weights.hash_of(self.execution.init_from) != spec.init:
             raise UserError(f"--init-from: {self.execution.init_from} has changed since the run was set up")
-        shared, self.data = tasks.load(spec.task)
-        self.task = copy.copy(shared)
+        self.task, self.data = copy.copy(shared), splits
         if spec.label_smoothing and shared.label_smoothing is None:
             raise UserError(f"label_smoothing must be 0: the loss of {spec.task} does not support it")
         self.task.label_smoothing = spec.label_smoothing
@@ -181,8 +182,7 @@ class Training:
 
         The share of one without examples, which stands in where other ranks have one more, is 0.
         """
-        device = self.accelerator.device
-        inputs, targets = batch if device.type == "cpu" else send_to_device(batch, device)
+        inputs, targets = data.on_device(batch, self.accelerator.device)
         if self.augment is not None:
             inputs = self.augment(inputs)
         share = examples * self.ranks / self.spec.batch_size  # ranks are averaged
@@ -241,8 +241,8 @@ class Training:
         model.eval()
         scores = []
         with blame_task(self.spec.task, "its model or score", model):
-            for batch, piece in zip(data.loader(rows, [[*p] or [0] for p in pieces]), pieces, strict=True):
-                inputs, targets = send_to_device(batch, self.accelerator.device)
+            for batch, piece in zip(self._loader(split, rows, pieces), pieces, strict=True):
+                inputs, targets = data.on_device(batch, self.accelerator.device)
                 scores.append(self.task.score(data.apply(model, inputs), targets)[: len(piece)].cpu())
             found = torch.cat(agreement.gather(torch.cat(scores))[:: self.copies])
         if self.sharded:  # after a forward without a backward the root is still whole
@@ -257,7 +257,18 @@ class Training:
         """What this process trains on from here to the last step, part after part."""
         execution = self.execution
         pieces = data.training_pieces(self.spec, self.step, self.examples, self.rank, self.ranks, execution.micro_batch)
-        return iter(data.loader(self.data.train, pieces, execution.workers))
+        pinned = data.pinned(self.accelerator.device)
+        return iter(data.loader(self.data.train, pieces, execution.workers, pinned=pinned))
+
+    def _loader(self, split: str, rows: Any, pieces: list[range]) -> Iterable[Any]:
+        """Batches to score; workers are kept for the next evaluation."""
+        if split in self.loaders:
+            return self.loaders[split]
+        workers, pinned = self.execution.workers, data.pinned(self.accelerator.device)
+        found = data.loader(rows, [[*piece] or [0] for piece in pieces], workers, pinned=pinned)
+        if workers:
+            self.loaders[split] = found
+        return found
 
     def _clock(self) -> float:
         if self.accelerator.device.type == "cuda":
