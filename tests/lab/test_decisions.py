@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -13,12 +14,13 @@ from rich.console import Console
 from scipy import stats
 from synthetic import ACCURACY, Comparison, write
 
+from thalweg.commands import main as cli
 from thalweg.commands.tables import grid
 from thalweg.lab import tasks
 from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.records import reading, results
 from thalweg.records.metric import Metric
-from thalweg.report import words, write_report
+from thalweg.report import sentences, words, write_report
 from thalweg.report.decisions import Outcome, Paired
 from thalweg.report.rankings import median_best
 from thalweg.report.statistics import paired
@@ -241,7 +243,11 @@ def test_survivors_do_not_win_anywhere(survivors):
     assert [row.optimizer for row in table.rows] == ["lamb", "adamw", "alto"]
     assert [row.standing for row in table.rows] == ["first", "worse", "undecided"]
     assert (verdict.wins, verdict.losses) == ({"lamb": 1, "adamw": 0, "alto": 0}, {"lamb": 0, "adamw": 1, "alto": 0})
-    said = [*words.about_table(table), *words.about_all(summary), *words.about_inclusions(verdict.inclusions)]
+    said = [
+        *sentences.about_table(table),
+        *sentences.about_all(summary),
+        *sentences.about_inclusions(verdict.inclusions),
+    ]
     tested = claims.findings_of(
         [recipe.Claim("A beats L", "alto", "lamb"), recipe.Claim("L beats A", "lamb", "alto"),
          recipe.Claim("loss", "alto", "lamb", measure="training loss"),
@@ -269,7 +275,7 @@ def test_who_failed_on_every_seed_is_last_and_not_compared(tmp_path):
     assert [(row.optimizer, row.standing) for row in table.rows] == [("lamb", "first"), ("alto", "")]
     assert (table.pairs, summary.verdict.inclusions) == ({}, ())
     assert list(summary.verdict.ranks) == ["lamb"]
-    assert "No seed finished, and so compared with nobody: alto." in words.about_table(table)
+    assert "No seed finished, and so compared with nobody: alto." in sentences.about_table(table)
     assert summary.verdict.left_out == {"alto": 1}
     measures = ("test", "training loss", "steps to target")
     tested = claims.findings_of([recipe.Claim("A", "alto", "lamb", measure=one) for one in measures], summary)
@@ -359,6 +365,31 @@ def test_without_a_target_nobody_missed_it(tmp_path):
     assert "/5" not in console.file.getvalue()
     web = write_report(summary, tmp_path / "report.html").read_text()
     assert web.count(">0/5<") == 2  # of failed seeds
+
+
+def test_the_command_line_says_what_matters_and_against_whom(tmp_path, capsys):
+    writer = Comparison(tmp_path)
+    for optimizer, quality in (("lamb", 0.0), ("alto", 0.05), ("muon", 0.2)):
+        writer.cell("digits", ACCURACY, 64, 40, optimizer, quality=quality, spread=0.01, target=None)
+    pages = {}
+    for options in ((), ("--margin", "50"), ("--reference", "lamb"), ("--margin", "50", "--reference", "lamb")):
+        cli.main(["report", str(tmp_path), *options])
+        pages[options] = " ".join(re.sub("<[^>]*>", " ", (tmp_path / "report.html").read_text()).split())
+    capsys.readouterr()
+    plain, margin, reference, both = pages.values()
+    assert "corrected over 3 comparisons" in plain
+    assert "corrected over 3 comparisons" in margin
+    assert "corrected over 2 comparisons" in reference
+    assert "corrected over 2 comparisons" in both
+    for page_of, within in ((plain, False), (margin, True), (reference, False), (both, True)):
+        assert ("by less than 50 points" in page_of) is within
+    for options, message in (
+        (("--margin", "0"), "--margin"),
+        (("--reference", "almo"), "the reference must be one of alto, lamb, muon, got 'almo'"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["report", str(tmp_path), *options])
+        assert message in capsys.readouterr().err
 
 
 # words

@@ -14,7 +14,7 @@ from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, work
 from thalweg.records import files as records
 from thalweg.records.reading import read
-from thalweg.report import code, words
+from thalweg.report import code, sentences
 from thalweg.report.summary import summarise
 
 
@@ -28,7 +28,7 @@ def two(root, general, special):
 
 def test_who_loses_to_a_special_case_of_itself_was_searched_too_little(tmp_path):
     summary = two(tmp_path, -0.5, 0.5)
-    (said,) = words.about_inclusions(summary.verdict.inclusions)
+    (said,) = sentences.about_inclusions(summary.verdict.inclusions)
     assert said.startswith(
         "digits, batch size 1024, short (40 steps): alto contains lamb (α = 0) and yet loses to it by"
     )
@@ -36,12 +36,12 @@ def test_who_loses_to_a_special_case_of_itself_was_searched_too_little(tmp_path)
 
 
 def test_who_wins_against_a_special_case_of_itself_is_better(tmp_path):
-    (said,) = words.about_inclusions(two(tmp_path, 0.5, -0.5).verdict.inclusions)
+    (said,) = sentences.about_inclusions(two(tmp_path, 0.5, -0.5).verdict.inclusions)
     assert "alto is better than lamb, its special case at α = 0, by" in said
 
 
 def test_what_the_seeds_do_not_tell_apart_is_said_to_be_so(tmp_path):
-    (said,) = words.about_inclusions(two(tmp_path, 0.0, 0.0).verdict.inclusions)
+    (said,) = sentences.about_inclusions(two(tmp_path, 0.0, 0.0).verdict.inclusions)
     assert said == "alto and lamb, its special case at α = 0, are undecided in 1 of 1 table."
 
 
@@ -75,7 +75,7 @@ def test_a_winner_at_an_edge_is_flagged(sign, side, beyond, tmp_path):
         value = 50.0 + sign * 10.0 * lr if sign else 50.0 - abs(lr - 0.03)
         records.write_json(path, {**records.read_json(path), "validation": value})
     (table,) = summarise(read(tmp_path), "").tables
-    said = [one for one in words.cautions(table) if "learning rate" in one]
+    said = [one for one in sentences.cautions(table) if "learning rate" in one]
     if side is None:
         assert said == []
     else:

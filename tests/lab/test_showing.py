@@ -18,7 +18,7 @@ from thalweg.report.statistics import detectable
 from thalweg.report.summary import summarise
 
 TUNED = replace(PLAN, optimizers=("sgd", "adamw", "lamb"), trials=1, studies=1, seeds=3, tuning_seeds=2)
-FACTOR = re.compile(r"a difference of a factor of ([\d,.e+]+) four times in five, corrected over \d+ comparisons")
+FACTOR = re.compile(r"differences above a factor of ([\d,.e+]+) four times in five, corrected over \d+ comparisons")
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def factor_in(line):
     return float(FACTOR.search(line).group(1).replace(",", ""))
 
 
-def test_with_nothing_known_it_is_in_standard_deviations(tmp_path, capsys):
+def test_with_nothing_known_their_scatter_is_the_unit(tmp_path, capsys):
     cli.main([*SMALL, "--out", str(tmp_path), "--dry-run"])
     said = capsys.readouterr().out.splitlines()
     least = detectable(1.0, 2, 1)
     assert said[-1] == (
-        f"2 seeds show a difference of {least:.3g} standard deviations of a paired difference four times in five, "
+        f"2 seeds show differences above {least:.3g} times their scatter from seed to seed four times in five, "
         "corrected over 1 comparison"
     )
     for plan in (replace(TUNED, seeds=1), replace(TUNED, optimizers=("sgd",))):
@@ -101,7 +101,7 @@ def test_compare_says_it_when_tuning_is_over(tmp_path, capsys, in_this_process):
     cli.main(command)
     said = capsys.readouterr().out
     assert said.count("four times in five") == 2
-    assert said.index("standard deviations of a paired") < said.index("as far as its tuning seeds tell")
+    assert said.index("times their scatter") < said.index("as far as its tuning seeds tell")
     cli.main(command)
     assert "as far as its fresh seeds tell" in capsys.readouterr().out
 

@@ -71,10 +71,10 @@ def line(cells: Sequence[PlannedCell], compared: int, found: Spread | None) -> s
     corrected = f"corrected over {compared} {words.plural(compared, 'comparison')}"
     least = statistics.detectable(1.0 if found is None else found.sd, seeds, compared)
     if found is None:
-        size, by = f"{words.short(least)} standard deviations of a paired difference", ""
+        size, by = f"{words.short(least)} times their scatter from seed to seed", ""
     else:
         size, by = _size(least, _metric(cells)), f", as far as its {found.seen} tell"
-    return f"{seeds} seeds show a difference of {size} four times in five, {corrected}{by}"
+    return f"{seeds} seeds show differences above {size} four times in five, {corrected}{by}"
 
 
 def lines(cells: Sequence[PlannedCell], root: Path, reference: str | None) -> list[str]:

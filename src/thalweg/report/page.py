@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from thalweg.report import charts, code, words
+from thalweg.report import charts, code, sentences, words
 
 if TYPE_CHECKING:
     from thalweg.report.charts import Styles
@@ -81,10 +81,10 @@ def render(summary: Summary) -> str:
         summary=summary,
         styles=drawn,
         tasks=list(dict.fromkeys(table.task for table in summary.tables)),
-        sentences=words.about_all(summary),
+        sentences=sentences.about_all(summary),
         corrected=words.family(summary),
-        pools=[words.about_pool(one) for one in verdict.pools],
-        inclusions=words.about_inclusions(verdict.inclusions),
+        pools=[sentences.about_pool(one) for one in verdict.pools],
+        inclusions=sentences.about_inclusions(verdict.inclusions),
         profiles=[
             (unit, picture)
             for unit, ratios in (("steps", verdict.steps), ("seconds", verdict.seconds))
@@ -128,8 +128,8 @@ def _section(anchor: str, table: RankedTable, summary: Summary, drawn: Styles) -
         "table": table,
         "quantity": words.quantity(table.metric),
         "unit": words.units(table.metric),
-        "sentences": words.about_table(table),
-        "cautions": words.cautions(table),
+        "sentences": sentences.about_table(table),
+        "cautions": sentences.cautions(table),
         "overview": charts.overview(table, drawn),
         "charts": charts.of_table(table, drawn),
         "rows": [_row(table, row) for row in table.rows],
