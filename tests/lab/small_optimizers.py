@@ -121,3 +121,16 @@ class RefusesOnOneRank(ZeroLr):
         if os.environ.get("RANK") == "1" and lr != 0.01:  # but for the probe
             raise ValueError("not on this machine")
         super().__init__(params, lr, weight_decay, momentum)
+
+
+class RefusesAtTheThirdStep(torch.optim.SGD):
+    """On the processes whose ranks ``lr`` says: 0.01 the first, 0.1 the second, 0.11 both."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        rank = int(os.environ.get("RANK", "0"))
+        if self.steps == 3 and f"{self.defaults['lr']:.2f}"[3 - rank] == "1":
+            raise ValueError("no further")
+        return super().step(closure)

@@ -64,6 +64,18 @@ class Fetched(torch.utils.data.Dataset):
         return inputs, torch.cat([target, torch.tensor([float(os.getpid())])])
 
 
+class FailsOnTheSecondProcess(Line):
+    """Its loss raises at the third step, there."""
+
+    calls = 0
+
+    def loss(self, output, target):
+        self.calls += 1
+        if self.calls == 3 and os.environ.get("RANK") == "1":
+            raise KeyError("a row of this process")
+        return super().loss(output, target)
+
+
 class Named(Line):
     """The same, its inputs by name, with a second number of the test set."""
 

@@ -1,6 +1,7 @@
 """Runs on two processes that are stopped, disagree, are refused, and go on."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -55,6 +56,17 @@ def test_two_processes_go_on_as_one_and_none_waits_for_the_other(tmp_path):
         for name, value in found.items():
             torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-5)
         assert history(tmp_path / f"from-{sharding}") == pytest.approx(history(tmp_path / "from"), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["refused", "fault", "killed"])
+def test_an_error_of_one_process_is_said_by_all_and_names_it(how, tmp_path):
+    on_ranks(2, [str(HERE / "on_two_ranks_parted.py"), how, str(tmp_path)], 100.0)
+    if how == "refused":
+        said = records.read_json(tmp_path / "one" / "result.json")
+        assert said["reason"] == f"ValueError: no further (process 1 of 2 on {platform.node()})"
+    else:
+        assert not list(tmp_path.glob("one/result.json"))
 
 
 @pytest.mark.slow

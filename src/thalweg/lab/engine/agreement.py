@@ -106,7 +106,7 @@ def raise_first(said: list[Told | None], mine: Exception | None) -> None:
         return
     kind, arguments, host = found
     if any(other is None or other[1][:2] != arguments[:2] for other in said):
-        named = 0 if kind is UserError else 1
+        named = 0 if issubclass(kind, UserError) else 1
         what = f"{arguments[named]} (process {rank} of {len(said)} on {host})"
         arguments = *arguments[:named], what, *arguments[named + 1 :]
     if kind is TaskFault and isinstance(mine, TaskFault):

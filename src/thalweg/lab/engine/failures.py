@@ -23,6 +23,10 @@ class Failed(Exception):  # noqa: N818 (an outcome, which is recorded)
         self.kind, self.reason = kind, reason
 
 
+class Lost(UserError):  # noqa: N818 (what it is)
+    """Another process has gone, and this one waited for it."""
+
+
 class Stopped(Exception):  # noqa: N818 (not an error)
     """The run was asked to stop; its folder has no result."""
 
@@ -53,19 +57,20 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _said(error: BaseException) -> str:
+def said_of(error: BaseException) -> str:
+    """What an error says, with its type, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
-def peer_failure(error: BaseException) -> UserError | None:
+def peer_failure(error: BaseException) -> Lost | None:
     """What to say where a process waited for another that has gone, or None: it is something else."""
     if not isinstance(error, RuntimeError) or not torch.distributed.is_initialized():
         return None
     if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
         return None
-    return UserError(
+    return Lost(
         "another process of this run has ended or cannot be reached: see its error; the same command resumes from the "
-        f"last checkpoint ({_said(error):.150})"
+        f"last checkpoint ({said_of(error):.150})"
     )
 
 
@@ -79,7 +84,7 @@ def blame_optimizer() -> Iterator[None]:
     except BaseException as error:
         if (lost := peer_failure(error)) is not None:
             raise lost from error
-        raise Failed("out of memory" if _out_of_memory(error) else "refused", _said(error)) from error
+        raise Failed("out of memory" if _out_of_memory(error) else "refused", said_of(error)) from error
 
 
 @contextmanager
@@ -93,7 +98,7 @@ def blame_task(task: str, where: str, model: nn.Module | None = None) -> Iterato
         if (lost := peer_failure(error)) is not None:
             raise lost from error
         if _out_of_memory(error):
-            raise Failed("out of memory", _said(error)) from error
+            raise Failed("out of memory", said_of(error)) from error
         if model is not None and not all(p.isfinite().all() for p in model.parameters()):
-            raise Failed("diverged", f"parameters are not finite, and {where} raised {_said(error)}") from error
+            raise Failed("diverged", f"parameters are not finite, and {where} raised {said_of(error)}") from error
         raise TaskFault(task, where) from error

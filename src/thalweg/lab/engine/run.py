@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab import signals, tasks
-from thalweg.lab.engine import agreement, checkpoint, variables
+from thalweg.lab.engine import agreement, checkpoint, notices, variables
 from thalweg.lab.engine.execution import Execution
 from thalweg.lab.engine.failures import Failed, blame_task, peer_failure
 from thalweg.lab.engine.loop import Training
@@ -99,6 +100,7 @@ def train(
     """
     execution = execution or Execution()
     variables.check(spec.precision)
+    notices.together()
     try:
         if (found := _agreed(spec, folder, place)) is not None:
             return found
@@ -130,7 +132,8 @@ def _agreed(spec: RunSpec, folder: Path, place: Place | None) -> dict[str, Any] 
 def _trained(
     spec: RunSpec, writer: _Writer, execution: Execution, on_event: OnEvent, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    unfinished = any(agreement.gather((writer.folder / checkpoint.NAME).exists()))
+    before = agreement.gather(((writer.folder / checkpoint.NAME).exists(), platform.node()))
+    unfinished, hosts = any(found for found, _ in before), [host for _, host in before]
     try:
         training = Training(spec, writer.folder, execution)
     except Failed as failed:
@@ -153,8 +156,9 @@ def _trained(
             with agreement.raise_on_all():
                 if not reached:
                     writer.begin()
-            training.run(lambda t, event: writer.on_event(t, event, on_event))
-            result = _finished(training)
+            with notices.told_to_all(hosts):
+                training.run(lambda t, event: writer.on_event(t, event, on_event))
+                result = _finished(training)
         except Failed as failed:
             unmoved = reached and reached == training.step
             if unmoved and failed.kind not in ("diverged", "non-finite metric"):  # of what was trained before

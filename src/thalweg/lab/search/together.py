@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from thalweg.lab.engine import Stopped, Training, agreement, train
+from thalweg.lab.engine import Stopped, Training, agreement, notices, train
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.tickets import beating
 from thalweg.lab.search.work import Assignment, open_tickets
@@ -66,6 +66,7 @@ def work_together(assignment: Assignment, on_message: OnMessage = lambda what, v
                     ticket.release(result)
         if first:
             on_message("end", (job, result))
+        notices.together()
 
 
 def _claimed(assignment: Assignment) -> Iterator[tuple[Job, Ticket]]:

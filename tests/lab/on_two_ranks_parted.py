@@ -1,0 +1,55 @@
+"""What each of two processes does for test_going_on_together.py, where one of them ends alone."""
+
+import os
+import platform
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lines import SGD
+from test_going_on_together import ODD
+
+from thalweg.lab.engine import leave_process_group, notices, train
+from thalweg.records.errors import TaskFault, UserError
+
+RANK = int(os.environ["RANK"])
+WHERE = f"(process 1 of 2 on {platform.node()})"
+
+
+def refusing(lr):
+    return replace(ODD, optimizer="small_optimizers.RefusesAtTheThirdStep", settings={**SGD, "lr": lr})
+
+
+def refused(root):
+    result = train(refusing(0.11), root / "both")
+    assert result["reason"] == "ValueError: no further"
+    assert train(ODD, root / "whole")["status"] == "finished"  # they are still together
+    result = train(refusing(0.1), root / "one")
+    assert (result["failure"], result["reason"]) == ("refused", f"ValueError: no further {WHERE}")
+    with pytest.raises(UserError, match="were parted by an error of one: start the same command again"):
+        train(ODD, root / "next")
+
+
+def fault(root):
+    with pytest.raises(TaskFault) as caught:
+        train(replace(ODD, task="small_tasks:FailsOnTheSecondProcess"), root / "one")
+    assert str(caught.value).endswith(f"failed in its model, loss or data {WHERE}")
+    here = "".join(traceback.format_exception(caught.value.__cause__)) if RANK else caught.value.trace
+    assert "KeyError: 'a row of this process'" in here
+
+
+def killed(root):
+    def on_event(training, event):
+        if (training.step, RANK) == (3, 1):
+            os._exit(0)
+
+    with pytest.raises(UserError, match=rf"^process 1 of 2 on {platform.node()} has ended or cannot be reached"):
+        train(ODD, root / "one", on_event=on_event)
+
+
+if __name__ == "__main__":
+    notices.GRACE = 2.0
+    globals()[sys.argv[1]](Path(sys.argv[2]))
+    leave_process_group()
