@@ -293,10 +293,13 @@ def edge(page: Page, lines: range, archive: Archive) -> None:
     names = {"gd": "gradient descent", "momentum": "momentum .9", "adam": "Adam", "lamb": "LAMB"}
 
     def middles(found: Record, kind: str, middle: Middle = mean) -> list[float]:
-        return [middle(values) for values in found[kind] if values and None not in values]
+        return [middle(values) for values in found.get(kind, []) if values and None not in values]
 
-    def shares(one: tuple[Record, Record], kind: str = "eta_lambda", middle: Middle = mean) -> list[float]:
-        return [value / limit(one[0]).value for value in middles(one[1], kind, middle)]
+    def seen(found: Record) -> str:
+        return "swing" if middles(found, "swing") else "eta_lambda"
+
+    def shares(one: tuple[Record, Record], kind: str = "", middle: Middle = mean) -> list[float]:
+        return [value / limit(one[0]).value for value in middles(one[1], kind or seen(one[1]), middle)]
 
     known = done[0][0]
     whole = [one for one in done if one[0]["batch"] == known["examples"]]
@@ -316,9 +319,13 @@ def edge(page: Page, lines: range, archive: Archive) -> None:
             page.cell(row[1], settings["lr"])
             page.cell(row[2], limit(settings).value, significant=(3,))
             columns = [
-                middles(found, "eta_lambda"), shares(mine[i]), shares(mine[i], middle=median),
-                middles(found, "sharpness"), middles(found, "loss"), shares(mine[i], "batch"),
+                middles(found, seen(found)), shares(mine[i]), shares(mine[i], middle=median),
+                middles(found, "sharpness"), middles(found, "loss"),
             ]  # fmt: skip
+            if any(shares(one, "batch") for one in mine):
+                columns.append(shares(mine[i], "batch"))
+            if any(seen(one[1]) == "swing" for one in mine):
+                columns.append(shares(mine[i], "eta_lambda") if seen(found) == "swing" else [])
             for cell, values in zip(row[3:], columns, strict=False):
                 spread(page, cell, values)
     wanted = []

@@ -68,6 +68,23 @@ def test_the_ratio_on_the_page_is_measured_over_predicted(edges):
         assert row[4] == f"{sum(each) / 2:.3g} ({min(each):.3g} to {max(each):.3g})"
 
 
+def test_lambs_ratio_is_that_over_its_last_steps_beside_the_one_at_one_place(edges):
+    (one,) = [
+        r for r in stored(edges).values()
+        if r["settings"]["base"] == "lamb" and r["settings"]["alpha"] == 0.0 and r["settings"]["batch"] == 40
+    ]  # fmt: skip
+    over, at_one_place = (
+        [sum(values) / len(values) / stability_limit(0.0, 0.0, momentum=0.9) for values in one["found"][name]]
+        for name in ("swing", "eta_lambda")
+    )
+    assert over != pytest.approx(at_one_place, rel=0.01)
+    grid = pages.edge.page(edges).grids[0]
+    row = next(row for row in grid.rows if row[0] == "LAMB; no E")
+    for column, values in (("measured / predicted", over), ("at one place / predicted", at_one_place)):
+        assert row[grid.head.index(column)] == f"{sum(values) / 2:.3g} ({min(values):.3g} to {max(values):.3g})"
+    assert {row[-1] for row in grid.rows if not row[0].startswith("LAMB")} == {""}
+
+
 def test_sharpness_of_gradient_descent_is_that_of_a_network_trained_by_hand(edges):
     (one,) = [
         r for r in stored(edges).values()

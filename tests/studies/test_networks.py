@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import thalweg
-from thalweg.landscape import preconditioned_sharpness
+from thalweg.landscape import Swing, preconditioned_sharpness
 from thalweg.studies.measurements.networks import (
     Dense,
     TopEigenvalues,
@@ -59,6 +59,7 @@ def test_stacked_seeds_train_as_if_alone(base, alpha, beta):
     params = list(stacked.parameters())
     ours = optimizer(base, params, 0.02, alpha, beta)
     theirs = [plain(base, model, 0.02, alpha, beta) for model in single]
+    swings = [] if base == "adagrad" else [Swing(each, 4) for each in (ours, *theirs)]
     for _ in range(10):
         ours.zero_grad()
         cross_entropy(stacked(X[None]), Y[None]).sum().backward()
@@ -73,6 +74,8 @@ def test_stacked_seeds_train_as_if_alone(base, alpha, beta):
         if base != "adagrad":  # whose preconditioner the landscape does not know
             seen = preconditioned_sharpness(lambda model=model: F.cross_entropy(model(X), Y), other)
             assert tops.preconditioned(params, ours, at) == pytest.approx(float(seen.eta_lambda[0]), rel=1e-3)
+            over = swings[1 + at].sharpness(lambda model=model: F.cross_entropy(model(X), Y))
+            assert tops.over(swings[0], params, at) == pytest.approx(float(over.eta_lambda[0]), rel=1e-3)
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, squared_error])

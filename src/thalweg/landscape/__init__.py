@@ -26,6 +26,7 @@ from thalweg.landscape.preconditioned import PreconditionedSharpness, preconditi
 from thalweg.landscape.samples import FixedSample
 from thalweg.landscape.scales import filter_scale
 from thalweg.landscape.slices import Slice, filter_normalised_directions, plane_through, slice_1d, slice_2d
+from thalweg.landscape.swing import Swing
 from thalweg.landscape.trace import hessian_trace
 from thalweg.landscape.walks import Walk, walk
 
@@ -44,6 +45,7 @@ __all__ = [
     "PreconditionedSharpness",
     "Slice",
     "SpectralDensity",
+    "Swing",
     "Walk",
     "WorstCase",
     "batch_sharpness",

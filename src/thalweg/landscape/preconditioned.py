@@ -30,6 +30,8 @@ from thalweg.theory import stability_limit
 
 Group: TypeAlias = dict[str, Any]
 Diagonal: TypeAlias = Callable[[Tensor, dict[str, Any], Group], "Tensor | float"]
+Setting: TypeAlias = tuple[float, float, float, bool]
+"""α, β1, momentum, and whether it is Nesterov's: what the stability limit depends on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,12 @@ class Rates:
     Attributes:
         params: the parameters that have state (or, of SGD, a gradient).
         rates: ηD for each of them, in its shape; η that of momentum written as an average.
-        settings: (α, β1, momentum, whether Nesterov's) of each group: what the stability limit depends on.
+        settings: of all groups.
     """
 
     params: list[Tensor]
     rates: list[Tensor]
-    settings: set[tuple[float, float, float, bool]]
+    settings: set[Setting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,9 @@ def preconditioned_sharpness(
 
     What it is compared with: the largest with ``stability_limit(α, β1, momentum=β2)``, in full batch or with large
     batches; β2 is ``betas[0]`` of Adam, LAMB and ALTO, ``momentum`` of SGD and RMSprop, whose momentum is a sum, so
-    that η = lr/(1-β2) there. That limit is for a D that stands still: √v̂ changes slowly, over 1/(1-β3) steps, but
-    LAMB's trust ratio within one, as ‖r‖ does. Weight decay is not in H: add Adam's coupled one to the loss.
+    that η = lr/(1-β2) there. That limit is for a D and H that stand still: √v̂ changes slowly, over 1/(1-β3) steps, but
+    LAMB's trust ratio within one, as ‖r‖ does, and at its η of .01 so does H: see
+    :class:`~thalweg.landscape.Swing`. Weight decay is not in H: add Adam's coupled one to the loss.
 
     Args:
         loss: a closure or a :class:`~thalweg.landscape.FixedSample`.
@@ -102,16 +105,33 @@ def preconditioned_sharpness(
     found = rates(optimizer)
     scale = flat(found.rates).sqrt()
     pairs = hessian_eigenpairs(loss, found.params, k, scale=scale, tolerance=tolerance, errors=errors)
-    limit = None
-    if len(found.settings) == 1:
-        ((alpha, beta, momentum, nesterov),) = found.settings
-        limit = stability_limit(alpha, beta, momentum=momentum, nesterov=nesterov)
-    return PreconditionedSharpness(pairs.values, limit, pairs)
+    return PreconditionedSharpness(pairs.values, limit_of(found.settings), pairs)
+
+
+def limit_of(settings: set[Setting]) -> float | None:
+    """The stability limit of all groups; None if it is not the same setting in all."""
+    if len(settings) != 1:
+        return None
+    ((alpha, beta, momentum, nesterov),) = settings
+    return stability_limit(alpha, beta, momentum=momentum, nesterov=nesterov)
 
 
 def has_diagonal(optimizer: Optimizer) -> bool:
     """Whether the diagonal of an optimizer is known."""
     return type(optimizer.base if isinstance(optimizer, E) else optimizer) in _DIAGONALS
+
+
+def check_diagonal(optimizer: Optimizer) -> None:
+    """Raise ``ValueError`` if the diagonal of an optimizer is not known."""
+    if not has_diagonal(optimizer):
+        base = optimizer.base if isinstance(optimizer, E) else optimizer
+        names = " or ".join(one.__name__ for one in _DIAGONALS)
+        reject("optimizer", type(base).__name__, f"{names}, or E around one of these")
+
+
+def momentum_of(optimizer: Optimizer, group: Group) -> float:
+    """The momentum of a group, as an average."""
+    return _momentum(optimizer.base if isinstance(optimizer, E) else optimizer, group)[1]
 
 
 @torch.no_grad()
@@ -122,10 +142,8 @@ def rates(optimizer: Optimizer) -> Rates:
         ValueError: an optimizer without a known diagonal, one that ascends, one that has made no step yet, or one of
             sharded parameters.
     """
+    check_diagonal(optimizer)
     base = optimizer.base if isinstance(optimizer, E) else optimizer
-    if not has_diagonal(optimizer):
-        names = " or ".join(one.__name__ for one in _DIAGONALS)
-        reject("optimizer", type(base).__name__, f"{names}, or E around one of these")
     check_whole(p for group in base.param_groups for p in group["params"])
     params, found, settings = [], [], set()
     for group in base.param_groups:

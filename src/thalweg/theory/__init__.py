@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from thalweg.theory.fixed_length import Orbit, fixed_length_orbit
 from thalweg.theory.inverse import alphas_for_limit
 from thalweg.theory.regularization import implicit_regularization
 from thalweg.theory.relatives import Setting, mars, nesterov_instead_of_momentum, quasi_hyperbolic
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Crossings",
     "Fastest",
+    "Orbit",
     "Setting",
     "alphas_for_limit",
     "crossings",
     "damping",
     "fastest_damping",
+    "fixed_length_orbit",
     "implicit_regularization",
     "mars",
     "nesterov_instead_of_momentum",

@@ -2,7 +2,9 @@
 
 The limit is :func:`thalweg.theory.stability_limit`. What it is compared with is ηλ, the learning rate times the largest
 eigenvalue of the Hessian as the optimizer sees it (:func:`thalweg.landscape.preconditioned_sharpness`): for SGD the
-plain one. The network and data are those on which the table of ``docs/what-e-does.md`` was measured.
+plain one. LAMB's is also taken over its last ten steps, in which Hessian and trust ratios change
+(:class:`thalweg.landscape.Swing`). The network and data are those on which the table of ``docs/what-e-does.md`` was
+measured.
 """
 
 from __future__ import annotations
@@ -14,11 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab import tasks
+from thalweg.landscape import Swing
 from thalweg.studies.measurements.networks import Dense, TopEigenvalues, forward, optimizer, squared_error
 from thalweg.studies.pages.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MEASURES = ("eta_lambda", "swing", "sharpness", "loss", "batch")
+STEPS = 10
+"""Over how many steps LAMB's is taken: the horizon of its momentum."""
 
 
 def wanted(options: dict[str, Any]) -> list[Settings]:
@@ -42,8 +49,9 @@ def wanted(options: dict[str, Any]) -> list[Settings]:
 def measure(settings: Settings) -> dict[str, Any]:
     """What is measured of each seed, a list over the last steps; None where a seed is not finite.
 
-    ``eta_lambda`` is of the optimizer's own coordinates, ``sharpness`` the plain λ_max; ``batch`` is, with mini-batches
-    and SGD, η times the mean over batches of gᵀHg/‖g‖², of each batch's own gradient and Hessian.
+    ``eta_lambda`` is of the optimizer's own coordinates, at one place; ``swing``, of LAMB alone, over the last
+    :data:`STEPS` of its steps; ``sharpness`` the plain λ_max; ``batch`` is, with mini-batches and SGD, η times the mean
+    over batches of gᵀHg/‖g‖², of each batch's own gradient and Hessian.
     """
     x, labels = _digits(settings["examples"])
     model = Dense((64, 64, 64, 10), range(settings["seeds"]))
@@ -51,10 +59,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     stepped = optimizer(settings["base"], params, settings["lr"], settings["alpha"], settings["beta"])
     tops = TopEigenvalues(lambda own: squared_error(forward(own, x, torch.tanh), labels))
     generator = torch.Generator().manual_seed(1)
-    found: dict[str, list[list[float]]] = {"eta_lambda": [], "sharpness": [], "loss": [], "batch": []}
+    swing = None
+    found: dict[str, list[list[float]]] = {name: [] for name in MEASURES}
     steps, size = settings["steps"], settings["batch"]
     whole = size >= settings["examples"]
     for step in range(1, steps + 1):
+        if settings["base"] == "lamb" and swing is None and step > steps - settings["last"] + settings["every"] - STEPS:
+            swing = Swing(stepped, STEPS)
         at = slice(None) if whole else torch.randperm(len(labels), generator=generator)[:size]
         losses = squared_error(model(x[at]), labels[at])
         stepped.zero_grad()
@@ -64,7 +75,8 @@ def measure(settings: Settings) -> dict[str, Any]:
             break
         if step > steps - settings["last"] and step % settings["every"] == 0:
             here = [
-                _measure(settings, tops, params, stepped, i, (x, labels), generator) for i in range(len(model.seeds))
+                _measure(settings, tops, params, stepped, swing, i, (x, labels), generator)
+                for i in range(len(model.seeds))
             ]
             for name, values in found.items():
                 values.append([one[name] for one in here])
@@ -76,11 +88,11 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def _measure(
-    settings: Settings, tops: TopEigenvalues, params: Sequence[Tensor], stepped: torch.optim.Optimizer, i: int,
-    data: tuple[Tensor, Tensor], generator: torch.Generator,
+    settings: Settings, tops: TopEigenvalues, params: Sequence[Tensor], stepped: torch.optim.Optimizer,
+    swing: Swing | None, i: int, data: tuple[Tensor, Tensor], generator: torch.Generator,
 ) -> dict[str, float]:  # fmt: skip
     if not all(p[i].isfinite().all() for p in params):
-        return dict.fromkeys(("eta_lambda", "sharpness", "loss", "batch"), math.nan)
+        return dict.fromkeys(MEASURES, math.nan)
     with torch.no_grad():
         loss = float(tops.loss([p[i : i + 1] for p in params]))
     plain = settings["base"] in ("gd", "momentum")
@@ -89,7 +101,8 @@ def _measure(
     batch = math.nan
     if plain and settings["batch"] < settings["examples"]:
         batch = settings["lr"] * _batch_sharpness(params, i, data, settings["batch"], generator)
-    return {"eta_lambda": seen, "sharpness": sharpness, "loss": loss, "batch": batch}
+    over = tops.over(swing, params, i) if swing else math.nan
+    return {"eta_lambda": seen, "swing": over, "sharpness": sharpness, "loss": loss, "batch": batch}
 
 
 def _batch_sharpness(

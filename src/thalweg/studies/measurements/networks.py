@@ -19,6 +19,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from thalweg import ALTO, E
 from thalweg.landscape.eigen import hessian_eigenpairs
 from thalweg.landscape.preconditioned import rates
+from thalweg.landscape.swing import Swing, equivalent_rates
 from thalweg.landscape.vectors import flat
 from thalweg.studies.pages.settings import BETA2
 
@@ -157,3 +158,18 @@ class TopEigenvalues:
         places = {id(p): rate for p, rate in zip(known.params, known.rates, strict=True)}
         scale = of_seed([places[id(p)] for p in params], at).sqrt()
         return self(params, at, scale, "preconditioned")
+
+    def over(self, swing: Swing, params: Sequence[Tensor], at: int) -> float:
+        """ηλ of one seed over the steps that were seen last, as :meth:`Swing.sharpness`, in one pass over all."""
+        places = {id(p): k for k, p in enumerate(swing.params)}
+        order = [places[id(p)] for p in params]
+        averaged = equivalent_rates(swing.last, [p.detach() for p in swing.params])
+        passed = [torch.cat([step.places[k][at : at + 1] for step in swing.last]) for k in order]
+        own = [torch.zeros_like(p[at : at + 1]).requires_grad_() for p in params]
+        found = hessian_eigenpairs(
+            lambda: self.loss([place + u for place, u in zip(passed, own, strict=True)]).mean(), own,
+            scale=of_seed([averaged[k] for k in order], at).sqrt(), start=self.starts.get((at, "swing")),
+            tolerance=self.tolerance, errors=False,
+        )  # fmt: skip
+        self.starts[at, "swing"] = found.vectors[0]
+        return float(found.values[0])

@@ -50,14 +50,22 @@ def swings(one: Record) -> bool:
     return known.rotation < known.flip
 
 
-def shares(one: Record, name: str = "eta_lambda", middle: Callable[[Sequence[float]], float] = mean) -> list[float]:
-    """ηλ over its limit of each seed that did not diverge, the mean (or another middle) over the measurements."""
-    return [middle(values) / one.limit for values in one.found[name] if values and None not in values]
+def shares(one: Record, name: str = "", middle: Callable[[Sequence[float]], float] = mean) -> list[float]:
+    """ηλ over its limit of each seed that did not diverge, the mean (or another middle) over the measurements.
+
+    What is measured over some steps stands for what is at one place, where there is both.
+    """
+    names = (name,) if name else ("swing", "eta_lambda")
+    found = [[values for values in one.found.get(each, ()) if values and None not in values] for each in names]
+    return [middle(values) / one.limit for values in next(filter(None, found), [])]
 
 
 def _grid(title: str, done: list[Record]) -> Grid:
     batch = any(shares(one, "batch") for one in done)
-    head = ("base; α, β1", "η", "predicted ηλ", "measured ηλ", "measured / predicted", "by the median", "λ_max", "loss")
+    swing = any(shares(one, "swing") for one in done)
+    head = ["base; α, β1", "η", "predicted ηλ", "measured ηλ", "measured / predicted", "by the median", "λ_max", "loss"]
+    head += ["batch sharpness / predicted"] if batch else []
+    head += ["at one place / predicted"] if swing else []
     rows = []
     for one in done:
         sharpness = [mean(values) for values in one.found["sharpness"] if values and None not in values]
@@ -68,8 +76,10 @@ def _grid(title: str, done: list[Record]) -> Grid:
             _plain([share * one.limit for share in shares(one)]),
             _plain(shares(one)), _plain(shares(one, middle=median)), _plain(sharpness), _plain(losses),
         ]  # fmt: skip
-        rows.append([*row, _plain(shares(one, "batch"))] if batch else row)
-    return Grid(title, (*head, "batch sharpness / predicted") if batch else head, rows)
+        row += [_plain(shares(one, "batch"))] if batch else []
+        row += [_plain(shares(one, "eta_lambda") if shares(one, "swing") else [])] if swing else []
+        rows.append(row)
+    return Grid(title, tuple(head), rows)
 
 
 def _plain(values: Sequence[float]) -> str:
@@ -118,7 +128,7 @@ def _of_batches(parts: list[Record]) -> list[str]:
     said = []
     for base, name in NAMES.items():
         flips = [one for one in parts if one.has(base=base) and not swings(one)]
-        own, along = ([mean(found) for one in flips if (found := shares(one, of))] for of in ("eta_lambda", "batch"))
+        own, along = ([mean(found) for one in flips if (found := shares(one, of))] for of in ("", "batch"))
         if own:
             text = f"sharpness of all data is {min(own):.3g} to {max(own):.3g} of the prediction"
             text += f", batch sharpness {min(along):.3g} to {max(along):.3g}" if along else ""
@@ -147,9 +157,14 @@ def _picture(whole: list[Record], path: Path) -> Picture:
     drawing.ticks(ax.xaxis, (1, 2, 5, 10, 20, 40))
     drawing.ticks(ax.yaxis, (1, 2, 5, 10, 20, 40, 100, 200, 400))
     ax.legend(fontsize=8, loc="upper left")
+    told = (
+        "Gradient descent and Adam are on the line, oscillating settings above it, and LAMB, whose trust ratios keep "
+    )
+    told += "changing, far above."
+    if any(shares(one, "swing") for one in whole):
+        told = "LAMB's is over its last ten steps."
     return Picture(
         drawing.save(drawn, path),
         "Measured against predicted ηλ, one point a setting of α and β1, full batch; the band is 10 %. Hollow: "
-        "settings whose limit is a slow oscillation (α < 0 in front of momentum). Gradient descent and Adam are on the "
-        "line, oscillating settings above it, and LAMB, whose trust ratios keep changing, far above.",
+        f"settings whose limit is a slow oscillation (α < 0 in front of momentum). {told}",
     )
