@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from launching import Piped
 
 import thalweg
 from thalweg.commands import main as cli
@@ -44,7 +45,7 @@ def until(condition, seconds=60.0):
 
 def test_an_optimizer_that_hangs_can_be_stopped(tmp_path):
     arguments = [*SMALL, "--optimizers", "small_optimizers.Hangs", "--jobs", "1", "--out", str(tmp_path)]
-    process = start(arguments, start_new_session=True)
+    process = Piped(["-m", "thalweg", *arguments], ENVIRONMENT)
     assert process.stderr.readline() == "hanging\n"
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
@@ -59,20 +60,9 @@ def test_an_optimizer_that_hangs_can_be_stopped(tmp_path):
 
 def test_workers_end_with_a_killed_parent_and_two_comparisons_share_a_folder(tmp_path, capsys):
     long = ["compare", "small_tasks:Line", "--batch-size", "16", "--optimizers", "sgd", "--trials", "1", "--jobs", "1"]
-    long += [
-        "--studies",
-        "1",
-        "--tuning-seeds",
-        "1",
-        "--seeds",
-        "1",
-        "--steps",
-        "4",
-        "--no-timing",
-        "--out",
-        str(tmp_path),
-    ]
-    hanging = start([*long, "--optimizers", "small_optimizers.Hangs"])
+    long += ["--studies", "1", "--tuning-seeds", "1", "--seeds", "1", "--steps", "4", "--no-timing"]
+    long += ["--out", str(tmp_path)]
+    hanging = Piped(["-m", "thalweg", *long, "--optimizers", "small_optimizers.Hangs"], ENVIRONMENT)
     until(lambda: list(tmp_path.glob("runs/**/environment.json")))
     cli.main(long)  # beside it, in the same folder
     out, errors = capsys.readouterr()
@@ -80,8 +70,8 @@ def test_workers_end_with_a_killed_parent_and_two_comparisons_share_a_folder(tmp
     assert f"report: {tmp_path / 'report.html'}" in out
     children = psutil.Process(hanging.pid).children(recursive=True)
     assert children
-    hanging.kill()
-    hanging.wait()
+    os.kill(hanging.pid, signal.SIGKILL)
+    hanging.wait(10)
     hanging.stdout.close()
     hanging.stderr.close()
     assert psutil.wait_procs(children, timeout=10)[1] == []

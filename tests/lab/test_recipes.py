@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import on_ranks
+from launching import Piped, on_ranks
 from scipy import stats
 from synthetic import ACCURACY, Comparison
 
@@ -248,17 +248,17 @@ def test_titles_and_text_of_a_recipe_are_escaped(done, tmp_path):
 def test_a_recipe_goes_on_after_a_kill(tmp_path):
     own = tmp_path / "own.toml"
     own.write_text(OWN)
-    command = [sys.executable, "-m", "thalweg", "reproduce", str(own), "--jobs", "1", "--out", str(tmp_path / "out")]
+    command = ["-m", "thalweg", "reproduce", str(own), "--jobs", "1", "--out", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(HERE)])}
-    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    started = Piped(command, environment)
     deadline = time.monotonic() + 300
     while len(list(tmp_path.rglob("result.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
+    started.wait(10)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     assert 3 <= len(kept) < 30
-    cli.main(command[3:])
+    cli.main(command[2:])
     found = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     assert len(found) == 30
     assert kept.items() <= found.items()

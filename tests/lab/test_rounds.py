@@ -5,14 +5,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from comparisons import PLAN, carry_out
+from launching import Piped
 from test_processes import ENVIRONMENT, until
 
 from thalweg.lab.contenders import contender
@@ -23,8 +22,8 @@ from thalweg.records import files as records
 from thalweg.records import reading, results
 from thalweg.records.metric import Metric
 from thalweg.records.results import NEIGHBOUR, Evaluation, Trial, judged, neighbours
+from thalweg.report.sentences import cautions
 from thalweg.report.summary import summarise
-from thalweg.report.words import cautions
 
 ERROR = Metric("error", "min")
 LINE = ("small_tasks:Line",)
@@ -377,16 +376,13 @@ def test_looks_count_how_often_a_comparison_was_complete_and_then_had_to_have_mo
 def test_two_workers_killed_halfway_a_round_leave_what_one_goes_on_from_to_the_same_end(tmp_path):
     plan = ComparisonPlan(("small_tasks:Slow",), (16,), ("sgd", "adamw"), 2, 1, 2, steps=6, tuning_seeds=2)
     options = ["--batch-size", "16", "--optimizers", "sgd,adamw", "--trials", "2", "--studies", "1", "--seeds", "2"]
-    command = [sys.executable, "-m", "thalweg", "compare", "small_tasks:Slow", *options, "--steps", "6", "--jobs", "2"]
-    started = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "killed")], env=ENVIRONMENT, start_new_session=True,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = ["-m", "thalweg", "compare", "small_tasks:Slow", *options, "--steps", "6", "--jobs", "2"]
+    started = Piped([*command, "--out", str(tmp_path / "killed")], ENVIRONMENT)
     try:
         until(lambda: list(tmp_path.glob("killed/**/round-1-*/result.json")) or started.poll() is not None, 300.0)
     finally:
         os.killpg(started.pid, signal.SIGKILL)
-        started.wait()
+        started.wait(10)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/**/result.json")}
     assert list(tmp_path.glob("killed/**/round-1-*/result.json"))
     assert not list(tmp_path.glob("killed/**/seed-0-*/result.json"))

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 import torch
+from launching import Piped
 from lines import ADAMW, kept
 from test_processes import ENVIRONMENT, until
 
@@ -19,17 +20,11 @@ from thalweg.lab.engine import RunSpec, data, train
 from thalweg.lab.signals import Terminated, deferred, handled
 from thalweg.studies.measurements import work
 
-THALWEG = [sys.executable, "-m", "thalweg"]
+THALWEG = ["-m", "thalweg"]
 TRAIN = [*THALWEG, "train", "small_tasks:Slow", "--batch-size", "16", "--optimizer", "adamw", "--steps", "60"]
 TRAIN += ["--track", "none", "--checkpoint-seconds", "9999"]
 COMPARE = [*THALWEG, "compare", "small_tasks:Slow", "--batch-size", "16", "--optimizers", "sgd", "--trials", "1"]
 COMPARE += ["--studies", "1", "--tuning-seeds", "1", "--seeds", "1", "--steps", "60", "--no-timing", "--jobs", "1"]
-
-
-def start(command):
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
 
 
 def said(number):
@@ -40,7 +35,7 @@ def said(number):
 def test_train_saves_leaves_and_goes_on(number, workers, tmp_path, capsys):
     """With a worker that loads data, which gets the signal too."""
     command = [*TRAIN, "--workers", workers, "--out", str(tmp_path / "run")]
-    process = start(command)
+    process = Piped(command, ENVIRONMENT)
     until(lambda: (tmp_path / "run" / "metrics.jsonl").exists() or process.poll() is not None)
     os.killpg(process.pid, number)
     os.killpg(process.pid, number)  # a scheduler and a launcher may both send theirs
@@ -48,9 +43,9 @@ def test_train_saves_leaves_and_goes_on(number, workers, tmp_path, capsys):
     assert (process.returncode, errors.strip()) == (128 + number, said(number))
     step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < step < 60
-    cli.main(command[3:])
+    cli.main(command[2:])
     assert int(capsys.readouterr().out.split()[1].split("/")[0]) > step
-    cli.main([*TRAIN[3:], "--out", str(tmp_path / "plain")])
+    cli.main([*TRAIN[2:], "--out", str(tmp_path / "plain")])
     assert kept(tmp_path / "run") == kept(tmp_path / "plain")
 
 
@@ -58,7 +53,7 @@ def test_train_saves_leaves_and_goes_on(number, workers, tmp_path, capsys):
 def test_compare_saves_what_its_workers_train_and_goes_on(to, tmp_path, capsys):
     number = signal.SIGUSR2 if to == "all its processes" else signal.SIGTERM
     command = [*COMPARE, "--out", str(tmp_path)]
-    process = start(command)
+    process = Piped(command, ENVIRONMENT)
     until(lambda: list(tmp_path.glob("runs/**/metrics.jsonl")) or process.poll() is not None)
     workers = [one for child in psutil.Process(process.pid).children() for one in child.children()]  # a server's
     for pid in {"the command": [process.pid], "its worker": [one.pid for one in workers]}.get(to, []):
@@ -74,16 +69,18 @@ def test_compare_saves_what_its_workers_train_and_goes_on(to, tmp_path, capsys):
     assert not list(tmp_path.glob("runs/**/ticket-*"))
     if to != "all its processes":
         return
-    cli.main(command[3:])
+    cli.main(command[2:])
     assert capsys.readouterr().err == ""
     assert len(list(tmp_path.glob("runs/**/result.json"))) == 4
     assert not checkpoint.exists()
 
 
 def test_before_the_first_step_a_signal_ends_at_once(tmp_path):
-    process = start([*THALWEG, "train", "small_tasks:Late", "--track", "none", "--out", str(tmp_path / "run")])
+    process = Piped(
+        [*THALWEG, "train", "small_tasks:Late", "--track", "none", "--out", str(tmp_path / "run")], ENVIRONMENT
+    )
     assert process.stdout.readline() == "late\n"
-    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=10)
     assert (process.returncode, errors.strip()) == (143, said(signal.SIGTERM))
 
