@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from launching import on_ranks
+from mesh_tasks import Narrow, NarrowMixture
+from torch import nn
 
-from thalweg.lab.engine import Execution
+from thalweg.lab.engine import Execution, Mesh, blocks, placement
 from thalweg.records.errors import UserError
-from thalweg.sharding.plan import Mesh
 
 SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
 
@@ -40,11 +41,15 @@ RUNS = {
     "two in bf16": Run(2, "Narrow", fsdp2(), "one in bf16", ROUNDED, precision="bf16"),
     "shards after each part": Run(2, "Narrow", fsdp2(micro_batch=2), "one"),
     "shards after the last": Run(2, "Narrow", fsdp2(micro_batch=2, reshard="last"), "one"),
+    "compiled": Run(2, "Narrow", fsdp2(compile=True), "one"),
     "copies of shards": Run(4, "Narrow", fsdp2(mesh=Mesh(data=2, shard=2)), "one"),
     "copies, in parts": Run(4, "Narrow", fsdp2(mesh=Mesh(data=2, shard=2), micro_batch=2), "one"),
     "copies alone": Run(4, "Narrow", fsdp2(mesh=Mesh(data=4)), "one"),
     "mixture": Run(1, "NarrowMixture", {}, clip=0.5),
     "experts": Run(2, "NarrowMixture", {"sharding": "fsdp2+ep"}, "mixture", clip=0.5),
+    "computed again": Run(
+        2, "NarrowMixture", {"sharding": "fsdp2+ep", "activation_checkpointing": True}, "mixture", clip=0.5
+    ),
     "tensor": Run(2, "NarrowMixture", fsdp2(mesh=Mesh(tensor=2), micro_batch=6), "mixture", clip=0.5),
     "tensor in bf16": Run(2, "NarrowMixture", fsdp2(mesh=Mesh(tensor=2)), "mixture", ROUNDED, "bf16", 0.5),
     "experts in bf16": Run(2, "NarrowMixture", {"sharding": "fsdp2+ep"}, "mixture", ROUNDED, "bf16", 0.5),
@@ -97,6 +102,85 @@ def test_copies_add_up_their_shards_once_a_step(found):
     each, parts = found["copies of shards"]["calls"], found["copies, in parts"]["calls"]
     assert (each[SCATTER], parts[SCATTER]) == (3, 6)
     assert each[REDUCE] == parts[REDUCE] == found["two"]["calls"][REDUCE] + 3
+
+
+@pytest.mark.slow
+def test_blocks_are_computed_again_for_backward(found):
+    """What a layer of experts exchanges of tokens is, and parameters that are there for backward are not gathered."""
+    again, once = found["computed again"]["calls"], found["experts"]["calls"]
+    assert (again.pop("alltoall_base"), once.pop("alltoall_base")) == (2, 1)
+    assert again.pop("all_to_all_single") == once.pop("all_to_all_single") + 2
+    assert again == once
+
+
+@pytest.mark.slow
+def test_blocks_are_compiled_where_it_is_asked_for(found):
+    assert found["compiled"]["graphs"] > 0 == found["two"]["graphs"]
+
+
+class Counted(nn.Linear):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x).tanh()
+
+
+def test_a_block_is_computed_again_in_training_alone_and_its_parameters_keep_their_names():
+    model = nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleDict({"only": Counted(3, 3)})])})
+    block = model["blocks"][0]
+    block.forward = lambda x: block["only"](x)
+    x = torch.randn(5, 3)
+    block(x).sum().backward()
+    wanted = block["only"].weight.grad.clone()
+    names = [name for name, _ in model.named_parameters()]
+    model.zero_grad()
+    blocks.recompute(model)
+    block(x).sum().backward()
+    assert block["only"].calls == 3
+    torch.testing.assert_close(block["only"].weight.grad, wanted, rtol=0, atol=0)
+    assert [name for name, _ in model.named_parameters()] == names
+    model.eval()
+    block(x).sum().backward()
+    assert block["only"].calls == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (nn.Sequential(nn.Linear(3, 3)), "needs a model with a list of blocks, got Sequential"),
+        (nn.Sequential(nn.ModuleList([nn.BatchNorm1d(3)])), "would take statistics of batches twice"),
+    ],
+)
+def test_blocks_that_cannot_be_computed_again_are_refused(model, said):
+    with pytest.raises(UserError, match=said):
+        blocks.recompute(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh", "precision", "said"),
+    [
+        (nn.Linear(3, 3), Mesh(tensor=2), "no", "--mesh tensor=2 needs a model that transformers has a plan for"),
+        (nn.Linear(3, 3), Mesh(expert=2), "no", "--mesh expert=2 needs .* with layers of stacked experts"),
+        (Narrow, Mesh(shard=2, tensor=2), "no", "--mesh tensor=2 needs a model that transformers has a plan for"),
+        (NarrowMixture, Mesh(expert=5), "no", "expert=5 cannot share out evenly the 384 num_experts .* over 5"),
+        (NarrowMixture, Mesh(expert=2), "fp16", "--precision must be no or bf16 with --mesh .* got fp16"),
+        (NarrowMixture, Mesh(tensor=8), "no", "tensor=8 cannot share out evenly the 20 num_attention_heads"),
+    ],
+)
+def test_a_mesh_that_a_model_cannot_be_on_is_refused(model, mesh, precision, said):
+    if isinstance(model, type):
+        with torch.device("meta"):
+            model = model().model()
+    with pytest.raises(UserError, match=said):
+        placement.sharded(model, mesh, "cpu", precision)
+
+
+def test_a_mesh_is_of_all_processes():
+    execution = Execution(sharding="fsdp2", mesh=Mesh(data=2, shard=3))
+    assert placement.mesh_of(execution, 6) == execution.mesh
+    with pytest.raises(UserError, match="--mesh must be of as many processes as there are, 4, got data=2 x shard=3"):
+        placement.mesh_of(execution, 4)
 
 
 @pytest.mark.parametrize(

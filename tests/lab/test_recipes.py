@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import thalweg
 from thalweg.commands import main as cli
 from thalweg.lab import hub, tasks
 from thalweg.lab.contenders import contender
+from thalweg.lab.engine import Execution, Mesh
 from thalweg.records import files as records
 from thalweg.records import reading
 from thalweg.records.errors import UserError
@@ -142,6 +144,10 @@ def test_no_batch_of_a_recipe_is_larger_than_its_training_set():
         (("seeds = 2", "seeds = 0"), r"seeds of \[\[lab.tables\]\] must be an integer of at least 1, got 0"),
         (("seeds = 2", "seeds = 'two'"), "seeds of .* must be an integer of at least 1, got 'two'"),
         (("steps = 6", "epochs = -1"), "epochs of .* must be a number greater than 0, got -1"),
+        (("steps = 6", "steps = 6\nmesh = {shards = 2}"), "mesh of .* has no shards; it may have data, expert, shard"),
+        (("steps = 6", "steps = 6\nmesh = {shard = 0}"), "shard of the mesh of .* an integer of at least 1, got 0"),
+        (("steps = 6", "steps = 6\nreshard = 'never'"), "reshard of .* must be 'each' or 'last', got 'never'"),
+        (("steps = 6", "steps = 6\ncompile = 1"), "compile of .* must be true or false, got 1"),
         (("steps = 6", "steps = 6\nsharding = 'fsdp'"), "sharding of .* must be 'ddp' or .*, got 'fsdp'; did you mean"),
         (
             ('["adamw", "lamb", "alto:alpha=-5:beta=0.99"]', "[]"),
@@ -263,6 +269,19 @@ def test_a_recipe_goes_on_after_a_kill(tmp_path):
     assert len(found) == 30
     assert kept.items() <= found.items()
     assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_a_table_says_how_its_runs_are_carried_out_and_none_of_it_is_ignored():
+    one = recipe.Comparison(
+        "digits", 64, ("sgd",), steps=1, micro_batch=4, sharding="fsdp2", mesh={"data": 2, "shard": 3}, reshard="last",
+        activation_checkpointing=True, compile=True,
+    )  # fmt: skip
+    assert run.execution_of(one) == Execution(
+        micro_batch=4, sharding="fsdp2", mesh=Mesh(data=2, shard=3), reshard="last", activation_checkpointing=True,
+        compile=True,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="--mesh is for --sharding fsdp2"):
+        run.execution_of(dataclasses.replace(one, sharding="ddp"))
 
 
 @pytest.mark.slow

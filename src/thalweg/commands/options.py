@@ -16,6 +16,7 @@ from cyclopts import Parameter, Token
 
 from thalweg.arguments import did_you_mean
 from thalweg.records.errors import UserError
+from thalweg.records.regimen import MESH_AXES
 
 if TYPE_CHECKING:
     from thalweg.sharding.plan import Mesh
@@ -149,9 +150,6 @@ def assignments(pairs: Iterable[str], option: str) -> dict[str, float]:
     return found
 
 
-AXES = ("data", "shard", "tensor", "expert")
-
-
 def mesh(given: Iterable[str]) -> Mesh:
     """The mesh of ``--mesh``; 1 along axes that are not named.
 
@@ -163,8 +161,8 @@ def mesh(given: Iterable[str]) -> Mesh:
     sizes: dict[str, Any] = {
         name: int(ranks) if ranks.is_integer() else ranks for name, ranks in assignments(given, "--mesh").items()
     }
-    for name in sizes.keys() - {*AXES}:
-        got = f"got {name}={sizes[name]}{did_you_mean(name, AXES)}"
+    for name in sizes.keys() - {*MESH_AXES}:
+        got = f"got {name}={sizes[name]}{did_you_mean(name, MESH_AXES)}"
         raise UserError(f"--mesh must name data, shard, tensor or expert, {got}")
     try:
         return Mesh(**sizes)

@@ -20,6 +20,7 @@ from thalweg.commands.options import (
     assignments,
     at_least,
     file,
+    flag,
     folder,
     mesh,
     names,
@@ -70,6 +71,12 @@ class Train(Regimen):
     reshard: Reshard = "each"
     """Make shards after each micro-batch, or after the last: fewer collectives, and each process holds all parameters
     and gradients in between."""
+
+    activation_checkpointing: Annotated[bool, flag] = False
+    """Keep only the inputs of each block of the model for backward, and compute the rest again."""
+
+    compile: Annotated[bool, flag] = False
+    """Compile the model with torch.compile, a block at a time."""
 
     workers: Annotated[int, whole(0, MOST_JOBS)] = 0
     """Data-loading processes."""
@@ -148,6 +155,7 @@ def train(task: str, *, options: Train | None = None) -> None:
         options.micro_batch, options.sharding or ("fsdp2" if options.mesh else "ddp"), options.workers,
         options.checkpoint_seconds, _trackers(options.track), panel, options.save_model, options.init_from,
         mesh(options.mesh) if options.mesh else None, options.reshard,
+        options.activation_checkpointing, options.compile,
     )  # fmt: skip
     if execution.sharding != "ddp" and os.environ.get("WORLD_SIZE", "1") == "1":
         console.print(f"note: on one process --sharding {execution.sharding} has nothing to share; see torchrun")

@@ -29,6 +29,8 @@ SHARDINGS: tuple[str, ...] = get_args(Sharding)
 """Every process has the whole model; shards of all parameters; the same, but each layer's experts whole on some."""
 AXES: dict[str, str] = {"ddp": "data", "fsdp2": "shard", "fsdp2+ep": "expert"}
 """Of each sharding the axis of a mesh along which all processes are, unless a mesh is given."""
+MESH_AXES = ("data", "shard", "tensor", "expert")
+"""What there may be along the axes of a mesh: copies, shards, what tensor parallelism cuts, and experts."""
 Reshard: TypeAlias = Literal["each", "last"]
 RESHARDS: tuple[str, ...] = get_args(Reshard)
 """After which micro-batches of a step gradients are reduced to shards, and parameters cut into them again."""

@@ -93,8 +93,8 @@ def forecast(one: Comparison, devices: int) -> Forecast:
         examples = len(splits.train)
     steps = one.steps if one.steps is not None else None if examples is None else one.length(examples)
     devices = min(devices, one.batch_size)
-    mesh = plan.Mesh(**{AXES[one.sharding]: devices})
     try:
+        mesh = plan.Mesh(**(one.mesh or {AXES[one.sharding]: devices}))
         costs = {base: plan.cost(parameters, mesh, planned(base)) for base in map(base_of, one.optimizers)}
     except ValueError as error:
         raise UserError(f"{one.task} on {devices} devices, {one.sharding}: {error}") from None
@@ -118,7 +118,7 @@ def forecast(one: Comparison, devices: int) -> Forecast:
         costliest=costliest,
         operations=None if seen is None else seen * operations(task),
         core_seconds=None if steps is None else runs * tasks.cost(task, one.batch_size, steps) / 1e6,
-        devices=devices,
+        devices=mesh.ranks,
         beside=beside,
         optimizers=len(one.optimizers),
     )

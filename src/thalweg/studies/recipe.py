@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from thalweg.arguments import as_integer, check_choice, did_you_mean, is_number
 from thalweg.records.errors import UserError
-from thalweg.records.regimen import REGIMEN, SHARDINGS
+from thalweg.records.regimen import MESH_AXES, REGIMEN, RESHARDS, SHARDINGS
 from thalweg.studies.paper import Number
 
 _RECIPES = files("thalweg.studies") / "recipes"
 SCALES = ("lab", "paper")
+CARRIED = ("micro_batch", "sharding", "mesh", "reshard", "activation_checkpointing", "compile")
 MEASURES = ("test", "training loss", "steps to target")
 
 
@@ -28,7 +29,7 @@ class Comparison:
     :func:`~thalweg.studies.resolved.resolved` writes into the names.
     ``epochs`` or ``steps`` says how long; ``trials`` a study, from ``tuning_seeds`` each, ``studies`` and ``seeds`` how
     much; ``regimen`` what of :class:`~thalweg.records.regimen.Regimen` differs from its defaults. ``micro_batch`` and
-    ``sharding`` say how a run is carried out, which decides nothing of it.
+    what :data:`CARRIED` names besides say how a run is carried out, which decides nothing of it.
     """
 
     task: str
@@ -43,6 +44,10 @@ class Comparison:
     regimen: dict[str, Any] = field(default_factory=dict)
     micro_batch: int | None = None
     sharding: str = "ddp"
+    mesh: dict[str, Any] = field(default_factory=dict)
+    reshard: str = "each"
+    activation_checkpointing: bool = False
+    compile: bool = False
     given: dict[str, Any] = field(default_factory=dict)
 
     def length(self, examples: int) -> int:
@@ -197,6 +202,11 @@ def _comparison(where: str, shared: dict[str, Any], own: dict[str, Any]) -> Comp
         raise ValueError(f"{where} needs epochs or steps, and not both")
     found = _built(Comparison, where, values | {"regimen": {key: values[key] for key in REGIMEN if key in values}})
     check_choice(f"sharding of {where}", found.sharding, SHARDINGS)
+    check_choice(f"reshard of {where}", found.reshard, RESHARDS)
+    _check_table(f"mesh of {where}", found.mesh, MESH_AXES)
+    for axis, size in found.mesh.items():
+        if (as_integer(size) or 0) < 1:
+            raise ValueError(f"{axis} of the mesh of {where} must be an integer of at least 1, got {size!r:.60}")
     return found
 
 
@@ -234,6 +244,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "float": ("a number greater than 0", lambda given: is_number(given) and 0.0 < given < math.inf),
     "tuple[str, ...]": ("a list of one or more texts", lambda given: _is_list(given, str) and bool(given)),
     "tuple[int, int]": ("[least, most], two integers", lambda given: _is_list(given, int) and len(given) == 2),
+    "bool": ("true or false", lambda given: isinstance(given, bool)),
     "dict[str, Any]": ("a table", lambda given: isinstance(given, dict)),
 }
 """By the type of a field what a file may give for it, in words, and whether it did. Other types are made above."""

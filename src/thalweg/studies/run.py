@@ -21,8 +21,10 @@ from thalweg.lab.search import comparison, together
 from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, open_tickets
 from thalweg.records import files as records
+from thalweg.sharding.plan import Mesh
 from thalweg.studies.measured import measuring
 from thalweg.studies.measurements import work as measurement
+from thalweg.studies.recipe import CARRIED
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -62,6 +64,16 @@ def _named(optimizer: str, given: dict[str, Any]) -> str:
         if key in own
     ]
     return ":".join([optimizer, *pairs])
+
+
+def execution_of(one: Comparison) -> Execution:
+    """How its runs are carried out.
+
+    Raises:
+        UserError: of the options one would be ignored.
+    """
+    values = {name: getattr(one, name) for name in CARRIED}
+    return Execution(**values | {"mesh": Mesh(**one.mesh) if one.mesh else None})
 
 
 def cells_of(one: Comparison, root: Path) -> list[PlannedCell]:
@@ -121,17 +133,17 @@ def reproduce(
             measurement.run(measuring(wanted.measure), wanted.options, root, say)
             return
 
-        def planned() -> list[tuple[Comparison, PlannedCell]]:
-            return [(one, cell) for one in wanted.comparisons for cell in cells_of(one, root)]
+        def planned() -> list[tuple[Execution, PlannedCell]]:
+            return [(execution_of(one), cell) for one in wanted.comparisons for cell in cells_of(one, root)]
 
         cells = agreement.in_turn(planned) if together.launched() else planned()
         for _, cell in cells:
             if first:
                 cell.record(root, command)
-        for (micro_batch, sharding), group in groupby(cells, key=lambda pair: (pair[0].micro_batch, pair[0].sharding)):
+        for execution, group in groupby(cells, key=lambda pair: pair[0]):
             own = [cell for _, cell in group]
             threads = max(1, (os.cpu_count() or 1) // jobs)
-            assignment = Assignment(root, own, storage, threads, Execution(micro_batch=micro_batch, sharding=sharding))
+            assignment = Assignment(root, own, storage, threads, execution)
             open_tickets(assignment)  # or a clear error now
             with watched(own) as on_message:
 

@@ -5,10 +5,12 @@ from thalweg.lab.engine.failures import Failed, Stopped
 from thalweg.lab.engine.loop import Training
 from thalweg.lab.engine.run import Place, leave_process_group, record_crash, stored, train
 from thalweg.lab.engine.spec import RunSpec
+from thalweg.sharding.plan import Mesh
 
 __all__ = [
     "Failed",
     "Execution",
+    "Mesh",
     "Place",
     "RunSpec",
     "Stopped",

@@ -20,7 +20,8 @@ class Execution:
     ``micro_batch``: at most so many examples at a time on each process, the gradients accumulated. ``sharding``:
     one of :data:`~thalweg.records.regimen.SHARDINGS`, where there are several processes. ``mesh``: how many processes
     there are along each axis of it, where these are not all along one. ``reshard``: one of
-    :data:`~thalweg.records.regimen.RESHARDS`. ``workers``: processes that
+    :data:`~thalweg.records.regimen.RESHARDS`. ``activation_checkpointing``: backward computes each block again, instead
+    of keeping what is within it. ``compile``: by torch, each block of the model. ``workers``: processes that
     load data. ``checkpoint_seconds``: between two checkpoints. ``trackers``: Accelerate's names of them.
     ``observer``: a ``thalweg.lab.instruments.Panel``, which looks at gradients and updates, on the first process.
     ``save_model``: a safetensors file for the weights that were scored last, written by the first process when the run
@@ -41,6 +42,8 @@ class Execution:
     init_from: Path | None = None
     mesh: Mesh | None = None
     reshard: str = "each"
+    activation_checkpointing: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.mesh is not None and self.sharding == "ddp":

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from thalweg.lab import signals, tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import agreement, checkpoint, data, placement, schedules, weights
+from thalweg.lab.engine import agreement, blocks, checkpoint, data, placement, schedules, weights
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import Failed, blame_optimizer, blame_task, diverged
 from thalweg.records.errors import UserError
@@ -55,6 +55,10 @@ class Training:
                 model = self.task.model()
                 if not any(p.requires_grad for p in model.parameters()):
                     raise ValueError("the model has no parameters to train")
+            if execution.activation_checkpointing:
+                blocks.recompute(model)
+            if execution.compile:
+                blocks.compiled(model)
         if self.sharded:
             model = model if fill else model.to(accelerator.device)
             model = placement.sharded(model, self.mesh, accelerator.device.type, spec.precision)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from thalweg.lab.engine import plans, variables
+from thalweg.lab.engine import blocks, plans, variables
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import AXES
 from thalweg.sharding import whole
@@ -88,19 +88,12 @@ def sharded(model: nn.Module, mesh: Mesh, device: str, precision: str) -> nn.Mod
     narrow = NARROW.get(precision)
     policy = MixedPrecisionPolicy(narrow, narrow and torch.float32, cast_forward_inputs=False)
     shard = functools.partial(fully_shard, mesh=on, mp_policy=policy)
-    if narrow is not None and (norms := [module for module in model.modules() if _has_statistics(module)]):
+    if narrow is not None and (norms := [module for module in model.modules() if blocks.has_statistics(module)]):
         fully_shard(norms, mesh=on)  # one group of all: in torch parameters and statistics of a norm have one dtype
-    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
-        for block in blocks:
-            shard(block)
+    for block in blocks.blocks(model):
+        shard(block)
     shard(model)
     return model
-
-
-def _has_statistics(module: nn.Module) -> bool:
-    """Whether it has parameters of its own, and beside them numbers that are none, as batch normalisation has."""
-    own = [*module.parameters(recurse=False)], [*module.buffers(recurse=False)]
-    return all(any(x.is_floating_point() for x in some) for some in own)
 
 
 def clip(parameters: Iterable[nn.Parameter], largest: float) -> None:

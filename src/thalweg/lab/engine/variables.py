@@ -46,7 +46,7 @@ def check(precision: str) -> None:
             ("", "no", precision),
             f"--precision sets the precision of a run, here {precision}",
         ),
-        "ACCELERATE_DYNAMO_BACKEND": (("", "no"), "the lab compiles no models"),
+        "ACCELERATE_DYNAMO_BACKEND": (("", "no"), "--compile compiles a run's model"),
         # TE's layers are put in whatever the precision
         "ACCELERATE_FP8_BACKEND": (("", "no"), "--precision is no, bf16 or fp16"),
         "ACCELERATE_TORCH_DEVICE": (("", kind), f"a run uses the {kind} device of this machine"),
