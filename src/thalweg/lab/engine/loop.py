@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.lab import signals, tasks
 from thalweg.lab.contenders import contender
@@ -356,8 +357,8 @@ class Training:
 
     def bare(self) -> nn.Module:
         """The model, out of DDP."""
-        model: nn.Module = self.model if self.sharded else self.accelerator.unwrap_model(self.model)
-        return model
+        model: nn.Module = self.model
+        return model.module if isinstance(model, DistributedDataParallel) else model
 
     def inner(self) -> torch.optim.Optimizer:
         """The optimizer, out of Accelerate's wrapper."""
