@@ -20,8 +20,9 @@ demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and w
 	$(BIN)/thalweg compare sine digits --budget short $(DEMO)
 	$(BIN)/thalweg compare digits --batch-size 1024 --budget long $(DEMO)
 
+# Where an environment keeps Python from writing what it compiles, each worker would take five seconds more.
 test: lint  ## lint, types, import rules, doctests and all tests
-	$(BIN)/pytest -n 3 --dist worksteal  # on two cores: many tests wait for processes
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist worksteal  # on two cores: many tests wait for processes
 
 twins: .venv/dev  ## Lamb beside the LAMBs of other libraries, installed for it (ten to twenty minutes, two gigabytes)
 	$(BIN)/python tests/twins/run.py

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import prod
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+from launching import Launched
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
@@ -321,11 +323,33 @@ def test_memory_is_looked_at_before_anything_is_measured(monkeypatch):
 # Both together
 
 
+class Forked(Launched):
+    """In place of a ``Popen``: a fork that has torch loaded. How one starts, tests of other processes see."""
+
+    def __init__(self, command, *, stdin, stdout, stderr, env, text, start_new_session):
+        assert (stdin, text, start_new_session) == (subprocess.PIPE, True, True)
+        read, given = os.pipe()
+        told, write = os.pipe() if stdout == subprocess.PIPE else (None, os.open(os.devnull, os.O_WRONLY))
+        super().__init__(command[1:], (read, write, stderr.fileno()), env)
+        os.close(read)
+        os.close(write)
+        self.stdin, self.stdout = os.fdopen(given, "w"), None if told is None else os.fdopen(told)
+
+    def kill(self):
+        self.process.kill()
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    there = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(sharded, "subprocess", there)
+
+
 def bench_sharded(folder, *arguments):
     cli.main(["bench", "sharded", "--shapes", "tiny", "--out", str(folder), *arguments])
 
 
-def test_simulated_ranks_end_to_end(tmp_path, capsys):
+def test_simulated_ranks_end_to_end(forked, tmp_path, capsys):
     who = ["--optimizers", "alto", "--reference", "adamw-fused"]
     bench_sharded(tmp_path, "--ranks", "4,8", *who, "--rounds", "2", "--warmup", "1", "--machine", "here")
     record = json.loads((tmp_path / "here-sharded.json").read_text())
