@@ -79,10 +79,10 @@ class Launched:
 class Piped(Launched):
     """One with a server of its own, whose output and errors are pipes, as text."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: dict[str, str], folder: Path | None = None) -> None:
         pipes = [os.pipe() for _ in range(2)]
         with open(os.devnull) as nothing:  # noqa: PTH123
-            super().__init__(command, (nothing.fileno(), *(end for _, end in pipes)), environment, alone=True)
+            super().__init__(command, (nothing.fileno(), *(end for _, end in pipes)), environment, folder, alone=True)
         for _, end in pipes:
             os.close(end)
         self.stdout, self.stderr = (os.fdopen(end) for end, _ in pipes)

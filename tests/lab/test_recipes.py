@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -376,11 +374,11 @@ def test_the_recipe_of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch
     (tmp_path / "wines.toml").write_text(text)
     (tmp_path / "own_task.py").write_bytes((root / "examples" / "own_task.py").read_bytes())
     environment = {**os.environ, "PYTHONPATH": str(Path(thalweg.__file__).parents[1])}
-    command = [sys.executable, "-m", "thalweg", "reproduce", "wines.toml", "--dry-run"]
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert "at batch size 16: 105 runs of 60 steps; 2.3e+08 operations, about" in ran.stdout
-    assert "at batch size 96: 65 runs of 120 steps" in ran.stdout
+    ran = Piped(["-m", "thalweg", "reproduce", "wines.toml", "--dry-run"], environment, tmp_path)
+    said, errors = ran.communicate(timeout=120)
+    assert ran.returncode == 0, errors
+    assert "at batch size 16: 105 runs of 60 steps; 2.3e+08 operations, about" in said
+    assert "at batch size 96: 65 runs of 120 steps" in said
 
 
 def test_of_all_recipes_one_without_its_weights_is_left_out_and_named(tmp_path, monkeypatch, capsys):
