@@ -6,7 +6,9 @@ from thalweg.records import files as records
 ADAMW = {"lr": 0.01, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99}
 SGD = {"lr": 0.05, "weight_decay": 0.0, "momentum": 0.5}
 LINE = RunSpec("small_tasks:Line", 16, 12, "adamw", ADAMW, seed=5, test=True)
-TIMES = ("seconds", "seconds_to_target")
+TIMES = (
+    "seconds", "seconds_to_target", "examples_per_second", "tokens_per_second", "flops_per_second", "peak_memory"
+)  # fmt: skip
 
 
 def batch_of(seed, step, examples, batch_size):

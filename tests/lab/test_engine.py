@@ -7,6 +7,7 @@ import pstats
 import time
 from dataclasses import fields, replace
 
+import psutil
 import pytest
 import small_tasks
 import torch
@@ -25,6 +26,7 @@ from thalweg.lab.engine.failures import Failed, diverged
 from thalweg.records import files as records
 from thalweg.records.errors import TaskFault, UserError
 from thalweg.records.reading import read_run
+from thalweg.studies import forecast
 
 
 def test_a_run_is_plain_torch_training(finished):
@@ -71,6 +73,33 @@ def test_the_loss_of_a_line_is_the_mean_of_the_steps_since_the_last(finished, tm
     assert [line.loss for line in read_run(tmp_path).history] == pytest.approx(
         [sum(steps[k : k + 4]) / 4 for k in (0, 4, 8)], rel=1e-6
     )
+
+
+def test_a_line_says_how_fast_it_was_and_how_much_memory_it_took(finished):
+    lines = records.read_lines(finished[0] / "metrics.jsonl")
+    before = 0.0
+    for line in lines:
+        assert line["examples_per_second"] == pytest.approx(16 / (line["seconds"] - before), rel=1e-9)
+        assert not {"tokens_per_second", "flops_per_second"} & set(line)
+        assert 5e7 < line["peak_memory"] <= psutil.virtual_memory().total
+        before = line["seconds"]
+
+
+def test_a_language_model_says_its_tokens_and_operations_a_second(tmp_path):
+    train(RunSpec("pydoc-lm", 16, 2, "adamw", ADAMW, evaluations=1), tmp_path)
+    (line,) = records.read_lines(tmp_path / "metrics.jsonl")
+    tokens = 2 * 16 * 48 / line["seconds"]
+    assert line["tokens_per_second"] == pytest.approx(tokens, rel=1e-9)
+    assert line["flops_per_second"] == pytest.approx(6 * tasks.parameters(tasks.find("pydoc-lm")) * tokens, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["pydoc-lm", "pydoc-moe"])
+def test_six_operations_a_token_and_parameter_are_nearly_what_torch_counts(name):
+    """Embeddings count for nothing there and attention does, here it is the other way round."""
+    task = tasks.find(name)
+    with torch.device("meta"):
+        model = task.skeleton()
+    assert task.operations(model) == pytest.approx(forecast.operations(task), rel=0.07)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])

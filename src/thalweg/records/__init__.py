@@ -26,7 +26,10 @@ another batch size, other code or other data never meets it. ::
     variables of the environment that libraries of numerics read (``variables``).
 ``metrics.jsonl``
     One line an evaluation: ``step``, ``examples``, ``seconds`` (of training, evaluation left out), ``loss`` (training,
-    mean since the last line), ``validation`` (null where it is not finite), ``lr``.
+    mean since the last line), ``validation`` (null where it is not finite), ``lr``; and as measured, which is never the
+    same twice and which lines of before it was measured lack: ``examples_per_second`` (of training since the last line,
+    of all processes), of language models also ``tokens_per_second`` and ``flops_per_second`` (six a token and parameter
+    that it meets), and ``peak_memory`` (bytes, of the first process so far: of tensors on an accelerator, else RSS).
 ``instruments.jsonl``
     With ``thalweg train --instruments N``, one line every N steps: ``step`` and what :mod:`thalweg.landscape` saw of it
     (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not available, and

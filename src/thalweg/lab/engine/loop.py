@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.lab import signals, tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import agreement, blocks, checkpoint, data, placement, schedules, weights
+from thalweg.lab.engine import agreement, blocks, checkpoint, data, placement, schedules, speed, weights
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import Failed, blame_optimizer, blame_task, diverged
 from thalweg.records.errors import UserError
@@ -56,6 +56,7 @@ class Training:
                 model = self.task.model()
                 if not any(p.requires_grad for p in model.parameters()):
                     raise ValueError("the model has no parameters to train")
+                self.operations = self.task.operations(model)
             if execution.activation_checkpointing:
                 blocks.recompute(model)
             if execution.compile:
@@ -206,6 +207,8 @@ class Training:
         diverged(self.first, loss, self.step, self.task.reference_loss)
         if not math.isfinite(value) and not self._finite():
             raise Failed("diverged", f"parameters are not finite at step {self.step}")
+        last = self.history[-1] if self.history else {"examples": 0, "seconds": 0.0}
+        examples, seconds = self.step * self.spec.batch_size - last["examples"], self.seconds - last["seconds"]
         self.history.append(
             {
                 "step": self.step,
@@ -214,6 +217,8 @@ class Training:
                 "loss": loss,
                 "validation": value,
                 "lr": float(self.optimizer.param_groups[0]["lr"]),
+                **speed.rates(examples, seconds, self.task.example_tokens, self.operations),
+                **speed.peak_memory(self.accelerator.device),
             }
         )
         self.window.zero_()

@@ -103,6 +103,9 @@ class Task(ABC):
     label_smoothing: float | None = None
     """None: the loss does not support it. A task whose loss uses it declares 0.0; the run sets it."""
 
+    example_tokens: int | None = None
+    """Tokens of an example of a language model, of whose speed they are the measure; None: it is none."""
+
     download: ClassVar[str] = ""
     """What a first run fetches, and how large it is; "" where all data come with Python or a package."""
     published_examples: ClassVar[int | None] = None
@@ -120,6 +123,13 @@ class Task(ABC):
         """What :meth:`model` reads from a file or the hub, without a new head; None: nothing.
 
         Its weights are part of a run's identity, as the data are.
+        """
+        return None
+
+    def operations(self, model: nn.Module) -> float | None:
+        """Floating-point operations of a training example, forward and backward; None: unknown.
+
+        For the records of a run, which say how many it carries out a second.
         """
         return None
 

@@ -13,7 +13,22 @@ from thalweg.lab.tasks.classification import logits
 
 
 class NextToken(Task):
-    """Cross-entropy of the next token, to train with and to report."""
+    """Cross-entropy of the next token, to train with and to report; ``length`` is how many tokens an example has."""
+
+    length: ClassVar[int]
+
+    @property
+    def example_tokens(self) -> int:  # type: ignore[override]
+        """The ``length``."""
+        return self.length
+
+    def operations(self, model: nn.Module) -> float:
+        """Six a token and parameter that it meets, forward and backward; those of attention itself are left out."""
+        return 6.0 * self.length * sum(self.met(p) for p in model.parameters())
+
+    def met(self, p: Tensor) -> float:
+        """How many of a parameter's entries each token meets: all."""
+        return p.numel()
 
     def loss(self, output: Any, target: Any) -> Tensor:
         """Cross-entropy per token."""
@@ -58,6 +73,11 @@ class Mixture(NextToken):
     """
 
     chosen: ClassVar[int] = 2
+
+    def met(self, p: Tensor) -> float:
+        """Those of the experts that it is sent to, of matrices that are stacked (experts, ..., ...)."""
+        return p.numel() * self.chosen / p.shape[0] if p.ndim == 3 else p.numel()
+
     balance: ClassVar[float] = 0.02  # Mixtral's weight of the loss that balances
 
     def loss(self, output: Any, target: Any) -> Tensor:
