@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from thalweg.report import drawing, palette
 from thalweg.report.palette import AMBER, BLUE, INK, ORANGE, SKY, VIOLET
-from thalweg.theory import damping, fastest_damping, implicit_regularization, stability_limit
+from thalweg.theory import damping, fastest_damping, fixed_length_orbit, implicit_regularization, stability_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ GAINS = np.linspace(-0.9999, 0.9999, 241)
 def main() -> None:
     """Draw all."""
     OUT.mkdir(parents=True, exist_ok=True)
-    for draw in (look_ahead, stability_map, damping_map, penalty):
+    for draw in (look_ahead, stability_map, damping_map, penalty, orbits):
         draw()
         print(f"written: {OUT / draw.__name__}.png")
 
@@ -160,6 +160,26 @@ def penalty() -> None:
     ax.set(xlabel="α, steps", ylabel="S", title="Penalty (η/4) S ‖∇L‖² that steps of size η add to the loss")
     ax.legend(fontsize=8)
     _save(figure, "penalty")
+
+
+def orbits() -> None:
+    """ηλ of LAMB's orbits on a quadratic over their period, beside the limit."""
+    figure, axes = _figure(1, 3.6)
+    ax = axes[0]
+    for alpha, beta, colour, marker in ((0, 0, INK, "o"), (0.5, 0.01, ORANGE, "s"), (-0.4, 0.5, VIOLET, "D")):
+        found = [(period, fixed_length_orbit(period, alpha, beta, momentum=0.9)) for period in range(2, 24, 2)]
+        lasting = [(period, orbit.eta_lambda) for period, orbit in found if orbit.lasts]
+        ax.plot(*zip(*lasting, strict=True), marker, color=colour, markersize=6,
+                label=f"α = {alpha:g}, β1 = {beta:g}" if alpha else "no E")  # fmt: skip
+        ax.axhline(stability_limit(alpha, beta, momentum=0.9), color=colour, linewidth=0.9, linestyle="--")
+    ax.set(yscale="log", xlabel="period of the orbit, steps", ylabel="ηλ", xlim=(1, 20))
+    ax.set_title("Steps of a given length, momentum 0.9; dashed: the limit")
+    ax.xaxis.set_major_locator(FixedLocator(range(2, 20, 2)))
+    ax.yaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50]))
+    ax.yaxis.set_major_formatter(FuncFormatter(_plain))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.legend(fontsize=8)
+    _save(figure, "orbits")
 
 
 def _figure(columns: int, height: float) -> tuple[Figure, np.ndarray]:
