@@ -23,7 +23,7 @@ def trained(run, root):
         training.take_step(batches)
     for _ in range(2):
         training.take_step(batches)
-    found = {"loss": training._mean_loss(), "validation": training.score("validation")}
+    found = {"loss": training._mean_loss(), "validation": training.scores("validation").tolist()}
     found["graphs"] = counters["stats"]["unique_graphs"]
     parameters = weights.gathered(training.bare(), sharded=training.sharded)
     return {**found, "calls": dict(counted.calls), "bytes": dict(counted.bytes_of), "parameters": parameters}

@@ -164,6 +164,12 @@ def test_what_cannot_be_looked_at_is_refused_at_once(sharded, precision, says):
         Panel(1, silent).begin(training)
 
 
+def test_a_compiled_model_has_no_second_derivatives_to_look_at(tmp_path):
+    with pytest.raises(UserError, match=r"takes second derivatives, .* leave out --compile"):
+        train(SPEC, tmp_path, execution=Execution(observer=Panel(3, silent), compile=True))
+    assert not [*tmp_path.iterdir()]
+
+
 def test_what_is_left_out_is_said(tmp_path):
     said = []
     spec = RunSpec("small_tasks:Named", 16, 2, "adamw", ADAMW)  # whose inputs go by name

@@ -8,10 +8,14 @@ import pytest
 import torch
 from launching import on_ranks
 from mesh_tasks import Narrow, NarrowMixture
+from rank_pool import call_on_ranks
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from thalweg.lab.engine import Execution, Mesh, blocks, placement
 from thalweg.records.errors import UserError
+from thalweg.sharding import whole
 
 SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
 
@@ -116,6 +120,27 @@ def test_blocks_are_computed_again_for_backward(found):
 @pytest.mark.slow
 def test_blocks_are_compiled_where_it_is_asked_for(found):
     assert found["compiled"]["graphs"] > 0 == found["two"]["graphs"]
+
+
+def clipped(rank):
+    """Two parameters on meshes of their own, and one that each process has."""
+    generator = torch.Generator().manual_seed(0)
+    meshes = [init_device_mesh("cpu", (2,), mesh_dim_names=(name,)) for name in ("shard", "expert")]
+    alone, spread = [], []
+    for on, shape in zip((*meshes, None), ((5, 3), (4, 2), (3,)), strict=True):
+        values = torch.randn(2, *shape, generator=generator)
+        here = [x if on is None else distribute_tensor(x, on, [Shard(0)], src_data_rank=None) for x in values]
+        for some, (start, grad) in ((alone, values), (spread, here)):
+            some.append(nn.Parameter(start.clone()))
+            some[-1].grad = grad.clone()
+    nn.utils.clip_grad_norm_(alone, 0.5)
+    placement.clip(spread, 0.5)
+    for p, q in zip(spread, alone, strict=True):
+        torch.testing.assert_close(whole(p.grad), q.grad)
+
+
+def test_gradients_are_clipped_to_a_norm_over_all_meshes():
+    call_on_ranks(2, clipped)
 
 
 class Counted(nn.Linear):

@@ -55,6 +55,8 @@ class Panel:
             remedy = "--sharding ddp" if training.sharded else "--precision bf16 or no"
             what = "gradients are sharded" if training.sharded else "fp16 scales them"
             raise UserError(f"--instruments needs full, unscaled gradients, and {what}: use {remedy}")
+        if training.execution.compile:
+            raise UserError("--instruments takes second derivatives, which compiled models lack: leave out --compile")
         if not complete(training.observations, self.every, training.step):
             raise UserError(
                 f"the first {training.step} steps of this run were trained without --instruments {self.every}: "
