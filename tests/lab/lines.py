@@ -1,6 +1,6 @@
 """A short run on ``small_tasks:Line``, and what of a run is compared."""
 
-from thalweg.lab.engine import RunSpec, data
+from thalweg.lab.engine import RunSpec, checkpoint, data
 from thalweg.records import files as records
 
 ADAMW = {"lr": 0.01, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99}
@@ -25,3 +25,13 @@ def kept(folder):
     """Everything that a run left, but for the time it took."""
     lines = [untimed(line) for line in records.read_lines(folder / "metrics.jsonl")]
     return untimed(records.read_json(folder / "result.json")), lines, sorted(path.name for path in folder.iterdir())
+
+
+def saved(folder):
+    """The steps of the complete checkpoints in a run's folder."""
+    return sorted(int(path.parent.name.split("-")[1]) for path in folder.glob(f"{checkpoint.NAME}/*/.metadata"))
+
+
+def content(folder):
+    """All files in a folder and those within."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

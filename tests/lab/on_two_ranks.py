@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import saved
 from test_distributed import EXPERTS, SPEC
 from torch.distributed.tensor import DTensor
 
@@ -72,7 +73,7 @@ def killed_and_resumed(spec, folder, sharding, mesh=None):
     try:
         train(spec, folder, execution=execution, on_event=killed_at(spec.steps - 2))
     except Killed:
-        assert (folder / "checkpoint.pt").exists()
+        assert saved(folder)
     train(spec, folder, execution=execution)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lines import ADAMW, SGD
+from lines import ADAMW, SGD, content, saved
 from test_going_on_together import ODD, TIED
 
 from thalweg.lab.engine import (
@@ -32,18 +33,19 @@ SHARDINGS = ("ddp", "fsdp2")
 RANK = int(os.environ["RANK"])
 
 
-def stopped_at(step, spec, folder, execution):
-    def stop(training, event):
+def once_at(step):
+    def on_event(training, event):
         if (training.step, event) == (step, "step"):
             training.save()
             raise Stopped
 
+    return on_event
+
+
+def stopped_at(step, spec, folder, execution):
     with pytest.raises(Stopped):
-        train(spec, folder, execution=execution, on_event=stop)
-
-
-def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+        train(spec, folder, execution=execution, on_event=once_at(step))
+    together()
 
 
 def together():
@@ -54,21 +56,40 @@ def without_a_shared_folder(root):
     for sharding in SHARDINGS:
         execution = Execution(sharding=sharding)
         for name, swapped in (("own", False), ("swapped", True)):
-            folders = [root / f"{name}-{sharding}-{rank}" for rank in (0, 1)]
-            stopped_at(11, ODD, folders[RANK], execution)
-            assert (folders[RANK] / checkpoint.NAME).exists() is (RANK == 0)
+            folders = apart(root, f"{name}-{sharding}", execution)
+            mine = [path.name for path in (folders[RANK] / checkpoint.NAME).glob("*/*.distcp")]
+            assert mine == [f"__{RANK}_0.distcp"] * (RANK == 0 or sharding == "fsdp2")
             together()
             if swapped and RANK == 1:  # the machines have changed places
-                folders[1].mkdir()
-                (folders[0] / checkpoint.NAME).rename(folders[1] / checkpoint.NAME)
+                one, two = (folder / checkpoint.NAME for folder in folders)
+                for source, to in ((one, one.with_name("aside")), (two, one), (one.with_name("aside"), two)):
+                    if source.exists():
+                        to.parent.mkdir(exist_ok=True)
+                        source.rename(to)
             together()
             steps = []
             train(ODD, folders[RANK], execution=execution, on_event=lambda t, event, steps=steps: steps.append(t.step))
             assert steps[0] == 12
+            assert not (folders[RANK] / checkpoint.NAME).exists()
         result = train(ODD, folders[RANK], execution=execution)  # complete on the first process, which is enough
         assert result["status"] == "finished"
         with pytest.raises(UserError, match=r"process 1 finds this run complete in .*-0, the first process does not"):
             train(ODD, folders[1 - RANK], execution=execution)
+    for name, rank in (("__1_0.distcp", 1), (checkpoint.METADATA, 0)):
+        folders = apart(root, f"without-{name}", execution)
+        if rank == RANK:
+            shutil.rmtree(folders[rank] / checkpoint.NAME)
+        before = content(folders[RANK])
+        with pytest.raises(UserError, match=f"cannot resume: {name}, or a part of that, is in none of .*-0/.*-1/"):
+            train(ODD, folders[RANK], execution=execution)
+        assert content(folders[RANK]) == before
+
+
+def apart(root, name, execution):
+    """A folder for each process, with what each has of a checkpoint."""
+    folders = [root / f"{name}-{rank}" for rank in (0, 1)]
+    stopped_at(11, ODD, folders[RANK], execution)
+    return folders
 
 
 def asked_for_different_runs(root):
@@ -106,9 +127,7 @@ def raised_before_the_first_new_step(root):
         for name in ("__init__", "load_state_dict", "step"):
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(torch.optim.AdamW, name, refuse)
-                with pytest.raises(
-                    UserError, match=r"cannot resume from .*checkpoint.pt \(refused: ValueError: not to"
-                ):
+                with pytest.raises(UserError, match=r"cannot resume from .*checkpoint \(refused: ValueError: not to"):
                     train(ODD, folder, execution=execution)
             together()
             assert content(folder) == before
@@ -120,17 +139,42 @@ def refuse(*_, **__):
 
 
 def half_a_checkpoint(root):
-    folder, said = root / "half", []
-    stopped_at(11, ODD, folder, Execution())
-    together()
-    if RANK == 0:
-        path = folder / checkpoint.NAME
-        path.write_bytes(path.read_bytes()[:999])
-    together()
-    train(ODD, folder, say=said.append)
-    assert len(said) == (RANK == 0)
-    together()
-    assert (folder / "checkpoint.pt.damaged").stat().st_size == 999
+    """Damaged in what the other process reads, it is used by none; the one before it is."""
+    for sharding in SHARDINGS:
+        folder, said, steps, execution = root / f"half-{sharding}", [], [], Execution(sharding=sharding)
+        stopped_at(11, ODD, folder, execution)
+        (first,) = (folder / checkpoint.NAME).iterdir()
+        together()
+        with pytest.raises(Stopped):
+            train(ODD, folder, execution=execution, on_event=once_at(15))
+        together()
+        (last,) = {*(folder / checkpoint.NAME).iterdir()} - {first}
+        together()
+        if RANK == 0:
+            flipped(last / ("__1_0.distcp" if sharding == "fsdp2" else "__0_0.distcp"))
+        together()
+        train(
+            ODD,
+            folder,
+            execution=execution,
+            say=said.append,
+            on_event=lambda t, event, steps=steps: steps.append(t.step),
+        )
+        assert steps[0] == 12
+        together()
+        assert not (folder / checkpoint.NAME).exists()
+        assert (folder / checkpoint.DAMAGED / last.name / checkpoint.METADATA).exists()
+        assert len(said) == (RANK == 0)
+        assert all(line.endswith("training resumes at step 11") for line in said)
+
+
+def flipped(path):
+    """A bit of each tensor is wrong, behind the name of its record in the file."""
+    data = bytearray(path.read_bytes())
+    place = 0
+    while (place := data.find(b"data/0FB", place) + 1) > 0:
+        data[place + 100] ^= 1
+    path.write_bytes(data)
 
 
 def a_signal_to_one_rank_saves_and_ends_both(root):
@@ -145,8 +189,9 @@ def a_signal_to_one_rank_saves_and_ends_both(root):
             train(ODD, folder, execution=execution, on_event=signalled)
         assert ended.value.code == 128 + signal.SIGUSR1
         together()
-        step = torch.load(folder / checkpoint.NAME, weights_only=True)["step"]
+        (step,) = saved(folder)
         assert 8 <= step < 20
+        together()
         steps = []
         train(ODD, folder, execution=execution, on_event=lambda t, event, steps=steps: steps.append(t.step))
         assert steps[0] == step + 1

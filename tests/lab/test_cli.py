@@ -249,14 +249,15 @@ def test_to_begin_anew_takes_nothing_from_a_process_that_trains_there(tmp_path, 
     cli.main(arguments)
     folder = tmp_path / "run"
     (folder / "result.json").unlink()
-    (folder / "checkpoint.pt").write_bytes(b"of the other")
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / "of the other").touch()
     records.write_json(folder / "ticket-0", tickets.owner())  # of a process that lives: this one
     capsys.readouterr()
     assert "another process trains in" in error_of([*arguments, "--no-resume"], capsys)
-    assert (folder / "checkpoint.pt").read_bytes() == b"of the other"
+    assert (folder / "checkpoint" / "of the other").exists()
     (folder / "ticket-0").unlink()
     cli.main([*arguments, "--no-resume"])
-    assert not (folder / "checkpoint.pt").exists()
+    assert not (folder / "checkpoint").exists()
 
 
 def test_tensorboard_is_told_of_every_evaluation(tmp_path):

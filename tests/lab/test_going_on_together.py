@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from launching import on_ranks
-from lines import ADAMW
+from lines import ADAMW, saved
 from safetensors.torch import load_file
 
 import thalweg
-from thalweg.lab.engine import Execution, RunSpec, train, weights
+from thalweg.lab.engine import Execution, RunSpec, checkpoint, train, weights
 from thalweg.records import files as records
 
 ODD = RunSpec("small_tasks:Line", 15, 20, "adamw", ADAMW, seed=3, test=True)
@@ -42,9 +42,10 @@ def test_two_processes_go_on_as_one_and_none_waits_for_the_other(tmp_path):
     train(ODD, tmp_path / "alone")
     same = [f"{name}-{sharding}" for name in ("parts", "raised", "signal") for sharding in ("ddp", "fsdp2")]
     same += [f"{name}-{sharding}-0" for name in ("own", "swapped") for sharding in ("ddp", "fsdp2")]
-    for name in [*same, "half"]:
+    same += [f"half-{sharding}" for sharding in ("ddp", "fsdp2")]
+    for name in same:
         assert history(tmp_path / name) == pytest.approx(history(tmp_path / "alone"), rel=1e-4), name
-        assert not list(tmp_path.glob("**/checkpoint.pt.other"))
+    assert not list(tmp_path.glob(f"**/{checkpoint.OTHER}"))
     file = tmp_path / "alone.safetensors"
     train(TIED, tmp_path / "tied", execution=Execution(save_model=file))
     whole = load_file(file)
@@ -70,6 +71,14 @@ def test_an_error_of_one_process_is_said_by_all_and_names_it(how, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_two_processes_save_any_number_of_them_reads(tmp_path):
+    script = str(HERE / "on_other_numbers_of_ranks.py")
+    on_ranks(2, [script, "save", str(tmp_path)])
+    for ranks in (1, 3, 4):
+        on_ranks(ranks, [script, "read", str(tmp_path)])
+
+
+@pytest.mark.slow
 def test_sigterm_to_torchrun_saves_and_the_same_command_goes_on(tmp_path):
     command = [*TWO, "-m", "thalweg", "train", "small_tasks:Slow", "--batch-size", "16", "--optimizer", "e-adamw"]
     command += ["--sharding", "fsdp2", "--steps", "100", "--evaluations", "50", "--checkpoint-seconds", "9999"]
@@ -81,7 +90,7 @@ def test_sigterm_to_torchrun_saves_and_the_same_command_goes_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert errors.count("ended by SIGTERM; completed work is stored, and the same command resumes") == 1, errors
-    step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
+    (step,) = saved(tmp_path / "run")
     assert 0 < step < 100
     assert not list(tmp_path.glob("run/result.json"))
     ran = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 from launching import Piped
-from lines import ADAMW, kept
+from lines import ADAMW, kept, saved
 from test_processes import ENVIRONMENT, until
 
 from thalweg.commands import main as cli
@@ -41,7 +41,7 @@ def test_train_saves_leaves_and_goes_on(number, workers, tmp_path, capsys):
     os.killpg(process.pid, number)  # a scheduler and a launcher may both send theirs
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors.strip()) == (128 + number, said(number))
-    step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
+    (step,) = saved(tmp_path / "run")
     assert 0 < step < 60
     cli.main(command[2:])
     assert int(capsys.readouterr().out.split()[1].split("/")[0]) > step
@@ -63,8 +63,8 @@ def test_compare_saves_what_its_workers_train_and_goes_on(to, tmp_path, capsys):
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors.strip()) == (128 + number, said(number))
     assert psutil.wait_procs(workers, timeout=5)[1] == []
-    (checkpoint,) = tmp_path.glob("runs/**/checkpoint.pt")
-    assert torch.load(checkpoint, weights_only=True)["step"] > 0
+    (checkpoint,) = tmp_path.glob("runs/**/checkpoint")
+    assert saved(checkpoint.parent)
     assert not list(tmp_path.glob("runs/**/result.json"))
     assert not list(tmp_path.glob("runs/**/ticket-*"))
     if to != "all its processes":
@@ -96,11 +96,11 @@ def test_a_signal_is_noted_while_a_run_trains_and_raised_elsewhere(tmp_path):
     with pytest.raises(SystemExit) as ended, handled():
         train(spec, tmp_path, on_event=signalled)
     assert ended.value.code == 128 + signal.SIGUSR2
-    assert (steps[-1], torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]) == (4, 4)  # between two steps
+    assert (steps[-1], saved(tmp_path)) == (4, [4])  # between two steps
     with pytest.raises(SystemExit) as ended, handled():  # in its last step, which may be long in being scored
         train(spec, tmp_path, on_event=lambda t, event: t.step == 12 and os.kill(os.getpid(), signal.SIGTERM))
     assert ended.value.code == 128 + signal.SIGTERM
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 12
+    assert saved(tmp_path) == [4, 12]
     train(spec, tmp_path, on_event=lambda *_: pytest.fail("all steps are done"))
     with handled():
         with pytest.raises(Terminated, match="ended by SIGTERM"):

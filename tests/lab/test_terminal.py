@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+from lines import saved
 from pseudo_terminal import CTRL_C, CTRL_Z, THALWEG, Terminal
 
 from thalweg.records import files as records
@@ -76,7 +77,7 @@ def test_ctrl_c_once_ends_compare_with_complete_records_and_the_same_command_con
     assert terminal.shown[-1] == "interrupted; completed work is stored, and the same command resumes"
     for path in tmp_path.glob("runs/**/*.json"):
         json.loads(path.read_text())
-    assert list(tmp_path.glob("runs/**/checkpoint.pt"))  # of what was under way
+    assert list(tmp_path.glob("runs/**/checkpoint/*/.metadata"))  # of what was under way
     assert not reading.read(tmp_path).problems
     complete = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
     with Terminal([*SLOW, "--jobs", "1", "--out", str(tmp_path)], 200, folder=tmp_path, forked=True) as terminal:
@@ -161,16 +162,16 @@ def test_ctrl_c_once_ends_reproduce(tmp_path):
         terminal.wait("small_tasks:Slow 16 ")
         interrupted(terminal)
     assert terminal.shown[-1].startswith("interrupted; completed work is stored")
-    assert list(tmp_path.glob("found/**/checkpoint.pt"))
+    assert list(tmp_path.glob("found/**/checkpoint/*/.metadata"))
 
 
 def test_ctrl_c_once_ends_train_and_the_same_command_continues(tmp_path):
     run = ["train", "small_tasks:Slow", "--steps", "60", "--track", "none", "--checkpoint-seconds", "0.2"]
     with Terminal([*THALWEG, *run, "--out", str(tmp_path)], forked=True) as terminal:
-        terminal.wait(lambda: (tmp_path / "checkpoint.pt").exists())
+        terminal.wait(lambda: saved(tmp_path))
         interrupted(terminal)
     assert terminal.shown[-1] == "interrupted; completed work is stored, and the same command resumes"
-    assert (tmp_path / "checkpoint.pt").exists()
+    assert saved(tmp_path)
     assert not (tmp_path / "result.json").exists()
     with Terminal([*THALWEG, *run, "--out", str(tmp_path)], forked=True) as terminal:
         assert terminal.finish() == 0

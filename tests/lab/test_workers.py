@@ -14,7 +14,7 @@ from comparisons import PLAN, carry_out, job_in
 
 from thalweg.lab import processes
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import train
+from thalweg.lab.engine import checkpoint, train
 from thalweg.lab.search import comparison, storage, tickets, timing
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.tickets import FileTickets, beating
@@ -39,11 +39,11 @@ def test_one_run_has_one_worker(open_two):
     result = train(same.spec, same.folder, same.place)
     other.release(result)
     job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "checkpoint.pt").write_bytes(b"of a worker that was killed here")
+    (job.folder / checkpoint.NAME / "of a worker that was killed here").mkdir(parents=True)
     assert first.take(job) is None
     assert Reader()(job).validation == result["validation"]  # its records are here as well
     assert list(job.folder.glob("ticket-*")) == []
-    assert job.folder == same.folder or not (job.folder / "checkpoint.pt").exists()
+    assert job.folder == same.folder or not (job.folder / checkpoint.NAME).exists()
 
 
 def test_who_waits_for_a_storage_draws_no_tickets(tmp_path):
@@ -324,10 +324,12 @@ def test_a_run_that_took_its_process_down_is_recorded_unless_somebody_has_taken_
 
 def test_three_kills_of_a_run_without_progress_are_a_crash(tmp_path):
     job, crashes = job_in(tmp_path), comparison._Crashes()
-    job.folder.mkdir(parents=True)
+    (job.folder / checkpoint.NAME / "step").mkdir(parents=True)
     assert [crashes.add(job) for _ in range(2)] == [1, 2]
-    records.write_bytes(job.folder / "checkpoint.pt", b"")
+    records.write_bytes(job.folder / checkpoint.NAME / "step" / checkpoint.METADATA, b"")
     assert [crashes.add(job) for _ in range(3)] == [1, 2, 3]
+    (job.folder / checkpoint.NAME / "next").mkdir()  # which is not complete
+    assert crashes.add(job) == 4
 
 
 def test_steps_are_timed_again_only_where_a_setting_has_changed(done):

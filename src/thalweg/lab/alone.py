@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from thalweg.lab.engine import Execution, Place, RunSpec, weights
+from thalweg.lab.engine import Execution, Place, RunSpec, checkpoint, weights
 from thalweg.lab.engine.run import stored
 from thalweg.lab.instruments import MEASUREMENTS, Panel, measured
 from thalweg.lab.search.cells import Job
@@ -51,8 +51,8 @@ def reserved(spec: RunSpec, folder: Path, execution: Execution, resume: bool) ->
     if ticket is None:
         raise UserError(f"another process trains in {folder}: wait for it, or choose another folder with --out")
     if not resume:
-        for name in ("checkpoint.pt", MEASUREMENTS):
-            (folder / name).unlink(missing_ok=True)
+        checkpoint.remove(folder)
+        (folder / MEASUREMENTS).unlink(missing_ok=True)
     with beating(ticket) as lost:
         reservation = ReservedFolder(folder, lost)
         try:

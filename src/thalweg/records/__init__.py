@@ -34,9 +34,10 @@ another batch size, other code or other data never meets it. ::
     With ``thalweg train --instruments N``, one line every N steps: ``step`` and what :mod:`thalweg.landscape` saw of it
     (:meth:`~thalweg.landscape.Instruments.measure`), null where it is not finite or not available, and
     ``overhead_seconds``.
-``checkpoint.pt``
-    While it runs, of a long run: everything to resume from. Deleted at its end. One that cannot be read, or is another
-    run's, is kept as ``checkpoint.pt.damaged`` or ``checkpoint.pt.other``.
+``checkpoint/``
+    While it runs, of a long run: everything to resume from, in a folder for each of the last two checkpoints. Deleted
+    at its end. One that cannot be read, or is another run's, is kept in ``checkpoint.damaged/`` or
+    ``checkpoint.other/``.
 ``result.json``
     Written last; a run without it is not complete and is run again, from its checkpoint. ``status`` ("finished" or
     "failed"), ``failure`` (None, or "diverged", "non-finite metric", "refused", "out of memory" or "crashed"),

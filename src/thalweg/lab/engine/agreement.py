@@ -5,11 +5,13 @@ Each function is a collective: all processes call it, in the same order. On one 
 
 from __future__ import annotations
 
+import gc
 import platform
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -112,3 +114,24 @@ def raise_first(said: list[Told | None], mine: Exception | None) -> None:
     if kind is TaskFault and isinstance(mine, TaskFault):
         raise TaskFault(*arguments[:2]) from mine.__cause__  # whose traceback is of this process
     raise kind(*arguments) from mine
+
+
+def group_beside() -> Any:
+    """A group of all processes for what goes on beside training, by gloo; None on one process."""
+    return None if processes().num_processes == 1 else _group_beside(distributed.group.WORLD)
+
+
+@cache
+def _group_beside(world: Any) -> Any:
+    return distributed.new_group(backend="gloo")
+
+
+def leave_process_group() -> None:
+    """End this process's part in runs on several processes, if there were any.
+
+    Sharded modules are in cycles, and what is left of them while the process ends may abort it.
+    """
+    if distributed.is_initialized():
+        _group_beside.cache_clear()
+        gc.collect()
+        distributed.destroy_process_group()

@@ -50,7 +50,8 @@ def diverged(first: float, loss: float, step: int, reference: float = 1.0, facto
         raise Failed("diverged", f"loss {loss:.4g} at step {step}, {risen}")
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error says."""
     words = ("out of memory", "can't allocate memory", "cannot allocate memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
@@ -84,7 +85,7 @@ def blame_optimizer() -> Iterator[None]:
     except BaseException as error:
         if (lost := peer_failure(error)) is not None:
             raise lost from error
-        raise Failed("out of memory" if _out_of_memory(error) else "refused", said_of(error)) from error
+        raise Failed("out of memory" if out_of_memory(error) else "refused", said_of(error)) from error
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def blame_task(task: str, where: str, model: nn.Module | None = None) -> Iterato
     except BaseException as error:
         if (lost := peer_failure(error)) is not None:
             raise lost from error
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise Failed("out of memory", said_of(error)) from error
         if model is not None and not all(p.isfinite().all() for p in model.parameters()):
             raise Failed("diverged", f"parameters are not finite, and {where} raised {said_of(error)}") from error

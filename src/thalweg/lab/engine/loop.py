@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.lab import signals, tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import agreement, blocks, checkpoint, data, placement, schedules, speed, weights
+from thalweg.lab.engine import agreement, blocks, checkpoint, data, placement, resuming, schedules, speed, weights
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import Failed, blame_optimizer, blame_task, diverged
 from thalweg.records.errors import UserError
@@ -80,6 +80,7 @@ class Training:
         scale = schedules.LR_RULES[spec.lr_rule](spec.batch_size / spec.lr_base)
         self.rates = [group["lr"] * scale for group in self.optimizer.param_groups]
         self.observer = execution.observer if accelerator.is_main_process else None
+        self.saving = checkpoint.Saving(folder, sharded=self.sharded)
         self.step, self.seconds, self.first = 0, 0.0, 0.0
         self.since = 0.0  # when the training began whose seconds are not counted yet
         self.window = torch.zeros(2, device=accelerator.device)  # sum of training losses, and how many
@@ -146,8 +147,10 @@ class Training:
                     on_event(self, "checkpoint")
                 saved = time.monotonic()
             if number:
+                self.await_save()
                 raise signals.Terminated(number)
             on_event(self, "step")
+        self.await_save()
 
     @contextmanager
     def _untimed(self) -> Iterator[None]:
@@ -301,50 +304,59 @@ class Training:
         return found[0][0], next((number for _, number, _ in found if number), 0)
 
     def save(self) -> None:
-        """Write a checkpoint; every rank must call.
+        """Begin to write a checkpoint, which goes on while training does; every rank must call.
 
         Raises:
-            UserError: it cannot be written; the one before is as it was.
+            UserError: the one begun before could not be written; those before it are as they were.
         """
-        state = checkpoint.state_of(self.bare(), self.inner(), sharded=self.sharded)
-        states = agreement.gather(checkpoint.generators())
-        window: Tensor = self.accelerator.reduce(self.window, "mean")  # every rank's, as every rank reads it again
-        if self.accelerator.is_main_process:
-            own = {"step": self.step, "seconds": self.seconds, "first": self.first, "window": window.cpu()}
-            own |= {"history": self.history, "observations": self.observations, "generators": states}
-            checkpoint.save(self.folder, {"spec": self.spec.hash, **state, **own})
+        self.await_save()
+        states, windows = zip(*agreement.gather((checkpoint.generators(), self.window.cpu())), strict=True)
+        name = agreement.broadcast(0, checkpoint.new_name(self.step))
+        run = {"spec": self.spec.hash, "step": self.step, "seconds": self.seconds, "first": self.first}
+        run |= {"windows": list(windows), "generators": list(states)}  # every rank's, as every rank reads it again
+        run |= {"history": self.history, "observations": self.observations}
+        state, tensors = checkpoint.taken_apart(self.bare(), self.inner()) if self.saving.writes else (None, {})
+        self.saving.begin(name, {**run, "state": state}, tensors)
+
+    def await_save(self) -> None:
+        """Return when the checkpoint that was begun is on disk, and remove older ones; every rank must call.
+
+        Raises:
+            UserError: it could not be written; those before it are as they were.
+        """
+        with agreement.raise_on_all():
+            self.saving.wait()
+        self.saving.prune()
 
     def restore(self, say: Callable[[str], None]) -> int:
-        """Go on from the checkpoint of this very run that is furthest on; the step, or 0 where there is none.
+        """Go on from the newest checkpoint of this very run that is whole; the step, or 0 where there is none.
 
-        Each process looks in its own folder, which all may share. What was found in one folder alone is sent to all.
+        Each process looks in its own folder, which all may share; what it lacks is sent to it.
 
         Args:
-            say: told, on the first process, of a file that is not used; it is kept under another name.
+            say: told, on the first process, of what is there and not used; it is kept under another name.
 
         Raises:
             Failed: model, optimizer or generators do not take the state.
-            UserError: a file that is not used cannot be renamed.
+            UserError: what is not used cannot be renamed, or the folders are not those that the run was in.
         """
-        found = checkpoint.find(self.folder, self.spec)
-        seen = agreement.gather((found.step, found.state and found.state["id"]))
-        best = max(range(len(seen)), key=lambda rank: (seen[rank][0], -rank))
-        with agreement.raise_on_all():
-            if found.problem and self.accelerator.is_main_process:
-                say(checkpoint.put_aside(self.folder, found, seen[best][0]))
-        if seen[best][0] < 0:
+        stored = resuming.Folder(self.folder, self.spec)
+        found = stored.newest(self.bare(), self.inner())
+        stored.put_aside(say, 0 if found is None else found[0]["step"])
+        self.saving.kept = stored.names
+        if found is None:
             return 0
-        state = found.state
-        if len(set(seen)) > 1:
-            state = agreement.broadcast(best, state)
-        assert state is not None
+        run, tensors = found
         with agreement.raise_on_all(), blame_optimizer():
-            checkpoint.set_state(self.bare(), self.inner(), state, sharded=self.sharded)
-            if len(state["generators"]) == self.accelerator.num_processes:
-                checkpoint.set_generators(state["generators"][self.accelerator.process_index])
-        self.step, self.seconds, self.first = state["step"], state["seconds"], state["first"]
-        self.window = state["window"].to(self.window.device)
-        self.history, self.observations = state["history"], state["observations"]
+            checkpoint.put_back(run["state"], tensors, self.bare(), self.inner())
+            window = torch.stack(run["windows"]).mean(0)
+            if len(run["generators"]) == self.accelerator.num_processes:
+                rank = self.accelerator.process_index
+                checkpoint.set_generators(run["generators"][rank])
+                window = run["windows"][rank]
+        self.step, self.seconds, self.first = run["step"], run["seconds"], run["first"]
+        self.window = window.to(self.window.device)
+        self.history, self.observations = run["history"], run["observations"]
         return self.step
 
     def save_model(self, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import platform
@@ -11,8 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from thalweg.lab import signals, tasks
 from thalweg.lab.engine import agreement, checkpoint, notices, variables
@@ -159,12 +156,18 @@ def _trained(
             with notices.told_to_all(hosts):
                 training.run(lambda t, event: writer.on_event(t, event, on_event))
                 result = _finished(training)
+            with agreement.raise_on_all():
+                writer.lines(training)
+                writer.end(result)
+            checkpoint.remove(writer.folder)  # that of another process than the first, if it has its own
+            return result
         except Failed as failed:
             unmoved = reached and reached == training.step
             if unmoved and failed.kind not in ("diverged", "non-finite metric"):  # of what was trained before
                 raise _cannot_resume(writer.folder, failed) from failed
             result = _failed(failed, training)
         finally:
+            training.saving.close()
             if execution.trackers:
                 training.accelerator.end_training()
         writer.lines(training)
@@ -175,18 +178,8 @@ def _cannot_resume(folder: Path, failed: Failed) -> UserError:
     """What to say of a run that raised before its first new step; its folder is as it was."""
     return UserError(
         f"cannot resume from {folder / checkpoint.NAME} ({failed.kind}: {failed.reason}): checkpoint and records are "
-        "unchanged; remove that file to start over"
+        "unchanged; remove that folder to start over"
     )
-
-
-def leave_process_group() -> None:
-    """End this process's part in runs on several processes, if there were any.
-
-    Sharded modules are in cycles, and what is left of them while the process ends may abort it.
-    """
-    if torch.distributed.is_initialized():
-        gc.collect()
-        torch.distributed.destroy_process_group()
 
 
 class _Writer:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
 from thalweg.files import write_bytes
-from thalweg.lab.engine.checkpoint import WHOLE
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SHOWN = 3  # names in an error
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def gathered(model: nn.Module, *, sharded: bool) -> dict[str, Tensor]:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab import processes
-from thalweg.lab.engine import record_crash
-from thalweg.lab.engine.checkpoint import NAME
+from thalweg.lab.engine import checkpoint, record_crash
 from thalweg.lab.search.work import Assignment, open_tickets, process
 from thalweg.lab.signals import Terminated
 from thalweg.records.errors import TaskFault, UserError
@@ -47,10 +46,7 @@ class _Crashes:
     counts: dict[Path, tuple[int, float]] = field(default_factory=dict)
 
     def add(self, job: Job) -> int:
-        try:
-            reached = (job.folder / NAME).stat().st_mtime
-        except OSError:
-            reached = 0.0
+        reached = checkpoint.written(job.folder)
         count, before = self.counts.get(job.folder, (0, 0.0))
         self.counts[job.folder] = (count + 1 if reached == before else 1), reached
         return self.counts[job.folder][0]
