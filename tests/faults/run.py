@@ -1,0 +1,131 @@
+"""Runs on two processes that are killed, run out of disk or lose files, and end as if nothing had happened.
+
+    python tests/faults/run.py [TIMES]
+
+does each fault so many times, 20 unless said, at a random moment of a run, with shards and without by turns, has the
+same command go on, compares the records with those of an undisturbed run, and says how many were equal.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "lab")]
+
+from launching import Launched  # noqa: E402
+from lines import kept  # noqa: E402
+
+import thalweg  # noqa: E402
+from thalweg.lab.engine import checkpoint  # noqa: E402
+
+FAULTS = "one killed", "all killed", "SIGTERM", "full disk", "lost shard", "own folders"
+SHARDINGS = "fsdp2", "ddp"
+SECONDS = 300.0  # for a run, on a machine that is busy
+LITTLE = 20_000  # bytes, fewer than a checkpoint's file has
+
+
+def start(folders: list[Path], sharding: str, said: Path) -> list[Launched]:
+    """The processes of a run, each with its folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared["PYTHONPATH"] = os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(HERE.parent / "lab")])
+    with said.open("ab") as out, open(os.devnull) as nothing:  # noqa: PTH123
+        files = nothing.fileno(), out.fileno(), out.fileno()
+        return [
+            Launched([str(HERE / "one_rank.py"), str(folder), sharding], files, {**shared, "RANK": r, "LOCAL_RANK": r})
+            for r, folder in zip("01", folders, strict=True)
+        ]
+
+
+def trained(folders: list[Path], sharding: str, said: Path) -> None:
+    """Run to the end."""
+    ranks = start(folders, sharding, said)
+    ended = [rank.wait(SECONDS) for rank in ranks]
+    assert ended == [0, 0], f"{ended}: {said.read_text()[-3000:]}"
+
+
+def complete(folders: list[Path]) -> list[Path]:
+    """The complete checkpoints, the newest last."""
+    return sorted(
+        path.parent for folder in folders for path in folder.glob(f"{checkpoint.NAME}/*/{checkpoint.METADATA}")
+    )
+
+
+def disturbed(fault: str, sharding: str, root: Path, chance: random.Random) -> bool:
+    """A run with a fault at a random moment, gone on with to its end; whether it came before that end."""
+    folders = [root / rank for rank in "01"] if fault == "own folders" else [root / "0"] * 2
+    said = root / "said.txt"
+    root.mkdir()
+    ranks = start(folders, sharding, said)
+    until = time.monotonic() + SECONDS
+    while not complete(folders) and time.monotonic() < until and None in [rank.poll() for rank in ranks]:
+        time.sleep(0.005)
+    time.sleep(chance.random() * 0.5)
+    one = chance.choice(ranks)
+    if fault == "full disk":  # of the process that writes
+        resource.prlimit((ranks[0] if sharding == "ddp" else one).pid, resource.RLIMIT_FSIZE, (LITTLE, LITTLE))
+    else:
+        number = signal.SIGTERM if fault == "SIGTERM" else signal.SIGKILL
+        for rank in [one] if fault in ("one killed", "SIGTERM") else ranks:
+            os.kill(rank.pid, number)
+    ended = [rank.wait(SECONDS) for rank in ranks]
+    in_time = not (folders[0] / "result.json").exists()
+    usual = {"SIGTERM": {143}, "full disk": {2}, "one killed": {-9, 2}}.get(fault, {-9})
+    assert set(ended) <= usual or not in_time, f"{ended}: {said.read_text()[-3000:]}"
+    if in_time and fault == "full disk":
+        assert "cannot write to" in said.read_text()
+    if in_time and fault == "lost shard":
+        chance.choice([*complete(folders)[-1].glob("*.distcp")]).unlink()
+    trained(folders, sharding, said)
+    if in_time and fault == "lost shard":
+        assert "a part of that; kept in checkpoint.damaged" in said.read_text()
+        shutil.rmtree(folders[0] / checkpoint.DAMAGED)
+    return in_time
+
+
+def main(times: int) -> int:
+    """How many runs did not end as the undisturbed one."""
+    wrong = 0
+    with tempfile.TemporaryDirectory() as name:
+        root, whole = Path(name), {}
+        for sharding in SHARDINGS:
+            trained([root / sharding] * 2, sharding, root / "said.txt")
+            whole[sharding] = kept(root / sharding)
+        for fault in FAULTS:
+            equal, in_time, began = 0, 0, time.monotonic()
+            for k in range(times):
+                sharding, folder = SHARDINGS[k % 2], root / f"{fault} {k}"
+                try:
+                    in_time += disturbed(fault, sharding, folder, random.Random(f"{fault} {k}"))
+                    found = kept(folder / "0")
+                    equal += found == whole[sharding]
+                    if found != whole[sharding]:
+                        lines = zip(found[1], whole[sharding][1], strict=False)
+                        odd = [(one, two) for one, two in lines if one != two]
+                        print(f"{fault}, {sharding}, number {k}: {odd[:1]}", flush=True)
+                except AssertionError as error:
+                    print(f"{fault}, {sharding}, number {k}: {error}", flush=True)
+            wrong += times - equal
+            print(
+                f"{fault}: {equal} of {times} records equal to an undisturbed run's, {in_time} disturbed before their "
+                f"end, {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20) > 0)
