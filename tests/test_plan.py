@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from thalweg import ALTO, Lamb, param_groups
 from thalweg.bench.wire import Collectives
 from thalweg.lab import skeletons, tasks
-from thalweg.lab.engine import experts
+from thalweg.lab.engine import placement
 from thalweg.sharding import plan
 from thalweg.sharding.plan import ADAMW, PLANNED, Mesh, Parameter
 from thalweg.torch_private import fake_store
@@ -56,9 +56,7 @@ def cut(model, mesh):
 
 def cut_by_the_lab(model, mesh):
     """As ``thalweg train --sharding fsdp2+ep`` does it."""
-    assert mesh.expert == mesh.ranks
-    axes = init_device_mesh("cpu", (mesh.ranks,))
-    fully_shard(model, mesh=axes, ignored_params=experts.spread(model, axes))
+    placement.sharded(model, mesh, "cpu", "no")
 
 
 def numel(t):
@@ -106,7 +104,9 @@ def test_shapes_and_state_are_those_of_a_model_cut_without_memory(task, mesh, cu
     assert cost.total == 5 * 4 * held
 
 
-COUNTED = [case for case in CUTS if case[1] not in (Mesh(shard=7), Mesh(data=3), Mesh(shard=100, tensor=5))]
+# with transformers the 384 processes have one mesh for experts and another for the rest: one all-reduce more
+OTHERS = (Mesh(shard=7), Mesh(data=3), Mesh(shard=100, tensor=5), Mesh(expert=384))
+COUNTED = [case for case in CUTS if case[1] not in OTHERS]
 
 
 @pytest.mark.filterwarnings("ignore:Slicing a flattened dim from root mesh")
