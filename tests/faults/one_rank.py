@@ -1,4 +1,4 @@
-"""One process of a run that run.py disturbs: a short one, with a checkpoint every few steps."""
+"""One process of a run that the script beside this disturbs: a short one, with a checkpoint every few steps."""
 
 import os
 import sys

@@ -1,6 +1,6 @@
 """Runs on two processes that are killed, run out of disk or lose files, and end as if nothing had happened.
 
-    python tests/faults/run.py [TIMES]
+    python tests/faults/disturbed.py [TIMES]
 
 does each fault so many times, 20 unless said, at a random moment of a run, with shards and without by turns, has the
 same command go on, compares the records with those of an undisturbed run, and says how many were equal.
