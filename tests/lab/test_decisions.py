@@ -25,7 +25,7 @@ from thalweg.report.decisions import Outcome, Paired
 from thalweg.report.rankings import median_best
 from thalweg.report.statistics import paired
 from thalweg.report.summary import summarise
-from thalweg.studies import claims, page, recipe
+from thalweg.studies import claims, page, pictures, recipe
 
 PERCENT = Metric("accuracy", "max", "%", low=0.0, high=100.0)
 
@@ -421,3 +421,20 @@ def test_of_two_middle_studies_the_worse_is_chosen(tmp_path, goal, middle):
     pair = results.choose([study(0.1), study(0.4)], metric)
     assert pair.validation == (0.1 if goal == "max" else 0.4)
     assert results.choose([study(0.1), []], metric) is None
+
+
+@pytest.mark.parametrize(
+    ("tables", "drawn"),
+    [
+        ([(64, 40), (128, 40), (256, 40)], True),
+        ([(64, 40), (64, 80), (64, 160)], True),
+        ([(64, 40), (128, 40), (128, 80)], False),
+    ],
+)
+def test_from_point_to_point_of_a_picture_one_quantity_changes(tables, drawn, tmp_path):
+    writer = Comparison(tmp_path)
+    for batch_size, steps in tables:
+        for optimizer in ("lamb", "alto"):
+            writer.cell("digits", ACCURACY, batch_size, steps, optimizer)
+    found = pictures.draw(summarise(reading.read(tmp_path), ""), tmp_path)
+    assert [one.path.name for one in found] == ["curves.svg", *["scaling-digits.svg"] * drawn]

@@ -28,8 +28,9 @@ def draw(summary: Summary, folder: Path) -> tuple[Picture, ...]:
         found.append(_curves(summary.tables, folder / "curves.svg"))
     for task in dict.fromkeys(table.task for table in summary.tables):
         own = [table for table in summary.tables if table.task == task]
-        by = "batch size" if len({table.batch_size for table in own}) > 1 else "steps"
-        if len(own) >= 3:
+        sizes = {table.batch_size for table in own}
+        by = "batch size" if len(sizes) > 1 else "steps"
+        if len(own) >= 3 and len(sizes) in (1, len(own)):  # one quantity alone changes from point to point
             found.append(_scaling(own, by, folder / f"scaling-{task}.svg"))
     return tuple(found)
 
