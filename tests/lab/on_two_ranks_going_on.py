@@ -195,7 +195,7 @@ def a_signal_to_one_rank_saves_and_ends_both(root):
         together()
         steps = []
         train(ODD, folder, execution=execution, on_event=lambda t, event, steps=steps: steps.append(t.step))
-        assert steps[0] == step + 1
+        assert steps[:1] == [step + 1][: ODD.steps - step]  # none where the last step heard it
 
 
 def weights_saved_and_started_from(root):
