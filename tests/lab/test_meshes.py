@@ -186,11 +186,22 @@ def test_blocks_that_cannot_be_computed_again_are_refused(model, said):
     ("model", "mesh", "precision", "said"),
     [
         (nn.Linear(3, 3), Mesh(tensor=2), "no", "--mesh tensor=2 needs a model that transformers has a plan for"),
-        (nn.Linear(3, 3), Mesh(expert=2), "no", "--mesh expert=2 needs .* with layers of stacked experts"),
+        (
+            nn.Linear(3, 3),
+            Mesh(expert=2),
+            "no",
+            "--mesh expert must be 1 for a model without layers of stacked experts",
+        ),
         (Narrow, Mesh(shard=2, tensor=2), "no", "--mesh tensor=2 needs a model that transformers has a plan for"),
-        (NarrowMixture, Mesh(expert=5), "no", "expert=5 cannot share out evenly the 384 num_experts .* over 5"),
+        (NarrowMixture, Mesh(expert=5), "no", "--mesh expert must divide the 384 experts of a layer .*, got 5"),
+        (NarrowMixture, Mesh(expert=128, tensor=4), "no", "--mesh expert x tensor must divide the 384 .*, got 128 x 4"),
         (NarrowMixture, Mesh(expert=2), "fp16", "--precision must be no or bf16 with --mesh .* got fp16"),
-        (NarrowMixture, Mesh(tensor=8), "no", "tensor=8 cannot share out evenly the 20 num_attention_heads"),
+        (
+            NarrowMixture,
+            Mesh(tensor=8),
+            "no",
+            "--mesh tensor must divide the 20 num_attention_heads of the model, got 8",
+        ),
     ],
 )
 def test_a_mesh_that_a_model_cannot_be_on_is_refused(model, mesh, precision, said):

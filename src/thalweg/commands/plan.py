@@ -9,7 +9,6 @@ from cyclopts import Parameter
 
 from thalweg.commands import terminal
 from thalweg.commands.options import memory_size, mesh, several
-from thalweg.records.errors import UserError
 
 
 @Parameter(name="*")
@@ -40,12 +39,12 @@ def plan(model: str, *, options: Plan | None = None) -> None:
     memory = memory_size(options.memory, "--memory")
     from thalweg.commands.plan_tables import tables
     from thalweg.lab import skeletons
+    from thalweg.lab.engine import plans
     from thalweg.sharding.plan import PLANNED, cost
 
-    try:
-        parameters = skeletons.find(model)
-        costs = {one: cost(parameters, on, one, options.dtype) for one in PLANNED}
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+    found = skeletons.model(model)
+    plans.check(found, on)
+    parameters = skeletons.parameters(found)
+    costs = {one: cost(parameters, on, one, options.dtype) for one in PLANNED}
     console = terminal.console()
     console.print(tables(model, parameters, on, costs, options.dtype, memory))

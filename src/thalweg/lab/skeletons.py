@@ -20,7 +20,12 @@ MODELS = {"bert-base": "imdb-bert", "resnet-50": "imagenet-resnet50", "gpt2-medi
 
 
 def find(name: str) -> list[Parameter]:
-    """The parameters of a task's model, or of the one that a file of Hugging Face's describes.
+    """The parameters of a :func:`model`."""
+    return parameters(model(name))
+
+
+def model(name: str) -> nn.Module:
+    """A task's model, or the one that a file of Hugging Face's describes.
 
     Args:
         name: a task (``thalweg tasks``), one of ``MODELS``, or ``module:Class``; or the path of a ``config.json``, or
@@ -32,20 +37,25 @@ def find(name: str) -> list[Parameter]:
     """
     name = MODELS.get(name, name)
     if name in tasks.TASKS:
-        return of_task(name)
+        return _of_task(name)
     if Path(name).exists():
-        return parameters(_of_config(Path(name)))
+        return _of_config(Path(name))
     if "/" in name or name.endswith(".json"):
         raise UserError(f"MODEL must be a task or the path of a config.json, got {name!r}, where there is no file")
     if ":" not in name:
         names = *MODELS, *tasks.TASKS
         known = f"{', '.join(names)}, module:Class or the path of a config.json"
         raise UserError(f"MODEL must be one of {known}, got {name!r}{did_you_mean(name, names)}")
-    return of_task(name)
+    return _of_task(name)
 
 
 def of_task(name: str) -> list[Parameter]:
-    """The parameters of a task's model.
+    """The parameters of a task's model."""
+    return parameters(_of_task(name))
+
+
+def _of_task(name: str) -> nn.Module:
+    """A task's model.
 
     Raises:
         UserError: there is no such task.
@@ -54,12 +64,11 @@ def of_task(name: str) -> list[Parameter]:
     task = tasks.find(name)
     try:
         with torch.device("meta"):
-            model = task.skeleton()
+            return task.skeleton()
     except UserError:
         raise
     except Exception as error:
         raise TaskFault(name, "skeleton()") from error
-    return parameters(model)
 
 
 def parameters(model: nn.Module) -> list[Parameter]:

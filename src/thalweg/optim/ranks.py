@@ -307,7 +307,7 @@ def _compare(
     for one in groups:
         for p, name in zip(one["params"], _names(one), strict=True):
             if is_sharded(p):
-                described[p.device_mesh].append(describe(p, name, told(one)))
+                described[schedule.same[p.device_mesh]].append(describe(p, name, told(one)))
     for mesh, lines in described.items():
         if all(has_numbers(p) for p in schedule.meshes[mesh].params[:1]):
             compare(lines, mesh, order)

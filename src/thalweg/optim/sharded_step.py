@@ -175,7 +175,7 @@ def _step_in_one_round(
         agreed = ranks.agree(Told(present, options=options), _by_mesh(layout, ranks, sums), on_host=on_host)
     _refuse(agreed, set(), present)
     for mesh, total in agreed.sums.items():
-        places = [place for place in sums if place[0].mesh == mesh]
+        places = [place for place in sums if ranks.schedule.same[place[0].mesh] == mesh]
         for place, part in zip(places, torch.split(total, [layout.sizes[x] for x in places]), strict=True):
             sums[place] = part.div_(place[0].copies).to(place[1])
     for p, (one, halves) in if_present.items():
@@ -249,7 +249,7 @@ def _by_mesh(layout: Layout, ranks: Ranks, sums: dict[Place, Tensor] | None = No
     sums = _zeros(layout) if sums is None else sums
     found = {}
     for mesh in ranks.schedule.meshes:
-        vectors = [x for place, x in sums.items() if place[0].mesh == mesh]
+        vectors = [x for place, x in sums.items() if ranks.schedule.same[place[0].mesh] == mesh]
         device = vectors[0].device if vectors else "cpu"
         found[mesh] = torch.cat([x.to(device) for x in vectors]) if vectors else torch.zeros(0, dtype=torch.float64)
     return found

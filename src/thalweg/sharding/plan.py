@@ -5,7 +5,7 @@ Bytes are those of the rank that holds most, the first along every axis of the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import NamedTuple
@@ -71,7 +71,7 @@ class Mesh:
     Ranks that share experts see different examples, so that FSDP2 cuts all other parameters over ``shard`` · ``expert``
     of them, along their first axis, and a rank's experts over ``shard``. Tensor parallelism cuts the second axis of
     every layer and leaves vectors whole; a model's own plan may name the first, which makes the same bytes where sizes
-    divide.
+    divide. Where there is an axis for experts, these are shared out over ``expert`` · ``tensor``, and none is cut.
 
     Raises:
         ValueError: an axis is not an integer of at least 1.
@@ -117,9 +117,11 @@ class Cut(NamedTuple):
 def cut(p: Parameter, mesh: Mesh) -> Cut:
     """How a parameter is cut; a number has no axis for it."""
     axis = 1 + p.stacked
+    if p.stacked and mesh.expert > 1:
+        return Cut(mesh.shard, mesh.expert * mesh.tensor, 1, axis)
     tensor = mesh.tensor if len(p.shape) > axis else 1
     if p.stacked:
-        return Cut(mesh.shard, mesh.expert, tensor, axis)
+        return Cut(mesh.shard, 1, tensor, axis)
     return Cut(mesh.shard * mesh.expert if p.shape else 1, 1, tensor, axis)
 
 
@@ -131,9 +133,12 @@ def check_mesh(parameters: Sequence[Parameter], mesh: Mesh) -> None:
     if not counts:
         raise ValueError(f"mesh expert must be 1 for a model without layers of stacked experts, got {mesh.expert}")
     for count in counts:
-        if count % mesh.expert:
+        if count % (mesh.expert * mesh.tensor):
+            axes, sizes = (
+                ("expert x tensor", f"{mesh.expert} x {mesh.tensor}") if mesh.tensor > 1 else ("expert", mesh.expert)
+            )
             allowed = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
-            raise ValueError(f"mesh expert must divide the {count} experts of a layer ({allowed}), got {mesh.expert}")
+            raise ValueError(f"mesh {axes} must divide the {count} experts of a layer ({allowed}), got {sizes}")
 
 
 def local_shape(p: Parameter, mesh: Mesh) -> tuple[int, ...]:
@@ -242,7 +247,7 @@ class AllReduce(NamedTuple):
         return ring_all_reduce(self.bytes, self.ranks)
 
 
-VERDICT, NORMS, BOTH, OF_EXPERTS = "verdict, clipping", "norms of layers", "norms, and who has gradients", " (experts)"
+VERDICT, NORMS, BOTH = "verdict, clipping", "norms of layers", "norms, and who has gradients"
 
 
 def all_reduces(
@@ -253,53 +258,40 @@ def all_reduces(
     trust_ratio: bool = True,
     dtype: str = "float32",
 ) -> list[AllReduce]:
-    """What a step of ours reduces over ranks: nothing where no parameter is cut, else two all-reduces a mesh.
+    """What a step of ours reduces over ranks: nothing where no parameter is cut, else two all-reduces.
 
-    The first, over all ranks of the mesh, has the verdict on all gradients, their squares, and for each parameter
-    whether it has one. The second, over the ranks that share a layer, ‖θ‖² and ‖r‖² of each adapted layer whose norm
-    reaches over them: one for each axis of the mesh where these are some axes of several, and not all.
+    The first, over all ranks, has the verdict on all gradients, their squares, and for each parameter whether it has
+    one. The second, over the ranks that share a layer, ‖θ‖² and ‖r‖² of each adapted layer whose norm reaches over
+    them: one for each axis of the mesh where these are some axes of several, and not all.
 
     Args:
         parameters: of one optimizer.
         mesh: where they are.
         judged: whether gradients are clipped, or skipped or raised for; False: one all-reduce has everything, unless
-            experts are spread over one axis and cut over another.
+            experts are spread over one axis and each is cut over another.
         trust_ratio: whether layers are adapted; False: the second is not needed.
         dtype: of the parameters.
     """
-    squares = SUM_OF_SQUARES.get(dtype, 1)
+    held = [p for p in parameters if cut(p, mesh).ranks > 1]
+    if not held:
+        return []
+    numbers: dict[tuple[int, ...], int] = {}
     together = not judged
-    counted: list[tuple[str, int, tuple[int, ...], dict[tuple[int, ...], int]]] = []
-    for held, whose in _meshes(parameters, mesh):
-        shards = (mesh.shard, mesh.expert) if whose else (mesh.shard * mesh.expert,)
-        every = tuple(size for size in (mesh.data, *shards, mesh.tensor) if size > 1)
-        numbers: dict[tuple[int, ...], int] = {}
-        for p in held:
-            here = cut(p, mesh)
-            over = tuple(n for n in (1 if p.stacked else here.shard * here.expert, here.tensor) if n > 1)
-            if trust_ratio and p.adapted and over:
-                layers = local_shape(p, mesh)[0] if p.stacked else 1
-                numbers[over] = numbers.get(over, 0) + 2 * squares * layers
-                together &= not (p.stacked and here.shard * here.expert > 1)
-        counted.append((whose, SCALARS + len(held), every, numbers))
-    found = []
-    for whose, told, every, numbers in counted:
-        if together:
-            found.append(AllReduce(BOTH + whose, told + sum(numbers.values()), mesh.ranks))
-            continue
-        found.append(AllReduce(VERDICT + whose, told, mesh.ranks))
-        for over, count in numbers.items():
-            found += [AllReduce(NORMS + whose, count, n) for n in ((mesh.ranks,) if over == every else over)]
+    for p in held:
+        here = cut(p, mesh)
+        over = tuple(n for n in (1 if p.stacked else here.shard * here.expert, here.tensor) if n > 1)
+        if trust_ratio and p.adapted and over:
+            layers = local_shape(p, mesh)[0] if p.stacked else 1
+            numbers[over] = numbers.get(over, 0) + 2 * SUM_OF_SQUARES.get(dtype, 1) * layers
+            together &= not (p.stacked and here.shard * here.expert > 1)
+    told = SCALARS + len(held)
+    if together:
+        return [AllReduce(BOTH, told + sum(numbers.values()), mesh.ranks)]
+    found = [AllReduce(VERDICT, told, mesh.ranks)]
+    every = tuple(n for n in (mesh.data, mesh.shard * mesh.expert, mesh.tensor) if n > 1)
+    for over, count in numbers.items():
+        found += [AllReduce(NORMS, count, n) for n in ((mesh.ranks,) if over == every else over)]
     return found
-
-
-def _meshes(parameters: Sequence[Parameter], mesh: Mesh) -> Iterator[tuple[list[Parameter], str]]:
-    """Those that are cut, by torch's mesh: experts have one of their own unless it is all ranks, as the others' is."""
-    apart = 1 < mesh.expert < mesh.ranks
-    parts = [p for p in parameters if cut(p, mesh).ranks > 1]
-    for experts, whose in ((False, ""), (True, OF_EXPERTS)):
-        if held := [p for p in parts if (p.stacked and apart) == experts]:
-            yield held, whose
 
 
 def muon_gather(parameters: Sequence[Parameter], mesh: Mesh) -> int:

@@ -13,7 +13,7 @@ from thalweg.sharding import is_sharded, local
 from thalweg.sharding.collectives import every_dim
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
@@ -32,9 +32,9 @@ class Cut(NamedTuple):
 
 
 class OnMesh(NamedTuple):
-    """The parameters on one mesh, in the order of the list, and how much of a rank's squares counts: replicas, once.
+    """The parameters on one mesh, or on several of the same ranks, in the order of the list.
 
-    With them the numbers of their groups.
+    With them how much of a rank's squares counts, replicas once, and the numbers of their groups.
     """
 
     mesh: DeviceMesh
@@ -46,8 +46,9 @@ class OnMesh(NamedTuple):
 class Schedule:
     """The parameters of each mesh, and which of their norms reach over ranks; smaller meshes first.
 
-    ``has_one_round``: whether each norm reaches over all ranks of a mesh that have no copies of each other's shards, or
-    over none. One sum can then have all there is to tell.
+    Of meshes of the same ranks, as experts and the rest of a model have, the one with the fewest dimensions stands for
+    all in ``meshes``: ``same`` says of each which. ``has_one_round``: whether each norm reaches over all ranks of a
+    mesh that have no copies of each other's shards, or over none. One sum can then have all there is to tell.
 
     Args:
         lists: the parameters of each group.
@@ -59,12 +60,14 @@ class Schedule:
         self.meshes: dict[DeviceMesh, OnMesh] = {}
         self.cuts: dict[Tensor, Cut] = {}
         self.has_one_round = True
+        self.same = _same_ranks(p for params in self.lists for p in params if is_sharded(p))
         for i, (params, dims) in enumerate(zip(self.lists, self.norm_dims, strict=True)):
             for p in params:
                 if not is_sharded(p):
                     continue
                 mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
-                on = self.meshes.setdefault(mesh, OnMesh(mesh, [], [], []))
+                one = self.same[mesh]
+                on = self.meshes.setdefault(one, OnMesh(one, [], [], []))
                 on.params.append(p)
                 if i not in on.groups[-1:]:
                     on.groups.append(i)
@@ -87,6 +90,18 @@ class Schedule:
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return len(one) == len(other) and all(map(operator.is_, one, other))
+
+
+def _same_ranks(params: Iterable[Any]) -> dict[DeviceMesh, DeviceMesh]:
+    """Of each mesh of DTensors one of the same ranks, the first of those with the fewest dimensions."""
+    meshes = dict.fromkeys(p.device_mesh for p in params)
+    if len(meshes) == 1:
+        return {mesh: mesh for mesh in meshes}
+    found: dict[tuple[object, ...], list[DeviceMesh]] = {}
+    for mesh in meshes:
+        found.setdefault((mesh.device_type, *sorted(mesh.mesh.flatten().tolist())), []).append(mesh)
+    fewest = [(same, min(same, key=lambda mesh: len(every_dim(mesh)))) for same in found.values()]
+    return {mesh: one for same, one in fewest for mesh in same}
 
 
 def _copies(mesh: DeviceMesh, placements: Sequence[Any]) -> int:
