@@ -25,6 +25,7 @@ import torch
 if not torch.cuda.is_available():  # said before anything imports Triton, which reads it once
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import one_server
 from capabilities import CASES, TABLE, Capability, Option
 from interpreter import remember_builtins
 from support import WAYS, pairwise
@@ -48,7 +49,15 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return None
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Of pytest-xdist: a worker is about to start."""
+    node.workerinput["server"] = one_server.address()
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if (address := getattr(config, "workerinput", {}).get("server")) is not None:
+        one_server.use(address)
     config.addinivalue_line("markers", "pairwise(**axes): what the entries, or these and options, are combined with")
     config.addinivalue_line("markers", "where(test): which of these combinations the test is about")
 

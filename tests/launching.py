@@ -23,6 +23,7 @@ from multiprocessing import forkserver, reduction, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import one_server
 import torch
 
 import thalweg
@@ -144,7 +145,7 @@ def _run(command: list[str], files: list[Any], environment: dict[str, str], fold
         util.spawnv_passfds = _forked
         processes.context()  # before anything runs here: threads of OpenMP, say, which no fork has
     else:
-        SERVER._forkserver_address, SERVER.ensure_running = server, lambda: None  # or it would start one of its own
+        one_server.use(server)  # or it would start one of its own
     code = None
     try:
         if command[0] == "-m":

@@ -379,7 +379,7 @@ def test_simulated_ranks_end_to_end(forked, tmp_path, capsys):
     assert "8 simulated ranks, 517 on rank 0; 2 rounds, float32; × is over torch AdamW, fused" in printed
 
 
-def test_two_ranks_of_gloo(tmp_path, capsys):
+def test_two_ranks_of_gloo(forked, tmp_path, capsys):
     bench_sharded(tmp_path, "--backend", "gloo", "--optimizers", "alto", "--rounds", "2", "--warmup", "0")
     (found,) = json.loads((tmp_path / "sharded.json").read_text())["models"]
     assert (found["ranks"], found["backend"], found["parameters_on_rank_0"]) == (2, "gloo", 1809)

@@ -67,59 +67,70 @@ RUNS = {
 GATHER, SCATTER, REDUCE = "_allgather_base", "_reduce_scatter_base", "allreduce"
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    root = tmp_path_factory.mktemp("meshes")
-    for processes in (1, 2, 4):
-        on_ranks(processes, [str(Path(__file__).with_name("on_meshes.py")), str(processes), str(root)])
-    return {name: one for n in (1, 2, 4) for name, one in torch.load(root / f"{n}.pt").items()}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, run in RUNS.items() if run.like])
-def test_a_run_on_a_mesh_is_the_run_on_one_process(name, found):
-    run, one, other = RUNS[name], found[name], found[RUNS[name].like]
+def test_runs_on_meshes(tmp_path, subtests):
+    """One test, as all of it is found together: workers that share a module's tests would each find it again."""
+    for processes in (1, 2, 4):
+        on_ranks(processes, [str(Path(__file__).with_name("on_meshes.py")), str(processes), str(tmp_path)])
+    found = {name: one for n in (1, 2, 4) for name, one in torch.load(tmp_path / f"{n}.pt").items()}
+    for name, run in RUNS.items():
+        if run.like:
+            with subtests.test("a run on a mesh is the run on one process", name=name):
+                same(found[name], found[run.like], run.off)
+    for check in CHECKS:
+        with subtests.test(check.__doc__):
+            check(found)
+
+
+def same(one, other, off):
     for what in ("loss", "validation"):
-        assert one[what] == pytest.approx(other[what], rel=min(run.off, 1e-4)), what
+        assert one[what] == pytest.approx(other[what], rel=min(off, 1e-4)), what
     assert one["parameters"].keys() == other["parameters"].keys()
     for key, p in other["parameters"].items():
-        assert float((one["parameters"][key] - p).norm() / p.norm()) <= run.off, key
+        assert float((one["parameters"][key] - p).norm() / p.norm()) <= off, key
 
 
-@pytest.mark.slow
-def test_in_bf16_half_the_bytes_are_gathered_and_sums_stay_in_float32(found):
+def bytes_in_bf16(found):
+    """In bf16 half the bytes are gathered, and sums stay in float32."""
     narrow, full = found["two in bf16"], found["two"]
     assert narrow["calls"] == full["calls"]
     assert narrow["bytes"][GATHER] == full["bytes"][GATHER] / 2
     assert narrow["bytes"][SCATTER] == full["bytes"][SCATTER] > 0
 
 
-@pytest.mark.slow
-def test_parts_of_a_step_share_one_gather_and_one_sum_where_shards_wait_for_the_last(found):
-    """Of three parts, and three groups of parameters: two blocks, gathered for backward again, and what is around."""
+def shards_that_wait(found):
+    """Parts of a step share one gather and one sum where shards wait for the last.
+
+    Of three parts, and three groups of parameters: two blocks, gathered for backward again, and what is around.
+    """
     calls = found["two"]["calls"], found["shards after each part"]["calls"], found["shards after the last"]["calls"]
     assert [(one[GATHER], one[SCATTER]) for one in calls] == [(5, 3), (15, 9), (3, 3)]
 
 
-@pytest.mark.slow
-def test_copies_add_up_their_shards_once_a_step(found):
+def copies(found):
+    """Copies add up their shards once a step."""
     each, parts = found["copies of shards"]["calls"], found["copies, in parts"]["calls"]
     assert (each[SCATTER], parts[SCATTER]) == (3, 6)
     assert each[REDUCE] == parts[REDUCE] == found["two"]["calls"][REDUCE] + 3
 
 
-@pytest.mark.slow
-def test_blocks_are_computed_again_for_backward(found):
-    """What a layer of experts exchanges of tokens is, and parameters that are there for backward are not gathered."""
+def blocks_again(found):
+    """Blocks are computed again for backward.
+
+    What a layer of experts exchanges of tokens is, and parameters that are there for backward are not gathered.
+    """
     again, once = found["computed again"]["calls"], found["experts"]["calls"]
     assert (again.pop("alltoall_base"), once.pop("alltoall_base")) == (2, 1)
     assert again.pop("all_to_all_single") == once.pop("all_to_all_single") + 2
     assert again == once
 
 
-@pytest.mark.slow
-def test_blocks_are_compiled_where_it_is_asked_for(found):
+def compiled(found):
+    """Blocks are compiled where it is asked for."""
     assert found["compiled"]["graphs"] > 0 == found["two"]["graphs"]
+
+
+CHECKS = bytes_in_bf16, shards_that_wait, copies, blocks_again, compiled
 
 
 def clipped(rank):

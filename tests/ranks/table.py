@@ -43,7 +43,7 @@ def groups(params: Mapping[str, Tensor]) -> list[dict[str, Any]]:
 
 def e_around_muon(params: Mapping[str, Tensor], nonfinite: str = "propagate") -> Optimizer:
     """Of matrices, as Muon takes no others."""
-    return E(torch.optim.Muon([params[name] for name in MATRICES], lr=0.1), **WITH_E, nonfinite=nonfinite)
+    return E(torch.optim.Muon([params[name] for name in MATRICES], lr=0.1, ns_steps=2), **WITH_E, nonfinite=nonfinite)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {

@@ -28,7 +28,7 @@ def muon_fed_by(e: Any, layout: Layout) -> Params:
     Its products of matrices are in bfloat16, and so differ with the layout by more than their rounding.
     """
     params = parameters(layout)
-    alone = torch.optim.Muon([params[name] for name in MATRICES], lr=0.1)
+    alone = torch.optim.Muon([params[name] for name in MATRICES], lr=0.1, ns_steps=2)
 
     def feed(base: Optimizer, *_: Any) -> None:
         for name, p in zip(MATRICES, base.param_groups[0]["params"], strict=True):
