@@ -1,9 +1,11 @@
 """Runs on two processes that are killed, run out of disk or lose files, and end as if nothing had happened.
 
-    python tests/faults/disturbed.py [TIMES]
+    python tests/faults/disturbed.py [TIMES [FAULT ...]]
 
 does each fault so many times, 20 unless said, at a random moment of a run, with shards and without by turns, has the
 same command go on, compares the records with those of an undisturbed run, and says how many were equal.
+"Two nodes" are processes with a folder each. "Clocks apart" are hours apart, those of one process also run 100 times as
+fast, and the dates of the files are in no order.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -28,33 +31,46 @@ from lines import kept  # noqa: E402
 import thalweg  # noqa: E402
 from thalweg.lab.engine import checkpoint  # noqa: E402
 
-FAULTS = "one killed", "all killed", "SIGTERM", "full disk", "lost shard", "own folders"
+FAULTS = "one killed", "all killed", "SIGTERM", "full disk", "lost shard", "two nodes", "clocks apart"
 SHARDINGS = "fsdp2", "ddp"
 SECONDS = 300.0  # for a run, on a machine that is busy
 LITTLE = 20_000  # bytes, fewer than a checkpoint's file has
+EVERY = 0.1  # seconds between checkpoints where clocks are apart; else there is one at every chance
 
 
-def start(folders: list[Path], sharding: str, said: Path) -> list[Launched]:
-    """The processes of a run, each with its folder."""
+def start(folders: list[Path], sharding: str, said: Path, fault: str = "", fast: int = 0) -> list[Launched]:
+    """The processes of a run, each with its folder; the clocks of ``fast`` are, if any."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1"}
     shared |= {"MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     shared["PYTHONPATH"] = os.pathsep.join([str(Path(thalweg.__file__).parents[1]), str(HERE.parent / "lab")])
+    own = {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"} if fault == "two nodes" else {}
+    ranks = []
     with said.open("ab") as out, open(os.devnull) as nothing:  # noqa: PTH123
         files = nothing.fileno(), out.fileno(), out.fileno()
-        return [
-            Launched([str(HERE / "one_rank.py"), str(folder), sharding], files, {**shared, "RANK": r, "LOCAL_RANK": r})
-            for r, folder in zip("01", folders, strict=True)
-        ]
+        for r, folder in enumerate(folders):
+            clocks = (EVERY, 5 * r - 2, 100 if r == fast else 1) if fault == "clocks apart" else (0, 0, 1)
+            command = [str(HERE / "one_rank.py"), str(folder), sharding, *map(str, clocks)]
+            ranks.append(Launched(command, files, {**shared, "RANK": str(r), "LOCAL_RANK": str(r), **own}))
+    return ranks
 
 
-def trained(folders: list[Path], sharding: str, said: Path) -> None:
+def ended(ranks: list[Launched]) -> list[int]:
+    """Their exit codes; those that do not end are killed, and are -9."""
+    until = time.monotonic() + SECONDS
+    while None in [rank.poll() for rank in ranks] and time.monotonic() < until:
+        time.sleep(0.01)
+    for rank in ranks:
+        rank.process.kill()
+    return [rank.wait(SECONDS) for rank in ranks]
+
+
+def trained(folders: list[Path], sharding: str, said: Path, fault: str = "", fast: int = 0) -> None:
     """Run to the end."""
-    ranks = start(folders, sharding, said)
-    ended = [rank.wait(SECONDS) for rank in ranks]
-    assert ended == [0, 0], f"{ended}: {said.read_text()[-3000:]}"
+    codes = ended(start(folders, sharding, said, fault, fast))
+    assert codes == [0, 0], f"{codes}: {said.read_text()[-3000:]}"
 
 
 def complete(folders: list[Path]) -> list[Path]:
@@ -66,10 +82,11 @@ def complete(folders: list[Path]) -> list[Path]:
 
 def disturbed(fault: str, sharding: str, root: Path, chance: random.Random) -> bool:
     """A run with a fault at a random moment, gone on with to its end; whether it came before that end."""
-    folders = [root / rank for rank in "01"] if fault == "own folders" else [root / "0"] * 2
+    folders = [root / rank for rank in "01"] if fault == "two nodes" else [root / "0"] * 2
     said = root / "said.txt"
     root.mkdir()
-    ranks = start(folders, sharding, said)
+    fast = chance.randrange(2)
+    ranks = start(folders, sharding, said, fault, fast)
     until = time.monotonic() + SECONDS
     while not complete(folders) and time.monotonic() < until and None in [rank.poll() for rank in ranks]:
         time.sleep(0.005)
@@ -81,22 +98,24 @@ def disturbed(fault: str, sharding: str, root: Path, chance: random.Random) -> b
         number = signal.SIGTERM if fault == "SIGTERM" else signal.SIGKILL
         for rank in [one] if fault in ("one killed", "SIGTERM") else ranks:
             os.kill(rank.pid, number)
-    ended = [rank.wait(SECONDS) for rank in ranks]
-    in_time = not (folders[0] / "result.json").exists()
+    codes, in_time = ended(ranks), not (folders[0] / "result.json").exists()
     usual = {"SIGTERM": {143}, "full disk": {2}, "one killed": {-9, 2}}.get(fault, {-9})
-    assert set(ended) <= usual or not in_time, f"{ended}: {said.read_text()[-3000:]}"
+    assert set(codes) <= usual or not in_time, f"{codes}: {said.read_text()[-3000:]}"
     if in_time and fault == "full disk":
         assert "cannot write to" in said.read_text()
     if in_time and fault == "lost shard":
         chance.choice([*complete(folders)[-1].glob("*.distcp")]).unlink()
-    trained(folders, sharding, said)
+    if fault == "clocks apart":
+        for path in folders[0].rglob("*"):
+            os.utime(path, (time.time() + chance.uniform(-1e4, 1e4),) * 2)
+    trained(folders, sharding, said, fault, 1 - fast)
     if in_time and fault == "lost shard":
         assert "a part of that; kept in checkpoint.damaged" in said.read_text()
         shutil.rmtree(folders[0] / checkpoint.DAMAGED)
     return in_time
 
 
-def main(times: int) -> int:
+def main(times: int, faults: Sequence[str]) -> int:
     """How many runs did not end as the undisturbed one."""
     wrong = 0
     with tempfile.TemporaryDirectory() as name:
@@ -104,7 +123,7 @@ def main(times: int) -> int:
         for sharding in SHARDINGS:
             trained([root / sharding] * 2, sharding, root / "said.txt")
             whole[sharding] = kept(root / sharding)
-        for fault in FAULTS:
+        for fault in faults:
             equal, in_time, began = 0, 0, time.monotonic()
             for k in range(times):
                 sharding, folder = SHARDINGS[k % 2], root / f"{fault} {k}"
@@ -128,4 +147,4 @@ def main(times: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20) > 0)
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, sys.argv[2:] or FAULTS) > 0)
