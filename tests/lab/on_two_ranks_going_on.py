@@ -15,6 +15,7 @@ import torch
 from lines import ADAMW, SGD, content, saved
 from test_going_on_together import ODD, TIED
 
+from thalweg.commands.terminal import interruptible
 from thalweg.lab.engine import (
     Execution,
     Failed,
@@ -179,16 +180,17 @@ def flipped(path):
 
 
 def a_signal_to_one_rank_saves_and_ends_both(root):
-    for sharding in SHARDINGS:
+    interruptible()
+    for sharding, number in zip(SHARDINGS, (signal.SIGUSR1, signal.SIGINT), strict=True):
         folder, execution = root / f"signal-{sharding}", Execution(sharding=sharding)
 
-        def signalled(training, event):
+        def signalled(training, event, number=number):
             if (training.step, event, RANK) == (7, "step", 1):
-                os.kill(os.getpid(), signal.SIGUSR1)
+                os.kill(os.getpid(), number)
 
         with pytest.raises(SystemExit) as ended, handled():
             train(ODD, folder, execution=execution, on_event=signalled)
-        assert ended.value.code == 128 + signal.SIGUSR1
+        assert ended.value.code == 128 + number
         together()
         (step,) = saved(folder)
         assert 8 <= step <= 7 + ASK_EVERY, step

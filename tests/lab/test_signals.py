@@ -11,13 +11,15 @@ import psutil
 import pytest
 import torch
 from launching import Piped
-from lines import ADAMW, kept, saved
+from lines import ADAMW, LINE, kept, saved, untimed
 from test_processes import ENVIRONMENT, until
 
 from thalweg.commands import main as cli
+from thalweg.commands.terminal import interruptible
 from thalweg.lab import signals
 from thalweg.lab.engine import RunSpec, data, train
 from thalweg.lab.signals import Terminated, deferred, handled
+from thalweg.records import files as records
 from thalweg.studies.measurements import work
 
 THALWEG = ["-m", "thalweg"]
@@ -112,6 +114,75 @@ def test_a_signal_is_noted_while_a_run_trains_and_raised_elsewhere(tmp_path):
             assert signals.pending() == signal.SIGTERM
         with pytest.raises(Terminated), deferred():
             pytest.fail("nothing begins any more")
+
+
+@pytest.fixture
+def pressed(monkeypatch, tmp_path):
+    """Train as a command does that gets signals after its fourth step; the one that is 0 is a step that hangs."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def run(*numbers, again=0.0, **changed):
+        def on_event(training, event):
+            for number in numbers if (training.step, event) == (4, "step") else ():
+                os.kill(os.getpid(), number) if number else time.sleep(30.0)
+                time.sleep(again)
+
+        for name, value in changed.items():
+            monkeypatch.setattr(signals, name, value)
+        with handled():
+            interruptible()
+            train(LINE, tmp_path, on_event=on_event)
+
+    yield run
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_once_saves(pressed, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        pressed(signal.SIGINT, signal.SIGINT)  # the terminal's, and the same from a launcher
+    assert (ended.value.code, saved(tmp_path)) == (130, [5])
+    assert capsys.readouterr().err == "\ninterrupted; completed work is stored, and the same command resumes\n"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    with pytest.raises(KeyboardInterrupt):  # as no run trains any more
+        os.kill(os.getpid(), signal.SIGINT)
+    train(LINE, tmp_path)
+    train(LINE, tmp_path / "plain")
+    assert untimed(records.read_json(tmp_path / "result.json")) == untimed(
+        records.read_json(tmp_path / "plain" / "result.json")
+    )
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
+def test_ctrl_c_again_ends_at_once(numbers, pressed, tmp_path):
+    with pytest.raises(KeyboardInterrupt) as ended:
+        pressed(*numbers, again=0.02, PRESSED=0.01)
+    assert (ended.type, saved(tmp_path)) == (KeyboardInterrupt, [])
+
+
+def test_torchrun_passes_on_the_second_ctrl_c_as_sigterm(pressed, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(KeyboardInterrupt) as ended:
+        pressed(signal.SIGINT, signal.SIGTERM, again=0.02, PRESSED=0.01)
+    assert (ended.type, saved(tmp_path)) == (KeyboardInterrupt, [])
+
+
+def test_a_step_that_hangs_ends_after_ctrl_c(pressed, tmp_path):
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as ended:
+        pressed(signal.SIGINT, 0, PATIENCE=0.2)
+    assert (ended.type, saved(tmp_path)) == (KeyboardInterrupt, [])
+    assert time.monotonic() - began < 20.0
+
+
+def test_ctrl_c_that_no_run_has_heard_is_raised_at_its_end():
+    before = signal.getsignal(signal.SIGINT)
+    interruptible()
+    try:
+        with pytest.raises(SystemExit) as ended, handled(), deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130
 
 
 BLOCKED = """

@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = 130
     finally:
         signal.signal(signal.SIGINT, before)
-    if code == 130:
+    if code == 130 and os.environ.get("RANK", "0") == "0":
         goes_on = ", and the same command resumes" if arguments[:1] and arguments[0] in RESUMABLE else ""
         print(f"\ninterrupted; completed work is stored{goes_on}", file=sys.stderr)
     if code:

@@ -26,8 +26,8 @@ def command() -> str:
 
 
 def interruptible() -> None:
-    """From here on Ctrl-C is a :class:`KeyboardInterrupt`; before, during imports, it ends the process at once."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """From here on Ctrl-C is a :class:`KeyboardInterrupt`, or a run saves; before, in imports, it ends all at once."""
+    signal.signal(signal.SIGINT, signals.on_interrupt)
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,8 @@
 
 SIGTERM comes from schedulers, ``torchrun``, container runtimes and ``kill``; SIGUSR1 and SIGUSR2 are what SLURM's
 ``--signal`` is mostly given, some time before the end; SIGHUP is a closed terminal. One that was set to be ignored, as
-``nohup`` does with SIGHUP, stays ignored. SIGTSTP is Ctrl-Z: the time until the process is continued is not counted.
+``nohup`` does with SIGHUP, stays ignored. SIGINT is Ctrl-C (:func:`on_interrupt`): once it does the same, twice it ends
+all at once. SIGTSTP is Ctrl-Z: the time until the process is continued is not counted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name))
 REPEATED = 5.0  # seconds in which another signal is the same request: srun and torchrun both send theirs
+PRESSED = 1.0  # seconds in which another SIGINT is the same Ctrl-C, of a terminal and a launcher; people press again
+PATIENCE = 5.0  # seconds that one process has to save after Ctrl-C; of several, torchrun kills after 30
 
 
 class Terminated(KeyboardInterrupt):
@@ -28,12 +31,12 @@ class Terminated(KeyboardInterrupt):
         self.number = number
 
     def __str__(self) -> str:
-        return f"ended by {signal.Signals(self.number).name}"
+        return "interrupted" if self.number == signal.SIGINT else f"ended by {signal.Signals(self.number).name}"
 
 
 _noted = 0
 _suspended = 0.0  # seconds
-_raised = float("-inf")
+_heard = float("-inf")  # when the last request came
 _holding = False
 
 
@@ -46,11 +49,11 @@ def handled() -> Iterator[None]:
     Raises:
         SystemExit: a signal ended what was inside.
     """
-    global _noted, _raised
+    global _noted, _heard
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _raised = float("-inf")
+    _heard = float("-inf")
     before = {one: signal.getsignal(one) for one in SIGNALS}
     ours = [one for one, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
     for one in ours:
@@ -96,7 +99,7 @@ def deferred() -> Iterator[None]:
     """Inside, a signal is noted instead of raised: the training loop asks :func:`pending` after each step.
 
     Raises:
-        Terminated: one was noted earlier.
+        Terminated: one was noted earlier, or Ctrl-C and nobody has asked.
     """
     global _holding
     if _noted:
@@ -104,8 +107,12 @@ def deferred() -> Iterator[None]:
     outer, _holding = _holding, True
     try:
         yield
+        if pending() == signal.SIGINT:
+            raise Terminated(signal.SIGINT)
     finally:
         _holding = outer
+        if pending() == signal.SIGINT and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def pending() -> int:
@@ -113,10 +120,30 @@ def pending() -> int:
     return _noted
 
 
+def on_interrupt(number: int, frame: Any) -> None:
+    """What Ctrl-C does in a command: raise ``KeyboardInterrupt``, or in :func:`deferred` be noted, the first time.
+
+    Raises:
+        KeyboardInterrupt: also in :func:`deferred` on one process, after :data:`PATIENCE` seconds.
+    """
+    global _noted, _heard
+    if _noted and time.monotonic() - _heard <= PRESSED:
+        return
+    if _noted or not _holding:
+        raise KeyboardInterrupt
+    _noted, _heard = number, time.monotonic()
+    if os.environ.get("WORLD_SIZE", "1") == "1" and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+
 def _on_signal(number: int, frame: Any) -> None:
-    global _noted, _raised
-    if _holding:
-        _noted = _noted or number
-    elif time.monotonic() - _raised > REPEATED:
-        _raised = time.monotonic()
+    global _noted, _heard
+    now = time.monotonic()
+    if _noted == signal.SIGINT and "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, which says a second Ctrl-C so
+        on_interrupt(number, frame)
+    elif _holding:
+        _noted, _heard = _noted or number, now
+    elif now - _heard > REPEATED:
+        _heard = now
         raise Terminated(_noted or number)
