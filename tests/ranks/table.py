@@ -69,7 +69,7 @@ GRADIENTS = ("on all ranks", *LACKING, "NaN on one", "NaN on all")
 
 
 class Case(NamedTuple):
-    """Ten steps of a layout on a number of ranks."""
+    """Seven steps of a layout on a number of ranks."""
 
     layout: str
     ranks: int

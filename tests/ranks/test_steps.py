@@ -1,4 +1,4 @@
-"""Ten steps on several ranks are those of one process, whatever the layout, the optimizer and the gradients."""
+"""Seven steps on several ranks are those of one process, whatever the layout, the optimizer and the gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from table import CASES, MATRICES, OPTIMIZERS, Case
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-STEPS = 10
+STEPS = 7
 BAD_STEP = 4
 LARGE: Shapes = {**SMALL, "weight": (5, 120_001), "experts": (3, 401, 400)}
 
@@ -39,7 +39,7 @@ def muon_fed_by(e: Any, layout: Layout) -> Params:
     return params
 
 
-def ten_steps(rank: int, case: Case) -> None:
+def seven_steps(rank: int, case: Case) -> None:
     layout = LAYOUTS[case.layout]()
     whole, spread = parameters(UNDIVIDED), parameters(layout)
     one, several = (OPTIMIZERS[case.optimizer](params, **case.options) for params in (whole, spread))
@@ -56,8 +56,8 @@ def ten_steps(rank: int, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_ten_steps_are_those_of_one_process(case):
-    call_on_ranks(case.ranks, ten_steps, case)
+def test_seven_steps_are_those_of_one_process(case):
+    call_on_ranks(case.ranks, seven_steps, case)
 
 
 def large_layers(rank, layout_name, way):
