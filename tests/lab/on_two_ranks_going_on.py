@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import shutil
 import signal
 import sys
@@ -200,6 +201,28 @@ def a_signal_to_one_rank_saves_and_ends_both(root):
         assert steps[:1] == [step + 1][: ODD.steps - step]  # none where the last step heard it
 
 
+def a_full_disk_of_one_rank_is_said_by_both(root):
+    """While it writes beside training; the checkpoint before it is whole."""
+    none = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for rank, sharding in enumerate(SHARDINGS):
+        folder, execution = root / f"full-{sharding}", Execution(sharding=sharding)
+        stopped_at(11, ODD, folder, execution)
+        before = content(folder / checkpoint.NAME)
+
+        def fill(training, event, full=rank == RANK):
+            if (training.step, event) == (13, "step"):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (500, none[1]) if full else none)
+                training.save()
+                training.await_save()
+
+        with pytest.raises(UserError, match=r"cannot write to .*/checkpoint/step-000013-\w+ \(File too large\): free"):
+            train(ODD, folder, execution=execution, on_event=fill)
+        resource.setrlimit(resource.RLIMIT_FSIZE, none)
+        together()
+        assert content(folder / checkpoint.NAME) == before
+        together()
+
+
 def weights_saved_and_started_from(root):
     for sharding in SHARDINGS:
         file = root / f"{sharding}.safetensors"
@@ -268,6 +291,7 @@ def main(root):
     raised_before_the_first_new_step(root)
     half_a_checkpoint(root)
     a_signal_to_one_rank_saves_and_ends_both(root)
+    a_full_disk_of_one_rank_is_said_by_both(root)
     weights_saved_and_started_from(root)
 
 

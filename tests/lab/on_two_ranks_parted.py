@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lines import SGD
+import torch
+from lines import SGD, kept
 from test_going_on_together import ODD
 
 from thalweg.lab.engine import leave_process_group, notices, train
@@ -42,11 +43,23 @@ def fault(root):
 
 def killed(root):
     def on_event(training, event):
-        if (training.step, RANK) == (3, 1):
-            os._exit(0)
+        if (training.step, event) == (3, "step"):
+            training.save()
+            training.await_save()
+        if (training.step, RANK) == (4, 1):
+            os._exit(0)  # as kill -9: nothing of Python's ends
 
     with pytest.raises(UserError, match=rf"^process 1 of 2 on {platform.node()} has ended or cannot be reached"):
         train(ODD, root / "one", on_event=on_event)
+
+
+def resumed(root):
+    steps = []
+    train(ODD, root / "one", on_event=lambda training, event: steps.append(training.step))
+    assert steps[0] == 4
+    train(ODD, root / "whole")
+    torch.distributed.barrier()
+    assert kept(root / "one") == kept(root / "whole")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from thalweg.lab.engine import (
     RunSpec,
     Stopped,
     checkpoint,
+    placement,
     resuming,
     stored,
     train,
@@ -109,6 +110,34 @@ def test_a_stopped_run_leaves_no_result_and_goes_on(finished, tmp_path):
     assert steps == list(range(5, 13))
     assert result["seconds"] > 100.0  # those of before count
     assert kept(tmp_path) == kept(finished[0])
+
+
+def test_the_scale_of_float16_goes_on(monkeypatch, tmp_path):
+    """With torch's scaler for the CPU, on which Accelerate itself refuses fp16."""
+    made, scales = placement.accelerator_of, {"whole": [], "killed": []}
+
+    def with_scaler(*arguments):
+        accelerator = made(*arguments)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+        return accelerator
+
+    def scaled(name, kill):
+        def on_event(training, event):
+            if event == "step":
+                scales[name].append(training.accelerator.scaler.get_scale())
+            if kill and (training.step, event) == (5, "step"):
+                training.save()
+                raise Stopped
+
+        return on_event
+
+    monkeypatch.setattr(placement, "accelerator_of", with_scaler)
+    train(LINE, tmp_path / "whole", on_event=scaled("whole", False))
+    with pytest.raises(Stopped):
+        train(LINE, tmp_path / "killed", on_event=scaled("killed", True))
+    train(LINE, tmp_path / "killed", on_event=scaled("killed", False))
+    assert scales["killed"] == scales["whole"] == [1024.0 * 2 ** (step // 3) for step in range(1, 13)]
+    assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
 
 
 class Evil:

@@ -68,6 +68,8 @@ def test_an_error_of_one_process_is_said_by_all_and_names_it(how, tmp_path):
         assert said["reason"] == f"ValueError: no further (process 1 of 2 on {platform.node()})"
     else:
         assert not list(tmp_path.glob("one/result.json"))
+    if how == "killed":
+        on_ranks(2, [str(HERE / "on_two_ranks_parted.py"), "resumed", str(tmp_path)], 100.0)
 
 
 @pytest.mark.slow

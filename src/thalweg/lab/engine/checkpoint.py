@@ -14,6 +14,7 @@ import re
 import shutil
 import uuid
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from thalweg.lab.engine import agreement
@@ -47,10 +48,11 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled", categ
 def generators() -> dict[str, Any]:
     """The state of every global generator of this process."""
     kind, keys, *rest = np.random.get_state()
+    version, inner, gauss = random.getstate()
     found = {
         "torch": torch.get_rng_state(),
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-        "python": random.getstate(),
+        "python": [version, torch.tensor(inner), gauss],
     }
     if torch.cuda.is_available():
         found["cuda"] = torch.cuda.get_rng_state_all()
@@ -63,7 +65,7 @@ def set_generators(states: dict[str, Any]) -> None:
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     version, inner, gauss = states["python"]
-    random.setstate((version, tuple(inner), gauss))
+    random.setstate((version, tuple(inner.tolist()), gauss))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
 
@@ -171,6 +173,7 @@ class Saving:
         self.kept: list[str] = []  # as far as this process knows; the newest last
         self.path = self.folder  # of the one that is being written
         self.pending: Future[Any] | None = None
+        self.beside = ThreadPoolExecutor(1)  # all but the copies, of which DCP's async_save does half before it returns
 
     def begin(self, name: str, run: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Copy the tensors, and begin to write them; the one before must be complete (:meth:`wait`).
@@ -186,8 +189,9 @@ class Saving:
             tensors = {**tensors, RUN: torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)}
         else:
             tensors = {key: value for key, value in tensors.items() if isinstance(value, DTensor)}
-        self.pending = async_save(  # type: ignore[assignment]  # which it is without a stager of our own
-            tensors,
+        self.pending = self.beside.submit(
+            save,
+            {key: value.to("cpu", copy=True) for key, value in tensors.items()},
             checkpoint_id=self.path,
             planner=DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
             process_group=self.group,
@@ -220,6 +224,7 @@ class Saving:
         """Let what is being written come to its end, well or not: training has."""
         with suppress(Exception):
             self.wait()
+        self.beside.shutdown(wait=False)
 
 
 def new_name(step: int) -> str:

@@ -316,6 +316,8 @@ class Training:
         run = {"spec": self.spec.hash, "step": self.step, "seconds": self.seconds, "first": self.first}
         run |= {"windows": list(windows), "generators": list(states)}  # every rank's, as every rank reads it again
         run |= {"history": self.history, "observations": self.observations}
+        if self.accelerator.scaler is not None:
+            run["scaler"] = self.accelerator.scaler.state_dict()
         state, tensors = checkpoint.taken_apart(self.bare(), self.inner()) if self.saving.writes else (None, {})
         self.saving.begin(name, {**run, "state": state}, tensors)
 
@@ -350,6 +352,8 @@ class Training:
         run, tensors = found
         with agreement.raise_on_all(), blame_optimizer():
             checkpoint.put_back(run["state"], tensors, self.bare(), self.inner())
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(run["scaler"])
             window = torch.stack(run["windows"]).mean(0)
             if len(run["generators"]) == self.accelerator.num_processes:
                 rank = self.accelerator.process_index
