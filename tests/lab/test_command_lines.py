@@ -45,6 +45,11 @@ WRONG = [
     (["compare"], "name a TASK: see `thalweg tasks`"),
     (["compare", "sine", "--nope"], "Unknown option: --nope"),
     (["compare", "sine", "--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
+    (["train", "sine", "--streaming", "--workers", "2"], "--workers must be 0 with --streaming, got 2"),
+    (
+        ["train", "sine", "--streaming"],
+        "--streaming is for imagenet-resnet34, imagenet-resnet50, gpt2-345m, moe-85b, and",
+    ),
     (["train", "sine", "--set", "lr=x"], "--set must be NAME=NUMBER, got 'lr=x'"),
     (["train", "sine", "--set", "lr=true"], "--set must be NAME=NUMBER, got 'lr=true'"),
     (["train", "sine", "--set", "lr="], "--set must be NAME=NUMBER, got 'lr='"),

@@ -81,6 +81,9 @@ class Train(Regimen):
     workers: Annotated[int, whole(0, MOST_JOBS)] = 0
     """Data-loading processes."""
 
+    streaming: Annotated[bool, flag] = False
+    """Read the training data as they come, file after file, instead of preparing all of them first."""
+
     checkpoint_seconds: Annotated[float, at_least(0.0)] = 30.0
     """Seconds between checkpoints."""
 
@@ -118,7 +121,7 @@ def train(task: str, *, options: Train | None = None) -> None:
     slurm.adopt()
     given = assignments(options.settings, "--set")
     from thalweg.lab import alone, contenders, tasks
-    from thalweg.lab.engine import Execution, RunSpec, agreement, leave_process_group, variables, weights
+    from thalweg.lab.engine import Execution, RunSpec, agreement, leave_process_group, reader, variables, weights
     from thalweg.lab.engine import train as run_one
     from thalweg.lab.instruments import Panel, overhead
     from thalweg.lab.search.cells import slug
@@ -141,22 +144,25 @@ def train(task: str, *, options: Train | None = None) -> None:
         seed=options.seed,
         test=True,
         init="" if options.init_from is None else weights.hash_of(options.init_from),
+        streaming=options.streaming,
         **regimen,
     )
-    spec = agreement.in_turn(wanted.stamped)
-    folder = options.out or Path("runs") / "train" / slug(task) / f"{slug(options.optimizer)}-{spec.hash}"
-    rank, console = int(os.environ.get("RANK", "0")), terminal.console()
-    every, panel = options.instruments, None
-    if every is not None:
-        if every > spec.steps:
-            raise UserError(f"--instruments must be an integer from 1 to {spec.steps} (the steps), got {every}")
-        panel = Panel(every, lambda line: console.print(line, soft_wrap=True))
+    every = options.instruments
+    if every is not None and every > wanted.steps:
+        raise UserError(f"--instruments must be an integer from 1 to {wanted.steps} (the steps), got {every}")
+    console = terminal.console()
+    panel = None if every is None else Panel(every, lambda line: console.print(line, soft_wrap=True))
     execution = Execution(
         options.micro_batch, options.sharding or ("fsdp2" if options.mesh else "ddp"), options.workers,
         options.checkpoint_seconds, _trackers(options.track), panel, options.save_model, options.init_from,
         mesh(options.mesh) if options.mesh else None, options.reshard,
         options.activation_checkpointing, options.compile,
     )  # fmt: skip
+    if options.streaming:
+        reader.check(execution)
+    spec = agreement.in_turn(wanted.stamped)
+    folder = options.out or Path("runs") / "train" / slug(task) / f"{slug(options.optimizer)}-{spec.hash}"
+    rank = int(os.environ.get("RANK", "0"))
     if execution.sharding != "ddp" and os.environ.get("WORLD_SIZE", "1") == "1":
         console.print(f"note: on one process --sharding {execution.sharding} has nothing to share; see torchrun")
     with ExitStack() as stack:

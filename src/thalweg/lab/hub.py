@@ -73,19 +73,38 @@ def load(
     Raises:
         UserError: it is not available, not complete or not as it should be; one line that names the place and the row.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"{name} needs the datasets library: pip install 'thalweg[hub]'") from None
+    datasets = library(name)
     folder = folder_of(name)
-    with _silenced(datasets):
+    with silenced(datasets):
         if folder is not None:
             data, place = _from_folder(datasets, name, folder, split, columns, config)
         else:
             try:
                 data, place = datasets.load_dataset(name, config, split=split), name
             except Exception as error:  # of the network, the hub, a gate: all are for the user to correct
-                raise UserError(f"{_wanted(name)} ({first_line(error)})") from None
+                raise UserError(f"{wanted(name)} ({first_line(error)})") from None
+    return checked(datasets, data, name, split, place, columns, published)
+
+
+def library(name: str) -> Any:
+    """The ``datasets`` library, which what has this name is read with."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"{name} needs the datasets library: pip install 'thalweg[hub]'") from None
+    return datasets
+
+
+def checked(
+    datasets: Any,
+    data: Any,
+    name: str,
+    split: str,
+    place: str,
+    columns: Mapping[str, Kind],
+    published: tuple[int, ...] = (),
+) -> Split:
+    """These columns of a ``datasets.Dataset``, each value checked; the arguments are those of :func:`load`."""
     if lacking := [column for column in columns if column not in data.column_names]:
         raise UserError(
             f"{place}, split {split}, needs the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}: it has "
@@ -123,14 +142,13 @@ def _from_folder(
     elif IMAGE in columns.values() and (images := image_folder(folder, split)):
         files = [images]
     else:
-        raise UserError(_nothing(name, folder, split))
+        raise UserError(nothing(name, folder, split))
     place = str(folder if len(files) > 1 else files[0])
     try:
         data = _read(datasets, files)
     except Exception as error:
         raise _unreadable(datasets, files, place, split, error) from None
-    if len(files) > 1 and files[0].suffix != ".jsonl":
-        _check_classes(datasets, files, columns, split)
+    check_classes(datasets, files, columns, split)
     return data, place
 
 
@@ -161,14 +179,20 @@ def _unreadable(datasets: Any, files: list[Path], place: str, split: str, error:
     return UserError(f"cannot read {place}, split {split} ({said.rstrip(':')}): {remedy}")
 
 
-def _check_classes(datasets: Any, files: list[Path], columns: Mapping[str, Kind], split: str) -> None:
+def check_classes(datasets: Any, files: list[Path], columns: Mapping[str, Kind], split: str) -> None:
     """Raise where a file names its classes in another order than the first, whose names ``datasets`` takes for all."""
     import pyarrow.parquet
 
+    if len(files) == 1 or files[0].suffix == ".jsonl":
+        return
+
     def features_of(path: Path) -> Any:
-        if path.suffix == ".arrow":
-            return _read(datasets, [path]).features
-        return datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+        try:
+            if path.suffix == ".arrow":
+                return _read(datasets, [path]).features
+            return datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+        except Exception as error:
+            raise UserError(f"cannot read {path}, split {split} ({first_line(error)}): download it again") from None
 
     named = [features_of(path) for path in files]
     for column in columns:
@@ -267,7 +291,7 @@ def image_folder(folder: Path, split: str) -> Path | None:
     return None
 
 
-def _nothing(name: str, folder: Path, split: str) -> str:
+def nothing(name: str, folder: Path, split: str) -> str:
     paths = [path.relative_to(folder) for path in _inside(folder)]
     if original := next((path for path in paths if not ORIGINALS.isdisjoint(path.parts)), None):
         return (
@@ -283,7 +307,7 @@ def _nothing(name: str, folder: Path, split: str) -> str:
 
 
 @contextmanager
-def _silenced(datasets: Any) -> Iterator[None]:
+def silenced(datasets: Any) -> Iterator[None]:
     """What is wrong with a file is said once, by us."""
     before = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
@@ -304,7 +328,7 @@ def pretrained(kind: Any, name: str, **options: Any) -> Any:
         with _without_reports():
             return kind.from_pretrained(place, **options)
     except Exception as error:
-        raise UserError(f"{_wanted(name, weights=True)} ({first_line(error)})") from None
+        raise UserError(f"{wanted(name, weights=True)} ({first_line(error)})") from None
 
 
 @contextmanager
@@ -350,6 +374,6 @@ def tokenizer(name: str, vocabulary: int) -> Any:
     return found
 
 
-def _wanted(name: str, *, weights: bool = False) -> str:
+def wanted(name: str, *, weights: bool = False) -> str:
     what = "the weights and tokenizer" if weights else "the data"
     return f"cannot get {what} {name}: {fetch(name, weights=weights)}"

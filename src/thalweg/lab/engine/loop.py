@@ -20,7 +20,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.lab import signals, tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import agreement, blocks, checkpoint, data, placement, resuming, schedules, speed, weights
+from thalweg.lab.engine import (
+    agreement,
+    blocks,
+    checkpoint,
+    data,
+    placement,
+    reader,
+    resuming,
+    schedules,
+    speed,
+    weights,
+)
 from thalweg.lab.engine.augment import augmentation
 from thalweg.lab.engine.failures import Failed, blame_optimizer, blame_task, diverged
 from thalweg.records.errors import UserError
@@ -42,7 +53,7 @@ class Training:
         self.spec, self.folder, self.execution = spec, folder, execution
         self.accelerator = accelerator = placement.accelerator_of(spec, execution, folder)
         self.sharded = execution.sharding != "ddp" and accelerator.num_processes > 1
-        loaded = agreement.in_turn(lambda: tasks.load(spec.task))
+        loaded = agreement.in_turn(lambda: tasks.load(spec.task, True) if spec.streaming else tasks.load(spec.task))
         with agreement.raise_on_all():
             self.mesh = placement.mesh_of(execution, accelerator.num_processes)
             self.copies = self.mesh.tensor  # of every batch: what processes along tensor share
@@ -109,12 +120,15 @@ class Training:
             raise UserError(f"label_smoothing must be 0: the loss of {spec.task} does not support it")
         self.task.label_smoothing = spec.label_smoothing
         self.augment = augmentation(spec.augment)
-        self.examples = len(self.data.train)
-        if not ranks <= spec.batch_size <= self.examples:
-            raise UserError(
-                f"--batch-size must be from {ranks} (processes) to {self.examples} (the training examples of "
-                f"{spec.task}), got {spec.batch_size}"
-            )
+        if spec.streaming:
+            reader.check(self.execution)
+            self.reader: reader.Reader | None = reader.Reader(self.data.train, spec.seed, self.rank, ranks)
+            self.examples, largest = 0, ""  # which a stream does not know
+        else:
+            self.reader, self.examples = None, len(self.data.train)
+            largest = f" to {self.examples} (the training examples of {spec.task})"
+        if spec.batch_size < ranks or (largest and spec.batch_size > self.examples):
+            raise UserError(f"--batch-size must be from {ranks} (processes){largest}, got {spec.batch_size}")
         return getattr(self.task, "initialise", None) if self.sharded else None
 
     def run(self, on_event: Callable[[Training, str], None]) -> None:
@@ -248,8 +262,7 @@ class Training:
     def scores(self, split: str) -> Tensor:
         """The task's scores of a split, in all processes, with model and optimizer in the mode for it."""
         rows = getattr(self.data, split)
-        most = min(EVALUATION_BATCH, self.execution.micro_batch or EVALUATION_BATCH)
-        pieces = data.parts(range(len(rows)), self.rank, self.ranks, most)
+        pieces = data.parts(range(len(rows)), self.rank, self.ranks, EVALUATION_BATCH)
         model = self.bare()
         _mode(self.optimizer, "eval")
         model.eval()
@@ -270,6 +283,8 @@ class Training:
     def batches(self) -> Iterator[Any]:
         """What this process trains on from here to the last step, part after part."""
         execution = self.execution
+        if self.reader is not None:
+            return self.reader.batches(self.sizes)
         pieces = data.training_pieces(self.spec, self.step, self.examples, self.rank, self.ranks, execution.micro_batch)
         pinned = data.pinned(self.accelerator.device)
         return iter(data.loader(self.data.train, pieces, execution.workers, pinned=pinned))
@@ -318,6 +333,8 @@ class Training:
         run |= {"history": self.history, "observations": self.observations}
         if self.accelerator.scaler is not None:
             run["scaler"] = self.accelerator.scaler.state_dict()
+        if self.reader is not None:
+            run["streams"] = agreement.gather(self.reader.state_dict())[:: self.copies]
         state, tensors = checkpoint.taken_apart(self.bare(), self.inner()) if self.saving.writes else (None, {})
         self.saving.begin(name, {**run, "state": state}, tensors)
 
@@ -345,6 +362,8 @@ class Training:
         """
         stored = resuming.Folder(self.folder, self.spec)
         found = stored.newest(self.bare(), self.inner())
+        if found is not None and self.reader is not None:
+            self.reader.resume(found[0]["streams"])
         stored.put_aside(say, 0 if found is None else found[0]["step"])
         self.saving.kept = stored.names
         if found is None:

@@ -35,6 +35,7 @@ TRAINS = (
     "lab/models",
     "lab/signals.py",
     "lab/split.py",
+    "lab/streams.py",
     "lab/tasks",
     "optim",
     "records",

@@ -12,6 +12,9 @@ from thalweg.lab.engine.source import code_hash
 from thalweg.records import files as records
 from thalweg.records.regimen import REGIMEN, Regimen, check
 
+LATER = {"init", "streaming"}
+"""Fields that are stored only where they say something."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunSpec(Regimen):
@@ -22,7 +25,8 @@ class RunSpec(Regimen):
     scales the learning rate from ``lr_base`` examples a batch to ``batch_size``. ``code`` and ``data`` are the hashes
     of what trains and of what it trains on: see :func:`~thalweg.lab.engine.source.code_hash` and
     :func:`~thalweg.lab.tasks.data_hash`. ``init`` is the hash of the weights that it starts from, "" where the task's
-    ``model()`` and ``seed`` decide them.
+    ``model()`` and ``seed`` decide them. With ``streaming`` the training data are read in the order of their
+    files, and the number of processes decides as well which of them a step takes.
 
     Raises:
         UserError: a value that no run can have.
@@ -38,6 +42,7 @@ class RunSpec(Regimen):
     code: str = ""
     data: str = ""
     init: str = ""
+    streaming: bool = False
 
     def __post_init__(self) -> None:
         Regimen.__post_init__(self)
@@ -64,8 +69,8 @@ class RunSpec(Regimen):
         return {"format": records.FORMAT, "hash": self.hash, **found}
 
     def _values(self) -> dict[str, Any]:
-        """All fields; ``init`` only where it says something, as runs of before it have none."""
-        return {key: value for key, value in asdict(self).items() if key != "init" or value}
+        """All fields; those of :data:`LATER` only where they say something, as runs of before have none."""
+        return {key: value for key, value in asdict(self).items() if key not in LATER or value}
 
     @property
     def hash(self) -> str:
@@ -75,7 +80,10 @@ class RunSpec(Regimen):
 
     def stamped(self) -> RunSpec:
         """With the hashes of the code and the data that are here."""
-        return replace(self, code=code_hash(self.task, self.optimizer), data=tasks.data_hash(self.task))
+        return replace(self, code=code_hash(self.task, self.optimizer), data=self._data_hash())
+
+    def _data_hash(self) -> str:
+        return tasks.data_hash(self.task, True) if self.streaming else tasks.data_hash(self.task)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> RunSpec:
@@ -86,6 +94,6 @@ class RunSpec(Regimen):
         """
         known = {one.name for one in fields(cls)}
         own = {key: value for key, value in values.items() if key not in ("format", "hash", "place")}
-        if values.get("format") != records.FORMAT or set(own) | {"init"} != known:
+        if values.get("format") != records.FORMAT or set(own) | LATER != known:
             raise ValueError(f"not a spec of format {records.FORMAT}")
         return cls(**own)

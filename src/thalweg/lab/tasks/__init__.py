@@ -17,6 +17,7 @@ from thalweg.lab.tasks.base import (
     Budget,
     Rows,
     Splits,
+    Stream,
     Task,
     budget_at,
     cost,
@@ -46,8 +47,8 @@ from thalweg.records.importing import importable_from_here
 from thalweg.records.metric import Metric
 
 __all__ = [
-    "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Task", "budget_at", "chance", "cost", "data_hash", "find",
-    "load", "parameters", "target_of",
+    "TASKS", "Batch", "Budget", "Metric", "Rows", "Splits", "Stream", "Task", "budget_at", "chance", "cost",
+    "data_hash", "find", "load", "parameters", "target_of",
 ]  # fmt: skip
 
 TASKS: dict[str, type[Task]] = {
@@ -123,38 +124,45 @@ def _check(name: str, task: Task) -> None:
 
 
 @cache
-def load(name: str) -> tuple[Task, Splits]:
-    """The task of this name and its data, made once a process.
+def load(name: str, streaming: bool = False) -> tuple[Task, Splits]:
+    """The task of this name and its data, made once a process; ``streaming``: those to train on as a stream.
 
     Raises:
-        UserError: no such task, or its data are not available.
+        UserError: no such task, or its data are not available, or no stream.
         TaskFault: the task's code raises.
     """
     task = find(name)
     try:
-        splits = Splits(*task.splits())
-        lengths = [len(part) for part in splits]
+        found = task.stream() if streaming else task.splits()
+        if found is None:
+            able = ", ".join(one for one, kind in TASKS.items() if kind.stream is not Task.stream)
+            raise UserError(f"--streaming is for {able}, and own tasks with a stream(), got {name}")
+        splits = Splits(*found)
+        lengths = [len(part) for part in splits if not isinstance(part, Stream)]
     except UserError:
         raise
     except PermissionError as error:
         raise UserError(f"cannot read {error.filename} ({error.strerror}), which task {name!r} needs") from None
     except (Exception, SystemExit) as error:
-        raise TaskFault(name, "splits()") from error
+        raise TaskFault(name, "stream()" if streaming else "splits()") from error
     if min(lengths) < 1:
-        found = ", ".join(map(str, lengths))
-        raise UserError(f"the data of task {name!r} are too few: {found} examples to train, validate and test on")
+        counts = ", ".join(map(str, lengths))
+        to = "validate and test on" if streaming else "train, validate and test on"
+        raise UserError(f"the data of task {name!r} are too few: {counts} examples to {to}")
     return task, splits
 
 
 @cache
-def data_hash(name: str) -> str:
+def data_hash(name: str, streaming: bool = False) -> str:
     """The fingerprint of the task's data, and of the pretrained weights that its model starts from.
+
+    With ``streaming``, of its stream.
 
     Raises:
         UserError: no such task, or its data or weights are not available.
         TaskFault: the task's code raises.
     """
-    task, splits = load(name)
+    task, splits = load(name, True) if streaming else load(name)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of what the published file may lack

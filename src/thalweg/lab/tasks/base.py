@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, default_collate
 from thalweg.records.metric import Metric
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Inputs: TypeAlias = Tensor | dict[str, Tensor]
 Batch: TypeAlias = tuple[Inputs, Tensor]
@@ -54,8 +54,25 @@ def _tensors(inputs: Inputs) -> list[Tensor]:
     return [inputs[name] for name in sorted(inputs)] if isinstance(inputs, dict) else [inputs]
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Training data that are read as they come.
+
+    ``rows`` is a ``datasets.IterableDataset``, of whose rows ``example`` makes inputs and target, without a batch axis.
+    ``place`` is where they are, for errors; records are used again only where ``identity`` is the same.
+    """
+
+    rows: Any
+    example: Callable[[Any], tuple[Any, Any]]
+    place: str
+    identity: str
+
+
 class Splits(NamedTuple):
-    """Training data, data to choose hyperparameters on, data to report on: datasets with a length and an index."""
+    """Training data, data to choose hyperparameters on, data to report on: datasets with a length and an index.
+
+    With ``--streaming`` the training data are a :class:`Stream`.
+    """
 
     train: Any
     validation: Any
@@ -114,6 +131,10 @@ class Task(ABC):
     @abstractmethod
     def splits(self) -> Splits:
         """The data, the same on every call."""
+
+    def stream(self) -> Splits | None:
+        """The data for ``--streaming``, those to train on as a :class:`Stream`; None: the task cannot stream."""
+        return None
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -231,10 +252,13 @@ def fingerprint(splits: Splits, pretrained: nn.Module | None = None) -> str:
     """A hash of data and pretrained weights, so that records of others are not taken for these.
 
     Of :class:`Rows` and of weights every element counts; of a dataset of the ``datasets`` library its own fingerprint;
-    of any other its length and 64 examples, evenly spaced.
+    of a :class:`Stream` its identity; of any other its length and 64 examples, evenly spaced.
     """
     digest = hashlib.sha256()
     for part in splits:
+        if isinstance(part, Stream):
+            digest.update(part.identity.encode())
+            continue
         digest.update(str(len(part)).encode())
         if isinstance(part, Rows):
             for tensor in (*_tensors(part.inputs), part.targets):

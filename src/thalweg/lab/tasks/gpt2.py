@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.kernels import has_numbers
-from thalweg.lab import hub
+from thalweg.lab import hub, streams
 from thalweg.lab.split import TEXT
-from thalweg.lab.tasks.base import Budget, Splits, held_out
+from thalweg.lab.tasks.base import Budget, Splits, Stream, held_out
 from thalweg.lab.tasks.language import Mixture, NextToken, gpt2, mixtral
 from thalweg.records.errors import UserError
 from thalweg.records.metric import Metric
@@ -20,6 +21,7 @@ from thalweg.sharding import local
 from thalweg.sharding.places import indices
 
 NOVEL = 64  # characters; a text that begins like another is left out
+SCORED = 10_000  # texts at most that validate where others are streamed, and that test
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):
@@ -33,8 +35,24 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        row = torch.tensor(self.data[int(index)]["tokens"])
-        return row[:-1], row[1:]
+        return shifted(self.data[int(index)])
+
+
+def shifted(row: dict[str, list[int]]) -> tuple[Tensor, Tensor]:
+    """Input and target of a row of tokens."""
+    tokens = torch.tensor(row["tokens"])
+    return tokens[:-1], tokens[1:]
+
+
+def different(texts: Iterable[str]) -> list[int]:
+    """The places of those that say something and do not begin like one before."""
+    begins: set[str] = set()
+    kept = []
+    for i, text in enumerate(texts):
+        if text.strip() and text[:NOVEL] not in begins:
+            begins.add(text[:NOVEL])
+            kept.append(i)
+    return kept
 
 
 class PublishedTexts(NextToken):
@@ -59,12 +77,7 @@ class PublishedTexts(NextToken):
         """98, 1 and 1 % of the texts of the published training set."""
         found = hub.load(self.data, "train", {"text": TEXT}, published=self.published)
         data = found.data
-        begins: set[str] = set()
-        kept = []
-        for i, text in enumerate(data["text"]):
-            if text.strip() and text[:NOVEL] not in begins:
-                begins.add(text[:NOVEL])
-                kept.append(i)
+        kept = different(data["text"])
         if len(kept) < 3:
             raise UserError(f"{found.place} has {len(kept)} different texts: at least 3 are needed")
         data, hundredth = data.select(kept), max(1, len(kept) // 100)
@@ -72,18 +85,45 @@ class PublishedTexts(NextToken):
         parts = train, others[:hundredth], others[hundredth:]
         return Splits(*(self._windows(data.select(part.tolist())) for part in parts))
 
-    def _windows(self, data: Any) -> Windows:
+    def stream(self) -> Splits:
+        """All files but the last ones, of which up to 10,000 texts validate and as many test."""
+        found = streams.stream(self.data, "train", {"text": TEXT})
+        kept = different(found.held.data["text"])
+        if len(kept) < 2:
+            raise UserError(
+                f"{found.place} has {len(kept)} different texts in the files held out: at least 2 are needed"
+            )
+        count = min(len(kept) // 2, SCORED)
+        held = found.held.data.select(kept[: 2 * count])
+        begins = {text[:NOVEL] for text in held["text"]}
+        cut, name = self._cutting(found.identity)
+
+        def windows(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+            found.check(batch)
+            return cut({"text": [text for text in batch["text"] if text.strip() and text[:NOVEL] not in begins]})
+
+        rows = found.data.map(windows, batched=True, remove_columns=["text"])
+        scored = (
+            self._windows(held.select(range(k * count, (k + 1) * count)), f"{found.identity} {k}") for k in range(2)
+        )
+        return Splits(Stream(rows, shifted, found.place, name), *scored)
+
+    def _windows(self, data: Any, texts: str = "") -> Windows:
+        cut, name = self._cutting(texts or data._fingerprint)
+        return Windows(data.map(cut, batched=True, remove_columns=data.column_names, new_fingerprint=name))
+
+    def _cutting(self, texts: str) -> tuple[Callable[[dict[str, list[str]]], dict[str, list[list[int]]]], str]:
+        """What cuts a batch of texts into windows, and a name for what it makes of the texts of this name."""
         tokenizer, size = self.tokenizer(), self.length + 1
 
         def cut(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-            ids = tokenizer(batch["text"], verbose=False)["input_ids"]
+            ids = tokenizer(batch["text"], verbose=False)["input_ids"] if batch["text"] else []
             joined = [token for text in ids for token in (*text, tokenizer.eos_token_id)]
             return {"tokens": [joined[i : i + size] for i in range(0, len(joined) - size + 1, self.length)]}
 
         # named by what decides it: the library's own hash of a tokenizer changes when the tokenizer is used
-        decides = f"{data._fingerprint} {size} {sorted(tokenizer.get_vocab().items())}"
-        name = hashlib.sha256(decides.encode()).hexdigest()[:16]
-        return Windows(data.map(cut, batched=True, remove_columns=data.column_names, new_fingerprint=name))
+        decides = f"{texts} {size} {sorted(tokenizer.get_vocab().items())}"
+        return cut, hashlib.sha256(decides.encode()).hexdigest()[:16]
 
     def example(self) -> tuple[Tensor, Tensor]:
         """Two windows."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from thalweg.lab import hub
+from thalweg.lab import hub, streams
 from thalweg.lab.models import resnet18_cifar, resnet20, resnet34, resnet50, vgg16
 from thalweg.lab.split import IMAGE, Classes, Kind
-from thalweg.lab.tasks.base import Rows, Splits, held_out, short_and_long
+from thalweg.lab.tasks.base import Rows, Splits, Stream, held_out, short_and_long
 from thalweg.lab.tasks.classification import Classification
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -145,15 +145,18 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         row = int(self.rows[index])
-        image = self.split.decoded(row, "image", self.stored[row])
-        return scaled(torch.from_numpy(cropped(image, self.side)), IMAGENET_MEAN, IMAGENET_DEVIATION), int(
-            self.labels[row]
-        )
+        return decoded(self.split, row, self.stored[row], self.side), int(self.labels[row])
 
     @property
     def _fingerprint(self) -> str:  # what the task's fingerprint asks for
         rows = hashlib.sha256(self.rows.numpy().tobytes()).hexdigest()
         return f"{self.split.data._fingerprint} {rows} {self.side}"
+
+
+def decoded(split: hub.Split, row: int, stored: Any, side: int) -> Tensor:
+    """An image as it is stored in a row of a split, cut and scaled, shape (3, side, side)."""
+    image = split.decoded(row, "image", stored)
+    return scaled(torch.from_numpy(cropped(image, side)), IMAGENET_MEAN, IMAGENET_DEVIATION)
 
 
 def cropped(image: Any, side: int) -> np.ndarray[Any, Any]:
@@ -191,6 +194,23 @@ class ImageNet(PublishedImages):
         return Splits(
             DecodedImages(whole, train, 256), DecodedImages(whole, validation, 224), DecodedImages(test, every, 224)
         )
+
+    def stream(self) -> Splits:
+        """All files of the training set but the last ones, of which up to 10,000 images validate; 50,000 to test."""
+        columns: dict[str, Kind] = {self.images: IMAGE, self.labels: Classes(self.classes)}
+        found = streams.stream(self.data, "train", columns)
+        test = hub.load(self.data, "validation", columns, published=self.published["validation"])
+        hub.same_classes(self.labels, found.held, test)
+
+        def example(row: dict[str, Any]) -> tuple[Tensor, int]:
+            found.check({name: [value] for name, value in row.items()})
+            return decoded(found, 0, row[self.images], 256), row[self.labels]
+
+        validation = torch.arange(min(self.kept, len(found.held)))
+        return Splits(
+            Stream(found.data, example, found.place, found.identity),
+            DecodedImages(found.held, validation, 224), DecodedImages(test, torch.arange(len(test)), 224),
+        )  # fmt: skip
 
 
 class ImageNetResNet34(ImageNet):
