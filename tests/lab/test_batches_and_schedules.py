@@ -140,8 +140,11 @@ def test_a_global_batch_is_shared_out_whole_in_as_many_parts_on_every_rank(ranks
 
 
 @pytest.mark.parametrize("micro", [7, 1, 5, 16])
-def test_a_batch_in_parts_is_the_whole_batch(micro, finished, tmp_path):
+def test_a_batch_in_parts_is_the_whole_batch(micro, finished, tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(data, "apply", lambda model, inputs: sizes.append(len(inputs)) or model(inputs))
     result = train(LINE, tmp_path, execution=Execution(micro_batch=micro))
+    assert max(sizes) <= micro  # of what is scored too
     assert result["test"] == pytest.approx(finished[1]["test"], rel=1e-4)
     assert records.read_lines(tmp_path / "metrics.jsonl")[-1]["loss"] == pytest.approx(
         records.read_lines(finished[0] / "metrics.jsonl")[-1]["loss"], rel=1e-4

@@ -14,7 +14,7 @@ from comparisons import PLAN, carry_out, job_in
 
 from thalweg.lab import processes
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import checkpoint, train
+from thalweg.lab.engine import Execution, checkpoint, data, train
 from thalweg.lab.search import comparison, storage, tickets, timing
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.tickets import FileTickets, beating
@@ -332,8 +332,10 @@ def test_three_kills_of_a_run_without_progress_are_a_crash(tmp_path):
     assert crashes.add(job) == 4
 
 
-def test_steps_are_timed_again_only_where_a_setting_has_changed(done):
+def test_steps_are_timed_again_only_where_a_setting_has_changed_and_as_they_are_carried_out(done, monkeypatch):
     root, cells = done
+    sizes = []
+    monkeypatch.setattr(data, "apply", lambda model, inputs: sizes.append(len(inputs)) or model(inputs))
     (path,) = root.glob("runs/*/*/timing/*.json")
     timed = records.read_json(path)
     assert set(timed["seconds"]) == {"sgd", "adamw", "alto"}
@@ -343,7 +345,9 @@ def test_steps_are_timed_again_only_where_a_setting_has_changed(done):
     assert path.stat().st_mtime_ns == before
     for damaged in ({"specs": {}}, {"specs": {**timed["specs"], "sgd": {"task": 1}}}, {"seconds": {"sgd": "x"}}):
         records.write_json(path, {**timed, **damaged})
-        time_tables(root, cells)
+        sizes.clear()
+        time_tables(root, cells, execution=Execution(micro_batch=3))
+        assert max(sizes) <= 3
         assert records.read_json(path)["specs"] == timed["specs"]
         assert set(records.read_json(path)["seconds"]) == set(timed["seconds"])
 

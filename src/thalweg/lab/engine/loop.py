@@ -262,7 +262,8 @@ class Training:
     def scores(self, split: str) -> Tensor:
         """The task's scores of a split, in all processes, with model and optimizer in the mode for it."""
         rows = getattr(self.data, split)
-        pieces = data.parts(range(len(rows)), self.rank, self.ranks, EVALUATION_BATCH)
+        most = min(EVALUATION_BATCH, self.execution.micro_batch or EVALUATION_BATCH)
+        pieces = data.parts(range(len(rows)), self.rank, self.ranks, most)
         model = self.bare()
         _mode(self.optimizer, "eval")
         model.eval()

@@ -27,7 +27,12 @@ ERROR = 0.05  # with which each optimizer's share of a round is known where fewe
 T_OF_FEWEST = 2.78  # Student's t at 95 % for FEWEST rounds; a little too wide for more
 
 
-def time_tables(root: Path, cells: Sequence[PlannedCell], stop: Callable[[], bool] = lambda: False) -> None:
+def time_tables(
+    root: Path,
+    cells: Sequence[PlannedCell],
+    stop: Callable[[], bool] = lambda: False,
+    execution: Execution | None = None,
+) -> None:
     """Time every table whose optimizers have settings, and write ``timing/STEPS-steps.json`` beside its runs.
 
     A table is timed again when a setting has changed or an optimizer has come, and then all of it, also what earlier
@@ -48,7 +53,7 @@ def time_tables(root: Path, cells: Sequence[PlannedCell], stop: Callable[[], boo
         trainings = {}
         for name, spec in chosen.items():
             try:
-                trainings[name] = Training(replace(spec, steps=WARM + ROUNDS), root, Execution())
+                trainings[name] = Training(replace(spec, steps=WARM + ROUNDS), root, execution or Execution())
             except Failed:
                 continue
         seconds = _interleaved(trainings, stop)

@@ -147,7 +147,7 @@ def process(assignment: Assignment, timing: bool, environment: dict[str, str], c
 
     try:
         if timing:
-            time_tables(assignment.root, assignment.cells, stopped.is_set)
+            time_tables(assignment.root, assignment.cells, stopped.is_set, assignment.execution)
         else:
             work(assignment, send, stopped.is_set)
         send("over", None)
