@@ -19,7 +19,7 @@ def shrunk(name):
                 one, task=SHRUNK[one.task], batch_size=6, epochs=None, steps=2, seeds=1, trials=1,
                 tuning_seeds=1,
                 optimizers=(_one_value(optimizer),), micro_batch=None,
-                sharding="fsdp2" if one.sharding == "ddp" else one.sharding,
+                sharding="fsdp2" if one.sharding == "ddp" else one.sharding, mesh={}, reshard="each",
                 regimen={**one.regimen, "precision": "no", "evaluations": 2},
             )  # fmt: skip
     return replace(found, scales={"paper": replace(paper, comparisons=tuple(tables.values()))})

@@ -1,23 +1,31 @@
 import dataclasses
+import functools
 import math
 import os
 import random
 from statistics import median
 
 import pytest
+import small_tasks
 import torch
 
 from thalweg.commands import reproduce as reproducing
 from thalweg.commands import terminal
 from thalweg.lab import skeletons, tasks
 from thalweg.lab.contenders import contender, defaults
-from thalweg.lab.engine import RunSpec, train
+from thalweg.lab.engine import RunSpec, speed, train
 from thalweg.lab.search import forecast as of_cells
 from thalweg.lab.search import timing
 from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.records.errors import UserError
 from thalweg.sharding import plan
-from thalweg.studies import forecast, recipe
+from thalweg.studies import fits, forecast, recipe
+from thalweg.studies.activations import activations
+
+
+def forecast_of(one, devices):
+    table = fits.Table(one)
+    return forecast.forecast(table, table.mesh(devices))
 
 
 def products_of_digits():
@@ -38,18 +46,22 @@ def products_of_digits():
 def test_a_forecast_counts_parameters_steps_runs_and_bytes():
     one = recipe.Comparison("digits", 64, ("adamw", "alto", "sgd:lr=0.1|0.2:momentum=0.9:weight_decay=0"), epochs=7,
                             trials=5, studies=2, seeds=3, tuning_seeds=4)  # fmt: skip
-    found = forecast.forecast(one, devices=1)
+    found = forecast_of(one, devices=1)
     parameters = sum(p.numel() for p in tasks.find("digits").model().parameters())
     assert found.parameters == parameters
     assert found.examples == 1197
     assert found.steps == 7 * (1197 // 64)
     assert found.runs == 2 * (2 * (5 + 3 + 3) * 4 + 3) + 2 * 4 + 3
-    assert (found.costliest, found.cost.fused) == ("alto", parameters * (4 + 4 + 12))
+    assert (found.needs.optimizer, found.needs.cost.fused) == ("alto", parameters * (4 + 4 + 12))
+    assert found.needs.cost.checkpoint == parameters * (4 + 12)
     assert found.download == ""
     seen = found.runs * found.steps * 64
     assert found.operations == seen * products_of_digits()
-    assert found.seconds(2.0) == 2.0 * forecast.forecast(one, devices=2).seconds(2.0) == found.operations / 2e12
-    assert forecast.forecast(one, devices=100).seconds(2.0) == found.operations / (64 * 2e12)  # an example on each
+    assert found.seconds(2.0) == 2.0 * forecast_of(one, devices=2).seconds(2.0) == found.operations / 2e12
+    with pytest.raises(
+        UserError, match=r"^digits at batch size 64 is for at most 64 devices that share a batch, got 65$"
+    ):
+        forecast_of(one, devices=65)
     assert found.core_seconds == pytest.approx((found.runs * found.steps * 500 + seen * 40) / 1e6)
     assert found.seconds(None) == found.core_seconds / os.cpu_count()
 
@@ -97,30 +109,164 @@ def test_a_rank_holds_its_shards_of_parameters_gradients_and_state(name, buffers
     shapes = [p.shape for p in tasks.find("digits").model().parameters()]
     for devices in (1, 3):
         here = sum(math.ceil(shape[0] / devices) * shape[1:].numel() for shape in shapes)
-        found = forecast.forecast(one, devices)
-        assert (found.cost.fused, found.costliest) == (here * (8 + buffers * width), name)
-    whole = forecast.forecast(dataclasses.replace(one, sharding="ddp"), 3).cost
+        needs = forecast_of(one, devices).needs
+        assert (needs.cost.fused, needs.optimizer) == (here * (8 + buffers * width), name)
+        assert needs.cost.checkpoint == sum(map(math.prod, shapes)) * (4 + buffers * width)
+    whole = forecast_of(dataclasses.replace(one, sharding="ddp"), 3).needs.cost
     assert whole.parameters == 4 * sum(shape.numel() for shape in shapes)
 
 
-def test_a_dry_run_says_what_a_rank_holds_and_whether_it_fits(capsys):
-    def said(devices, **options):
-        asked = reproducing.Reproduce(scale="paper", devices=devices, dry_run=True, **options)
-        reproducing.reproduce("moe-pretraining", options=asked)
-        return capsys.readouterr().out
+def dry_run(capsys, name, **options):
+    """What is printed, and what is refused at its end."""
+    asked = reproducing.Reproduce(scale="paper", dry_run=True, **options)
+    try:
+        reproducing.reproduce(name, options=asked)
+    except UserError as error:
+        return capsys.readouterr().out, str(error)
+    return capsys.readouterr().out, ""
 
-    parameters = skeletons.of_task("moe-85b")
-    cost = plan.cost(parameters, plan.Mesh(expert=384), forecast.planned("alto"))
-    held = f"85,026.95 M parameters, at most {terminal.size(cost.total)} a device of 384, fsdp2+ep (alto;"
+
+def test_a_dry_run_says_how_a_table_is_carried_out_and_refuses_what_does_not_fit(capsys):
+    parameters, mesh = skeletons.of_task("moe-85b"), plan.Mesh(expert=384)
+    cost = plan.cost(parameters, mesh, fits.planned("alto"))
     assert cost.fused == (4 + 4 + 12) * 221_547_863
-    assert held in said(384)
-    assert "), fits in 80 GB; download: spacerini" in said(384)
-    assert "), does not fit in 80 GB;" in said(8)
-    assert "), fits if fused in 4.5 GB;" in said(384, memory="4.5GB")
-    with pytest.raises(
-        UserError, match=r"^moe-85b on 7 devices, fsdp2\+ep: mesh expert must divide the 384 experts of "
-    ):
-        said(7)
+    said, refused = dry_run(capsys, "moe-pretraining")
+    lines = said.splitlines()
+    assert lines[2:5] == [
+        "    384 devices, expert=384, precision bf16, 1 example at a time in 5 parts, activation checkpointing",
+        f"    85,026.95 M parameters; at most {terminal.size(cost.total)} a device with alto: "
+        f"parameters {terminal.size(cost.parameters)}, gradients {terminal.size(cost.gradients)}, "
+        f"state {terminal.size(cost.state)}, a step's temporary {terminal.size(cost.temporary)}, without activations; "
+        "fits in 80 GB",
+        f"    checkpoint {terminal.size(cost.checkpoint)}; alto adds to a step's collectives "
+        + " and ".join(f"an all-reduce of {terminal.size(one.bytes)} over 384" for one in cost.all_reduces),
+    ]
+    assert cost.checkpoint == sum(p.numel for p in parameters) * (4 + 12)
+    assert len(cost.all_reduces) == 2
+    assert refused == ""
+    said, refused = dry_run(capsys, "moe-pretraining", memory="3GB")
+    assert "without activations; does not fit in 3 GB\n" in said
+    assert said.splitlines()[-1].startswith("in total about ")
+    eight = plan.cost(parameters, mesh, fits.planned("alto-8bit")).total
+    assert refused == (
+        f"--memory must be at least {terminal.size(cost.total)} for moe-85b at batch size 1,600 on 384 devices with "
+        f"alto, got 3 GB; what would fit: alto-8bit ({terminal.size(eight)})"
+    )
+    said, refused = dry_run(capsys, "moe-pretraining", devices=7)
+    assert refused.startswith(
+        "moe-85b at batch size 1,600 is for 384 devices, expert=384, got 7: start as many processes"
+    )
+    assert "in total" not in said
+
+
+OWN = """
+title = "Own"
+[lab]
+optimizers = ["adamw", "alto"]
+[[lab.tables]]
+task = "small_tasks:Line"
+batch_size = 48
+steps = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A function that writes a recipe with these lines for its table."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(lines=""):
+        (tmp_path / "own.toml").write_text(OWN + lines)
+        return "own.toml"
+
+    return write
+
+
+def test_what_does_not_fit_or_suit_is_refused_before_anything_is_written(own, tmp_path, monkeypatch):
+    def refused(lines="", **options):
+        with pytest.raises(UserError) as raised:
+            reproducing.reproduce(own(lines), options=reproducing.Reproduce(**options))
+        assert [one.name for one in tmp_path.iterdir()] == ["own.toml"]
+        return str(raised.value)
+
+    assert refused(memory="0.002MB") == (
+        "--memory must be at least 5.44 kB for small_tasks:Line at batch size 48 on 1 device with alto, got 2 kB; what "
+        "would fit: 4 devices, data=4 (1.98 kB), or micro_batch = 12 (1.98 kB)"
+    )
+    assert refused(memory="0.0001MB").endswith("; no more devices, micro-batch or optimizer would make it fit")
+    monkeypatch.setattr(speed, "device_memory", lambda: 100)
+    assert "got 100 B, which the device has; no more" in refused()
+    monkeypatch.setattr(speed, "device_memory", lambda: None)
+    lines = 'sharding = "fsdp2"\nmesh = {data = 2, shard = 3}'
+    assert refused(lines).startswith(
+        "small_tasks:Line at batch size 48 is for 6 devices, data=2 x shard=3, got 1: start as many processes"
+    )
+    lines = 'sharding = "fsdp2"\nmesh = {tensor = 1, expert = 1}'
+    assert refused("mesh = {data = 1}") == "--mesh is for --sharding fsdp2 or fsdp2+ep, got ddp"
+    assert "devices of [[lab.tables]] must be those of its mesh, 6, got 5" in refused(
+        'sharding = "fsdp2"\nmesh = {data = 2, shard = 3}\ndevices = 5'
+    )
+
+
+def test_a_table_is_for_the_devices_that_it_names_and_may_be_put_on_others():
+    one = recipe.Comparison("digits", 64, ("sgd",), steps=1, sharding="fsdp2", devices=4)
+    table = fits.Table(one)
+    assert [table.mesh(devices) for devices in (None, 2)] == [plan.Mesh(shard=4), plan.Mesh(shard=2)]
+    assert fits.Table(dataclasses.replace(one, devices=None)).mesh(None) == plan.Mesh()
+
+
+class Chain(small_tasks.Line):
+    """Six blocks of two layers of width 64 without biases, each followed by a tanh."""
+
+    def model(self):
+        def layer():
+            return torch.nn.Linear(64, 64, bias=False), torch.nn.Tanh()
+
+        model = torch.nn.Module()
+        model.blocks = torch.nn.ModuleList(torch.nn.Sequential(*layer(), *layer()) for _ in range(6))
+        model.forward = lambda x: functools.reduce(lambda x, block: block(x), model.blocks, x)
+        return model
+
+    def example(self):
+        return torch.zeros(2, 64), torch.zeros(2, 64)
+
+    def loss(self, output, target):
+        return (output * target).sum()
+
+
+def test_activations_are_what_autograd_keeps_and_less_where_blocks_are_computed_again(monkeypatch):
+    monkeypatch.setattr(small_tasks, "Chain", Chain, raising=False)
+    n = 1000
+    one = 4 * 64 * n
+
+    def held(examples, precision="no", *, again=False):
+        return activations("small_tasks:Chain", examples, precision, again=again) / one
+
+    # What each of 12 tanh returns, which is the next layer's input, and the gradients on both sides of the last.
+    assert [held(n), held(2 * n)] == pytest.approx([14, 28], rel=1e-3)
+    # The inputs of five blocks, and what the sixth computes again.
+    assert 5 < held(n, again=True) <= 5 + 5
+    assert 7 < held(n, "bf16") < 0.65 * held(n)
+
+
+def test_memory_has_whole_parameters_and_gradients_where_shards_wait_for_the_last_micro_batch():
+    one = recipe.Comparison(
+        "gpt2-345m",
+        4096,
+        ("alto",),
+        steps=1,
+        micro_batch=8,
+        sharding="fsdp2",
+        reshard="last",
+        regimen={"precision": "bf16"},
+    )
+    table = fits.Table(one)
+    needs = table.needs(table.mesh(4), estimate=False)
+    assert (needs.examples, needs.activations) == (8, None)
+    assert needs.unsharded == (2 + 4) * sum(p.numel for p in table.parameters)
+    assert needs.total == needs.cost.fused + max(needs.cost.temporary, needs.unsharded)
+    each = fits.Table(dataclasses.replace(one, reshard="each"))
+    assert each.needs(each.mesh(4), estimate=False).unsharded == 0
 
 
 class Turning:
@@ -200,7 +346,7 @@ def test_the_forecast_of_a_comparison_has_all_that_the_command_does(tmp_path, mo
 def test_the_forecast_of_a_recipe_has_evaluations_and_the_timing_pass(monkeypatch):
     one = recipe.Comparison("digits", 64, ("adamw", "alto"), steps=100, trials=5, studies=1, seeds=3,
                             regimen={"evaluations": 7})  # fmt: skip
-    found = forecast.forecast(one, devices=1)
+    found = forecast_of(one, devices=1)
     validation, test = (len(part) for part in tasks.load("digits")[1][1:])
     run = of_cells.RUN + of_cells.INITIAL * found.parameters
     runs = 2 * ((5 + 3 + 3) * 2 + 3)
@@ -208,7 +354,7 @@ def test_the_forecast_of_a_recipe_has_evaluations_and_the_timing_pass(monkeypatc
     assert found.beside == pytest.approx((runs * run + evaluations) / 1e6)
     turns = of_cells.timing_pass((500 + 64 * 40) / 1e6, 2, found.parameters)
     assert found.whole(None) == pytest.approx(found.seconds(None) + found.beside / os.cpu_count() + turns)
-    assert forecast.forecast(one, devices=8).whole(1.0) == forecast.forecast(one, devices=8).seconds(1.0)
+    assert forecast_of(one, devices=8).whole(1.0) == forecast_of(one, devices=8).seconds(1.0)
     assert found.whole(1.0) > found.seconds(1.0)
 
 

@@ -283,10 +283,10 @@ def test_a_table_says_how_its_runs_are_carried_out_and_none_of_it_is_ignored():
 
 
 @pytest.mark.slow
-def test_under_torchrun_all_processes_work_on_one_run_at_a_time(done, tmp_path):
+def test_under_srun_as_under_torchrun_all_processes_work_on_one_run_at_a_time(done, tmp_path):
     own = tmp_path / "own.toml"
     own.write_text(OWN.replace("[lab]", '[lab]\nsharding = "fsdp2"\nmicro_batch = 5'))
-    on_ranks(2, ["-m", "thalweg", "reproduce", str(own), "--out", str(tmp_path / "out")])
+    on_ranks(2, ["-m", "thalweg", "reproduce", str(own), "--out", str(tmp_path / "out")], slurm=True)
 
     def results(root):
         found = {}

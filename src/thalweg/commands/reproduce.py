@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from thalweg.commands import terminal
-from thalweg.commands.options import MOST_JOBS, at_least, flag, folder, memory_size, whole
+from thalweg.commands import dry_run, terminal
+from thalweg.commands.options import MOST_JOBS, at_least, flag, folder, whole
+from thalweg.lab import slurm
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.studies import recipe as kept
-
-TFLOPS = 100.0
-"""What one device of a cluster sustains in bfloat16 on a large network: a third of an A100's peak."""
-MEMORY = "80GB"
-"""What it has."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,17 +39,18 @@ class Reproduce:
     storage: str | None = None
     """As for `thalweg compare`."""
 
-    devices: Annotated[int, whole(1)] = 1
-    """Devices per run, for the estimate of --dry-run."""
+    devices: Annotated[int | None, whole(1)] = None
+    """Devices per run, for --dry-run (default: those that the recipe is meant for)."""
 
     tflops: Annotated[float | None, at_least(1e-3)] = None
     """TFLOP/s that a device sustains, for the estimate of --dry-run (default: 100 at paper scale, this CPU at lab)."""
 
     memory: str | None = None
-    """Memory of a device, for what --dry-run says of it (default: 80GB at paper scale)."""
+    """Memory of a device, such as 80GB: what does not fit is refused (default: what the accelerator that is there has,
+    and with --dry-run at paper scale 80GB)."""
 
     dry_run: Annotated[bool, flag] = False
-    """Print what would be downloaded, how long it takes, how large it is and whether it fits, and run nothing."""
+    """Print what would be downloaded, how long it takes, how it is carried out and whether it fits, and run nothing."""
 
     config: Path | None = None
     """YAML file with values for these options."""
@@ -83,8 +80,8 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
             console.print(f"{name:22} {found.title} ({', '.join(found.scales)})", soft_wrap=True)
         console.print(f"Your own: FILE.toml, written as those in {kept.folder()} are.", soft_wrap=True)
         return
-    from thalweg.lab.engine import leave_process_group
-    from thalweg.lab.search import comparison
+    from thalweg.lab.engine import agreement, leave_process_group
+    from thalweg.lab.search import comparison, together
     from thalweg.studies.page import write_page
     from thalweg.studies.run import reproduce as run
     from thalweg.studies.run import resolved
@@ -96,18 +93,22 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
         wanted = [one for one in wanted if scale in one.scales]
     scales = [_scale(one, scale) for one in wanted]
     if options.dry_run:
-        tflops = TFLOPS if options.tflops is None and scale == "paper" else options.tflops
-        memory = memory_size(MEMORY if options.memory is None and scale == "paper" else options.memory, "--memory")
-        seconds = []
+        dry = dry_run.DryRun(console, scale, options.devices, options.tflops, options.memory)
         for one, own in zip(wanted, scales, strict=True):
             with _left_out(everything, console):
-                seconds.append(_say_what_would_run(one, own, options.devices, tflops, memory, console))
-        where = _where(options.devices, tflops)
-        console.print(f"in total about {terminal.duration(sum(seconds))} {where}", soft_wrap=True)
+                dry.say(one, own)
+        dry.end()
         return
+    if any(table.sharding != "ddp" for own in scales for table in own.comparisons):
+        slurm.adopt()  # of srun: each run is one of all tasks, as of a launcher
+    ready = []
+    for one, own in zip(wanted, scales, strict=True):
+        with _left_out(everything, console), agreement.raise_on_all() if together.launched() else nullcontext():
+            dry_run.check(own, options.memory)
+            ready.append(one)
     root = options.out or Path("runs") / f"reproduce-{scale}"
     first = os.environ.get("RANK", "0") == "0"
-    for one in wanted:
+    for one in ready:
         if first:
             console.print(f"{one.name}: {one.title}")
         with _left_out(everything, console):
@@ -155,44 +156,3 @@ def _watched(cells: list[PlannedCell], root: Path, console: Any, first: bool) ->
     with Progress(console, cells, root) as progress:
         yield progress.on_message
         progress.finish()
-
-
-def _say_what_would_run(
-    one: Recipe, scale: Scale, devices: int, tflops: float | None, memory: int | None, console: Any
-) -> float:
-    """Say it, and return about how many seconds it takes."""
-    console.print(f"{one.name}: {one.title}")
-    if scale.measure:
-        took = f"about {terminal.duration(60.0 * scale.minutes)}" if scale.minutes else "an unknown time"
-        console.print(f"  a measurement, {scale.measure}: {took} on two cores; download: nothing", soft_wrap=True)
-        return 60.0 * scale.minutes
-    from thalweg.lab.search.forecast import START
-    from thalweg.studies.forecast import forecast
-
-    total = 0.0
-    for table in scale.comparisons:
-        found = forecast(table, devices)
-        seconds = found.whole(tflops)
-        total += seconds or 0.0
-        steps = "steps set by the size of its data" if found.steps is None else f"{found.steps:,} steps"
-        shared = f" of {found.devices}, {table.sharding}" if found.devices > 1 else ""
-        fits = "" if memory is None else f", {found.cost.verdict(memory)} in {terminal.size(memory)}"
-        work = "" if found.operations is None else f"{found.operations:.2g} operations, "
-        took = "an unknown time" if seconds is None else f"about {terminal.duration(seconds)}"
-        console.print(
-            f"  {table.task} at batch size {table.batch_size:,}: {found.runs} runs of {steps}; {work}{took}; "
-            f"{found.parameters / 1e6:,.2f} M parameters, at most {terminal.size(found.cost.total)} a device{shared} "
-            f"({found.costliest}; parameters, gradients, state and a step's temporary, without activations){fits}; "
-            f"download: {found.download or 'nothing'}",
-            soft_wrap=True,
-        )
-    return total + 2.0 * START  # of workers, and of the one that times steps
-
-
-def _where(devices: int, tflops: float | None) -> str:
-    if tflops is None:
-        return f"on {os.cpu_count()} idle cores as fast as those of the EPYC 9005 on which it was measured"
-    return (
-        f"on {devices} device{'s' * (devices > 1)} that sustain{'s' * (devices == 1)} {tflops:g} TFLOP/s "
-        "(--devices, --tflops); small networks sustain less"
-    )

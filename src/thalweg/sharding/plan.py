@@ -161,6 +161,16 @@ def local_numel(p: Parameter, mesh: Mesh) -> int:
     return prod(local_shape(p, mesh))
 
 
+def unsharded_numel(parameters: Sequence[Parameter], mesh: Mesh) -> int:
+    """Elements that the first rank has where FSDP2 has gathered all that it shares out.
+
+    >>> unsharded_numel([Parameter((10, 6)), Parameter((8, 3), stacked=True)], Mesh(shard=2, expert=2))
+    72
+    """
+    alone = Mesh(tensor=mesh.tensor, expert=mesh.expert)
+    return sum(local_numel(p, alone) if p.stacked else local_numel(p, Mesh(tensor=mesh.tensor)) for p in parameters)
+
+
 def norm_reaches_over_ranks(p: Parameter, mesh: Mesh) -> bool:
     """Whether the norm of a layer in it needs more than one rank: a stack is cut between layers, and these are not."""
     shard, expert, tensor, _ = cut(p, mesh)
@@ -334,12 +344,14 @@ class Cost:
     """Of a step, in bytes of the rank that holds most, without activations and without what FSDP2 gathers.
 
     ``temporary`` is that of foreach, the default on CUDA; the fused kernels have none as large as a parameter.
+    ``checkpoint`` is of all ranks together: parameters and state.
     """
 
     parameters: int
     gradients: int
     state: int
     temporary: int
+    checkpoint: int
     all_reduces: tuple[AllReduce, ...]
 
     @property
@@ -381,10 +393,12 @@ def cost(parameters: Sequence[Parameter], mesh: Mesh, optimizer: Optimizer, dtyp
     check_mesh(parameters, mesh)
     numel = sum(local_numel(p, mesh) for p in parameters)
     stored = optimizer.state or dtype
+    saved = "float32" if stored == "8bit" and mesh.pieces > 1 else stored  # as checkpoints of shards have it
     return Cost(
         parameters=DTYPES[dtype] * numel,
         gradients=DTYPES[dtype] * numel,
         state=sum(state_bytes(p, mesh, optimizer.buffers, stored) for p in parameters),
         temporary=foreach_temporary(parameters, mesh, dtype) if optimizer.ours else DTYPES[dtype] * numel,
+        checkpoint=sum(DTYPES[dtype] * p.numel + state_bytes(p, Mesh(), optimizer.buffers, saved) for p in parameters),
         all_reduces=tuple(all_reduces(parameters, mesh, dtype=dtype) if optimizer.ours else ()),
     )

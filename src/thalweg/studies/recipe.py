@@ -29,7 +29,8 @@ class Comparison:
     :func:`~thalweg.studies.resolved.resolved` writes into the names.
     ``epochs`` or ``steps`` says how long; ``trials`` a study, from ``tuning_seeds`` each, ``studies`` and ``seeds`` how
     much; ``regimen`` what of :class:`~thalweg.records.regimen.Regimen` differs from its defaults. ``micro_batch`` and
-    what :data:`CARRIED` names besides say how a run is carried out, which decides nothing of it.
+    what :data:`CARRIED` names besides say how a run is carried out, which decides nothing of it; ``devices``, for how
+    many that is meant where no mesh says it.
     """
 
     task: str
@@ -48,6 +49,7 @@ class Comparison:
     reshard: str = "each"
     activation_checkpointing: bool = False
     compile: bool = False
+    devices: int | None = None
     given: dict[str, Any] = field(default_factory=dict)
 
     def length(self, examples: int) -> int:
@@ -207,6 +209,9 @@ def _comparison(where: str, shared: dict[str, Any], own: dict[str, Any]) -> Comp
     for axis, size in found.mesh.items():
         if (as_integer(size) or 0) < 1:
             raise ValueError(f"{axis} of the mesh of {where} must be an integer of at least 1, got {size!r:.60}")
+    ranks = math.prod(found.mesh.values()) if found.mesh else None
+    if None not in (ranks, found.devices) and ranks != found.devices:
+        raise ValueError(f"devices of {where} must be those of its mesh, {ranks}, got {found.devices}")
     return found
 
 

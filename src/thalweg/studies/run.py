@@ -157,7 +157,9 @@ def reproduce(
                     comparison.run(assignment, jobs, forward)
         if not together.launched():
             say("timing steps, interleaved")
-            comparison.run(Assignment(root, [cell for _, cell in cells], storage, os.cpu_count() or 1), 1, timing=True)
+            for execution, group in groupby(cells, key=lambda pair: pair[0]):
+                own = [cell for _, cell in group]
+                comparison.run(Assignment(root, own, storage, os.cpu_count() or 1, execution), 1, timing=True)
 
 
 @contextmanager

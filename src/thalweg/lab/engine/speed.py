@@ -26,3 +26,8 @@ def peak_memory(device: torch.device) -> dict[str, int]:
         return {}
     found: Any = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_memory": found if sys.platform == "darwin" else 1024 * found}
+
+
+def device_memory() -> int | None:
+    """The bytes that an accelerator of this machine has; None where there is none."""
+    return torch.accelerator.get_memory_info(0)[1] if torch.accelerator.is_available() else None
