@@ -2,7 +2,7 @@
 
 SIGTERM comes from schedulers, ``torchrun``, container runtimes and ``kill``; SIGUSR1 and SIGUSR2 are what SLURM's
 ``--signal`` is mostly given, some time before the end; SIGHUP is a closed terminal. One that was set to be ignored, as
-``nohup`` does with SIGHUP, stays ignored. SIGINT is Ctrl-C (:func:`on_interrupt`): once it does the same, twice it ends
+``nohup`` does with SIGHUP, stays ignored. SIGINT is Ctrl-C (``on_interrupt``): once it does the same, twice it ends
 all at once. SIGTSTP is Ctrl-Z: the time until the process is continued is not counted.
 """
 
