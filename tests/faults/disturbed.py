@@ -31,7 +31,7 @@ from lines import kept  # noqa: E402
 import thalweg  # noqa: E402
 from thalweg.lab.engine import checkpoint  # noqa: E402
 
-FAULTS = "one killed", "all killed", "SIGTERM", "full disk", "lost shard", "two nodes", "clocks apart"
+FAULTS = "one killed", "all killed", "SIGTERM", "Ctrl-C", "full disk", "lost shard", "two nodes", "clocks apart"
 SHARDINGS = "fsdp2", "ddp"
 SECONDS = 300.0  # for a run, on a machine that is busy
 LITTLE = 20_000  # bytes, fewer than a checkpoint's file has
@@ -95,11 +95,11 @@ def disturbed(fault: str, sharding: str, root: Path, chance: random.Random) -> b
     if fault == "full disk":  # of the process that writes
         resource.prlimit((ranks[0] if sharding == "ddp" else one).pid, resource.RLIMIT_FSIZE, (LITTLE, LITTLE))
     else:
-        number = signal.SIGTERM if fault == "SIGTERM" else signal.SIGKILL
+        number = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}.get(fault, signal.SIGKILL)
         for rank in [one] if fault in ("one killed", "SIGTERM") else ranks:
             os.kill(rank.pid, number)
     codes, in_time = ended(ranks), not (folders[0] / "result.json").exists()
-    usual = {"SIGTERM": {143}, "full disk": {2}, "one killed": {-9, 2}}.get(fault, {-9})
+    usual = {"SIGTERM": {143}, "Ctrl-C": {130}, "full disk": {2}, "one killed": {-9, 2}}.get(fault, {-9})
     assert set(codes) <= usual or not in_time, f"{codes}: {said.read_text()[-3000:]}"
     if in_time and fault == "full disk":
         assert "cannot write to" in said.read_text()

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import small_tasks
 
+from thalweg.commands.terminal import interruptible
 from thalweg.lab.engine import Execution, RunSpec, leave_process_group, loop, train
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
@@ -48,6 +49,7 @@ if __name__ == "__main__":
     told = {"on_event": checked(seconds)} if os.environ["RANK"] == "0" else {}
     try:
         with handled():
+            interruptible()
             train(SPEC, folder, execution=Execution(sharding=sharding, checkpoint_seconds=seconds), **told)
     except UserError as error:
         print(error, flush=True)

@@ -34,6 +34,7 @@ TRAINS = (
     "lab/hub.py",
     "lab/models",
     "lab/signals.py",
+    "lab/skeletons.py",
     "lab/split.py",
     "lab/streams.py",
     "lab/tasks",
