@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import distributed
 
 from thalweg.lab.engine.failures import Failed
@@ -40,10 +40,7 @@ def gather(mine: T, group: Any = None) -> list[T]:
     if count == 1:
         return [mine]
     found: list[Any] = [None] * count
-    if group is None:
-        found = gather_object([mine])
-    else:
-        distributed.all_gather_object(found, mine, group=group)
+    distributed.all_gather_object(found, mine, group=group)
     return found
 
 
