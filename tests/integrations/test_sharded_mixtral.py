@@ -62,7 +62,7 @@ SHARDINGS = {
         2,
         {"tp_size": 2, "ep_size": 2},
         {Q: "tp: S(0)", NORM: "plain", ROUTER: "plain", EXPERTS: "ep: S(0)"},
-        3,
+        2,
         1e-12,
     ),
     # In groups of one rank torch divides gradients of float64 and float16 twice: those of experts are half here.
@@ -70,7 +70,7 @@ SHARDINGS = {
         2,
         {"fsdp_size": 2, "ep_size": 2},
         {Q: "fsdp: S(0)", NORM: "fsdp: S(0)", EXPERTS: "efsdp, ep: _S(0, 2)S(0)"},
-        3,
+        2,
         2e-5,
         torch.float32,
     ),
@@ -78,7 +78,7 @@ SHARDINGS = {
         4,
         {"fsdp_size": 4, "ep_size": 2},
         {Q: "fsdp: S(0)", NORM: "fsdp: S(0)", EXPERTS: "efsdp, ep: _S(0, 2)S(0)"},
-        3,
+        2,
         1e-12,
     ),
     "fsdp x tp": Sharding(
@@ -92,7 +92,7 @@ SHARDINGS = {
         4,
         {"fsdp_size": 2, "tp_size": 2, "ep_size": 2},
         {Q: "fsdp, tp: _S(0, 2)S(0)", NORM: "fsdp: S(0)", EXPERTS: "efsdp, ep: _S(0, 2)S(0)"},
-        5,
+        4,
         1e-12,
     ),
     "hsdp": Sharding(
@@ -172,7 +172,7 @@ def train(rank: int, folder: str, name: str) -> None:
                 optimizer.step()
             with CommDebugMode() as counted:
                 optimizers[2].step()
-        assert build != "ALTO" or counted.get_total_counts() == collectives
+        assert build != "ALTO" or counted.get_total_counts() == collectives, f"{counted.get_total_counts()} collectives"
         assert [int(optimizer.skipped_steps) for optimizer in optimizers] == [build != "Lamb"] * 3
         found = all_of(sharded, optimizers[2])
         off = gap(found, all_of(fed, optimizers[1]))

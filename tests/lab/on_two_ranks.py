@@ -59,7 +59,7 @@ def main(root):
     train(EXPERTS, root / "experts", execution=execution, on_event=experts_here)
     killed_and_resumed(EXPERTS, root / "experts-killed", "fsdp2+ep")
     killed_and_resumed(EXPERTS, root / "tensor-killed", "fsdp2", Mesh(tensor=2))
-    with pytest.raises(UserError, match="stacked experts: use fsdp2"):
+    with pytest.raises(UserError, match="--mesh expert must be 1 for a model without layers of stacked experts"):
         train(SPEC, root / "refused", execution=execution)
     train(SPEC, root / "watched", execution=Execution(observer=Panel(5, print)))
     try:  # on every rank, or the others would wait

@@ -100,7 +100,7 @@ def e_muon(copies, **asked):
 
 
 def muon(copies):
-    return torch.optim.Muon([copies[0][name] for name in MATRICES])
+    return torch.optim.Muon([copies[0][name] for name in MATRICES], ns_steps=2)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
