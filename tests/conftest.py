@@ -39,6 +39,11 @@ def no_crowded_ranks() -> Iterator[None]:
         pool.end_crowded()
 
 
+def pytest_runtest_teardown() -> None:
+    if (pool := sys.modules.get("rank_pool")) is not None:
+        pool.end_idle()
+
+
 def pytest_make_parametrize_id(val: object) -> str | None:
     if isinstance(val, Capability):
         return val.name

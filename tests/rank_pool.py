@@ -1,4 +1,4 @@
-"""Ranks of torch.distributed on the CPU, kept for all tests of a session, as torch takes seconds to start."""
+"""Ranks of torch.distributed on the CPU, kept from test to test as long as some are called."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 CROWDED = 40  # threads of a rank; each process group has three, one of which wakes a hundred times a second
+IDLE = 5.0  # seconds; four ranks that nobody calls take a fifth of a core
 GRACE = 2.0  # seconds for the other ranks to return or to fail as well, once one has failed
 
 
 def call_on_ranks(size: int, function: Callable[..., Any], *args: Any, seconds: float = SECONDS) -> list[Any]:
     """What ``function(rank, *args)`` returns on each of ``size`` ranks of a gloo process group, the first rank's first.
 
-    The processes of a size start with the first call and are kept; after a failure the next call has new ones.
+    The processes of a size start with the first call and are kept, until nobody has called them for a while; after a
+    failure the next call has new ones.
 
     Raises:
         AssertionError: a rank raised an error, ended, or did not return in time; with the errors of all that failed,
@@ -52,6 +54,12 @@ def end_crowded() -> None:
         _kept.pop(size).end()
 
 
+def end_idle(seconds: float = IDLE) -> None:
+    """End the ranks that were last called so long ago."""
+    for size in [size for size, ranks in _kept.items() if time.monotonic() - ranks.called > seconds]:
+        _kept.pop(size).end()
+
+
 class _Ranks:
     def __init__(self, size: int) -> None:
         with socket.socket() as free:
@@ -68,6 +76,7 @@ class _Ranks:
         ]
         for process in self.processes:
             process.start()
+        self.called = time.monotonic()
         for _, theirs in pairs:
             theirs.close()  # so that either side sees that the other ends
 
@@ -93,6 +102,7 @@ class _Ranks:
                     failed[rank] = error
             if failed:
                 until = min(until, time.monotonic() + GRACE)
+        self.called = time.monotonic()
         if not failed and not waiting:
             return [returned[rank] for rank in range(len(self.ends))]
         late = f"no answer after {seconds:g} s" if not failed else "still running"

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from rank_pool import call_on_ranks, end_crowded
+from rank_pool import call_on_ranks, end_crowded, end_idle
 from torch import distributed as dist
 
 
@@ -82,6 +82,14 @@ def groups_of_all(rank, count):
     for _ in range(count):
         dist.new_group()
     return os.getpid()
+
+
+def test_ranks_that_nobody_has_called_for_a_while_are_not_kept():
+    few = call_on_ranks(1, groups_of_all, 0)
+    end_idle(60.0)
+    assert call_on_ranks(1, groups_of_all, 0) == few
+    end_idle(0.0)
+    assert call_on_ranks(1, groups_of_all, 0) != few
 
 
 def test_ranks_with_many_process_groups_are_not_kept_beyond_their_module():
