@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# One study, and one tuning seed where compare takes two: the demo would take three times as long.
-TRIALS := 4
+# Few trials, one study, and one tuning seed where compare takes two: enough to show how a comparison goes.
+TRIALS := 2
 STUDIES := 1
 TUNING_SEEDS := 1
 SEEDS := 4
@@ -16,7 +16,7 @@ PIP := $(BIN)/pip install --quiet -c constraints.txt
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
-demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and write a report (three to seven minutes)
+demo: .venv/lab  ## compare optimizers on two small tasks, short and long, and write a report (three to six minutes)
 	$(BIN)/thalweg compare sine digits --budget short $(DEMO)
 	$(BIN)/thalweg compare digits --batch-size 1024 --budget long $(DEMO)
 
