@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from thalweg.sharding import local
 from thalweg.sharding.places import indices
 
 NOVEL = 64  # characters; a text that begins like another is left out
+NUMBERS = 2**16  # of a matrix that are made at a time, in whole rows
 SCORED = 10_000  # texts at most that validate where others are streamed, and that test
 
 
@@ -176,7 +178,7 @@ class MoE(Mixture, PublishedTexts):
         return model
 
     def initialise(self, model: nn.Module) -> None:
-        """Matrices from N(0, .02²), row after row, each from a generator of its own; vectors one.
+        """Matrices from N(0, .02²), a few rows at a time, each time from a generator of their own; vectors one.
 
         Thus a model that was never whole anywhere has the same weights on any number of processes.
         """
@@ -186,9 +188,11 @@ class MoE(Mixture, PublishedTexts):
             if p.ndim < 2:
                 here.fill_(1.0)
                 continue
-            cut = [torch.tensor(indices(p, axis), device=here.device) for axis in range(1, p.ndim)]
-            for i, row in zip(indices(p, 0), here, strict=True):
-                digest = hashlib.sha256(f"{torch.initial_seed()} {name} {i}".encode()).digest()
+            rows, *cut = (torch.tensor(indices(p, k), dtype=torch.long, device=here.device) for k in range(p.ndim))
+            at_once = max(1, NUMBERS // math.prod(p.shape[1:]))
+            blocks, counts = (found.tolist() for found in (rows // at_once).unique_consecutive(return_counts=True))
+            for block, at, part in zip(blocks, rows.split(counts), here.split(counts), strict=True):
+                digest = hashlib.sha256(f"{torch.initial_seed()} {name} {block}".encode()).digest()
                 generator.manual_seed(int.from_bytes(digest[:8]) >> 1)
-                whole = row.new_empty(p.shape[1:]).normal_(0.0, 0.02, generator=generator)
-                row.copy_(whole[torch.meshgrid(*cut, indexing="ij")] if row.shape != whole.shape else whole)
+                whole = here.new_empty(at_once, *p.shape[1:]).normal_(0.0, 0.02, generator=generator)
+                part.copy_(whole[torch.meshgrid(at % at_once, *cut, indexing="ij")])
