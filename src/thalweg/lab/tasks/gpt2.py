@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
@@ -188,11 +190,13 @@ class MoE(Mixture, PublishedTexts):
             if p.ndim < 2:
                 here.fill_(1.0)
                 continue
-            rows, *cut = (torch.tensor(indices(p, k), dtype=torch.long, device=here.device) for k in range(p.ndim))
-            at_once = max(1, NUMBERS // math.prod(p.shape[1:]))
-            blocks, counts = (found.tolist() for found in (rows // at_once).unique_consecutive(return_counts=True))
-            for block, at, part in zip(blocks, rows.split(counts), here.split(counts), strict=True):
+            cut = [torch.tensor(indices(p, axis), device=here.device) for axis in range(1, p.ndim)]
+            at_once, done = max(1, NUMBERS // math.prod(p.shape[1:])), 0
+            places = [divmod(i, at_once) for i in indices(p, 0)]
+            for block, rows in groupby(places, itemgetter(0)):
                 digest = hashlib.sha256(f"{torch.initial_seed()} {name} {block}".encode()).digest()
                 generator.manual_seed(int.from_bytes(digest[:8]) >> 1)
                 whole = here.new_empty(at_once, *p.shape[1:]).normal_(0.0, 0.02, generator=generator)
-                part.copy_(whole[torch.meshgrid(at % at_once, *cut, indexing="ij")])
+                at = torch.tensor([row for _, row in rows], device=here.device)
+                here[done : done + len(at)] = whole[torch.meshgrid(at, *cut, indexing="ij")]
+                done += len(at)
