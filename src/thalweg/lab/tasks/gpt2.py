@@ -190,7 +190,7 @@ class MoE(Mixture, PublishedTexts):
             if p.ndim < 2:
                 here.fill_(1.0)
                 continue
-            cut = [torch.tensor(indices(p, axis), device=here.device) for axis in range(1, p.ndim)]
+            cut = [torch.tensor(indices(p, axis), dtype=torch.long, device=here.device) for axis in range(1, p.ndim)]
             at_once, done = max(1, NUMBERS // math.prod(p.shape[1:])), 0
             places = [divmod(i, at_once) for i in indices(p, 0)]
             for block, rows in groupby(places, itemgetter(0)):
