@@ -10,6 +10,7 @@ import signal
 import pytest
 import torch
 
+from thalweg import ALTO
 from thalweg.bench import environment, step
 from thalweg.bench.candidates import CANDIDATES
 from thalweg.bench.memory import MemoryBenchmark
@@ -59,6 +60,9 @@ def test_step_writes_a_record_a_picture_and_a_table(tmp_path, capsys):
 
 
 def test_who_compiles_for_minutes_takes_part_only_where_named(tmp_path, monkeypatch):
+    """The compiler itself, half a minute of it, is beside the point: what it is given is stepped as it is."""
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda act: given.append(act) or act)
     monkeypatch.setattr(
         "thalweg.bench.candidates.CANDIDATES", {name: CANDIDATES[name] for name in (*SOME, "alto-inductor")}
     )
@@ -68,6 +72,8 @@ def test_who_compiles_for_minutes_takes_part_only_where_named(tmp_path, monkeypa
     (unnamed,) = json.loads((tmp_path / "memory.json").read_text())["models"]
     assert list(named["contenders"]) == ["alto-inductor"]
     assert list(unnamed["contenders"]) == SOME[:2]
+    (step_of_alto,) = given  # of the one who was named
+    assert (step_of_alto.__name__, type(step_of_alto.__self__)) == ("step", ALTO)
 
 
 def test_memory_writes_a_record_a_picture_and_a_table(tmp_path, capsys):
