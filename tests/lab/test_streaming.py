@@ -82,6 +82,20 @@ def counted(mapped=None):
     return Stream(rows, lambda row: (row["n"], 0), found.place, found.identity)
 
 
+OWN = """
+from datasets import Dataset
+from small_tasks import Line
+from thalweg.lab.tasks import Rows, Splits, Stream
+
+class Own(Line):
+    def stream(self):
+        train, *scored = Line.splits(self)
+        table = Dataset.from_dict({"x": train.inputs.tolist(), "y": train.targets.tolist()})
+        rows = table.to_iterable_dataset(num_shards=4).with_format("torch")
+        stream = Stream(rows, lambda row: (row["x"], row["y"]), "a table", "first")
+"""
+
+
 def drawn(batches, count):
     return [batch[0].tolist() for batch in islice(batches, count)]
 
@@ -289,6 +303,48 @@ def test_what_cannot_be_streamed_is_one_line(texts, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("return Splits(train, *scored)", "stream() must return a Stream to train on, and data with a length to score, "),
+        ("return Splits(rows, *scored)", "a length to score, got IterableDataset, Rows, Rows"),
+        ("return Splits(stream, stream, stream)", "a length to score, got Stream, Stream, Stream"),
+        ("return Splits(Stream(table, *'abc'), *scored)", "rows of a Stream must be a datasets.IterableDataset, got Dataset"),
+        ("return Splits(Stream(rows, *'ab', None), *scored)", "identity of a Stream must be a text, got None"),
+        (
+            "return Splits(Stream(rows.shuffle(3).map(dict), *'abc'), *scored)",
+            "--streaming cannot read b through shuffle(), whose buffer is lost when a run resumes",
+        ),
+        ("return Splits(stream, *scored)\n    splits = stream", "splits() must return data with a length, got Stream, "),
+        ("return Splits(stream, *scored)", ""),
+    ],
+)
+def test_what_an_own_task_says_of_its_stream_is_checked(method, said, request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = f"own_{abs(hash(request.node.name))}"
+    (tmp_path / f"{module}.py").write_text(f"{OWN}        {method}\n")
+
+    def load():
+        return tasks.load(f"{module}:Own", "splits()" not in said)
+
+    if said:
+        assert said in refused(load)
+    else:
+        spec = replace(SPEC, task=f"{module}:Own", batch_size=16)
+        assert train(spec, tmp_path / "run")["test"] < 10.0
+        assert len({tuple(x) for x in drawn(reader.Reader(load()[1].train, 0, 0, 1).batches([64]), 1)[0]}) == 64
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_drawn_at_random_from_several_streams_is_so_in_every_pass(seed):
+    """``datasets`` subtracts a pass's number from seeds, which must stay positive."""
+    table = datasets.Dataset.from_dict({"n": [*range(8)]}).to_iterable_dataset(num_shards=2)
+    rows = datasets.interleave_datasets([table, table], probabilities=[0.7, 0.3], seed=3)
+    mine = reader.Reader(Stream(rows, lambda row: (row["n"], 0), "tables", "1"), seed, 0, 1)
+    assert {n for batch in drawn(mine.batches([8]), 30) for n in batch} == {*range(8)}
+    assert mine.turn >= 10
+
+
 def null(root):
     files(root, 3, lambda i: {"text": ["a", "b", None if i < 2 else "c"]})
 
@@ -342,8 +398,19 @@ def test_what_is_wrong_with_a_file_is_one_line(make, said, own_data):
     assert said in refused(lambda: drawn(reader.Reader(counted(), 0, 0, 1).batches([4]), 6))
 
 
-def test_files_without_an_example_are_an_error_and_no_endless_pass(own_data):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_files_without_an_example_are_an_error_and_no_endless_pass(ranks, own_data):
     files(own_data, 3, numbers)
     stream = counted()
     nothing = replace(stream, rows=stream.rows.filter(lambda row: False))
-    assert "have no example" in refused(lambda: next(reader.Reader(nothing, 0, 0, 1).batches([1])))
+    assert "have no example" in refused(lambda: next(reader.Reader(nothing, 0, 0, ranks).batches([1])))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_whose_files_of_a_pass_are_empty_begins_the_next(rank, own_data):
+    files(own_data, 3, numbers)
+    stream = counted()
+    mine = reader.Reader(replace(stream, rows=stream.rows.filter(lambda row: row["n"] >= 14)), 5, rank, 2)
+    found = [n for batch in drawn(mine.batches([1]), 60) for n in batch]
+    assert {*found} == {*range(14, 28)}
+    assert mine.turn > len(found) // 14  # of which some had nothing

@@ -49,6 +49,34 @@ class Streamed(Split):
                 raise self.fault(0, column, wrong[1])
 
 
+def able(name: str) -> Any:
+    """The ``datasets`` library, if it can stream what has this name.
+
+    Raises:
+        UserError: it is not installed, or too old.
+    """
+    datasets = library(name)
+    if tuple(int(part) for part in datasets.__version__.split(".")[:2]) < NEEDED:
+        raise UserError(
+            f"--streaming needs datasets {'.'.join(map(str, NEEDED))} or newer, as older ones lose rows when a run "
+            f"resumes; {datasets.__version__} is installed: pip install -U datasets"
+        )
+    return datasets
+
+
+def check_resumable(rows: Any, place: str) -> None:
+    """Raise :class:`UserError` where a ``datasets.IterableDataset`` goes on with other rows than it would have had."""
+    todo = [rows._ex_iterable]
+    while todo:
+        one = todo.pop()
+        if type(one).__name__ == "BufferShuffledExamplesIterable":
+            raise UserError(
+                f"--streaming cannot read {place} through shuffle(), whose buffer is lost when a run resumes: store the "
+                "rows in random order; files are in another order in every pass as it is"
+            )
+        todo += [getattr(one, "ex_iterable", None), *getattr(one, "ex_iterables", ())] if one is not None else []
+
+
 def stream(name: str, split: str, columns: Mapping[str, Kind], config: str | None = None) -> Streamed:
     """A split of a published data set, of which only the files that are held out are read here.
 
@@ -58,12 +86,7 @@ def stream(name: str, split: str, columns: Mapping[str, Kind], config: str | Non
         UserError: ``datasets`` is too old, the files are not available, not complete or not as they should be, or there
             is only one.
     """
-    datasets = library(name)
-    if tuple(int(part) for part in datasets.__version__.split(".")[:2]) < NEEDED:
-        raise UserError(
-            f"--streaming needs datasets {'.'.join(map(str, NEEDED))} or newer, as older ones lose rows when a run "
-            f"resumes; {datasets.__version__} is installed: pip install -U datasets"
-        )
+    datasets = able(name)
     with silenced(datasets):
         kind, paths, place, identity = _files(datasets, name, split, columns, config)
         if len(paths) < 2:

@@ -26,6 +26,10 @@ def check(execution: Execution) -> None:
         raise UserError("--instruments cannot be used with --streaming: they look at the same examples again and again")
 
 
+EMPTY = 20
+"""Passes without an example, one after the other, after which a process looks for none: its files may all be empty."""
+
+
 class Reader:
     """One process's share of a stream, in the order of its rows.
 
@@ -49,7 +53,7 @@ class Reader:
     def _turn_to(self, turn: int) -> None:
         """Begin a pass: ``datasets`` takes the order of the files from the number that it calls epoch."""
         self.turn = turn
-        self.rows.set_epoch(1 + int(keys(self.seed, turn)[0] >> 2))
+        self.rows.set_epoch(1 + int(keys(self.seed, turn)[0] >> 34))  # which it subtracts from seeds of 63 bits
 
     def batches(self, sizes: list[int]) -> Iterator[Any]:
         """Batches of these sizes, the parts of a step, over and over; for an empty one, an example of the part before.
@@ -64,13 +68,14 @@ class Reader:
                 yield default_collate(part)
 
     def _examples(self) -> Iterator[Any]:
+        empty = 0  # passes
         while True:
-            empty = not self.resumed
+            empty += not self.resumed
             rows = iter(self.rows)
             while (row := self._next(rows)) is not None:
-                empty = False
+                empty = 0
                 yield self.stream.example(row)
-            if empty:
+            if empty == (1 if self.ranks == 1 else EMPTY):  # of one process every pass has the same files
                 raise UserError(f"--streaming: the files that this process has of {self.stream.place} have no example")
             self.resumed = False
             self._turn_to(self.turn + 1)

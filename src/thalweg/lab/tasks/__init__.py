@@ -12,6 +12,7 @@ from numbers import Real
 import torch
 
 from thalweg.arguments import did_you_mean
+from thalweg.lab import streams
 from thalweg.lab.tasks.base import (
     Batch,
     Budget,
@@ -128,7 +129,7 @@ def load(name: str, streaming: bool = False) -> tuple[Task, Splits]:
     """The task of this name and its data, made once a process; ``streaming``: those to train on as a stream.
 
     Raises:
-        UserError: no such task, or its data are not available, or no stream.
+        UserError: no such task, or its data are not available, or no stream of which a run could resume.
         TaskFault: the task's code raises.
     """
     task = find(name)
@@ -138,6 +139,7 @@ def load(name: str, streaming: bool = False) -> tuple[Task, Splits]:
             able = ", ".join(one for one, kind in TASKS.items() if kind.stream is not Task.stream)
             raise UserError(f"--streaming is for {able}, and own tasks with a stream(), got {name}")
         splits = Splits(*found)
+        _check_stream(name, splits, streaming)
         lengths = [len(part) for part in splits if not isinstance(part, Stream)]
     except UserError:
         raise
@@ -150,6 +152,22 @@ def load(name: str, streaming: bool = False) -> tuple[Task, Splits]:
         to = "validate and test on" if streaming else "train, validate and test on"
         raise UserError(f"the data of task {name!r} are too few: {counts} examples to {to}")
     return task, splits
+
+
+def _check_stream(name: str, splits: Splits, streaming: bool) -> None:
+    """Raise :class:`UserError` where what is streamed is not the training data, and these with ``streaming`` alone."""
+    if [isinstance(part, Stream) for part in splits] != [streaming, False, False]:
+        method = "stream()" if streaming else "splits()"
+        wanted = "a Stream to train on, and data with a length to score" if streaming else "data with a length"
+        found = ", ".join(type(part).__name__ for part in splits)
+        raise UserError(f"task {name!r}: {method} must return {wanted}, got {found}")
+    if streaming:
+        rows, identity = splits.train.rows, splits.train.identity
+        if not isinstance(rows, streams.able(name).IterableDataset):
+            raise UserError(f"task {name!r}: rows of a Stream must be a datasets.IterableDataset, got {type(rows).__name__}")
+        if not isinstance(identity, str):
+            raise UserError(f"task {name!r}: identity of a Stream must be a text, got {identity!r:.60}")
+        streams.check_resumable(rows, splits.train.place)
 
 
 @cache
