@@ -306,16 +306,19 @@ def test_what_cannot_be_streamed_is_one_line(texts, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        ("return Splits(train, *scored)", "stream() must return a Stream to train on, and data with a length to score, "),
+        ("return Splits(train, *scored)", "stream() must return a Stream to train on, and data with a length to score"),
         ("return Splits(rows, *scored)", "a length to score, got IterableDataset, Rows, Rows"),
         ("return Splits(stream, stream, stream)", "a length to score, got Stream, Stream, Stream"),
-        ("return Splits(Stream(table, *'abc'), *scored)", "rows of a Stream must be a datasets.IterableDataset, got Dataset"),
+        (
+            "return Splits(Stream(table, *'abc'), *scored)",
+            "of a Stream must be a datasets.IterableDataset, got Dataset",
+        ),
         ("return Splits(Stream(rows, *'ab', None), *scored)", "identity of a Stream must be a text, got None"),
         (
             "return Splits(Stream(rows.shuffle(3).map(dict), *'abc'), *scored)",
             "--streaming cannot read b through shuffle(), whose buffer is lost when a run resumes",
         ),
-        ("return Splits(stream, *scored)\n    splits = stream", "splits() must return data with a length, got Stream, "),
+        ("return Splits(stream, *scored)\n    splits = stream", "splits() must return data with a length, got Stream,"),
         ("return Splits(stream, *scored)", ""),
     ],
 )

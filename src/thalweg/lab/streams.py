@@ -71,8 +71,8 @@ def check_resumable(rows: Any, place: str) -> None:
         one = todo.pop()
         if type(one).__name__ == "BufferShuffledExamplesIterable":
             raise UserError(
-                f"--streaming cannot read {place} through shuffle(), whose buffer is lost when a run resumes: store the "
-                "rows in random order; files are in another order in every pass as it is"
+                f"--streaming cannot read {place} through shuffle(), whose buffer is lost when a run resumes: store "
+                "the rows in random order; files are in another order in every pass as it is"
             )
         todo += [getattr(one, "ex_iterable", None), *getattr(one, "ex_iterables", ())] if one is not None else []
 

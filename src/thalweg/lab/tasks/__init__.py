@@ -164,7 +164,8 @@ def _check_stream(name: str, splits: Splits, streaming: bool) -> None:
     if streaming:
         rows, identity = splits.train.rows, splits.train.identity
         if not isinstance(rows, streams.able(name).IterableDataset):
-            raise UserError(f"task {name!r}: rows of a Stream must be a datasets.IterableDataset, got {type(rows).__name__}")
+            kind = type(rows).__name__
+            raise UserError(f"task {name!r}: rows of a Stream must be a datasets.IterableDataset, got {kind}")
         if not isinstance(identity, str):
             raise UserError(f"task {name!r}: identity of a Stream must be a text, got {identity!r:.60}")
         streams.check_resumable(rows, splits.train.place)
