@@ -12,10 +12,11 @@ import torch
 from lines import SGD, kept
 from test_going_on_together import ODD
 
-from thalweg.lab.engine import leave_process_group, notices, train
+from thalweg.lab.engine import Execution, leave_process_group, notices, run, train
 from thalweg.records.errors import TaskFault, UserError
 
 RANK = int(os.environ["RANK"])
+TRACKED = Execution(trackers=("tensorboard",))
 WHERE = f"(process 1 of 2 on {platform.node()})"
 
 
@@ -26,7 +27,7 @@ def refusing(lr):
 def refused(root):
     result = train(refusing(0.11), root / "both")
     assert result["reason"] == "ValueError: no further"
-    assert train(ODD, root / "whole")["status"] == "finished"  # they are still together
+    assert train(ODD, root / "whole", execution=TRACKED)["status"] == "finished"  # they are still together, and after it
     result = train(refusing(0.1), root / "one")
     assert (result["failure"], result["reason"]) == ("refused", f"ValueError: no further {WHERE}")
     with pytest.raises(UserError, match="were parted by an error of one: start the same command again"):
@@ -51,6 +52,14 @@ def killed(root):
 
     with pytest.raises(UserError, match=rf"^process 1 of 2 on {platform.node()} has ended or cannot be reached"):
         train(ODD, root / "one", on_event=on_event)
+
+
+def begun(root):
+    """Where trackers are ended on the way out as well."""
+    if RANK:
+        run._Writer.begin = lambda writer: os._exit(0)
+    with pytest.raises(UserError, match="^another process of this run has ended or cannot be reached"):
+        train(ODD, root / "one", execution=TRACKED)
 
 
 def resumed(root):

@@ -60,7 +60,7 @@ def test_two_processes_go_on_as_one_and_none_waits_for_the_other(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["refused", "fault", "killed"])
+@pytest.mark.parametrize("how", ["refused", "fault", "begun", "killed"])
 def test_an_error_of_one_process_is_said_by_all_and_names_it(how, tmp_path):
     on_ranks(2, [str(HERE / "on_two_ranks_parted.py"), how, str(tmp_path)], 100.0)
     if how == "refused":

@@ -169,7 +169,8 @@ def _trained(
         finally:
             training.saving.close()
             if execution.trackers:
-                training.accelerator.end_training()
+                for tracker in training.accelerator.trackers:  # end_training() would end the process group as well
+                    tracker.finish()
         writer.lines(training)
         return writer.end(result)
 
