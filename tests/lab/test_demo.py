@@ -14,7 +14,7 @@ OPTIMIZERS = {"sgd", "adamw", "lamb", "muon", "alto", "e-adamw"}
 
 @pytest.mark.slow
 def test_the_demo_ends_with_its_tables_on_the_screen(tmp_path):
-    few = "MUCH=--trials 1 --studies 1 --tuning-seeds 1 --seeds 1 --steps 8"
+    few = "MUCH=--trials 1 --studies 1 --tuning-seeds 1 --seeds 1 --steps 3"
     variables = [few, f"OUT={tmp_path}", f"BIN={Path(sys.executable).parent}"]
     with Terminal(["make", "--old-file", ".venv/lab", "demo", *variables], 80, 50, FOLDER) as terminal:
         assert terminal.finish(900) == 0, terminal.said

@@ -9,7 +9,7 @@ from thalweg.records import files as records
 
 SETTINGS = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99, "alpha": -0.5, "beta": 0.5}
 SPEC = RunSpec("small_tasks:Line", 15, 20, "alto", SETTINGS, seed=3, test=True)
-EXPERTS = RunSpec("small_tasks:Experts", 15, 20, "alto", SETTINGS, seed=3, test=True, evaluations=3, clip=0.5)
+EXPERTS = RunSpec("small_tasks:Experts", 15, 10, "alto", SETTINGS, seed=3, test=True, evaluations=3, clip=0.5)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ GRADIENTS = ("on all ranks", *LACKING, "NaN on one", "NaN on all")
 
 
 class Case(NamedTuple):
-    """Seven steps of a layout on a number of ranks."""
+    """Six steps of a layout on a number of ranks."""
 
     layout: str
     ranks: int

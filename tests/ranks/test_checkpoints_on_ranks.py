@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 pytestmark = pytest.mark.slow
-BEFORE, AFTER = 3, 3
+BEFORE, AFTER = 2, 2
 IN_BLOCKS: Shapes = {**WIDE, "column": (24, 256)}
 
 

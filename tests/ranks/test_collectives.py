@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,15 +55,15 @@ def merged(make: Callable[[Params], list[dict[str, Any]]], copies: list[Params])
 def count(
     rank: int, layout_name: str, make: Callable[..., Optimizer], asked: dict[str, Any], depth: int, lacking: Lacking
 ) -> dict[str, int]:
-    """The collectives of the third step, by their names; the first has one more, which compares what ranks have."""
+    """The collectives of the second step, by their names; the first has one more, which compares what ranks have."""
     layout = LAYOUTS[layout_name]()
     copies = [parameters(layout) for _ in range(depth)]
     optimizer = make(copies, **asked)
-    for k in range(3):
+    for k, counted in enumerate((nullcontext(), CommDebugMode())):
         for params in copies:
             for name, g in gradients(k, params, layout, lacking)[1].items():
                 params[name].grad = g
-        with CommDebugMode() as counted:
+        with counted:
             optimizer.step()
     return {str(name).rpartition(".")[2]: n for name, n in counted.get_comm_counts().items() if n}
 

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from thalweg import ALTO, ESGD, EAdamW, Lamb, param_groups
 
 pytestmark = pytest.mark.slow
-STEPS = 10
+STEPS = 6
 BAD_STEP = 4
 
 

@@ -22,7 +22,7 @@ from torch.nn import Parameter
 
 from thalweg import ALTO, ESGD, EAdamW, Lamb
 
-STEPS = 10
+STEPS = 6
 BAD_STEP = 4
 ZERO = {
     "ALTO": (ALTO, {**WITH_E, "max_grad_norm": 0.5}),

@@ -1,4 +1,4 @@
-"""Seven steps on several ranks are those of one process, whatever the layout, the optimizer and the gradients."""
+"""Six steps on several ranks are those of one process, whatever the layout, the optimizer and the gradients."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from table import CASES, MATRICES, OPTIMIZERS, Case
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-STEPS = 7
+STEPS = 6
 BAD_STEP = 4
+COMPARED = 0, BAD_STEP, STEPS - 1
 LARGE: Shapes = {**SMALL, "weight": (5, 120_001), "experts": (3, 401, 400)}
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ def muon_fed_by(e: Any, layout: Layout) -> Params:
     return params
 
 
-def seven_steps(rank: int, case: Case) -> None:
+def six_steps(rank: int, case: Case) -> None:
     layout = LAYOUTS[case.layout]()
     whole, spread = parameters(UNDIVIDED), parameters(layout)
     one, several = (OPTIMIZERS[case.optimizer](params, **case.options) for params in (whole, spread))
@@ -50,14 +51,15 @@ def seven_steps(rank: int, case: Case) -> None:
         there, here = gradients(k, spread, layout, case.lacking, {"weight": bad if k == BAD_STEP else ()})
         raised = step(one, whole, there), step(several, spread, here)
         assert bool(raised[0]) == bool(raised[1]) == (k == BAD_STEP and case.raises), raised
-        tolerance = 0.0 if case.is_exact else 1e-12
-        assert_same(f"after step {k}", (several, spread), (one, whole), layout, tolerance, instead=fed)
+        if k in COMPARED:
+            tolerance = 0.0 if case.is_exact else 1e-12
+            assert_same(f"after step {k}", (several, spread), (one, whole), layout, tolerance, instead=fed)
     assert int(several.skipped_steps) == int(one.skipped_steps) == case.skips
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_seven_steps_are_those_of_one_process(case):
-    call_on_ranks(case.ranks, seven_steps, case)
+def test_six_steps_are_those_of_one_process(case):
+    call_on_ranks(case.ranks, six_steps, case)
 
 
 def large_layers(rank, layout_name, way):
