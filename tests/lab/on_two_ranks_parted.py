@@ -27,7 +27,7 @@ def refusing(lr):
 def refused(root):
     result = train(refusing(0.11), root / "both")
     assert result["reason"] == "ValueError: no further"
-    assert train(ODD, root / "whole", execution=TRACKED)["status"] == "finished"  # they are still together, and after it
+    assert train(ODD, root / "whole", execution=TRACKED)["status"] == "finished"  # still together
     result = train(refusing(0.1), root / "one")
     assert (result["failure"], result["reason"]) == ("refused", f"ValueError: no further {WHERE}")
     with pytest.raises(UserError, match="were parted by an error of one: start the same command again"):
@@ -58,7 +58,7 @@ def begun(root):
     """Where trackers are ended on the way out as well."""
     if RANK:
         run._Writer.begin = lambda writer: os._exit(0)
-    with pytest.raises(UserError, match="^another process of this run has ended or cannot be reached"):
+    with pytest.raises(UserError, match=r"^another process of this run has ended or cannot be reached"):
         train(ODD, root / "one", execution=TRACKED)
 
 
