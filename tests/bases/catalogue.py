@@ -45,7 +45,7 @@ class Base:
     fails_to_resume: str = ""  # why the base alone cannot continue from a file, as the error says it
     rounds_on_load: bool = False  # what the base alone loads lies otherwise in memory, and rounds otherwise
     compiled: bool = False  # tested in a compiled form
-    train_steps: int = 30
+    train_steps: int = 15
 
     @property
     def name(self) -> str:
@@ -128,6 +128,8 @@ PLAIN = """
 """
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "DAdaptAdam": {"train_steps": 30},  # which takes as many to find its rate
+    "DAdaptAdan": {"train_steps": 30},
     "Ranger": {"train": {"lr": 0.01}, "train_steps": 100},
     "Shampoo": {"kwargs": {"matrix_eps": 0.1}},
 }

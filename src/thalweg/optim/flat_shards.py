@@ -129,12 +129,15 @@ def check_base(e: Any, base: Any, groups: list[dict[str, Any]], nonfinite: str) 
 
 def looks_beyond_entries(base: Any) -> bool:
     """Whether an optimizer is known to look at rows, matrices or norms; not Lamb, which asks other ranks itself."""
-    return "trust_ratio" not in base.defaults and _looks_beyond_entries_by_name(type(base).__name__)
+    known = _by_name if torch.compiler.is_compiling() else _remembered  # Dynamo sees through a cache, and warns of it
+    return "trust_ratio" not in base.defaults and known(type(base).__name__)
 
 
-@functools.cache
-def _looks_beyond_entries_by_name(name: str) -> bool:
+def _by_name(name: str) -> bool:
     return bool(_BEYOND_ENTRIES.search(name))
+
+
+_remembered = functools.cache(_by_name)
 
 
 def check_first_step(e: Any) -> None:
