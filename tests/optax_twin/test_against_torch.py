@@ -95,7 +95,8 @@ def test_complex_parameters_are_torchs(name, float64):
         for p, g in zip(params, row, strict=True):
             p.grad = torch.from_numpy(np.array(g))
         optimizer.step()
-    trained, _ = run(in_optax(), list(map(jnp.asarray, starts)), [list(map(jnp.asarray, row)) for row in grads])
+    rows = [list(map(jnp.asarray, row)) for row in grads]
+    trained, _ = run(in_optax(), list(map(jnp.asarray, starts)), rows, jit=True)
     assert_near([torch.from_numpy(np.array(p)) for p in trained], params, TOLERANCE)
 
 
@@ -154,7 +155,7 @@ def in_both(gradient_rows, in_torch, in_optax):
     for g in gradient_rows:
         p.grad = torch.tensor(g)
         optimizer.step()
-    ours, state = run(in_optax, jnp.array([3.0, -4.0]), [jnp.array(g) for g in gradient_rows])
+    ours, state = run(in_optax, jnp.array([3.0, -4.0]), [jnp.array(g) for g in gradient_rows], jit=True)
     return p.detach().numpy(), np.asarray(ours), state
 
 

@@ -20,6 +20,7 @@ from thalweg.optim.other_lambs import _ROWS
 ARGUMENTS = {library: lamb_defaults(library) for library in _ROWS}
 TAKEN = inspect.signature(tj.lamb).parameters
 STEPS, LR = 3, 0.02
+SOME = slice(None, None, 3)  # a vector, and a matrix at zero
 
 
 def distinct():
@@ -33,14 +34,14 @@ def distinct():
 @pytest.mark.parametrize("library", distinct())
 def test_what_it_takes_it_does_as_lamb_does(library, float64):
     options = {**ARGUMENTS[library], "weight_decay": 0.1, "trust_ratio": True, "max_grad_norm": None}
-    params = [Parameter(torch.from_numpy(p.copy())) for p in map(np.asarray, parameters())]
+    params = [Parameter(torch.from_numpy(p.copy())) for p in parameters()[SOME]]
     optimizer = Lamb(params, lr=LR, **options)
     (b1, b2), own = options["betas"], {name: value for name, value in options.items() if name in TAKEN}
     rule = tj.lamb(LR, b1, b2, **own)
-    ours = [jnp.asarray(p) for p in parameters()]
+    ours = [jnp.asarray(p) for p in parameters()[SOME]]
     state = rule.init(ours)
     for k in range(STEPS):
-        row = [g[k] for g in gradients(STEPS)]
+        row = [g[k] for g in gradients(STEPS)[SOME]]
         for p, g in zip(params, row, strict=True):
             p.grad = torch.from_numpy(np.array(g))
         optimizer.step()

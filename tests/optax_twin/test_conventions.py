@@ -50,7 +50,7 @@ def test_shapes_and_dtypes_are_kept_through_jit_and_cond(make, dtype, float64):
     state = transformation.init(params)
     update = lambda s: transformation.update(tree(1, dtype), s, params)  # noqa: E731
     step = jax.jit(lambda s, proceed: jax.lax.cond(proceed, update, lambda s: (params, s), s))  # raises on another type
-    updates, after = step(state, True)
+    updates, after = jax.eval_shape(step, state, True)
     assert types(updates) == types(params)
     assert types(after) == types(state)
 
@@ -59,8 +59,8 @@ def test_shapes_and_dtypes_are_kept_through_jit_and_cond(make, dtype, float64):
 def test_mixed_dtypes_are_kept_each(make, float64):
     params = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(3, jnp.float32), "c": jnp.ones(3, jnp.float64)}
     transformation = make()
-    state = jax.jit(transformation.init)(params)
-    updates, after = jax.jit(transformation.update)(params, state, params)
+    state = jax.eval_shape(jax.jit(transformation.init), params)
+    updates, after = jax.eval_shape(jax.jit(transformation.update), params, state, params)
     assert types(updates) == types(params)
     assert types(after) == types(state)
 
@@ -94,7 +94,7 @@ def test_vmap_over_alpha_and_beta_is_each_alone():
     alphas, betas = jnp.array([-5.0, 0.0, 3.0]), jnp.array([0.99, 0.5, 0.75])
 
     def train(alpha, beta):
-        return run(tj.alto(0.1, beta=beta, alpha=alpha), tree(0), gradients(3))[0]
+        return run(tj.alto(0.1, beta=beta, alpha=alpha), tree(0), gradients(3), jit=True)[0]
 
     together = jax.vmap(train)(alphas, betas)
     for i in range(3):
@@ -207,7 +207,7 @@ def test_multi_steps_is_one_step_on_the_mean(make):
     step, state = jax.jit(accumulated.update), accumulated.init(params)
     updates, state = step(grads[0], state, params)
     assert not any(np.any(np.asarray(u)) for u in jax.tree.leaves(updates))
-    after, _ = run(accumulated, params, grads)
+    after, _ = run(accumulated, params, grads, jit=True)
     means = [jax.tree.map(lambda a, b: (a + b) / 2, *grads[i : i + 2]) for i in (0, 2)]
     assert_near(after, run(make(), params, means)[0], 1e-5)
 
@@ -216,7 +216,7 @@ def test_multi_steps_is_one_step_on_the_mean(make):
 def test_apply_if_finite_leaves_out_a_bad_step(make):
     params, grads = tree(0), gradients(3)
     bad = {**grads[0], "scale": jnp.full(4, jnp.nan)}
-    guarded, state = run(optax.apply_if_finite(make(), 5), params, [grads[0], bad, *grads[1:]])
+    guarded, state = run(optax.apply_if_finite(make(), 5), params, [grads[0], bad, *grads[1:]], jit=True)
     plain, inner = run(make(), params, grads)
     assert_near(guarded, plain, 1e-6)
     assert_near(state.inner_state, inner, 1e-6)
@@ -234,7 +234,7 @@ INJECTED = {
 @pytest.mark.parametrize("name", INJECTED)
 def test_injected_hyperparameters_are_those_given(name):
     factory, arguments, static = INJECTED[name]
-    params = {"a": jnp.ones((2, 3)), "b": jnp.full((3,), 0.5)}
+    params = {"a": jnp.ones((3, 4)), "b": jnp.full((4,), 0.5)}
     grads = [jax.tree.map(lambda p, k=k: jnp.sin(p * k), params) for k in (1, 2, 3)]
     injected = optax.inject_hyperparams(factory, static_args=static)(**arguments)
     actual, state = run(injected, params, grads)

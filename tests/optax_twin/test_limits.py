@@ -26,8 +26,9 @@ PLAIN = {
 )
 def test_e_at_alpha_0_is_not_there_bit_for_bit(name, dtype):
     e = tj.scale_by_exploration(0, 0.9)
-    params, state = run(optax.chain(e, PLAIN[name]()), tree(0, dtype), gradients(5, dtype))
-    plain, plain_state = run(PLAIN[name](), tree(0, dtype), gradients(5, dtype))
+    jit = name == "muon"  # which has a loop in its step
+    params, state = run(optax.chain(e, PLAIN[name]()), tree(0, dtype), gradients(5, dtype), jit=jit)
+    plain, plain_state = run(PLAIN[name](), tree(0, dtype), gradients(5, dtype), jit=jit)
     assert_same(params, plain)
     assert_same(jax.tree.leaves(state), jax.tree.leaves(plain_state))
     assert e.init(tree(0)) == optax.EmptyState()
@@ -120,7 +121,7 @@ def test_the_trust_ratio():
         np.testing.assert_allclose(update, ratio * np.array([0.6, 0.8]), rtol=1e-6)
 
 
-STACK = {"kernel": (2, 3, 4), "bias": (2, 4), "head": (4, 5)}
+STACK = {"kernel": (2, 3, 4), "bias": (2, 4), "head": (3, 4)}
 AXES = {
     "a tree": {"kernel": (1, 2), "bias": (-1,), "head": None},
     "a function": lambda params: {k: tuple(range(1, p.ndim)) if k != "head" else None for k, p in params.items()},
@@ -152,7 +153,7 @@ def test_norm_axes_may_be_a_prefix_or_one_for_all():
 
 @pytest.mark.parametrize("kind", [list, OmegaConf.create, np.array])
 def test_axes_and_bounds_may_be_lists_as_config_files_have_them(kind):
-    params = {"a": [jnp.ones((2, 3)), jnp.full((3, 2), 2.0)], "b": jnp.ones((4, 2))}
+    params = {"a": [jnp.ones((2, 3)), jnp.full((2, 3), 2.0)], "b": jnp.full((2, 3), 3.0)}
     updates = jax.tree.map(lambda p: p + jnp.arange(p.size).reshape(p.shape), params)
 
     def scaled(axes, clip=None):
@@ -173,12 +174,13 @@ def test_an_update_can_be_differentiated_where_norms_and_gradients_are_zero():
         updates, _ = optimizer.update(grads, optimizer.init(params), params)
         return sum(jnp.sum(u**2) for u in updates)
 
-    assert all(bool(jnp.isfinite(d).all()) for d in jax.grad(moved)(grads))
+    assert all(bool(jnp.isfinite(d).all()) for d in jax.jit(jax.grad(moved))(grads))
 
 
 def test_complex_parameters_are_pairs_of_real_ones():
     pair = lambda x: jnp.stack([x.real, x.imag], -1)  # noqa: E731
-    params = [p + 1j * q for p, q in zip(*(jax.tree.leaves(tree(seed)) for seed in (0, 1)), strict=True)]
+    kernels = [tree(seed)["dense"]["kernel"] for seed in range(4)]
+    params = [p + 1j * q for p, q in zip(kernels[:2], kernels[2:], strict=True)]
     grads = [[p * (1.0 + 0.1j * k) for p in params] for k in range(1, 5)]
     for make in (tj.alto, tj.lamb, lambda lr: optax.chain(tj.scale_by_exploration(3.0, 0.75), tj.scale_by_adam())):
         after, state = run(make(0.1), params, grads)

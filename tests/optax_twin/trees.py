@@ -19,9 +19,14 @@ def gradients(steps: int, dtype: object = jnp.float32) -> list[dict[str, object]
     return [tree(100 + k, dtype) for k in range(steps)]
 
 
-def run(optimizer, params, grads, state=None):
-    """The parameters and the state after one jitted step for each gradient."""
-    step = jax.jit(lambda p, s, g: apply(optimizer, p, s, g))
+def run(optimizer, params, grads, state=None, *, jit=False):
+    """The parameters and the state after one step for each gradient.
+
+    What is not jitted shares its operations with all other tests on leaves of these shapes. What branches within a
+    step, as some wrappers do, would be compiled anew at each.
+    """
+    step = lambda p, s, g: apply(optimizer, p, s, g)  # noqa: E731
+    step = jax.jit(step) if jit else step
     state = optimizer.init(params) if state is None else state
     for g in grads:
         params, state = step(params, state, g)
