@@ -10,7 +10,7 @@ import torch
 from kernel_layers import HYPER, TENSORS, clone, in_8_bits, make_layers
 from support import assert_near, assert_same, pairwise
 
-from thalweg.kernels import Scales, cpp, foreach, single, triton
+from thalweg.kernels import Scales, cpp, eightbit, foreach, single, triton
 from thalweg.kernels.addresses import with_memory
 from thalweg.kernels.eightbit import is_8bit, quantize, read
 from thalweg.kernels.norms import count_rows, norm_of, parts_of, squares
@@ -20,7 +20,7 @@ from thalweg.sharding.places import Place
 BACKENDS = {"single": single, "foreach": foreach, "cpp": cpp, "triton": triton}
 STATE = TENSORS[2:]
 SHAPES = [(6, 700), (16, 512), (2, 2)]
-FEW = [(6, 300), (4, 512), (2, 2)]
+FEW, FEW_IN_8_BITS = [(2, 270), (4, 40), (2, 2)], [(6, 512)]
 """For Triton's interpreter, which is slow."""
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 8e-3}
 CASES = pairwise(
@@ -34,11 +34,13 @@ CASES = pairwise(
 
 
 @pytest.mark.parametrize(("name", "param", "kind", "late", "dims", "axis"), CASES, ids=str)
-def test_two_halves_on_two_ranks_are_a_step(name, param, kind, late, dims, axis):
+def test_two_halves_on_two_ranks_are_a_step(name, param, kind, late, dims, axis, monkeypatch):
     backend, hyper = BACKENDS[name], dataclasses.replace(HYPER, stochastic_rounding=param == torch.bfloat16)
-    shapes = FEW if name == "triton" else SHAPES
-    layers = make_layers(shapes if kind != "8bit" else SHAPES[1:2], param, norm_dims=dims)
+    shapes, in_few_bits = (FEW, FEW_IN_8_BITS) if name == "triton" else (SHAPES, SHAPES[1:2])
+    layers = make_layers(in_few_bits if kind == "8bit" else shapes, param, norm_dims=dims)
     if kind == "8bit":
+        monkeypatch.setattr(triton, "CHUNK", 1024)  # whole runs
+        monkeypatch.setattr(eightbit, "LEAST", 1024)
         layers = in_8_bits(layers)
     elif kind == "bfloat16":
         layers = [x._replace(**{state: getattr(x, state).bfloat16() for state in STATE}) for x in layers]
