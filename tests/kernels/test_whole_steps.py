@@ -17,7 +17,7 @@ from thalweg.kernels.footprint import Footprint
 from thalweg.optim import one_pass
 from thalweg.optim.step_checks import check_gradients
 
-SHAPES = ((3, 4), (129,), (), (0,), (2, 3, 5))
+SHAPES = ((3, 4), (65,), (), (0,))
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "complex": torch.complex64}
 OPTIONS = {
     "defaults": {},
@@ -33,13 +33,13 @@ OPTIONS = {
     ("cls", "dtype", "options"), pairwise(itertools.product([ALTO, Lamb], DTYPES.values(), OPTIONS))
 )
 def test_whole_steps_are_those_of_single(cls, dtype, options, monkeypatch):
-    """One of them skipped, of a parameter without a gradient now and then."""
+    """One of them skipped, of a parameter that has no gradient at first."""
     params = make_params(SHAPES, dtype)
     others = clone_params(params)
-    grads = make_grads(params, 5)
-    grads[1][0] = None
+    grads = make_grads(params, 3)
+    grads[0][0] = None
     if "propagate" not in options:
-        grads[2][1][5] = float("nan")
+        grads[1][1][5] = float("nan")
     expected = cls(others, lr=0.1, foreach=False, **OPTIONS[options])
     take_steps(expected, others, grads)
     monkeypatch.setattr("thalweg.kernels.dispatch.choose", lambda *_: triton)
@@ -85,8 +85,8 @@ def test_e_and_adamw_in_one_pass_are_the_base_on_what_e_passes_on(dtype, judged,
     """The first step and another skipped, told on the device; of parameters without a gradient now and then."""
     params = make_params(SHAPES, dtype)
     others = clone_params(params)
-    grads = make_grads(params, 6)
-    grads[1][0] = grads[3][-1] = None
+    grads = make_grads(params, 5)
+    grads[1][0] = grads[3][0] = None
     if judged:
         grads[0][1][5] = grads[3][2] = torch.tensor(float("inf"), dtype=dtype)
     expected = E(AdamW(two_groups(others), foreach=False, fused=False), 2.0, 0.75, nonfinite="skip")
