@@ -14,7 +14,7 @@ from thalweg.kernels import Hyper, Layer, Scales, Wanted, dispatch, eightbit, si
 from thalweg.kernels.pieces import Scratch
 from thalweg.kernels.rounding import noise
 
-CHUNK, BLOCK = 128, 32
+CHUNK, BLOCK = 64, 32
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 TENSORS = ("param", "grad", "exp_avg", "exp_avg_sq", "explore_ema")
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6}

@@ -25,7 +25,7 @@ from kernel_layers import (
     step,
     written,
 )
-from support import assert_near, assert_same, make_grads
+from support import assert_near, assert_same, make_grads, pairwise
 from torch import Tensor
 
 from thalweg import equations as eq
@@ -41,7 +41,7 @@ DTYPES = [
 ]
 
 
-@pytest.mark.parametrize(("param", "grad", "state"), DTYPES, ids=str)
+@pytest.mark.parametrize(("param", "grad", "state"), pairwise(DTYPES), ids=str)
 def test_dtypes(param, grad, state, monkeypatch):
     layers = make_layers([(41,)], param, grad, state)
     # A float64 parameter's float32 moments are rounded from what may differ in the last place.
@@ -81,8 +81,8 @@ def test_without_the_trust_ratio_a_step_is_that_of_torchs_adamw_on_what_e_makes_
         HYPER, lr=0.1, alpha=alpha, beta1=0.9, eps=1e-3, weight_decay=0.1, trust_ratio=False, trust_eps=0.0
     )
     adamw = torch.optim.AdamW(params, **ADAMW)
-    for k in range(1, 7):
-        for i, (p, g) in enumerate(zip(params, make_grads(params, 6)[k - 1], strict=True)):
+    for k in range(1, 4):
+        for i, (p, g) in enumerate(zip(params, make_grads(params, 3)[k - 1], strict=True)):
             h, bs[i] = eq.explore(g, bs[i], alpha=alpha, beta=0.9)
             p.grad = h
             layers[i] = layers[i]._replace(grad=g, step=float(k))
@@ -95,7 +95,7 @@ def test_without_the_trust_ratio_a_step_is_that_of_torchs_adamw_on_what_e_makes_
 
 @pytest.mark.parametrize("param", TOLERANCE)
 def test_sizes(param, monkeypatch):
-    shapes = [(), (0,), (1,), (2,), (31,), (32,), (33,), (127,), (8, 16), (129,), (3, 0), (CHUNK * 3,), (7, 61)]
+    shapes = [(), (0,), (1,), (2,), (31,), (32,), (33,), (63,), (4, 16), (65,), (3, 0), (CHUNK * 3,), (7, 31)]
     assert_agree(*kernels_only(monkeypatch, make_layers(shapes, param)))
 
 
