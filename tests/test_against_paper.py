@@ -23,7 +23,7 @@ BETAS = (0.01, 0.5, 0.99)
 PAIRS = tuple((alpha, beta) for alpha in ALPHAS for beta in BETAS)
 ALLOWED = tuple((alpha, beta) for alpha, beta in PAIRS if abs(alpha) * (1 - beta) < 1)
 REFUSED = tuple(pair for pair in PAIRS if pair not in ALLOWED)
-STEPS = 300
+STEPS = 100
 TOLERANCE = 1e-12
 
 SGD: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1}
