@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
+import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
+from launching import Piped
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -27,15 +27,16 @@ MODULES = (
 FETCHED = {"script": "src", "img": "src", "source": "src", "iframe": "src", "link": "href", "use": "href"}
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The folder of the built site. A dead link, a name that is on no page, a page in no table of contents: no site."""
-    folder = tmp_path_factory.mktemp("site")
-    strictly = ["-W", "-n", "--keep-going", "-q", "-d", folder / "read"]
-    command = [sys.executable, "-m", "sphinx", *strictly, DOCS, folder / "html"]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return folder / "html"
+def test_the_site_is_built_and_whole(tmp_path, subtests):
+    """A dead link, a name that is on no page, a page in no table of contents: no site. Built once for all checks."""
+    strictly = ["-W", "-n", "--keep-going", "-q", "-d", str(tmp_path / "read")]
+    built = Piped(["-m", "sphinx", *strictly, str(DOCS), str(tmp_path / "html")], dict(os.environ))
+    said, errors = built.communicate(600.0)
+    assert built.returncode == 0, said + errors
+    for check in (every_public_name_is_on_a_page, nothing_is_fetched_from_elsewhere, formulas_are_drawn_by_the_browser,
+                  every_option_of_every_command_is_listed):  # fmt: skip
+        with subtests.test(check.__name__.replace("_", " ")):
+            check(tmp_path / "html")
 
 
 class Page(HTMLParser):
@@ -55,14 +56,14 @@ class Page(HTMLParser):
             self.targets.add(found["id"])
 
 
-def test_every_public_name_is_on_a_page(site):
+def every_public_name_is_on_a_page(site):
     pages = [Page(path.read_text("utf-8")) for path in (site / "api").glob("*.html")]
     targets = set().union(*(page.targets for page in pages))
     public = {f"{module}.{name}" for module in MODULES for name in importlib.import_module(module).__all__}
     assert public - targets == set()
 
 
-def test_nothing_is_fetched_from_elsewhere(site):
+def nothing_is_fetched_from_elsewhere(site):
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 40
     foreign = [
@@ -79,7 +80,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
     assert foreign + styles == []
 
 
-def test_formulas_are_drawn_by_the_browser(site):
+def formulas_are_drawn_by_the_browser(site):
     assert "<mfrac>" in (site / "api" / "zeroth_order.html").read_text("utf-8")
     assert "<mtable" in (site / "api" / "inside.html").read_text("utf-8")
     for path in site.rglob("*.html"):
@@ -96,15 +97,16 @@ def test_each_page_opens_with_the_question_it_answers():
     assert lacking == []
 
 
-def test_every_option_of_every_command_is_listed(site, capsys):
+def every_option_of_every_command_is_listed(site):
     from thalweg.commands import main as cli
 
     listed = re.sub(r"<[^>]*>", "", (site / "commands.html").read_text("utf-8"))
     measuring = ("bench step", "bench memory", "bench sharded")
     commands = ("compare", "train", "reproduce", "report", "plan", *measuring, "theory")
-    for command in commands:
-        with contextlib.suppress(SystemExit):  # argparse leaves when it has helped
-            cli.main([*command.split(), "--help"])
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", capsys.readouterr().out)) - {"--help"}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        for command in commands:
+            with contextlib.suppress(SystemExit):  # argparse leaves when it has helped
+                cli.main([*command.split(), "--help"])
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", said.getvalue())) - {"--help"}
     assert options > {"--optimizers", "--sharding", "--scale", "--shapes", "--sharpness"}
     assert [option for option in options if option not in listed] == []
