@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
-
-import pytest
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 WITHOUT = """
@@ -28,33 +27,27 @@ main(["report", sys.argv[1]])
 """
 
 
-@pytest.fixture(scope="module")
-def again(tmp_path_factory):
-    root = tmp_path_factory.mktemp("lab")
+def test_the_committed_results_are_made_again(tmp_path, subtests):
+    """In one test: its workers would each make them."""
     with tarfile.open(RESULTS / "records.tar.xz") as archive:
-        archive.extractall(root, filter="data")
-    for path in [*root.glob("**/report.html"), *root.glob("**/results.csv"), *root.glob("**/*.svg")]:
+        archive.extractall(tmp_path, filter="data")
+    for path in [*tmp_path.glob("**/report.html"), *tmp_path.glob("**/results.csv"), *tmp_path.glob("**/*.svg")]:
         path.unlink()
     process = subprocess.run(
-        [sys.executable, "-c", WITHOUT, str(root)], capture_output=True, text=True, cwd=root, check=False
+        [sys.executable, "-c", WITHOUT, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert process.returncode == 0, process.stderr
-    return root
-
-
-def test_the_page_tables_and_pictures_are_the_committed_ones(again):
-    kept = [path for kind in ("README.md", "results.csv", "*.svg") for path in RESULTS.glob(f"**/{kind}")]
-    assert len(kept) > 20
-    for path in kept:
-        assert (again / path.relative_to(RESULTS)).read_bytes() == path.read_bytes(), path.relative_to(RESULTS)
-
-
-def test_the_reports_are_the_committed_ones_but_for_their_date(again):
-    kept = list(RESULTS.glob("**/report.html"))
-    assert len(kept) > 8
-    for path in kept:
-        ours, theirs = ((root / path.relative_to(RESULTS)).read_text("utf-8") for root in (again, RESULTS))
-        assert undated(ours) == undated(theirs), path.relative_to(RESULTS)
+    kept = {kind: list(RESULTS.glob(f"**/{kind}")) for kind in ("README.md", "results.csv", "*.svg", "report.html")}
+    reports = kept.pop("report.html")
+    with subtests.test("the page, tables and pictures are the committed ones"):
+        assert sum(map(len, kept.values())) > 20
+        for path in itertools.chain(*kept.values()):
+            assert (tmp_path / path.relative_to(RESULTS)).read_bytes() == path.read_bytes(), path.relative_to(RESULTS)
+    with subtests.test("the reports are the committed ones but for their date"):
+        assert len(reports) > 8
+        for path in reports:
+            ours, theirs = ((root / path.relative_to(RESULTS)).read_text("utf-8") for root in (tmp_path, RESULTS))
+            assert undated(ours) == undated(theirs), path.relative_to(RESULTS)
 
 
 def undated(page: str) -> str:
