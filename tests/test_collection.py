@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+from launching import Piped
 
 HERE = Path(__file__).parent
 
@@ -23,7 +23,9 @@ def test_folders_with_a_conftest_are_collected_in_one_call_in_reverse_order():
     folders = sorted({path.parent for path in HERE.rglob("conftest.py")} - {HERE}, reverse=True)
     modules = [str(min(folder.glob("test_*.py"), key=lambda path: path.stat().st_size)) for folder in folders]
     assert len(modules) > 2
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *modules]
+    command = ["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *modules]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    done = Piped(command, environment, HERE.parent)
+    said, errors = done.communicate(300.0)
+    assert done.returncode == 0, said[-2000:] + errors
+    assert all(str(Path(module).relative_to(HERE.parent)) in said for module in modules)
