@@ -1,29 +1,18 @@
 import json
-import subprocess
-import sys
+import os
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from launching import Launched
 from tiny import OPTIONS, stored
+from worked_on import count
 
 from thalweg.records import files as records
 from thalweg.studies.measured import paging
 from thalweg.studies.measurements import work
 from thalweg.studies.pages import settings as kept
-
-
-def count(settings):
-    """Leave a mark each time."""
-    with Path(settings["marks"]).open("a") as file:
-        file.write(f"{settings['n']}\n")
-    return {"square": settings["n"] ** 2}
-
-
-def slow(settings):
-    time.sleep(0.3 if settings["n"] < 2 else 600.0)
-    return {"square": settings["n"] ** 2}
 
 
 def wanted(tmp_path, numbers):
@@ -67,13 +56,22 @@ def test_other_settings_are_other_records():
     assert len(names) == 4
 
 
+SCRIPT = """
+import sys
+from pathlib import Path
+from worked_on import slow
+from thalweg.studies.measurements import work
+if __name__ == "__main__":
+    work.carry_out([{"n": n} for n in range(3)], slow, Path(sys.argv[1]), print, jobs=2)
+"""
+
+
 def test_a_kill_loses_nothing_that_is_finished_and_leaves_no_process(tmp_path):
-    text = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_work; "
-        "from thalweg.studies.measurements import work; "
-        "work.carry_out([{'n': n} for n in range(3)], test_work.slow, Path(sys.argv[2]), print, jobs=2)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", text, str(Path(__file__).parent), str(tmp_path)])
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with open(os.devnull, "r+") as nothing:  # noqa: PTH123
+        process = Launched([str(script), str(tmp_path)], [nothing.fileno()] * 3, environment, alone=True)
     try:
         for _ in range(600):
             if len(list(tmp_path.glob("records/*.json"))) == 2:
@@ -81,7 +79,7 @@ def test_a_kill_loses_nothing_that_is_finished_and_leaves_no_process(tmp_path):
             time.sleep(0.1)
     finally:
         workers = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
+        process.process.kill()
         process.wait()
     assert len(workers) > 2
     assert psutil.wait_procs(workers, timeout=20)[1] == []

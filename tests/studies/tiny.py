@@ -25,7 +25,7 @@ OPTIONS = {
         },
     },
     sine: {
-        "batches": [[256, 0.01, 40], [32768, 0.01, 40]], "settings": PAIRS, "target": 0.5, "seeds": 2, "points": 3,
+        "batches": [[256, 0.01, 40], [2048, 0.01, 40]], "settings": PAIRS, "target": 0.5, "seeds": 2, "points": 3,
         "extent": 1.0, "jobs": 1,
     },
     valleys: {
