@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import statistics
@@ -386,8 +387,11 @@ def least_shown(tests: Sequence[Difference], family: int) -> float:
 
 def detectable(one: Difference, family: int) -> float:
     """The least difference that the paired t-test decides with a power of .8."""
-    spread = one.error * math.sqrt(one.seeds)
-    found: float = optimize.brentq(
-        lambda d: power(d / spread, one.seeds, 0.05 / family) - 0.8, 1e-6 * spread, 1e5 * spread
-    )
+    return one.error * math.sqrt(one.seeds) * least_effect(one.seeds, 0.05 / family)
+
+
+@functools.cache
+def least_effect(n: int, level: float) -> float:
+    """The same in standard deviations of differences."""
+    found: float = optimize.brentq(lambda effect: power(effect, n, level) - 0.8, 1e-6, 1e5)
     return found
