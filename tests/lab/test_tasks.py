@@ -12,7 +12,7 @@ from seqeval.metrics import f1_score
 from torch.nn import functional as F
 
 from thalweg.lab import tasks
-from thalweg.lab.tasks import fashion_mnist, python_tokens
+from thalweg.lab.tasks import fashion_mnist, minilm, pydoc_sentences, python_tokens
 from thalweg.lab.tasks.base import Budget, Rows, Splits, budget_at, fingerprint, without_duplicates
 from thalweg.lab.tasks.classification import Classification, Tagging
 from thalweg.lab.tasks.digits import MatrixConv
@@ -22,6 +22,18 @@ from thalweg.records.errors import TaskFault, UserError
 
 FASHION = "fashion-mnist"
 HERE = [name for name, task in tasks.TASKS.items() if not task.download or name == FASHION]  # test_hub.py: the others
+
+
+subjects, passages = cache(pydoc_sentences.subjects), cache(python_tokens.passages)
+
+
+@pytest.fixture(autouse=True)
+def corpora_once(monkeypatch):
+    """Several tasks are of the same corpora, which take seconds to cut."""
+    for module in (pydoc_sentences, minilm):
+        monkeypatch.setattr(module, "subjects", subjects)
+    for module in (python_tokens, minilm):
+        monkeypatch.setattr(module, "passages", passages)
 
 
 @cache
@@ -150,8 +162,9 @@ def test_no_passage_of_a_sentence_is_in_two_splits(name, monkeypatch):
     task = type(tasks.find(name))()
 
     def look(part, known):
-        lines = [row if isinstance(row[0], str) else row[1:] for row in part]
-        shown.append({plain(line)[i : i + 32] for row in lines for line in row for i in range(len(plain(line)) - 31)})
+        rows = [row if isinstance(row[0], str) else row[1:] for row in part]
+        texts = [plain(line) for row in rows for line in row]
+        shown.append({text[i : i + 32] for text in texts for i in range(len(text) - 31)})
         return type(task)._rows(task, part, known)
 
     monkeypatch.setattr(task, "_rows", look, raising=False)
