@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from comparisons import PLAN, SMALL, error_of, workers_are_functions
+from launching import Launched
 
 import thalweg
 from thalweg.commands import main as cli
@@ -175,9 +176,7 @@ def test_there_is_a_report_whatever_the_terminal(output, compared):
     assert (compared / "report.html").read_text().endswith("</html>")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--version"], ["-h"], ["bench"], ["theory"], ["tasks"], ["reproduce", "list"], [*SMALL, "--dry-run"]]
-)
+@pytest.mark.parametrize("arguments", [["--version"], ["-h"], ["bench"], ["theory"], ["reproduce", "list"]])
 def test_nobody_need_listen(arguments):
     reader, writer = os.pipe()
     os.close(reader)
@@ -185,6 +184,18 @@ def test_nobody_need_listen(arguments):
     process = subprocess.run(command, env=ENVIRONMENT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["tasks"], [*SMALL, "--dry-run"]])
+def test_nor_to_what_imports_the_lab(arguments, tmp_path):
+    """In forks, which have it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors = tmp_path / "errors"
+    with open(os.devnull) as nothing, errors.open("w") as file:  # noqa: PTH123
+        process = Launched(["-m", "thalweg", *arguments], (nothing.fileno(), writer, file.fileno()), ENVIRONMENT)
+    os.close(writer)
+    assert (process.wait(300.0), errors.read_text()) == (0, "")
 
 
 def test_a_dry_run_says_what_and_how_long_and_runs_nothing(tmp_path, capsys):
