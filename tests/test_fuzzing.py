@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
+from launching import Piped
 
 LIVES = 80
 
@@ -14,6 +14,7 @@ LIVES = 80
 @pytest.mark.parametrize("first", range(0, 3 * LIVES, LIVES))
 def test_each_life_trains_as_its_slow_twin_or_names_what_is_wrong(first):
     script = Path(__file__).with_name("fuzzing.py")
-    done = subprocess.run([sys.executable, script, str(first), str(LIVES)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{done.stdout[-40:]}\n{done.stderr[-4000:]}"
-    assert done.stdout.split() == [*map(str, range(first, first + LIVES)), "done"]
+    lived = Piped([str(script), str(first), str(LIVES)], dict(os.environ))
+    said, errors = lived.communicate(300)
+    assert lived.returncode == 0, f"{said[-40:]}\n{errors[-4000:]}"
+    assert said.split() == [*map(str, range(first, first + LIVES)), "done"]
