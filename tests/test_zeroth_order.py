@@ -1,7 +1,9 @@
 import copy
+import itertools
 
 import pytest
 import torch
+from support import pairwise
 from torch import nn
 
 from thalweg import E
@@ -21,7 +23,7 @@ def test_the_estimate_is_the_analytic_gradient_in_expectation(distribution):
     model, loss = problem()
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(loss(), model.parameters())])
     draws = []
-    for seed in range(1000):
+    for seed in range(400):
         model.zero_grad()
         spsa(loss, model.parameters(), seed=seed, eps=1e-4, distribution=distribution)
         draws.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
@@ -73,9 +75,9 @@ def of_all_sizes(dtype):
     return torch.cat([sizes, -sizes, 1.0 + torch.rand(100, generator=torch.Generator().manual_seed(0))]).to(dtype)
 
 
-@pytest.mark.parametrize("eps", [1e-3, 1e-9, 0.3])
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "distribution", "eps"), pairwise(itertools.product(DTYPES, DISTRIBUTIONS, [1e-3, 1e-9, 0.3]))
+)
 def test_parameters_are_what_they_were_bit_for_bit(dtype, distribution, eps):
     params = [nn.Parameter(of_all_sizes(dtype)), nn.Parameter(torch.tensor([0.1], dtype=dtype))]
     params[0].data[0] = -0.0
@@ -85,9 +87,9 @@ def test_parameters_are_what_they_were_bit_for_bit(dtype, distribution, eps):
         seen.add(tuple(params[0].tolist()))
         return sum(p.double().sum() for p in params)
 
-    for seed in range(100):
+    for seed in range(50):
         spsa(loss, params, seed=seed, eps=eps, samples=2, distribution=distribution)
-    assert len(seen) >= 390
+    assert len(seen) >= 195
     for p, q in zip(params, start, strict=True):
         assert torch.equal(p.view(torch.uint8), q.view(torch.uint8))
 
@@ -115,17 +117,18 @@ def test_frozen_parameters_never_move_and_one_given_twice_moves_once():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_estimate_is_made_with_the_distance_that_was_moved(dtype, eps):
     """Of one entry it is the slope itself, also where the dtype has no number so close."""
-    for value in of_all_sizes(dtype).tolist():
+    for k, value in enumerate(of_all_sizes(dtype).tolist()):
         p = nn.Parameter(torch.tensor([value], dtype=dtype))
-        for seed in range(3):
+        for seed in range(3) if k < 18 else [k]:  # any number above 1 is as good as the next
             p.grad = None
             spsa(lambda p=p, value=value: 3.0 * (p.double() - value).sum(), [p], seed=seed, eps=eps)
             assert p.grad.item() == pytest.approx(3.0, rel=2e-7 if dtype.itemsize > 2 else 2 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("eps", [1e-3, 1e-6])
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "distribution", "eps"),
+    pairwise(itertools.product([torch.float32, torch.float16, torch.bfloat16], DISTRIBUTIONS, [1e-3, 1e-6])),
+)
 def test_the_estimate_is_right_in_expectation_whatever_the_dtype_resolves(dtype, distribution, eps):
     """Even where the steps of the dtype double."""
     p = nn.Parameter(torch.tensor([1.0, 1.99, 0.75, -1.3]).to(dtype))
@@ -225,7 +228,7 @@ def test_it_trains_digits(wrap):
     torch.manual_seed(0)
     model = nn.Linear(64, 10)
     optimizer = wrap(torch.optim.Adam(model.parameters(), lr=0.01))
-    for k in range(1500):
+    for k in range(800):
         rows = torch.randint(1200, (256,), generator=torch.Generator().manual_seed(k))
         optimizer.zero_grad()
         spsa(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]), model.parameters(), seed=k)
