@@ -51,13 +51,13 @@ def test_the_very_first_step_may_be_skipped(foreach, capturable):
     assert_same(params, expected)
 
 
-def test_one_nan_among_ten_thousand_steps_leaves_no_trace():
+def test_one_nan_among_a_thousand_steps_leaves_no_trace():
     torch.manual_seed(0)
     p, q = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
     a, b = ALTO([p], lr=0.01), ALTO([q], lr=0.01)
-    for k in range(10_000):
+    for k in range(1000):
         g = torch.randn(4)
-        if k == 5000:
+        if k == 500:
             p.grad = torch.tensor([1.0, float("nan"), 1.0, 1.0])
             a.step()
         p.grad, q.grad = g, g.clone()

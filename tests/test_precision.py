@@ -79,9 +79,9 @@ def test_the_ema_of_small_gradients_does_not_stall(dtype, how):
         ALTO(params, lr=0.0, alpha=1.0, beta=0.999, **WAYS[how]),
     ]
     for optimizer in optimizers:
-        take_steps(optimizer, params, [[g]] * 2000)
+        take_steps(optimizer, params, [[g]] * 600)
         (p,) = params
-        assert_near([optimizer.state[p]["explore_ema"]], [torch.full((2,), 0.5 * (1 - 0.999**2000))], 1e-4)
+        assert_near([optimizer.state[p]["explore_ema"]], [torch.full((2,), 0.5 * (1 - 0.999**600))], 1e-4)
 
 
 def test_a_wide_state_dtype_is_kept_through_load(entry):
