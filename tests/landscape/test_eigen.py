@@ -82,7 +82,7 @@ def test_standard_errors_are_those_of_perturbed_samples():
     model = nn.Linear(6, 1, bias=False, dtype=torch.float64)
     spread = torch.tensor([3.0, 1, 1, 1, 0.5, 0.5], dtype=torch.float64)
     values, errors = [], []
-    for _ in range(120):
+    for _ in range(60):
         x = torch.randn(640, 6, generator=generator, dtype=torch.float64) * spread
         batches = [(part, part[:, 0]) for part in x.split(64)]
         sample = FixedSample(model, lambda out, t: (out[:, 0] - t).square().mean(), batches)
