@@ -190,8 +190,8 @@ def test_what_does_not_fit_or_suit_is_refused_before_anything_is_written(own, tm
         return str(raised.value)
 
     assert refused(memory="0.002MB") == (
-        "--memory must be at least 5.44 kB for small_tasks:Line at batch size 48 on 1 device with alto, got 2 kB; what "
-        "would fit: 4 devices, data=4 (1.98 kB), or micro_batch = 12 (1.98 kB)"
+        "--memory must be at least 66.4 kB for small_tasks:Line at batch size 48 on 1 device with alto, got 2 kB; what "
+        "would fit: micro_batch = 12 (1.98 kB)"
     )
     assert refused(memory="0.0001MB").endswith("; no more devices, micro-batch or optimizer would make it fit")
     monkeypatch.setattr(speed, "device_memory", lambda: 100)
@@ -239,14 +239,30 @@ def test_activations_are_what_autograd_keeps_and_less_where_blocks_are_computed_
     n = 1000
     one = 4 * 64 * n
 
-    def held(examples, precision="no", *, again=False):
-        return activations("small_tasks:Chain", examples, precision, again=again) / one
+    def held(examples, precision="no", **what):
+        return activations("small_tasks:Chain", examples, precision, **what) / one
 
     # What each of 12 tanh returns, which is the next layer's input, and the gradients on both sides of the last.
     assert [held(n), held(2 * n)] == pytest.approx([14, 28], rel=1e-3)
     # The inputs of five blocks, and what the sixth computes again.
     assert 5 < held(n, again=True) <= 5 + 5
     assert 7 < held(n, "bf16") < 0.65 * held(n)
+    # A layer's input, its output, and what tanh makes of that.
+    assert 2 <= held(n, scored=True) <= 3
+
+
+def test_what_is_scored_together_must_fit_as_well():
+    """By small batches more is scored at a time than is trained on, unless a micro-batch bounds both."""
+    one = recipe.Comparison("digits-resnet20", 32, ("sgd",), steps=1)
+
+    def needs(**changes):
+        table = fits.Table(dataclasses.replace(one, **changes))
+        return table.needs(table.mesh(1)).activations
+
+    scored = [activations(one.task, examples, "no", scored=True) for examples in (1024, 32)]
+    trained = activations(one.task, 32, "no")
+    assert scored[1] < trained < scored[0]
+    assert (needs(), needs(micro_batch=32)) == (scored[0], trained)
 
 
 def test_memory_has_whole_parameters_and_gradients_where_shards_wait_for_the_last_micro_batch():

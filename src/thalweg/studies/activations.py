@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,7 +45,7 @@ class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @functools.cache
-def activations(name: str, examples: int, precision: str, *, again: bool) -> int:
+def activations(name: str, examples: int, precision: str, *, again: bool = False, scored: bool = False) -> int:
     """The most bytes, beside parameters and their gradients, while so many examples go forward and backward together.
 
     As on one CPU, without compiling: a GPU's kernels may hold more or less.
@@ -54,6 +55,7 @@ def activations(name: str, examples: int, precision: str, *, again: bool) -> int
         examples: how many.
         precision: a run's.
         again: whether blocks are computed again in backward.
+        scored: they only go forward, and are scored.
     """
     task, narrow = tasks.find(name), placement.NARROW.get(precision)
     inputs, targets = task.example()
@@ -61,8 +63,8 @@ def activations(name: str, examples: int, precision: str, *, again: bool) -> int
     def batch(x: Tensor) -> Tensor:
         return torch.zeros((examples, *x.shape[1:]), dtype=x.dtype)
 
-    with FakeTensorMode():
-        model: nn.Module = task.skeleton().train()
+    with FakeTensorMode(), torch.set_grad_enabled(not scored):
+        model: nn.Module = task.skeleton().train(not scored)
         if again:
             blocks.recompute(model)
         for p in model.parameters():
@@ -72,8 +74,14 @@ def activations(name: str, examples: int, precision: str, *, again: bool) -> int
         held = _Held([x.untyped_storage() for x in (*model.parameters(), *model.buffers())])
         with held:
             forward = torch.autocast("cpu", narrow, enabled=narrow is not None)(functools.partial(data.apply, model))
-            loss = task.loss(convert_outputs_to_fp32(forward)(given), wanted)
-            torch.autograd.backward(loss)
+            run = convert_outputs_to_fp32(forward)
+            if scored:
+                output = run(given)
+                with suppress(Exception):  # of a score that needs numbers; the model holds more
+                    task.score(output, wanted)
+            else:
+                loss = task.loss(run(given), wanted)
+                torch.autograd.backward(loss)
     return held.most
 
 

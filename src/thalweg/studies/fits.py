@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from thalweg.lab import skeletons
 from thalweg.lab.contenders import base_of
 from thalweg.lab.engine import data, plans
+from thalweg.lab.engine.loop import EVALUATION_BATCH
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import AXES
 from thalweg.sharding import plan
@@ -43,9 +44,9 @@ def planned(base: str) -> plan.Optimizer:
 class Needs:
     """Bytes of a device for a step, with the ``optimizer`` of a table that needs most.
 
-    ``examples`` go forward and backward together, in so many ``parts`` of a step. ``activations`` are held meanwhile
-    (None: not known), and ``unsharded`` what FSDP2 has gathered and summed until the last part, where shards are made
-    then.
+    ``examples`` go forward and backward together, in so many ``parts`` of a step. ``activations`` are held meanwhile,
+    or while examples are scored, if that is more (None: not known), and ``unsharded`` what FSDP2 has gathered and
+    summed until the last part, where shards are made then.
     """
 
     optimizer: str
@@ -127,6 +128,8 @@ class Table:
         held = None
         if estimate and mesh.tensor == 1 and not any(p.stacked for p in parameters):
             held = activations(one.task, examples, narrow, again=one.activation_checkpointing)
+            together = min(EVALUATION_BATCH, one.micro_batch or EVALUATION_BATCH)  # of as many as there are
+            held = max(held, activations(one.task, together, narrow, scored=True))
         unsharded = 0
         if one.reshard == "last" and mesh.shard * mesh.expert > 1:
             gathered = plan.DTYPES["float32" if narrow == "no" else "bfloat16"]
