@@ -126,7 +126,7 @@ WRAPPERS = {
     "have a class form with arguments out of JSON": """
         test_wrapper::test_json_able_arguments_build_the_optimizer
         test_wrapper::test_the_signature_is_what_the_constructor_takes
-        integrations/test_trainer_of_transformers::test_the_trainer_steps_the_optimizer_that_was_asked_for_with_a_rate_that_falls""",
+        integrations/test_trainer_of_transformers::test_the_optimizer_that_was_asked_for_is_stepped_and_resumed""",
 }
 
 

@@ -73,11 +73,12 @@ def run_of(way, folder, **options):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_run_resumed_from_a_checkpoint_ends_where_the_uninterrupted_one_does(way, tmp_path):
+def test_the_optimizer_that_was_asked_for_is_stepped_and_resumed(way, tmp_path):
     whole = run_of(way, tmp_path)
     whole.train()
     assert whole.state.global_step == STEPS
     assert_moved(whole.model.parameters(), WithLoss().parameters())
+    assert_stepped_with_a_rate_that_falls(whole.optimizer.optimizer, way)
 
     resumed = run_of(way, tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{SAVED}"))
@@ -86,12 +87,8 @@ def test_a_run_resumed_from_a_checkpoint_ends_where_the_uninterrupted_one_does(w
     assert_same_state(resumed.optimizer.optimizer, whole.optimizer.optimizer)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_trainer_steps_the_optimizer_that_was_asked_for_with_a_rate_that_falls(way, tmp_path):
-    run = run_of(way, tmp_path)
-    run.train()
+def assert_stepped_with_a_rate_that_falls(optimizer, way):
     cls = WAYS[way][0]
-    optimizer = run.optimizer.optimizer
     assert type(optimizer) is cls
     expected = {"weight_decay": 0.1, "explore_alpha" if cls is EAdamW else "alpha": OPTIONS[cls]["alpha"]}
     assert {name: optimizer.param_groups[0][name] for name in expected} == expected
