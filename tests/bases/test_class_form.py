@@ -29,22 +29,18 @@ def test_there_is_one_class_which_pickle_and_its_name_find(base):
     assert getattr(sys.modules[cls.__module__], cls.__qualname__) is cls
 
 
-def test_another_process_finds_it_without_having_made_it():
+def test_another_process_finds_it_without_having_made_it_and_that_of_a_class_in_a_script_is_pickled_too():
+    """Its name is of no use in a script: the module's has two underscores itself."""
     pickled = pickle.dumps((E.of(RMSprop), thalweg.EAdamW))
-    code = f"import pickle; print(*(cls.__name__ for cls in pickle.loads({pickled!r})))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["ERMSprop", "EAdamW"]
-
-
-def test_that_of_a_class_in_a_script_is_pickled_too():
-    """Its name is of no use there: the module's has two underscores itself."""
     code = (
-        "import pickle, torch, thalweg\n"
+        f"import pickle; print(*(cls.__name__ for cls in pickle.loads({pickled!r})))\n"
+        "import torch, thalweg\n"
         "class Own(torch.optim.SGD): pass\n"
         "cls = thalweg.E.of(Own)\n"
         "assert pickle.loads(pickle.dumps(cls)) is cls"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ERMSprop", "EAdamW"]
 
 
 @pytest.mark.parametrize("base", BASES)
