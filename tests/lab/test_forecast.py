@@ -159,6 +159,12 @@ def test_a_dry_run_says_how_a_table_is_carried_out_and_refuses_what_does_not_fit
     assert "in total" not in said
 
 
+def test_a_total_says_what_it_lacks(capsys):
+    said, _ = dry_run(capsys, "convergence")
+    assert "convergence: an unknown time on two cores" in said
+    assert said.splitlines()[-1].startswith("in total about 0 s, without 1 whose time is unknown, on those devices")
+
+
 OWN = """
 title = "Own"
 [lab]

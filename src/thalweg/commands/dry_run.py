@@ -48,7 +48,7 @@ class DryRun:
         self.console, self.devices = console, devices
         self.tflops = TFLOPS if tflops is None and scale == "paper" else tflops
         self.memory = memory_size(MEMORY if memory is None and scale == "paper" else memory, "--memory")
-        self.seconds, self.refusals = 0.0, list[str]()
+        self.seconds, self.unknown, self.refusals = 0.0, 0, list[str]()
 
     def say(self, recipe: Recipe, scale: Scale) -> None:
         """What a recipe would do.
@@ -61,6 +61,7 @@ class DryRun:
             took = f"about {duration(60.0 * scale.minutes)}" if scale.minutes else "an unknown time"
             self._print(f"  a measurement, {scale.measure}: {took} on two cores; download: nothing")
             self.seconds += 60.0 * scale.minutes
+            self.unknown += not scale.minutes
             return
         from thalweg.lab.search.forecast import START
 
@@ -77,6 +78,7 @@ class DryRun:
         found = forecast(table, mesh, estimate=self.memory is not None)
         seconds = found.whole(self.tflops)
         self.seconds += seconds or 0.0
+        self.unknown += seconds is None
         steps = "steps set by the size of its data" if found.steps is None else f"{found.steps:,} steps"
         work = "" if found.operations is None else f"{found.operations:.2g} operations, "
         took = "an unknown time" if seconds is None else f"about {duration(seconds)}"
@@ -103,7 +105,8 @@ class DryRun:
         else:
             each = f"that sustain {self.tflops:g} TFLOP/s each (--devices, --tflops); small networks sustain less"
             where = f"on {f'{self.devices:,} devices' if self.devices else 'those devices'} {each}"
-        self._print(f"in total about {duration(self.seconds)} {where}")
+        without = f", without {self.unknown} whose time is unknown," if self.unknown else ""
+        self._print(f"in total about {duration(self.seconds)}{without} {where}")
         if self.refusals:
             more = len(self.refusals) - 1
             raise UserError(self.refusals[0] + (f" (and {more} more table{'s' * (more > 1)})" if more else ""))
