@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from thalweg.bench import environment
 from thalweg.files import write_bytes
-from thalweg.lab.engine import Execution, RunSpec, Training, agreement, leave_process_group
+from thalweg.lab.engine import Execution, RunSpec, Training, leave_process_group
+from thalweg.lab.ranks import agreement
 from thalweg.lab.tasks import Budget, Metric, Rows, Splits, Task
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from launching import Launched  # noqa: E402
 from lines import kept  # noqa: E402
 
 import thalweg  # noqa: E402
-from thalweg.lab.engine import checkpoint  # noqa: E402
+from thalweg.lab.saved import checkpoint  # noqa: E402
 
 FAULTS = "one killed", "all killed", "SIGTERM", "Ctrl-C", "full disk", "lost shard", "two nodes", "clocks apart"
 SHARDINGS = "fsdp2", "ddp"

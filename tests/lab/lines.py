@@ -1,6 +1,7 @@
 """A short run on ``small_tasks:Line``, and what of a run is compared."""
 
-from thalweg.lab.engine import RunSpec, checkpoint, data
+from thalweg.lab.engine import RunSpec, data
+from thalweg.lab.saved import checkpoint
 from thalweg.records import files as records
 
 ADAMW = {"lr": 0.01, "weight_decay": 0.01, "momentum": 0.9, "beta2": 0.99}

@@ -10,7 +10,8 @@ from test_meshes import RUNS, SETTINGS
 from torch._dynamo.utils import counters
 
 from thalweg.bench.wire import Collectives
-from thalweg.lab.engine import Execution, RunSpec, Training, leave_process_group, weights
+from thalweg.lab.engine import Execution, RunSpec, Training, leave_process_group
+from thalweg.lab.saved import weights
 
 
 def trained(run, root):

@@ -11,7 +11,8 @@ from lines import ADAMW
 from torch.distributed.tensor import DTensor
 
 from thalweg.lab.contenders import contender, defaults
-from thalweg.lab.engine import Execution, RunSpec, Stopped, Training, checkpoint, leave_process_group, train
+from thalweg.lab.engine import Execution, RunSpec, Stopped, Training, leave_process_group, train
+from thalweg.lab.saved import checkpoint
 from thalweg.sharding.plan import Mesh
 
 LINE = RunSpec("small_tasks:Line", 15, 20, "adamw", ADAMW, seed=3, test=True)

@@ -17,18 +17,10 @@ from lines import ADAMW, SGD, content, saved
 from test_going_on_together import ODD, TIED
 
 from thalweg.commands.terminal import interruptible
-from thalweg.lab.engine import (
-    Execution,
-    Failed,
-    RunSpec,
-    Stopped,
-    agreement,
-    checkpoint,
-    leave_process_group,
-    train,
-    weights,
-)
+from thalweg.lab.engine import Execution, Failed, RunSpec, Stopped, leave_process_group, train
 from thalweg.lab.engine.loop import ASK_EVERY
+from thalweg.lab.ranks import agreement
+from thalweg.lab.saved import checkpoint, weights
 from thalweg.lab.signals import handled
 from thalweg.records.errors import TaskFault, UserError
 

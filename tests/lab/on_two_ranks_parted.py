@@ -12,7 +12,8 @@ import torch
 from lines import SGD, kept
 from test_going_on_together import ODD
 
-from thalweg.lab.engine import Execution, leave_process_group, notices, run, train
+from thalweg.lab.engine import Execution, leave_process_group, run, train
+from thalweg.lab.ranks import notices
 from thalweg.records.errors import TaskFault, UserError
 
 RANK = int(os.environ["RANK"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from test_streaming import SPEC, batches_of, stop_at
 
-from thalweg.lab.engine import Execution, Stopped, agreement, leave_process_group, train
+from thalweg.lab.engine import Execution, Stopped, leave_process_group, train
+from thalweg.lab.ranks import agreement
 
 SHARDED = Execution(sharding="fsdp2")
 

@@ -11,16 +11,7 @@ import torch
 from lines import LINE, SGD, batch_of
 from scipy import stats
 
-from thalweg.lab.engine import (
-    Execution,
-    RunSpec,
-    Training,
-    data,
-    loop,
-    order,
-    schedules,
-    train,
-)
+from thalweg.lab.engine import Execution, RunSpec, Training, data, loop, order, schedules, train
 from thalweg.lab.engine.augment import augmentation
 from thalweg.records import files as records
 from thalweg.records.errors import UserError

@@ -15,14 +15,8 @@ from lines import ADAMW, LINE, SGD, batch_of, untimed
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import (
-    Execution,
-    RunSpec,
-    Training,
-    data,
-    train,
-)
-from thalweg.lab.engine.failures import Failed, diverged
+from thalweg.lab.engine import Execution, RunSpec, Training, data, train
+from thalweg.lab.failures import Failed, diverged
 from thalweg.records import files as records
 from thalweg.records.errors import TaskFault, UserError
 from thalweg.records.reading import read_run

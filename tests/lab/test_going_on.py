@@ -16,17 +16,8 @@ import torch
 from lines import ADAMW, LINE, content, kept, saved
 from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner, load, save
 
-from thalweg.lab.engine import (
-    Execution,
-    Place,
-    RunSpec,
-    Stopped,
-    checkpoint,
-    placement,
-    resuming,
-    stored,
-    train,
-)
+from thalweg.lab.engine import Execution, Place, RunSpec, Stopped, placement, stored, train
+from thalweg.lab.saved import checkpoint, resuming
 from thalweg.records import files as records
 from thalweg.records.errors import UserError
 
@@ -303,7 +294,7 @@ def test_whatever_bit_of_its_metadata_is_wrong_a_checkpoint_is_read_as_it_was_or
     model, optimizer = training.bare(), training.inner()
 
     def read():
-        return resuming.Folder(tmp_path, LINE).newest(model, optimizer)
+        return resuming.Folder(tmp_path, LINE.hash).newest(model, optimizer)
 
     _, tensors = read()
     refused = 0

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 import thalweg
 from thalweg.commands import main as cli
-from thalweg.lab.engine import Execution, RunSpec, checkpoint, train, weights
+from thalweg.lab.engine import Execution, RunSpec, train
+from thalweg.lab.saved import checkpoint, weights
 from thalweg.records import files as records
 
 ODD = RunSpec("small_tasks:Line", 15, 20, "adamw", ADAMW, seed=3, test=True)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from thalweg.commands import main as cli
 from thalweg.lab import tasks
-from thalweg.lab.engine import Execution, RunSpec, Training, train, weights
+from thalweg.lab.engine import Execution, RunSpec, Training, train
+from thalweg.lab.saved import weights
 from thalweg.records import files as records
 from thalweg.records.errors import UserError
 

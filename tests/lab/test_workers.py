@@ -14,7 +14,8 @@ from comparisons import PLAN, carry_out, job_in
 
 from thalweg.lab import processes
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import Execution, checkpoint, data, train
+from thalweg.lab.engine import Execution, data, train
+from thalweg.lab.saved import checkpoint
 from thalweg.lab.search import comparison, storage, tickets, timing
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.tickets import FileTickets, beating

@@ -38,8 +38,7 @@ def plan(model: str, *, options: Plan | None = None) -> None:
     on = mesh(options.mesh)
     memory = memory_size(options.memory, "--memory")
     from thalweg.commands.plan_tables import tables
-    from thalweg.lab import skeletons
-    from thalweg.lab.engine import plans
+    from thalweg.lab import plans, skeletons
     from thalweg.sharding.plan import PLANNED, cost
 
     found = skeletons.model(model)

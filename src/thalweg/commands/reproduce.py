@@ -80,7 +80,8 @@ def reproduce(*recipes: str, options: Reproduce | None = None) -> None:
             console.print(f"{name:22} {found.title} ({', '.join(found.scales)})", soft_wrap=True)
         console.print(f"Your own: FILE.toml, written as those in {kept.folder()} are.", soft_wrap=True)
         return
-    from thalweg.lab.engine import agreement, leave_process_group
+    from thalweg.lab.engine import leave_process_group
+    from thalweg.lab.ranks import agreement
     from thalweg.lab.search import comparison, together
     from thalweg.studies.page import write_page
     from thalweg.studies.run import reproduce as run

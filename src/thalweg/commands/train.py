@@ -121,9 +121,11 @@ def train(task: str, *, options: Train | None = None) -> None:
     slurm.adopt()
     given = assignments(options.settings, "--set")
     from thalweg.lab import alone, contenders, tasks
-    from thalweg.lab.engine import Execution, RunSpec, agreement, leave_process_group, reader, variables, weights
+    from thalweg.lab.engine import Execution, RunSpec, leave_process_group, reader, variables
     from thalweg.lab.engine import train as run_one
     from thalweg.lab.instruments import Panel, overhead
+    from thalweg.lab.ranks import agreement
+    from thalweg.lab.saved import weights
     from thalweg.lab.search.cells import slug
 
     terminal.interruptible()

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from thalweg.lab.engine import Execution, Place, RunSpec, checkpoint, weights
+from thalweg.lab.engine import Execution, Place, RunSpec
 from thalweg.lab.engine.run import stored
 from thalweg.lab.instruments import MEASUREMENTS, Panel, measured
+from thalweg.lab.saved import checkpoint, weights
 from thalweg.lab.search.cells import Job
 from thalweg.lab.search.tickets import FileTickets, beating
 from thalweg.records import files as records

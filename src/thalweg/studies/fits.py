@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from thalweg.lab import skeletons
+from thalweg.lab import plans, skeletons
 from thalweg.lab.contenders import base_of
-from thalweg.lab.engine import data, plans
+from thalweg.lab.engine import data
 from thalweg.lab.engine.loop import EVALUATION_BATCH
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import AXES

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender, defaults
-from thalweg.lab.engine import Execution, agreement
+from thalweg.lab.engine import Execution
+from thalweg.lab.ranks import agreement
 from thalweg.lab.search import comparison, together
 from thalweg.lab.search.plan import ComparisonPlan
 from thalweg.lab.search.work import Assignment, open_tickets

@@ -26,7 +26,7 @@ class Execution:
     ``observer``: a ``thalweg.lab.instruments.Panel``, which looks at gradients and updates, on the first process.
     ``save_model``: a safetensors file for the weights that were scored last, written by the first process when the run
     has finished. ``init_from``: such a file to start from, whose hash
-    (:func:`thalweg.lab.engine.weights.hash_of`) is the spec's ``init``.
+    (:func:`thalweg.lab.saved.weights.hash_of`) is the spec's ``init``.
 
     Raises:
         UserError: of options one would be ignored.

@@ -20,20 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.lab import signals, tasks
 from thalweg.lab.contenders import contender
-from thalweg.lab.engine import (
-    agreement,
-    blocks,
-    checkpoint,
-    data,
-    placement,
-    reader,
-    resuming,
-    schedules,
-    speed,
-    weights,
-)
+from thalweg.lab.engine import blocks, data, placement, reader, schedules, speed
 from thalweg.lab.engine.augment import augmentation
-from thalweg.lab.engine.failures import Failed, blame_optimizer, blame_task, diverged
+from thalweg.lab.failures import Failed, blame_optimizer, blame_task, diverged
+from thalweg.lab.ranks import agreement
+from thalweg.lab.saved import checkpoint, resuming, weights
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:
@@ -361,7 +352,7 @@ class Training:
             Failed: model, optimizer or generators do not take the state.
             UserError: what is not used cannot be renamed, or the folders are not those that the run was in.
         """
-        stored = resuming.Folder(self.folder, self.spec)
+        stored = resuming.Folder(self.folder, self.spec.hash)
         found = stored.newest(self.bare(), self.inner())
         if found is not None and self.reader is not None:
             self.reader.resume(found[0]["streams"])

@@ -16,7 +16,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from thalweg.lab.engine import blocks, plans, variables
+from thalweg.lab import plans
+from thalweg.lab.engine import blocks, variables
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import AXES
 from thalweg.sharding import whole

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from thalweg.lab import signals, tasks
-from thalweg.lab.engine import agreement, checkpoint, notices, variables
+from thalweg.lab.engine import variables
 from thalweg.lab.engine.execution import Execution
-from thalweg.lab.engine.failures import Failed, blame_task, peer_failure
 from thalweg.lab.engine.loop import Training
+from thalweg.lab.failures import Failed, blame_task, peer_failure
+from thalweg.lab.ranks import agreement, notices
+from thalweg.lab.saved import checkpoint
 from thalweg.records import files as records
 from thalweg.records.errors import UserError
 from thalweg.records.files import Damaged

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.lab import processes
-from thalweg.lab.engine import checkpoint, record_crash
+from thalweg.lab.engine import record_crash
+from thalweg.lab.saved import checkpoint
 from thalweg.lab.search.work import Assignment, open_tickets, process
 from thalweg.lab.signals import Terminated
 from thalweg.records.errors import TaskFault, UserError

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from thalweg.lab import tasks
 from thalweg.lab.contenders import contender
 from thalweg.lab.engine import variables
-from thalweg.lab.engine.failures import blame_task
 from thalweg.lab.engine.source import code_hash
 from thalweg.lab.engine.spec import RunSpec
+from thalweg.lab.failures import blame_task
 from thalweg.lab.search.cells import AMOUNTS, PlannedCell, count_in, same_regimen, stored_cell
 from thalweg.lab.tasks import Budget
 from thalweg.records.errors import UserError

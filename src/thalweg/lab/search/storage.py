@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from thalweg.lab import tasks
-from thalweg.lab.engine import checkpoint
+from thalweg.lab.saved import checkpoint
 from thalweg.lab.search import tickets
 from thalweg.lab.search.tickets import Heartbeats, owner, process_is_gone
 from thalweg.records import files as records

@@ -6,7 +6,8 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from thalweg.lab.engine import Stopped, Training, agreement, notices, train
+from thalweg.lab.engine import Stopped, Training, train
+from thalweg.lab.ranks import agreement, notices
 from thalweg.lab.search.cells import Reader
 from thalweg.lab.search.tickets import beating
 from thalweg.lab.search.work import Assignment, open_tickets

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
-from thalweg.lab.engine import agreement
+from thalweg.lab.ranks import agreement
 from thalweg.records.errors import UserError
 
 if TYPE_CHECKING:

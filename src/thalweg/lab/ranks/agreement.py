@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import distributed
 
-from thalweg.lab.engine.failures import Failed
+from thalweg.lab.failures import Failed
 from thalweg.records.errors import TaskFault, UserError
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from thalweg.lab.engine.agreement import SHARED, Told, processes, raise_first, told
-from thalweg.lab.engine.failures import Lost, Stopped, peer_failure, said_of
+from thalweg.lab.failures import Lost, Stopped, peer_failure, said_of
+from thalweg.lab.ranks.agreement import SHARED, Told, processes, raise_first, told
 from thalweg.records.errors import UserError
 from thalweg.torch_private import default_store
 

@@ -22,9 +22,9 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from thalweg.lab.engine import agreement
-from thalweg.lab.engine.checkpoint import DAMAGED, METADATA, NAME, OF_STEP, OLD, OTHER, RUN, room_for
-from thalweg.lab.engine.failures import Failed, out_of_memory, peer_failure
+from thalweg.lab.failures import Failed, out_of_memory, peer_failure
+from thalweg.lab.ranks import agreement
+from thalweg.lab.saved.checkpoint import DAMAGED, METADATA, NAME, OF_STEP, OLD, OTHER, RUN, room_for
 from thalweg.records.errors import UserError
 from thalweg.records.files import writing
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from thalweg.lab.engine.spec import RunSpec
 
 PIECE = 16 * 2**20  # bytes that are sent at a time
 PICKLED = {  # what is in .metadata, beside paths and dtypes
@@ -158,8 +157,8 @@ class Stored:
 class Folder:
     """The checkpoints in a run's folder, or in those of all its processes. All processes call its methods."""
 
-    def __init__(self, folder: Path, spec: RunSpec) -> None:
-        self.folder, self.spec = folder, spec
+    def __init__(self, folder: Path, run: str) -> None:
+        self.folder, self.run = folder, run  # the hash of its spec
         self.rank = agreement.processes().process_index
         mine = {
             path.name: {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
@@ -232,8 +231,8 @@ class Folder:
         data = agreement.broadcast(holder, room[RUN].numpy().tobytes())
         with _reading():
             run: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            if (other := str(run["spec"])) != self.spec.hash:
-                raise Unreadable(f"it is of another run ({other[:12]}, this is {self.spec.hash})", OTHER)
+            if (other := str(run["spec"])) != self.run:
+                raise Unreadable(f"it is of another run ({other[:12]}, this is {self.run})", OTHER)
         return run
 
     def _read(self, stored: Stored, run: dict[str, Any], model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
