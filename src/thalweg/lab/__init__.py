@@ -3,6 +3,7 @@
 Rooms, each importing only from those above it::
 
     signals.py       SIGTERM and its like: noted while a run trains, which then saves
+    failures.py      how a run can fail, and whose fault it is
     slurm.py         tasks of srun as processes of one run
     processes.py     how workers are started
     split.py         a split of published data: what its columns must hold, and its values
@@ -10,7 +11,10 @@ Rooms, each importing only from those above it::
     models/          residual networks and VGG
     tasks/           what is trained, one file each, or the user's own class
     contenders/      how each optimizer is built, and the ranges it is searched over
-    engine/          RunSpec, the training loop, schedules, checkpoints, typed failures
+    skeletons.py, plans.py  models without memory, and what a mesh asks of them
+    ranks/           what the processes of a run decide together, and tell each other
+    saved/           checkpoints and weights on disk
+    engine/          RunSpec, the training loop, schedules, the order of the data
     search/          points, studies, tickets, workers
     instruments.py   what thalweg.landscape sees of a run under way
     alone.py         a run alone in its folder, as ``thalweg train`` makes one
