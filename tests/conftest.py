@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
 import importlib
 import importlib.util
 import itertools
@@ -37,6 +38,12 @@ def no_crowded_ranks() -> Iterator[None]:
     yield
     if (pool := sys.modules.get("rank_pool")) is not None:
         pool.end_crowded()
+
+
+def pytest_collection_finish() -> None:
+    """Collections while tests run leave out what all of them have imported: a quarter of a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_teardown() -> None:
