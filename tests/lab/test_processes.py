@@ -11,6 +11,7 @@ from launching import Piped
 
 import thalweg
 from thalweg.commands import main as cli
+from thalweg.commands.compare import compare
 
 HERE = str(Path(__file__).parent)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(thalweg.__file__).parents[1]), HERE])}
@@ -34,6 +35,21 @@ def test_ctrl_c_at_the_start_is_no_traceback(after, tmp_path):
     if after > 0.1:  # before that Python itself may not have begun
         assert "Traceback" not in errors
         assert process.returncode == 130
+
+
+def test_the_server_begins_before_this_process_imports_what_it_needs_and_for_a_dry_run_not_at_all(
+    monkeypatch, tmp_path
+):
+    def begun():
+        raise ZeroDivisionError("begun")
+
+    monkeypatch.setattr("thalweg.commands.compare.begin_server", begun)
+    monkeypatch.setitem(sys.modules, "thalweg.lab.contenders", None)  # to import it raises
+    with pytest.raises(ZeroDivisionError, match="begun"):
+        compare("small_tasks:Line")
+    monkeypatch.undo()
+    monkeypatch.setattr("thalweg.commands.compare.begin_server", begun)
+    cli.main([*SMALL, "--out", str(tmp_path), "--dry-run"])
 
 
 def test_ctrl_c_during_imports_ends_at_once(tmp_path):

@@ -12,6 +12,7 @@ from thalweg.commands import terminal
 from thalweg.commands.judged import Judged
 from thalweg.commands.options import LARGEST, MOST, MOST_JOBS, flag, folder, names, switch, whole, wholes
 from thalweg.commands.report import judge, write_and_print
+from thalweg.lab.processes import begin_server
 from thalweg.lab.signals import handled
 from thalweg.records.errors import UserError
 from thalweg.records.regimen import REGIMEN, Regimen
@@ -84,6 +85,8 @@ def compare(*tasks: str, options: Compare | None = None) -> None:
     if not tasks:
         raise UserError("name a TASK: see `thalweg tasks`, or `thalweg compare --help`")
     options = options or Compare()
+    if not options.dry_run:
+        begin_server()
     from thalweg.commands.progress import Progress
     from thalweg.lab import contenders
     from thalweg.lab.search import comparison

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 PRELOADED = "thalweg.lab.search.preloaded"
 
 
+def begin_server() -> None:
+    """Have the server of :func:`context` import what it needs while this process does, on another core."""
+    if sys.platform == "linux":
+        mp.get_context("forkserver").set_forkserver_preload([PRELOADED])
+        with undisturbed():
+            forkserver.ensure_running()
+
+
 def context() -> SpawnContext | ForkServerContext:
     """Who starts them: on Linux a server that has imported what workers need, once, of which each is a fork.
 
@@ -28,10 +36,8 @@ def context() -> SpawnContext | ForkServerContext:
     """
     if sys.platform != "linux":
         return mp.get_context("spawn")
+    begin_server()
     found = mp.get_context("forkserver")
-    found.set_forkserver_preload([PRELOADED])
-    with undisturbed():
-        forkserver.ensure_running()
     first = found.Process(target=_do_nothing, daemon=True)  # wait for the imports here, where Ctrl-C is heard
     first.start()
     first.join()
