@@ -8,6 +8,7 @@ numbers of the slides and the paper are read from the CSV files beside the recip
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections import defaultdict
@@ -65,7 +66,7 @@ def recount(folder: Path) -> tuple[Page, list[tuple[str, int, str, str]]]:
         numbers, differ = compared.csv_of(folder / name / "results.csv", tables[name])
         page.numbers += numbers
         beside += [(f"{name}/results.csv", *one) for one in differ]
-    total = sum(files["reproduce.json"]["seconds"] for files in archive.files.values())
+    total = math.fsum(files["reproduce.json"]["seconds"] for files in archive.files.values())
     took(page, next(i for i, text in enumerate(page.lines, 1) if text.startswith("Total time: ")), total)
     return page, [*page.differ, *beside]
 

@@ -259,9 +259,10 @@ def _row(page: Page, cells: Sequence[Cell], one: Contender) -> None:
     page.cell(loss, mean(one.losses), significant=(3,))
     bound = "≥ " if one.reached < len(one.seeds) else ""
     page.cell(steps, mean(one.spent), template=f"{bound}{{}}")
-    page.cell(seconds, mean(one.spent) * (one.step_seconds or math.nan), template=f"{bound}{{}}", significant=(3,))
+    timed = [] if one.step_seconds is None else [one.step_seconds]
+    page.cell(seconds, *(mean(one.spent) * x for x in timed), template=f"{bound}{{}}", significant=(3,))
     page.cell(reached, one.reached, len(one.seeds), template="{}/{}")
-    page.cell(milliseconds, 1000.0 * (one.step_seconds or math.nan), significant=(3,))
+    page.cell(milliseconds, *(1000.0 * x for x in timed), significant=(3,))
     chosen = one.chosen
     assert chosen is not None
     for run in one.seeds:

@@ -56,16 +56,27 @@ def test_thirty_seeds():
 
 
 def test_thirty_seeds_at_the_batch_of_the_slides():
-    lines = re.findall(r"points \((\S+) to (\S+)\) .*, 30 seeds: fashion-mnist, batch size 16384, 45 steps", SLIDES)
-    assert len(lines) == 3
-    for says, mark in (
-        ("equivalent within 0.5 points, {:.3f} ({:.2f} to {:.2f})", "="),
-        ("α = 0.5, the paper's for small batches, adds {:.2f} ({:.2f} to {:.2f})", "✓"),
-    ):
-        (found,) = re.findall(
-            rf"^  - {mark} (\S+) points \((\S+) to (\S+)\) .*, 30 seeds: .* 16384, 45 steps", SLIDES, re.M
+    def found(a: str, b: str, table: str) -> tuple[str, ...]:
+        """The mark of a claim in one table, and its numbers."""
+        claim = rf"\({re.escape(a)} against {b}\): .*\n(?:  - .*\n)*?"
+        (values,) = re.findall(
+            claim + rf"  - (\S+) (\S+) points \((\S+) to (\S+)\) .*, 30 seeds: fashion-mnist, {table}", SLIDES
         )
-        assert says.format(*map(float, found)) in README
+        return values
+
+    short, small = "batch size 16384, 45 steps", "batch size 128, 2574 steps"
+    explores, exploits = "alto:alpha=-5:beta=0.99", "alto:alpha=0.5:beta=0.01"
+    mark, *values = found(explores, "lamb", short)
+    assert (mark, "equivalent within 0.5 points, {:.3f} ({:.2f} to {:.2f})".format(*map(float, values)) in README) == (
+        "=", True
+    )  # fmt: skip
+    mark, *values = found(exploits, "lamb", short)
+    says = "α = 0.5, the paper's for small batches, adds {:.2f} ({:.2f} to {:.2f})".format(*map(float, values))
+    assert (mark, says in README) == ("✓", True)
+    assert "LAMB without bias correction is equivalent too" in README
+    assert found(explores, "lamb-uncorrected", short)[0] == found("lamb", "lamb-uncorrected", short)[0] == "="
+    assert "at 128 SGD, AdamW, LAMB and ALTO are." in README
+    assert found(exploits, "lamb", small)[0] == found("sgd", exploits, small)[0] == "="
 
 
 def test_alto_and_adamw():
@@ -78,8 +89,9 @@ def test_alto_and_adamw():
 def test_muon_is_first():
     ranked = [re.findall(r"^\| ([^ |]+) \| .* \| lr=", table, re.MULTILINE) for table in ALL.split("**Here: ")[1:]]
     with_muon = [names for names in ranked if "muon" in names]
-    assert all(names[0] == "muon" or names[:2] == ["e-muon:alpha=0.5:beta=0.01", "muon"] for names in with_muon)
-    assert f"Muon, with or without E, leads all {NUMBERS[len(with_muon)]} tables with it" in README
+    first = {tuple(names[: names.index("muon") + 1]) for names in with_muon}
+    assert first == {("muon",), ("e-muon:alpha=0.5:beta=0.01", "muon"), ("orscale", "muon")}
+    assert f"Muon, with E, without, or as OrScale, leads all {NUMBERS[len(with_muon)]} tables with it" in README
 
 
 def test_flat_minima():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -89,13 +90,13 @@ def write_page(root: Path) -> Path | None:
         UserError: they cannot be written.
     """
     sections, said = [], []
-    seconds = 0.0
+    seconds = []
     for path in sorted(root.glob("*/reproduce.json"), key=lambda path: _rank_on_page(path.parent.name)):
         try:
             done = records.read_json(path)
             recipe = read_text(path.parent.name, (path.parent / "recipe.toml").read_text("utf-8"))
             sections.append(_section(recipe, path.parent, done))
-            seconds += _seconds(done)
+            seconds.append(_seconds(done))
         except (records.Damaged, OSError, ValueError, UserError) as error:
             said.append(f"{path.parent.name} is left out: {' '.join(str(error).split())}")
     if not sections:
@@ -104,7 +105,7 @@ def write_page(root: Path) -> Path | None:
         own = (root / "preface.md").read_text("utf-8") if (root / "preface.md").exists() else ""
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {root / 'preface.md'} ({error})") from None
-    preface = [*filter(None, own.strip().split("\n\n")), f"Total time: {_duration(seconds)}."]
+    preface = [*filter(None, own.strip().split("\n\n")), f"Total time: {_duration(math.fsum(seconds))}."]
     page = _corrected(Page(tuple(preface), tuple(sections), tuple(said)))
     with records.writing(root / "report.html"):
         records.write_bytes(root / "README.md", markdown(page, root).encode())
