@@ -438,3 +438,6 @@ def test_from_point_to_point_of_a_picture_one_quantity_changes(tables, drawn, tm
             writer.cell("digits", ACCURACY, batch_size, steps, optimizer)
     found = pictures.draw(summarise(reading.read(tmp_path), ""), tmp_path)
     assert [one.path.name for one in found] == ["curves.svg", *["scaling-digits.svg"] * drawn]
+    sizes = [size for size, _ in tables]
+    titles = [f"digits, batch {size}" + f", {steps} steps" * (sizes.count(size) > 1) for size, steps in tables]
+    assert re.findall(r"<!-- (digits, .*) -->", found[0].path.read_text()) == titles  # no two the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,8 +61,10 @@ def _curves(tables: tuple[RankedTable, ...], path: Path) -> Picture:
         for line in range(2):
             axes[2 * (spare // across) + line][spare % across].set_axis_off()
     styles, labels = _styles(_names(tables)), _labels(_names(tables))
+    lengths = Counter((table.task, table.batch_size) for table in tables)
     for k, table in enumerate(tables):
         top, column = 2 * (k // across), k % across
+        long = f", {table.steps} steps" if lengths[table.task, table.batch_size] > 1 else ""
         epochs = table.batch_size / max(1, table.train_examples)
         for row in table.rows:
             for line, curve in enumerate((row.train_loss, row.validation)):
@@ -70,7 +73,9 @@ def _curves(tables: tuple[RankedTable, ...], path: Path) -> Picture:
                         [step * epochs for step in curve.steps], curve.mean, label=labels[row.optimizer],
                         markevery=0.2, **styles[row.optimizer],
                     )  # fmt: skip
-        axes[top][column].set(title=f"{table.task}, batch {table.batch_size}", yscale="log", ylabel="training loss")
+        axes[top][column].set(
+            title=f"{table.task}, batch {table.batch_size}{long}", yscale="log", ylabel="training loss"
+        )
         label = words.labelled(table.metric.name.replace("test ", "validation "), table.metric)
         axes[top + 1][column].set(xlabel="epochs", ylabel=label, yscale="log" if table.metric.log else "linear")
         _zoom(axes[top + 1][column], table)
