@@ -53,6 +53,27 @@ def test_a_run_killed_at_every_event_ends_as_if_nothing_had_happened(optimizer, 
     assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
 
 
+def test_state_lies_in_memory_as_before(tmp_path):
+    """SOAP's bases are transposed matrices: read as rows, a product with them is another in its last bits."""
+    strides = {}
+
+    def on_event(training, event):
+        for key, state in training.inner().state_dict()["state"].items():
+            found = [basis.stride() for basis in state["Q"] if isinstance(basis, torch.Tensor)]
+            strides.setdefault(key, found)
+            assert found == strides[key], (training.step, event, key)
+        if (training.step, event) == (3, "step") and not (tmp_path / "again").exists():
+            (tmp_path / "again").touch()
+            raise Killed
+
+    settings = {"lr": 0.01, "weight_decay": 0.0, "momentum": 0.9, "beta2": 0.99}
+    spec, execution = RunSpec("small_tasks:Moody", 16, 5, "soap", settings), Execution(checkpoint_seconds=0.0)
+    with pytest.raises(Killed):
+        train(spec, tmp_path / "run", execution=execution, on_event=on_event)
+    train(spec, tmp_path / "run", execution=execution, on_event=on_event)
+    assert (1, 8) in strides[0]
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace", "rename"])
 def test_a_run_killed_in_every_write_ends_as_if_nothing_had_happened(call, finished, monkeypatch, tmp_path):
     """In that of a checkpoint, which goes on beside training, it is an error that the run is told of."""

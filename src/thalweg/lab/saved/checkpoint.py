@@ -71,7 +71,9 @@ def set_generators(states: dict[str, Any]) -> None:
 
 
 def taken_apart(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The state dicts of both, and apart from them, by name, the tensors; what is left of one is its shape and dtype.
+    """The state dicts of both, and apart from them, by name, the tensors; of one its shape, dtype and strides are left.
+
+    Strides, as a product with a transposed matrix is not, bit for bit, that with a copy of it in rows.
 
     A tensor that only some optimizers know, as one of 8 bits, stays where it is. So does one that is spread over the
     processes in another shape than its parameter's, a norm say, but whole: all of them must call.
@@ -87,7 +89,9 @@ def taken_apart(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any],
             return value
         in_rows = isinstance(value, DTensor) and _in_rows(value)
         tensors[name] = cast("DTensor", value).full_tensor() if in_rows else value.detach()
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+        if isinstance(value, DTensor):
+            return torch.empty(value.shape, dtype=value.dtype, device="meta")
+        return torch.empty_like(value, device="meta")
 
     return _mapped({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, take), tensors
 
