@@ -59,6 +59,14 @@ def test_the_opening_picture_shows_what_its_caption_says():
         assert walked.lr == pytest.approx(0.016, abs=5e-4)
         assert len(walked.places) == 301
     assert share[0.0] == share[drawn["ALPHA"]] == paper == 0.0
-    said = re.search(r"Of 100 walks from about this place (\d+) end at the star", (DOCS / "landscape.md").read_text())
+    page = " ".join((DOCS / "landscape.md").read_text().split())
+    said = re.search(
+        r"Of 100 walks from about this place (\d+) end at the star .* At ten times the rate LAMB alone does in (\d+), "
+        r"with α = -50 in (\d+) and with α = 50 in (\d+); at half the rate none does",
+        page,
+    )
     assert said is not None
-    assert share[-drawn["ALPHA"]] == pytest.approx(int(said.group(1)) / drawn["WALKERS"], abs=0.05)
+    fast = [numbers(drawn["walks"](alpha, 10.0)).found_lowest.value for alpha in (0.0, -drawn["ALPHA"], drawn["ALPHA"])]
+    ended = [share[-drawn["ALPHA"]], *fast]
+    assert ended == pytest.approx([int(one) / drawn["WALKERS"] for one in said.groups()], abs=0.05)
+    assert [numbers(drawn["walks"](alpha, 0.5)).found_lowest.value for alpha in share] == [0.0, 0.0, 0.0]
