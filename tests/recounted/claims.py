@@ -42,7 +42,8 @@ METRICS = {
 class Difference:
     """A mean difference, + where the first is better, of logarithms where the metric's axis is logarithmic.
 
-    ``alike`` is on how many seeds it is the same where it is so on all, else 0.
+    ``alike`` is on how many seeds it is the same where it is so on all, else 0. ``order``, where a time is only a
+    bound, is on how many seeds the first is surely earlier, and later.
     """
 
     metric: Record
@@ -55,19 +56,25 @@ class Difference:
     tables: int = 0
     failed: tuple[int, int] = (0, 0)
     late: tuple[int, int] = (0, 0)
+    order: tuple[int, int] | None = None
     out: str = ""
 
     @property
     def p(self) -> float:
+        if self.order is not None:
+            return float(stats.binomtest(self.order[0], sum(self.order)).pvalue) if any(self.order) else 1.0
         if self.alike:
             return 2.0 * 0.5**self.alike if self.mean else 1.0
         return float(2.0 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
 
     def limits(self, family: int) -> tuple[float, float]:
         """Of the interval that holds beside ``family`` - 1 others in 95 % of pages (Bonferroni)."""
-        half = self.error * float(stats.t.isf(0.025 / family, self.freedom)) if not self.alike else (
-            0.0 if family * 2.0 * 0.5**self.alike < 0.05 else math.inf
-        )  # fmt: skip
+        if self.alike:
+            half = 0.0 if family * 2.0 * 0.5**self.alike < 0.05 else math.inf
+        elif self.order is not None:
+            half = math.inf
+        else:
+            half = self.error * float(stats.t.isf(0.025 / family, self.freedom))
         span = self.metric.get("high", math.inf) - self.metric["low"]
         return max(self.mean - half, -span), min(self.mean + half, span)
 
@@ -82,6 +89,8 @@ class Difference:
         missing = [self.failed[i] + self.late[i] for i in (0, 1)]
         if self.mean and family * self.p < 0.05:
             ahead = 0 if self.mean > 0.0 else 1
+            if self.order is not None and self.order[ahead] <= self.order[1 - ahead]:
+                return "undecided"
             return "undecided" if missing[ahead] > missing[1 - ahead] else "better" if self.mean > 0.0 else "worse"
         return "equivalent" if self.within(family) and missing[0] == missing[1] else "undecided"
 
@@ -106,6 +115,10 @@ class Difference:
         left = " (the leader has fewer valid seeds)" if self._survives else ""
         if self.alike:
             return f"{{v}} {sign}{{}}{unit} on every seed{left}", numbers[:1], [mark]
+        if self.order is not None:
+            return f"{{v}} {sign}{{}}{unit} (no interval: some targets were missed){left}", numbers[:1], [mark]
+        if self.metric["log"] and numbers[2] / numbers[1] >= 1e6:
+            return f"{{v}} {sign}{{}}{unit} (not known within a factor of 10⁶){left}", numbers[:1], [mark]
         return f"{{v}} {sign}{{}}{unit} ({sign}{{}} to {sign}{{}}){left}", numbers, [mark]
 
     @property
@@ -169,15 +182,19 @@ def compare(a: Contender, b: Contender, says: Record, margin: float | None) -> D
     if margin is None and not metric["log"]:
         margin = {"%": 0.5, "nats": 0.02}.get(metric["unit"].partition("/")[0])
     mean = float(between.mean())
-    late = [0, 0]
+    late, order = [0, 0], None
     if measure == "steps to target":
         late = [sum(seed in one.late for seed in seeds) for one in (a, b)]
+        if any(late):
+            whole = max([*x, *y]) + 1.0  # of a seed that never got there
+            u, v = (np.where([seed in one.late for seed in seeds], whole, own) for one, own in ((a, x), (b, y)))
+            order = int((u < v).sum()), int((v < u).sum())
     return Difference(
         metric, 0.0 if alike and abs(mean) < 1e-6 else mean, 0.0 if alike else error, len(seeds) - 1, margin,
-        alike=len(seeds) if alike else 0, seeds=len(seeds), late=(late[0], late[1]),
+        alike=len(seeds) if alike and order is None else 0, seeds=len(seeds), order=order, late=(late[0], late[1]),
         failed=(sum(not run.finished for run in a.seeds), sum(not run.finished for run in b.seeds)),
         out=" and ".join(
-            f"{name} {'diverged on every seed' if one.diverged else 'is at chance'}"
+            f"{name} {'diverged on every seed' if one.diverged else 'is not told apart from chance'}"
             for name, one in ((says["a"], a), (says["b"], b)) if one.diverged or one.at_chance
         ),
     )  # fmt: skip
@@ -188,7 +205,8 @@ def pool(found: Sequence[Difference]) -> Difference | None:
 
     Its degrees of freedom are the harmonic mean of Welch's and of the least that a table has.
     """
-    kept = [one for one in found if one.verdict(1) != "not comparable" and not any(one.failed) and not one.alike]
+    kept = [one for one in found if one.verdict(1) != "not comparable" and not any([*one.failed, *one.late, one.alike])]
+    kept = [one for one in kept if one.seeds >= max(one.seeds for one in kept) / 2]
     if len(kept) < 2:
         return None
     variances = [one.error**2 for one in kept]
@@ -217,7 +235,8 @@ def everywhere(claims: Sequence[Claim]) -> list[Pool]:
             kind = (one.metric["name"], one.metric["unit"])
             turned = (b, a, *kind) in met
             if turned:
-                one = replace(one, mean=-one.mean, failed=one.failed[::-1], late=one.late[::-1])
+                order = one.order and one.order[::-1]
+                one = replace(one, mean=-one.mean, failed=one.failed[::-1], late=one.late[::-1], order=order)
             by, own = met.setdefault((b, a, *kind) if turned else (a, b, *kind), (set(), {}))
             by.add(k)
             own[id(table)] = one
@@ -366,23 +385,28 @@ def _lead(tests: Sequence[Difference], family: int) -> Sentence:
     if won or equal:
         text, numbers = f"Of {{}} tests {{}} {'are' if len(won) > 1 else 'is'} decided", [len(tests), len(won)]
         if small:
-            text, numbers = f"{text} ({{}} by less than the margin of {margins})", [*numbers, len(small)]
-        if equal:
-            text += f", {{}} {'are' if len(equal) > 1 else 'is'} equivalent within {margins}"
-            numbers.append(len(equal))
+            text, numbers = f"{text}, {{}} of them by less than the margin of {margins}", [*numbers, len(small)]
+        for count, what in (
+            (len(equal), f"equivalent within {margins}"),
+            (len(tests) - len(won) - len(equal), "undecided"),
+        ):
+            text += f"; {{}} {'are' if count > 1 else 'is'} {what}" if count else ""
+            numbers += [count] if count else []
     text += ", one for each claim and table."
-    if any(one.metric["unit"] == "%" and one.error for one in tests):
-        text += " Half of those of accuracies could show only differences above {} points."
-        numbers.append(least_shown(tests, family))
+    if least := least_shown(tests, family):
+        *parts, last = (f"{{}} points of {seeds}" for seeds in least)
+        text += f" Half of those of accuracies could show only differences above {', '.join(parts)} and {last} seeds."
+        numbers += least.values()
     text += " With the means over tables, p-values and 95 % intervals of differences are corrected over {} comparisons"
     text += " (Bonferroni)."
     return text, [*numbers, family], []
 
 
-def least_shown(tests: Sequence[Difference], family: int) -> float:
-    """The median over tests of percentages of the least difference that each could show."""
+def least_shown(tests: Sequence[Difference], family: int) -> dict[int, float]:
+    """By how many seeds, the median over tests of percentages of the least difference that each could show."""
     found = [one for one in tests if one.metric["unit"] == "%" and one.error and one.verdict(1) != "not comparable"]
-    return statistics.median(detectable(one, family) for one in found)
+    seeds = sorted({one.seeds for one in found}, reverse=True)
+    return {n: statistics.median(detectable(one, family) for one in found if one.seeds == n) for n in seeds}
 
 
 def detectable(one: Difference, family: int) -> float:

@@ -6,7 +6,6 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from recounted.claims import everywhere, least_shown
 from recounted.printed import NUMERAL, Cell
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ def sentences(
     family: int, printed: list[Row],
 ) -> None:  # fmt: skip
     """Each pattern with the numbers in it: {} for the next one."""
-    every = [claim for own in tested.values() for claim in own]
 
     def between(name: str, a: str, b: str, *place: str | int) -> list[float]:
         """The difference with its limits, + where a is better; of a task, a batch size and, where needed, steps."""
@@ -44,8 +42,6 @@ def sentences(
     images, small, slides = "image-classification", ("fashion-mnist", 128), ("fashion-mnist", 16384)
     few, exploits, uncorrected = (*slides, 45), "alto:alpha=0.5:beta=0.01", "lamb-uncorrected"
     adam = between("sine", "thalweg.EAdam:alpha=-5:beta=0.99", "adam", "sine-noisy", 32768)
-    tests = [one.difference for claim in every for one in claim.tests]
-    over_all = next(one for one in everywhere(every) if (one.a, one.b) == (ALTO, "lamb")).difference
     rules: list[tuple[str, Sequence[float]]] = [
         ("beats SGD by {} points ({} to {})", between(images, ALTO, "sgd", *slides, 300)),
         ("equivalent within .5 points: {} ({} to {}) between", between(images, ALTO, "lamb", *few)),
@@ -61,8 +57,6 @@ def sentences(
          turned(between("wall-clock", ALTO, "adamw", "digits-vgg", 1024))),
         ("the factor of {} by which", [math.exp(adam[0])]),
         ("not {} to {}.", _copies(printed)),
-        ("could show only differences above {} points", [least_shown(tests, family)]),
-        ("tables {} points ({} to {})", [over_all.mean, *over_all.limits(family)]),
         ("ran again, alone, in {} seconds and {} minutes", [seconds("wall-clock"), seconds("gpt2-pretraining") / 60.0]),
     ]  # fmt: skip
     text = "\n".join(page[i] for i in lines)

@@ -11,10 +11,12 @@ import pytest
 from scipy import stats
 
 from thalweg.records.metric import Metric
+from thalweg.report import words
 from thalweg.report.decisions import Difference, Outcome, Paired, correct, pool
 from thalweg.report.statistics import detectable, paired, power
 
 SCORE = Metric("score", "max")
+STEPS = Metric("steps to target", "min", unit="steps", low=0.0)
 
 
 def by_seed(values):
@@ -76,6 +78,38 @@ def test_equal_differences_are_decided_by_the_signs_under_the_same_correction(n,
     assert (found.low, found.high) == ((1.0, 1.0) if decided else (-math.inf, math.inf))
 
 
+def test_bounds_are_decided_by_the_signs_that_are_sure():
+    """Of times to a target within 40 steps; a spread of 0 among those that never got there is not theirs."""
+    rng, decided = np.random.default_rng(0), 0
+    for _ in range(200):
+        n, comparisons = int(rng.integers(2, 25)), int(rng.integers(1, 4))
+        true = rng.integers(20, 60, size=(2, n)) - np.array([[rng.integers(0, 20)], [0]])
+        a, b = (by_seed(np.minimum(own, 40.0)) for own in true)
+        late = tuple(np.flatnonzero(own > 40) for own in true)
+        found = replace(paired(a, b, STEPS, censored=late), comparisons=comparisons)
+        if found.order is None:
+            assert not any(map(len, late))
+            continue
+        u, v = np.where(true > 40, 41, true)
+        below, above = int((u < v).sum()), int((u > v).sum())
+        p = stats.binomtest(below, below + above).pvalue if below + above else 1.0
+        assert (found.order, found.adjusted) == ((below, above), pytest.approx(min(1.0, comparisons * p)))
+        assert (found.low, found.high) == (-math.inf, math.inf)
+        assert found.reverse().verdict is found.verdict.reverse
+        if found.verdict in (Outcome.BETTER, Outcome.WORSE):
+            assert (found.verdict is Outcome.BETTER) == (below > above)
+            assert found.adjusted < 0.05
+            decided += 1
+    assert decided > 20
+
+
+def test_four_seeds_of_which_three_are_bounds_decide_nothing():
+    found = paired(by_seed([30.0, 28.0, 28.0, 30.0]), by_seed([40.0] * 4), STEPS, censored=((), (1, 2, 3)))
+    assert (found.p, found.verdict) == (0.125, Outcome.UNDECIDED)
+    assert words.lead(found, STEPS) == "+11 steps (no interval: some targets were missed)"
+    assert pool([found, found]) is None
+
+
 def test_equivalence_is_two_one_sided_tests_of_half_the_level():
     rng, margin, found = np.random.default_rng(0), 0.6, []
     for _ in range(300):
@@ -111,7 +145,7 @@ def test_margins_are_those_of_the_metric_unless_another_is_given():
         (pair(0.0, margin=0.5), Outcome.EQUIVALENT),
         (pair(0.3, margin=0.9), Outcome.BETTER),
         (pair(0.3, margin=0.9, comparisons=9), Outcome.EQUIVALENT),
-        (pair(1.0, left_out="b is at chance"), Outcome.NOT_COMPARABLE),
+        (pair(1.0, left_out="b is not told apart from chance"), Outcome.NOT_COMPARABLE),
         (pair(0.0, margin=0.5, censored=(5, 5)), Outcome.NOT_COMPARABLE),
         (pair(0.0, margin=0.5, tried=(5, 6), failed=(0, 1)), Outcome.UNDECIDED),
         (pair(0.0, margin=0.5, censored=(2, 3)), Outcome.UNDECIDED),
@@ -199,13 +233,19 @@ def test_a_pool_is_the_mean_of_the_tables_with_the_error_that_theirs_give():
 
 @pytest.mark.parametrize(
     "apart",
-    [{"left_out": "a is at chance"}, {"failed": (1, 0), "tried": (5, 5)}, {"censored": (5, 5)},
+    [{"left_out": "a is not told apart from chance"}, {"failed": (1, 0), "tried": (5, 5)}, {"censored": (5, 5)},
      {"signs": 5, "error": 0.0}],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_in_no_pool(apart):
     own = [pair(1.0, 0.3), pair(0.5, 0.2)]
     assert pool([*own, replace(pair(9.0), **apart)]) == pool(own)
     assert pool([own[0], replace(pair(9.0), **apart)]) is None
+
+
+def test_a_table_of_few_seeds_is_in_no_pool_with_tables_of_many():
+    many = [pair(1.0, 0.3, 30), pair(0.5, 0.2, 16), pair(0.1, 0.1, 15)]
+    assert pool([*many, pair(9.0, 9.0, 14)]) == pool(many)
+    assert pool([pair(1.0, 0.3, 30), pair(9.0, 9.0, 3)]) is None
 
 
 @pytest.mark.parametrize("spreads", [(1, 1), (1, 3), (1, 1, 3, 9), (1,) * 8 + (6,)])

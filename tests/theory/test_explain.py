@@ -24,7 +24,7 @@ def test_the_papers_default_in_front_of_momentum():
         "curvature up to 40; without E up to 38, 1.05 times as far. Beyond it, iterates change sign each step" in text
     )
     assert "S = 29 (19 without E)" in text
-    assert "ηλ = 4, 10 % of the limit: below the edge of stability. There S decides" in text
+    assert "ηλ = 4, 10 % of the limit: below the edge of stability. There moderate α" in text
     assert "errors halve in 65.5 steps; without E they halve in 13.2 steps" in text
 
 

@@ -188,7 +188,11 @@ def _mechanism(eta_lambda: float, sharpness: float, limit: float) -> str:
     share = eta_lambda / limit
     text = f"A sharpness of {sharpness:g} is ηλ = {eta_lambda:.3g}, {100 * share:.3g} % of the limit: "
     if share < NEAR:
-        return text + "below the edge of stability. There S decides, and moves sharpness by per cents, not by factors."
+        return (
+            text
+            + "below the edge of stability. There moderate α moved sharpness by per cents, not by factors, and not "
+            "always as S says."
+        )
     if share <= BEYOND:
         return (
             text + "at the edge of stability. There the limit decides, by factors: α and β1 that change the limit "

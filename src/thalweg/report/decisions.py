@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from scipy.special import stdtr, stdtrit
+from scipy.special import bdtr, stdtr, stdtrit
 
 SIGNIFICANT = 0.05
 Key = TypeVar("Key")
@@ -40,9 +40,10 @@ class Difference:
 
     ``freedom`` are the degrees of freedom of Student's t; ``higher`` is whether higher values are better. ``signs`` is
     the number of seeds where all of them differ by the same, None elsewhere: their exact test of signs, p = 2 / 2ⁿ,
-    takes the t-test's place. ``comparisons`` is how many tests it is one of. A difference within ± ``margin`` does not
-    matter to whoever set it; None where nobody did, or where differences are factors. ``span`` is the largest
-    difference that the metric allows.
+    takes the t-test's place. ``order``, where a value is only a bound, is on how many seeds a's is surely below b's and
+    on how many above: there too the signs are tested, as the scatter of bounds is no error, and there is no interval.
+    ``comparisons`` is how many tests it is one of. A difference within ± ``margin`` does not matter to whoever set it;
+    None where nobody did, or where differences are factors. ``span`` is the largest difference that the metric allows.
     """
 
     difference: float
@@ -51,6 +52,7 @@ class Difference:
     higher: bool
     ratio: bool = False
     signs: int | None = None
+    order: tuple[int, int] | None = None
     comparisons: int = 1
     margin: float | None = None
     span: float = math.inf
@@ -70,6 +72,8 @@ class Difference:
         """The two-sided p-value of this comparison alone."""
         if self.signs is not None:
             return 2.0 / 2.0**self.signs if self.difference else 1.0
+        if self.order is not None:
+            return min(1.0, 2.0 * float(bdtr(min(self.order), sum(self.order), 0.5))) if any(self.order) else 1.0
         return 2.0 * float(stdtr(self.freedom, -abs(self.difference) / self.error))
 
     @property
@@ -84,7 +88,9 @@ class Difference:
 
     @property
     def reach(self) -> float:
-        """The half-width of the interval: none, or infinite, where no spread is seen."""
+        """The half-width of the interval: none, or infinite, where no spread is seen; infinite where there is none."""
+        if self.order is not None:
+            return math.inf
         if self.signs is not None:
             return 0.0 if self.comparisons * 2.0 / 2.0**self.signs < SIGNIFICANT else math.inf
         return self.error * -float(stdtrit(self.freedom, SIGNIFICANT / (2 * self.comparisons)))
@@ -115,7 +121,8 @@ class Difference:
 
 
 def _decided(one: Difference) -> Outcome:
-    if one.difference and one.significant:
+    order = one.order or (0, 0)
+    if one.difference and one.significant and (order[0] - order[1]) * one.difference <= 0.0:
         return Outcome.BETTER if one.better else Outcome.WORSE
     return Outcome.EQUIVALENT if one.within_margin else Outcome.UNDECIDED
 
@@ -173,7 +180,7 @@ class Paired(Difference):
         """The same of b and a."""
         return replace(
             self, difference=-self.difference, effect=-self.effect, tried=self.tried[::-1], failed=self.failed[::-1],
-            censored=self.censored[::-1],
+            censored=self.censored[::-1], order=self.order and self.order[::-1],
         )  # fmt: skip
 
 
@@ -206,8 +213,9 @@ def pool(pairs: Sequence[Paired]) -> Pooled | None:
     where one table is much noisier than the others, false claims are up to eight times as frequent as they should be at
     levels as small as a page's; by the latter alone they are never too frequent (Banerjee 1960), and next to none true.
 
-    Left out are tables in which the two are not comparable, in which a seed failed, and in which all seeds differ by
-    the same so that no error is known. None where fewer than two are left.
+    Left out are tables in which the two are not comparable, in which a seed failed, in which no error is known, as all
+    seeds differ by the same or a value is only a bound, and of the others those with fewer than half as many seeds as
+    one of them has: such a table's error alone would be the mean's. None where fewer than two are left.
 
     >>> one = Paired(difference=1.0, error=0.3, freedom=2, higher=True, seeds=3)
     >>> found = pool([one, replace(one, difference=0.0, error=0.4)])
@@ -215,8 +223,10 @@ def pool(pairs: Sequence[Paired]) -> Pooled | None:
     (0.5, 0.25, 2.6)
     """
     kept = [
-        one for one in pairs if one.verdict is not Outcome.NOT_COMPARABLE and not any(one.failed) and one.error > 0.0
-    ]
+        one for one in pairs
+        if one.verdict is not Outcome.NOT_COMPARABLE and not any(one.failed) and one.error > 0.0 and one.order is None
+    ]  # fmt: skip
+    kept = [one for one in kept if 2 * one.seeds >= max(one.seeds for one in kept)]
     if len(kept) < 2 or len({one.ratio for one in kept}) > 1:
         return None
     scale = max(one.error for one in kept)

@@ -51,9 +51,9 @@ METHOD = (
     "median spread of the differences in the table, under the page's correction.",
     "Pooled differences are means of the tables' mean differences, with the standard error that the tables' own give "
     "and, as degrees of freedom, the harmonic mean of Welch-Satterthwaite's and of the least of a table: they are "
-    "about these tables and no others.",
-    "Results at chance, not better than the best constant prediction by more than their own interval, and optimizers "
-    "of which no seed finished, are shown and compared with nobody.",
+    "about these tables and no others. Tables with fewer than half as many seeds as one of them has are left out.",
+    "Results not told apart from chance, that is, not better than the best constant prediction by more than their own "
+    "interval, and optimizers of which no seed finished, are shown and compared with nobody.",
     "An accuracy changes in steps of one example. The variance that such steps hide, a twelfth of their square, is "
     "added to that of the differences where the records say how large they are. Where the difference is the same on "
     "all seeds, an exact sign test replaces the t-test.",

@@ -49,7 +49,7 @@ def about_table(table: RankedTable) -> list[str]:
         for row in ranked
         if row.failed_seeds
     ]
-    for why, said in (("at chance", "Not better than chance"), ("diverged", "No seed finished")):
+    for why, said in (("at chance", "Not told apart from chance"), ("diverged", "No seed finished")):
         if names := [row.optimizer for row in table.rows if row.left_out == why]:
             found.append(f"{said}, and so compared with nobody: {listed(names)}.")
     return found
@@ -192,8 +192,8 @@ def about_all(summary: Summary) -> list[str]:
     if verdict.left_out:
         cells = sum(verdict.left_out.values())
         found.append(
-            f"{cells} {plural(cells, 'result')} that diverged or {'is' if cells == 1 else 'are'} at chance "
-            f"{'takes' if cells == 1 else 'take'} no part in verdicts, counts and ranks: "
+            f"{cells} {plural(cells, 'result')} that diverged or {'is' if cells == 1 else 'are'} not told apart from "
+            f"chance {'takes' if cells == 1 else 'take'} no part in verdicts, counts and ranks: "
             f"{listed([f'{name} in {n}' for name, n in verdict.left_out.items()])}."
         )
     edges = sum("lr" in row.cell.edges for table in summary.tables for row in table.rows)

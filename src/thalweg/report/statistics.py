@@ -163,7 +163,9 @@ def paired(
     which up to r²/12 of their variance is hidden (that of a uniform error, Sheppard's correction): it is added. Where
     all differences are the same, as happens with accuracies on few examples, no spread is seen at all, and the exact
     test of signs takes the t-test's place: p = 2 / 2ⁿ. Its interval is that one difference, or, of too few seeds for
-    any decision (fewer than six, of one comparison), all that the metric can have.
+    any decision (fewer than six, of one comparison), all that the metric can have. Where a value is only a bound, the
+    signs of those differences that are sure are tested: p = 2 P(X ≤ k) for k of the rarer sign among n, X binomial of
+    n and 1/2 (Dixon and Mood 1946); there is no interval.
 
     Args:
         a: the results of one by seed; None where it failed.
@@ -192,6 +194,8 @@ def paired(
         rounding *= max(1.0, float(np.abs(x).max()), float(np.abs(y).max()))
     else:
         rounding *= max(float(np.abs(x).max()), float(np.abs(y).max()))
+    bounds = [tuple(seed in own for own in censored) for seed in seeds]
+    order = _order(x, y, bounds) if any(map(any, bounds)) else None
     mean, _ = _mean_and_half(x - y)
     hidden = 0.0 if ratio else min(_inherited(np.concatenate([x, y]), metric), ALIKE * abs(mean))
     mean, half = _mean_and_half(x - y, max(rounding, hidden))
@@ -205,15 +209,23 @@ def paired(
         freedom=n - 1,
         higher=metric.goal == "max",
         ratio=ratio,
-        signs=None if half else n,
+        signs=None if half or order is not None else n,
+        order=order,
         margin=None if ratio else metric.margin if margin is None else margin,
         span=math.inf if ratio else metric.high - metric.low,
         effect=_hedges(x, y, mean, rounding),
         seeds=n,
         tried=(len(a), len(b)),
         failed=(len(a.keys() - first.keys() | {*failed[0]}), len(b.keys() - second.keys() | {*failed[1]})),
-        censored=(len({*censored[0]}.intersection(seeds)), len({*censored[1]}.intersection(seeds))),
+        censored=(sum(of_a for of_a, _ in bounds), sum(of_b for _, of_b in bounds)),
     )
+
+
+def _order(x: np.ndarray, y: np.ndarray, bounds: Sequence[tuple[bool, ...]]) -> tuple[int, int]:
+    """On how many seeds x is surely below y, and above, where those of ``bounds`` are at least what they are."""
+    seeds = list(zip(x, y, bounds, strict=True))
+    below = sum(not of_x and (of_y or a < b) for a, b, (of_x, of_y) in seeds)
+    return below, sum(not of_y and (of_x or b < a) for a, b, (of_x, of_y) in seeds)
 
 
 def _hedges(a: np.ndarray, b: np.ndarray, difference: float, rounding: float) -> float:

@@ -123,6 +123,8 @@ def points(metric: Metric) -> str:
     return " points" if metric.unit == "%" else units(metric)
 
 
+WIDE = math.log(1e6)  # of an interval of logarithms, which says nothing
+
 MARKS = {
     Outcome.BETTER: "✓", Outcome.WORSE: "✗", Outcome.EQUIVALENT: "=", Outcome.UNDECIDED: "?",
     Outcome.NOT_COMPARABLE: "–",
@@ -156,7 +158,7 @@ def gap(pair: Difference, metric: Metric) -> str:
     """
     mean, low, high = _limits(pair, math.copysign(1.0, pair.difference))
     apart = f"a factor of {mean}" if pair.ratio else f"{mean}{points(metric)}"
-    return f"{apart} on every seed" if pair.alike else f"{apart} ({low} to {high})"
+    return f"{apart}{_within(pair, low, high)}"
 
 
 def lead(pair: Difference, metric: Metric, *, unit: bool = True) -> str:
@@ -170,8 +172,16 @@ def lead(pair: Difference, metric: Metric, *, unit: bool = True) -> str:
     """
     limits = _limits(pair, 1.0 if pair.higher else -1.0)
     mean, low, high = (f"×{text}" for text in limits) if pair.ratio else map(signed, limits)
-    apart = f"{mean}{points(metric) if unit and not pair.ratio else ''}"
-    return f"{apart} on every seed" if pair.alike else f"{apart} ({low} to {high})"
+    return f"{mean}{points(metric) if unit and not pair.ratio else ''}{_within(pair, low, high)}"
+
+
+def _within(pair: Difference, low: str, high: str) -> str:
+    """What stands behind a mean difference for its interval."""
+    if pair.alike:
+        return " on every seed"
+    if pair.order is not None:
+        return " (no interval: some targets were missed)"
+    return f" ({low} to {high})" if not pair.ratio or pair.reach < WIDE / 2.0 else " (not known within a factor of 10⁶)"
 
 
 def _limits(pair: Difference, sign: float) -> list[str]:
@@ -232,13 +242,13 @@ def losses(pair: Paired, a: str, b: str) -> str:
 
 
 def tally(pairs: Sequence[tuple[Difference, Metric]], noun: str) -> str:
-    """Of differences how many are decided and how many equivalent.
+    """Of differences how many are decided, how many equivalent and how many neither.
 
     >>> from thalweg.records.metric import Metric
     >>> from thalweg.report.decisions import Difference
     >>> one = Difference(difference=0.1, error=0.01, freedom=4, higher=True, margin=0.5)
     >>> tally([(one, Metric("accuracy", "max", "%"))], "pair")
-    'Of 1 pair 1 is decided (1 by less than the margin of 0.5 points)'
+    'Of 1 pair 1 is decided, by less than the margin of 0.5 points'
     """
     won = [one for one in pairs if one[0].verdict in (Outcome.BETTER, Outcome.WORSE)]
     small = [one for one in won if one[0].within_margin]
@@ -247,8 +257,14 @@ def tally(pairs: Sequence[tuple[Difference, Metric]], noun: str) -> str:
     if not won and not equal:
         return f"No {noun} is decided"
     said = f"Of {len(pairs)} {plural(len(pairs), noun)} {len(won) or 'none'} {'are' if len(won) > 1 else 'is'} decided"
-    said += f" ({len(small)} by less than the margin of {margins})" if small else ""
-    return said + (f", {len(equal)} {'are' if len(equal) > 1 else 'is'} equivalent within {margins}" if equal else "")
+    whom = f"{len(small)} of them " if len(won) > 1 else ""
+    said += f", {whom}by less than the margin of {margins}" if small else ""
+    for count, what in (
+        (len(equal), f"equivalent within {margins}"),
+        (len(pairs) - len(won) - len(equal), "undecided"),
+    ):
+        said += f"; {count} {'are' if count > 1 else 'is'} {what}" if count else ""
+    return said
 
 
 def incomplete(row: Row) -> list[str]:

@@ -143,17 +143,20 @@ def counted(findings: Sequence[Finding], comparisons: int, looks: int = 1) -> st
     if not tests:
         return ""
     said = f"{words.tally(tests, 'test')}, one for each claim and table."
-    shown = [detectable(pair.spread, pair.seeds, comparisons) for pair, metric in tests if metric.unit == "%"
-             and pair.spread]  # fmt: skip
+    shown: dict[int, list[float]] = {}
+    for pair, metric in tests:
+        if metric.unit == "%" and pair.spread:
+            shown.setdefault(pair.seeds, []).append(detectable(pair.spread, pair.seeds, comparisons))
     if shown:
-        said += f" Half of those of accuracies could show only differences above {median(shown):.2g} points."
+        least = [f"{median(shown[seeds]):.2g} points of {seeds}" for seeds in sorted(shown, reverse=True)]
+        said += f" Half of those of accuracies could show only differences above {words.listed(least)} seeds."
     return f"{said} With the means over tables, {words.corrected(comparisons, looks)}"
 
 
 def _left_out(table: RankedTable, claim: Claim) -> str:
     """Who of the two learnt nothing here."""
     rows = [(name, table.row(name) or _only(table, name)) for name in (claim.a, claim.b)]
-    said = {"diverged": "diverged on every seed", "at chance": "is at chance"}
+    said = {"diverged": "diverged on every seed", "at chance": "is not told apart from chance"}
     return " and ".join(f"{name} {said[row.left_out]}" for name, row in rows if row is not None and row.left_out)
 
 

@@ -77,7 +77,10 @@ class Page:
         rows = tuple(
             (f"{one.a} against {one.b}", words.pooled(one.found, one.metric, one.meet)) for one in self.everywhere
         )
-        note = "Means over tables of the mean paired differences: about these tables and no others."
+        note = (
+            "Means over tables of the mean paired differences, whatever their tasks and lengths: about these tables "
+            "and no others. Left out are tables with fewer than half as many seeds as one of them has."
+        )
         return Grid("Pooled over all experiments", ("optimizers", "difference (95 %)"), rows, (note,), prose=True)
 
 

@@ -135,8 +135,8 @@ def _of_regret(convex: list[Record]) -> list[str]:
             f"{', '.join(f'{one.mean:.3f}' for one in found.values())}, {verdict}. The theorem's condition held {held} "
             f"of entries and steps, at every step in {'no' if always == 0 else f'at most {100 * always:.1f} % of'} "
             f"{'entry' if always == 0 else 'entries'}: "
-            + ("the bound is met although its assumption is not." if always < 1.0 and not above else "")
-            + ("the bound is not met, nor is its assumption." if always < 1.0 and above else "")
+            + ("regret grew no faster although the assumption does not hold." if always < 1.0 and not above else "")
+            + ("regret grew faster, and the assumption does not hold." if always < 1.0 and above else "")
             + ("the assumption holds." if always == 1.0 else "")
         )
     return said

@@ -33,7 +33,7 @@ class Ratio(NamedTuple):
 
     def __str__(self) -> str:
         known = self.high < LARGEST * self.low  # two seeds say next to nothing
-        return f"{self.mean:.3g} ({f'{self.low:.3g} to {self.high:.3g}' if known else 'of any size'})"
+        return f"{self.mean:.3g} ({f'{self.low:.3g} to {self.high:.3g}' if known else 'unknown'})"
 
 
 def ratios(a: Sequence[float | None], b: Sequence[float | None], comparisons: int = 1) -> Ratio | None:

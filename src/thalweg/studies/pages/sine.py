@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thalweg.report import drawing, palette
-from thalweg.report.words import corrected
+from thalweg.report.words import corrected, listed
 from thalweg.studies.pages.numbers import over, ratios
 from thalweg.studies.pages.settings import Record, finished
 from thalweg.studies.sections import Grid, Picture, Section
@@ -54,25 +54,33 @@ def _findings(done: list[Record]) -> list[str]:
     said = [f"Ratios: {corrected(comparisons)}"]
     if len(sizes) > 1:
         low, high = alone[sizes[0]], alone[sizes[-1]]
-        text = []
-        for name, words in names.items():
-            between = ratios(high.found[name], low.found[name], comparisons)
-            text.append(f"{words} {'unknown' if between is None else between}")
+        losses = [np.mean([loss for loss in one.found["loss"] if loss is not None]) for one in (low, high)]
         said.append(
-            f"**Batch {sizes[-1]} against batch {sizes[0]}, Adam alone, at the same training loss**, the ratio over "
-            f"seeds with its 95 % interval: {'; '.join(text)}. Above 1 is sharper at the large batch, as the slides' "
-            "picture says."
+            f"**Batch {sizes[-1]} against batch {sizes[0]}, Adam alone, where the training loss is first seen at most "
+            f"{low.settings['target']:g}** (means {losses[1]:.3g} and {losses[0]:.3g}), the ratio over seeds with its "
+            f"95 % interval: {_between(high, low, names, comparisons)} Above 1 is sharper at the large batch, as in "
+            "the slides' picture."
         )
     for one in done:
         if one.settings["alpha"] == 0.0:
             continue
         base = alone[one.settings["batch"]]
-        text = [f"{words} {ratios(one.found[name], base.found[name], comparisons)}" for name, words in names.items()]
         said.append(
-            f"**Batch {one.settings['batch']}, α, β1 = {one.setting} against "
-            f"Adam alone**: {'; '.join(text)}; steps {ratios(one.found['steps'], base.found['steps'], comparisons)}."
+            f"**Batch {one.settings['batch']}, α, β1 = {one.setting} against Adam alone**: "
+            f"{_between(one, base, {**names, 'steps': 'steps'}, comparisons)}"
         )
     return said
+
+
+def _between(a: Record, b: Record, names: dict[str, str], comparisons: int) -> str:
+    """The ratios of what is measured, and which of them are decided."""
+    found = {words: ratios(a.found[name], b.found[name], comparisons) for name, words in names.items()}
+    known = [one.pairs for one in found.values() if one is not None]
+    text = "; ".join(f"{words} {'unknown' if one is None else one}" for words, one in found.items())
+    if known and min(known) < len(a.found["steps"]):
+        text += f"; {min(known)} of {len(a.found['steps'])} seeds"
+    apart = [words for words, one in found.items() if one is not None and (one.above or one.below)]
+    return f"{text}. {f'Decided: {listed(apart)}.' if apart else 'None is decided.'}"
 
 
 def _picture(done: list[Record], path: Path) -> Picture:
