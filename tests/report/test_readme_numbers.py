@@ -11,13 +11,13 @@ ALL = (ROOT / "docs" / "results" / "README.md").read_text()
 SLIDES, LATER = re.split(r"^## (?=Few steps)", ALL, flags=re.MULTILINE)
 RESULTS = SLIDES + LATER[re.search(r"^## ", LATER, re.MULTILINE).start() :]
 """But for the experiment of 30 seeds."""
-NUMBERS = {0: "none", 1: "one", 2: "two", 12: "twelve"}
+NUMBERS = {0: "none", 1: "one", 2: "two", 9: "nine", 12: "twelve"}
 
 
-def compared(base: str) -> list[str]:
+def compared(base: str, alpha: str = "") -> list[str]:
     """What each table of few seeds says where a claim sets ALTO against ``base``, behind its mark."""
     claims = re.findall(
-        rf"^- \*\*(?!.*\(ours).*\(alto:[^ ]* against {base}\): .*\n((?:  - .*\n)*)", RESULTS, re.MULTILINE
+        rf"^- \*\*(?!.*\(ours).*\(alto:alpha={alpha}[^ ]* against {base}\): .*\n((?:  - .*\n)*)", RESULTS, re.MULTILINE
     )
     lines = [line[4:] for claim in claims for line in claim.splitlines()]
     assert lines
@@ -28,12 +28,14 @@ def marked(lines: list[str], mark: str) -> int:
     return sum(line.startswith(mark) for line in lines)
 
 
-def test_alto_and_lamb():
-    lines = compared("lamb")
-    assert marked(lines, "✓") == marked(lines, "✗") == marked(lines, "=") == 0
+def test_three_or_four_seeds_decide_nothing():
+    of = {base: compared(base) for base in ("lamb", "adamw")}
+    assert not any(marked(lines, mark) for lines in of.values() for mark in "✓✗=")
+    sizes = [int(size) for line in compared("lamb", "-5") for size in re.findall(r"batch size (\d+)", line)]
+    small = NUMBERS[sum(size < 1000 for size in sizes)]
     assert (
-        f"Of {len(lines)} tests of ALTO, at the paper's α and β1, against bias-corrected LAMB with three or four seeds "
-        f"none is decided; {marked(lines, '–')} ended at chance" in README
+        f"none of {len(of['lamb'])} tests of ALTO against bias-corrected LAMB is decided, nor of {len(of['adamw'])} "
+        f"against AdamW. {small.title()} of the former have α = -5 below batch 1K, where the slides take 0.5." in README
     )
 
 
@@ -67,23 +69,18 @@ def test_thirty_seeds_at_the_batch_of_the_slides():
     short, small = "batch size 16384, 45 steps", "batch size 128, 2574 steps"
     explores, exploits = "alto:alpha=-5:beta=0.99", "alto:alpha=0.5:beta=0.01"
     mark, *values = found(explores, "lamb", short)
-    assert (mark, "equivalent within 0.5 points, {:.3f} ({:.2f} to {:.2f})".format(*map(float, values)) in README) == (
-        "=", True
-    )  # fmt: skip
+    says = "45 steps, α = -5 adds {:.3f} ({:.2f} to {:.2f}), equivalent within 0.5".format(*map(float, values))
+    assert (mark, says in README) == ("=", True)
     mark, *values = found(exploits, "lamb", short)
-    says = "α = 0.5, the paper's for small batches, adds {:.2f} ({:.2f} to {:.2f})".format(*map(float, values))
+    says = "α = 0.5, the paper's for small batches, {:.2f} ({:.2f} to {:.2f})".format(*map(float, values))
+    assert (mark, says in README) == ("✓", True)
+    mark, *values = found("nesterov-lamb", "lamb", short)
+    says = "Nesterov momentum {:.2f} ({:.2f} to {:.2f}), both".format(*map(float, values))
     assert (mark, says in README) == ("✓", True)
     assert "LAMB without bias correction is equivalent too" in README
     assert found(explores, "lamb-uncorrected", short)[0] == found("lamb", "lamb-uncorrected", short)[0] == "="
     assert "at 128 SGD, AdamW, LAMB and ALTO are." in README
     assert found(exploits, "lamb", small)[0] == found("sgd", exploits, small)[0] == "="
-
-
-def test_alto_and_adamw():
-    lines = compared("adamw")
-    won, lost = (NUMBERS[marked(lines, mark)] for mark in "✓✗")
-    rest = f"{marked(lines, '?')} are undecided, {marked(lines, '–')} at chance"
-    assert f"ALTO wins {won} of {len(lines)} and loses {lost}; {rest}" in README
 
 
 def test_muon_is_first():
@@ -108,5 +105,6 @@ def test_flat_minima():
         assert f"| {cells} | {pace} {steps} | {place} {sharpness} |" in page
         assert cells == same
         if (of, sign, rate) == ("momentum", "<", "each"):
-            assert f"with momentum, λ_max is [{sharpness}](docs/flatness.md) times that without E, undecided" in README
+            says = f"with momentum, each at its own rate, λ_max is [{sharpness}](docs/flatness.md) times that without E"
+            assert f"{says}, undecided" in README
             assert place == "?"
