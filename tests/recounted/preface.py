@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from recounted.claims import everywhere
 from recounted.printed import NUMERAL, Cell
 
 if TYPE_CHECKING:
@@ -36,25 +37,46 @@ def sentences(
         mean, low, high = values
         return [-mean, -high, -low]
 
+    def lengths(a: str, b: str, steps: int) -> list[float]:
+        return between("few-steps", a, b, "fashion-mnist", 1024, steps)
+
+    def over_lengths(a: str, b: str) -> list[float]:
+        """The same over all lengths, where training is short and where it is long."""
+        (found,) = [claim.pooled for claim in tested["few-steps"] if (claim.says["a"], claim.says["b"]) == (a, b)]
+        assert found is not None
+        return [found.mean, *found.limits(family)]
+
     def seconds(name: str) -> float:
         return float(archive.files[name]["reproduce.json"]["seconds"])
 
     images, small, slides = "image-classification", ("fashion-mnist", 128), ("fashion-mnist", 16384)
     few, exploits, uncorrected = (*slides, 45), "alto:alpha=0.5:beta=0.01", "lamb-uncorrected"
     adam = between("sine", "thalweg.EAdam:alpha=-5:beta=0.99", "adam", "sine-noisy", 32768)
+    long, nesterov, plain = (*slides, 300), "nesterov-lamb", "lamb"
+    seven = next(one.difference for one in everywhere([claim for own in tested.values() for claim in own])
+                 if (one.a, one.b) == (ALTO, plain))  # fmt: skip
     rules: list[tuple[str, Sequence[float]]] = [
-        ("beats SGD by {} points ({} to {})", between(images, ALTO, "sgd", *slides, 300)),
-        ("equivalent within .5 points: {} ({} to {}) between", between(images, ALTO, "lamb", *few)),
-        ("not told apart from AdamW, {} ({} to {})", between(images, ALTO, "adamw", *few)),
-        ("ALTO is {} points ({} to {}) better than LAMB", between(images, exploits, "lamb", *few)),
-        ("there: {} points ({} to {}) above LAMB", turned(between(images, "lamb", uncorrected, *few))),
+        ("in 45 steps {} ({} to {}) between them, in 300 steps {} ({} to {}).",
+         [*between(images, ALTO, plain, *few), *between(images, ALTO, plain, *long)]),
+        ("undecided in 45 steps, {} ({} to {}), and {} points ({} to {}) worse in 300",
+         [*between(images, ALTO, "adamw", *few), *turned(between(images, ALTO, "adamw", *long))]),
+        ("ALTO is {} points ({} to {}) better than LAMB in 45 steps, Nesterov momentum {} ({} to {})",
+         [*between(images, exploits, plain, *few), *between(images, nesterov, plain, *few)]),
+        ("equivalent to LAMB, {} ({} to {}).", between(images, exploits, plain, *long)),
+        ("in 45 steps: {} points ({} to {}) above LAMB", turned(between(images, plain, uncorrected, *few))),
         ("{} ({} to {}) below ALTO", between(images, ALTO, uncorrected, *few)),
-        ("Muon is {} points ({} to {}) better than ALTO", turned(between(images, ALTO, "muon", *few))),
-        ("and SGD {} ({} to {}) worse", between(images, ALTO, "sgd", *few)),
+        ("Muon is {} points ({} to {}) better than ALTO in 45 steps and {} ({} to {}) in 300",
+         [*turned(between(images, ALTO, "muon", *few)), *turned(between(images, ALTO, "muon", *long))]),
+        ("SGD, in 45, {} ({} to {}) worse", between(images, ALTO, "sgd", *few)),
         ("α = .5 is {} ({} to {}) above LAMB and {} ({} to {}) above SGD",
-         [*between(images, exploits, "lamb", *small), *turned(between(images, "sgd", exploits, *small))]),
-        ("ALTO needs {} steps more than AdamW ({} to {})",
-         turned(between("wall-clock", ALTO, "adamw", "digits-vgg", 1024))),
+         [*between(images, exploits, plain, *small), *turned(between(images, "sgd", exploits, *small))]),
+        ("adds {} points ({} to {}) on average over the five lengths, from {} ({} to {}) at 40 steps to {} ({} to {}) "
+         "at 320, while at 20 it is {} ({} to {}), undecided; Nesterov momentum adds {} ({} to {})",
+         [*over_lengths(exploits, plain), *lengths(exploits, plain, 40), *lengths(exploits, plain, 320),
+          *lengths(exploits, plain, 20), *over_lengths(nesterov, plain)]),
+        ("equivalent to LAMB alone, {} points ({} to {})", over_lengths(ALTO, plain)),
+        ("α = .5 costs {} ({} to {})", turned(over_lengths("e-muon:alpha=0.5:beta=0.01", "muon"))),
+        ("against LAMB, {} points ({} to {}) are between them", [seven.mean, *seven.limits(family)]),
         ("the factor of {} by which", [math.exp(adam[0])]),
         ("not {} to {}.", _copies(printed)),
         ("ran again, alone, in {} seconds and {} minutes", [seconds("wall-clock"), seconds("gpt2-pretraining") / 60.0]),

@@ -34,8 +34,8 @@ def test_three_or_four_seeds_decide_nothing():
     sizes = [int(size) for line in compared("lamb", "-5") for size in re.findall(r"batch size (\d+)", line)]
     small = NUMBERS[sum(size < 1000 for size in sizes)]
     assert (
-        f"none of {len(of['lamb'])} tests of ALTO against bias-corrected LAMB is decided, nor of {len(of['adamw'])} "
-        f"against AdamW. {small.title()} of the former have α = -5 below batch 1K, where the slides take 0.5." in README
+        f"none of {len(of['lamb'])} tests of ALTO against bias-corrected LAMB is decided ({small} at α = -5 below "
+        f"batch 1K, against the slides), nor of {len(of['adamw'])} against AdamW." in README
     )
 
 
@@ -75,9 +75,14 @@ def test_thirty_seeds_at_the_batch_of_the_slides():
     says = "α = 0.5, the paper's for small batches, {:.2f} ({:.2f} to {:.2f})".format(*map(float, values))
     assert (mark, says in README) == ("✓", True)
     mark, *values = found("nesterov-lamb", "lamb", short)
-    says = "Nesterov momentum {:.2f} ({:.2f} to {:.2f}), both".format(*map(float, values))
+    says = "Nesterov momentum {:.2f} ({:.2f} to {:.2f}), asked".format(*map(float, values))
     assert (mark, says in README) == ("✓", True)
-    assert "LAMB without bias correction is equivalent too" in README
+    long = "batch size 16384, 300 steps"
+    assert [found(alpha, "lamb", long)[0] for alpha in (explores, exploits)] == ["=", "="]
+    mark, mean, low, high = found(explores, "adamw", long)
+    says = "in 300 steps both α are equivalent to LAMB, and AdamW is {:.2f} ({:.2f} to {:.2f}) above α = -5"
+    assert (mark, says.format(-float(mean), -float(high), -float(low)) in README) == ("✗=", True)
+    assert "LAMB without bias correction is equivalent too, in 45;" in README
     assert found(explores, "lamb-uncorrected", short)[0] == found("lamb", "lamb-uncorrected", short)[0] == "="
     assert "at 128 SGD, AdamW, LAMB and ALTO are." in README
     assert found(exploits, "lamb", small)[0] == found("sgd", exploits, small)[0] == "="
