@@ -402,7 +402,18 @@ def test_two_ranks_of_gloo(forked, tmp_path, capsys):
         ("gloo", "import json; rank = json.loads(input())['rank']; exit(rank and 'gone')", "rank 1 .* code 1: gone"),
     ],
 )
-def test_a_process_that_dies(monkeypatch, backend, script, message):
+@pytest.mark.parametrize("early", [False, True])
+def test_a_process_that_dies(monkeypatch, backend, script, message, early):
+    """Before its task is written to it, too."""
+
+    class Early(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            if "input" not in script:
+                self.wait()
+
+    if early:
+        monkeypatch.setattr(subprocess, "Popen", Early)
     monkeypatch.setattr(sharded, "COMMAND", [sys.executable, "-c", script])
     with pytest.raises(DiedError, match=message), conversation(replace(TASK, backend=backend, ranks=2)) as told:
         list(told)

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
@@ -68,8 +68,9 @@ def conversation(task: Task) -> Iterator[Iterator[dict[str, Any]]]:
                 processes.append(process)
                 assert process.stdin is not None
                 given = {"task": asdict(task), "rank": rank, "store": str(Path(folder) / "ranks")}
-                process.stdin.write(f"{json.dumps(given)}\n")
-                process.stdin.flush()  # and open for as long as the parent lives
+                with suppress(BrokenPipeError):  # of one that has died already, as those who listen are told
+                    process.stdin.write(f"{json.dumps(given)}\n")
+                    process.stdin.flush()  # and open for as long as the parent lives
             yield _told(processes, Path(folder))
         finally:
             for process in processes:
@@ -77,7 +78,8 @@ def conversation(task: Task) -> Iterator[Iterator[dict[str, Any]]]:
                 process.wait()
                 for pipe in (process.stdin, process.stdout):
                     if pipe is not None:
-                        pipe.close()
+                        with suppress(BrokenPipeError):
+                            pipe.close()
 
 
 def _told(processes: list[subprocess.Popen[str]], folder: Path) -> Iterator[dict[str, Any]]:

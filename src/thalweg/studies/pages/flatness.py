@@ -232,9 +232,9 @@ def _picture(cells: dict[str, list[ComparedFlatness]], path: Path) -> Picture:
 def _quadrants(ax: Axes, cells: list[ComparedFlatness]) -> None:
     ax.axhline(1.0, color=palette.INK, lw=0.8)
     ax.axvline(1.0, color=palette.INK, lw=0.8)
-    ax.set(xscale="log", yscale="log", xlim=(0.36, 9.5), ylim=(0.28, 4.4))
+    ax.set(xscale="log", yscale="log", xlim=(0.36, 9.5), ylim=(0.22, 6.5))
     for axis in (ax.xaxis, ax.yaxis):
-        drawing.ticks(axis, (0.5, 1, 2, 4, 8) if axis is ax.xaxis else (0.5, 1, 2, 4))
+        drawing.ticks(axis, (0.5, 1, 2, 4, 8) if axis is ax.xaxis else (0.25, 0.5, 1, 2, 4))
     for one in cells:
         pace, place = one.compared["steps"], one.compared["sharpness"]
         if pace is None or place is None:
