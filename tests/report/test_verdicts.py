@@ -110,6 +110,12 @@ def test_four_seeds_of_which_three_are_bounds_decide_nothing():
     assert pool([found, found]) is None
 
 
+def test_a_mean_and_signs_that_contradict_each_other_decide_nothing():
+    found = paired(by_seed([31.0] * 12 + [5.0]), by_seed([30.0] * 12 + [40.0]), STEPS, censored=((), (12,)))
+    assert (found.better, found.order, found.significant) == (True, (1, 12), True)
+    assert found.verdict is found.reverse().verdict is Outcome.UNDECIDED
+
+
 def test_equivalence_is_two_one_sided_tests_of_half_the_level():
     rng, margin, found = np.random.default_rng(0), 0.6, []
     for _ in range(300):

@@ -153,6 +153,18 @@ def test_swinging_settings_and_diverged_ones_are_told_apart(tmp_path):
     assert "0 of 2 within 10 % of the prediction, 1 above, 1 diverged" in text
 
 
+def test_what_diverged_on_one_of_two_seeds_says_so(tmp_path):
+    known = {"batch": 600, "lr": 0.2, "steps": 9, "last": 3, "every": 1, "seeds": 2, "examples": 600}
+    limit = stability_limit(1.0, 0.5)
+    kinds = {"eta_lambda": limit, "sharpness": 1.0, "loss": 0.1, "batch": None}
+    found = {kind: [[value], [None]] for kind, value in kinds.items()}
+    write(tmp_path, [({"base": "gd", "alpha": 1.0, "beta": 0.5, **known}, found)])
+    section = pages.edge.page(tmp_path)
+    counts = "1 of 1 within 10 % of the prediction, 1 that diverged on some seeds, counted by the others"
+    assert counts in section.findings[0]
+    assert section.grids[0].rows[0][4] == "1 (1 of 2)"
+
+
 # flatness
 
 

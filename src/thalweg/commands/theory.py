@@ -189,9 +189,8 @@ def _mechanism(eta_lambda: float, sharpness: float, limit: float) -> str:
     text = f"A sharpness of {sharpness:g} is ηλ = {eta_lambda:.3g}, {100 * share:.3g} % of the limit: "
     if share < NEAR:
         return (
-            text
-            + "below the edge of stability. There moderate α moved sharpness by per cents, not by factors, and not "
-            "always as S says."
+            f"{text}below the edge of stability. There moderate α moved sharpness by per cents, not by factors, and "
+            "not always as S says."
         )
     if share <= BEYOND:
         return (

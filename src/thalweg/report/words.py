@@ -169,6 +169,10 @@ def lead(pair: Difference, metric: Metric, *, unit: bool = True) -> str:
     >>> one = Difference(difference=-0.5, error=0.1, freedom=4, higher=False)
     >>> lead(one, Metric("loss", "min", "nats"))
     '+0.50 nats (+0.22 to +0.78)'
+    >>> lead(Difference(difference=-2.7, error=4.0, freedom=3, higher=False, ratio=True), Metric("loss", "min"))
+    '×14.9 (not known within a factor of 10⁶)'
+    >>> lead(Difference(difference=-11.0, error=1.0, freedom=3, higher=False, order=(4, 0)), Metric("", "min"))
+    '+11 (no interval: some targets were missed)'
     """
     limits = _limits(pair, 1.0 if pair.higher else -1.0)
     mean, low, high = (f"×{text}" for text in limits) if pair.ratio else map(signed, limits)
