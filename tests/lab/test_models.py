@@ -1,4 +1,4 @@
-"""Residual networks and VGG: published parameter counts, and each layer against the paper's formulas."""
+"""Residual networks and VGG: published parameter counts, layers against formulas; GPT-2 against transformers' own."""
 
 import math
 
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from thalweg.lab import models
 from thalweg.lab.models.resnet import PaddedShortcut
+from thalweg.lab.tasks.language import gpt2
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,17 @@ def test_batch_normalisation_of_one_process_is_torchs():
     ours, torchs = models.GlobalBatchNorm2d(3), nn.BatchNorm2d(3)
     assert torch.equal(ours(x), torchs(x))
     assert torch.equal(ours.running_var, torchs.running_var)
+
+
+def test_gpt2_computes_what_transformers_own_does():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = gpt2(vocabulary=50, length=12, n_embd=16, n_layer=2, n_head=2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(10.0)  # so that a GELU of another formula would be seen
+    config = transformers.GPT2Config(vocab_size=50, n_positions=12, n_embd=16, n_layer=2, n_head=2)
+    published = transformers.GPT2LMHeadModel(config).eval()  # with seven operations a GELU, and dropout
+    published.load_state_dict(model.state_dict())
+    tokens = torch.randint(50, (4, 12))
+    torch.testing.assert_close(model(tokens).logits, published(tokens).logits, rtol=1e-5, atol=1e-6)
