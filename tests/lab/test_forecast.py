@@ -134,7 +134,7 @@ def test_a_dry_run_says_how_a_table_is_carried_out_and_refuses_what_does_not_fit
     lines = said.splitlines()
     assert lines[2:5] == [
         "    384 devices, expert=384, precision bf16, 1 example at a time in 5 parts, activation checkpointing",
-        f"    85,026.95 M parameters; at most {terminal.size(cost.total)} a device with alto: "
+        f"    {sum(p.numel for p in parameters):,} parameters; at most {terminal.size(cost.total)} a device with alto: "
         f"parameters {terminal.size(cost.parameters)}, gradients {terminal.size(cost.gradients)}, "
         f"state {terminal.size(cost.state)}, a step's temporary {terminal.size(cost.temporary)}, without activations; "
         "fits in 80 GB",

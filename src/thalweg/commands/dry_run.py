@@ -136,7 +136,7 @@ def _held(found: Forecast) -> str:
     sizes = ", ".join(f"{name} {size(count)}" for name, count in held.items())
     without = ", without activations" if needs.activations is None else ""
     return (
-        f"{found.parameters / 1e6:,.2f} M parameters; at most {size(needs.total)} a device with {needs.optimizer}: "
+        f"{found.parameters:,} parameters; at most {size(needs.total)} a device with {needs.optimizer}: "
         f"{sizes}{without}"
     )
 
