@@ -61,7 +61,7 @@ class PydocLM(NextToken):
     title = "byte-level GPT-2 (2 layers, width 64) on the help topics of Python's standard library"
     metric = Metric("test loss", "min", unit="nats/byte", low=0.0)
     budgets: ClassVar = (Budget(16, 600, 2.2), Budget(256, 200, 2.2), Budget(256, 1000, 1.8, "long"))
-    example_cost = 1000.0
+    example_cost = 650.0
     length: ClassVar[int] = 48
 
     def splits(self) -> Splits:
