@@ -158,6 +158,7 @@ def claims_of(recipe: Record, tables: Sequence[Table]) -> list[Claim]:
                 one = compare(a, b, says, recipe.get("margin")) if a is not None and b is not None else None
                 tests += [] if one is None else [Test(table, one)]
         same = len({(one.difference.metric["name"], one.difference.metric["unit"]) for one in tests}) == 1
+        same = same and says.get("measure") != "steps to target"
         found.append(Claim(says, tests, pool([one.difference for one in tests]) if same else None))
     return found
 
@@ -227,8 +228,11 @@ class Pool(NamedTuple):
 
 
 def everywhere(claims: Sequence[Claim]) -> list[Pool]:
-    """Two optimizers over all tables of a metric in which claims compare them; only where more than one claim does."""
-    met: dict[tuple[str, str, str, str], tuple[set[int], dict[int, Difference]]] = {}
+    """Two optimizers over all tables of a metric in which claims compare them; only where more than one claim does.
+
+    Tables of one task, batch size and length count once, the first of those with the most seeds.
+    """
+    met: dict[tuple[str, str, str, str], tuple[set[int], dict[tuple[str, int, int], Difference]]] = {}
     for k, claim in enumerate(claims):
         a, b = claim.says["a"], claim.says["b"]
         for table, one in claim.tests:
@@ -239,10 +243,12 @@ def everywhere(claims: Sequence[Claim]) -> list[Pool]:
                 one = replace(one, mean=-one.mean, failed=one.failed[::-1], late=one.late[::-1], order=order)
             by, own = met.setdefault((b, a, *kind) if turned else (a, b, *kind), (set(), {}))
             by.add(k)
-            own[id(table)] = one
+            if table.key not in own or one.seeds > own[table.key].seeds:
+                own[table.key] = one
     return [
         Pool(a, b, len(own), found)
-        for (a, b, _, _), (by, own) in met.items() if len(by) > 1 and (found := pool([*own.values()])) is not None
+        for (a, b, name, _), (by, own) in met.items()
+        if len(by) > 1 and name != "steps to target" and (found := pool([*own.values()])) is not None
     ]  # fmt: skip
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from thalweg.records.metric import Metric
 from thalweg.report import drawing
+from thalweg.report.decisions import Paired
+from thalweg.studies import pictures
 
 
 @pytest.fixture
@@ -55,3 +60,23 @@ def test_short_paths_are_the_same_to_a_hundredth_of_a_point(drawn, tmp_path, mon
         x, y = (np.array(re.findall(r"-?\d+(?:\.\d+)?", path), float) for path in (a, b))
         assert re.findall("[A-Z]", a) == re.findall("[A-Z]", b)
         np.testing.assert_allclose(x, y, rtol=0.0, atol=0.01)
+
+
+@pytest.mark.parametrize(("goal", "sign"), [("max", 1.0), ("min", -1.0)])
+@pytest.mark.parametrize("base", [True, False])
+def test_fields_of_alpha_and_beta_say_what_is_gained_over_alpha_0(goal, sign, base):
+    def row(name, mean):
+        return SimpleNamespace(optimizer=name, test=SimpleNamespace(mean=mean))
+
+    rows = [row("alto:alpha=-50:beta=0.99", 3.0), row("alto:alpha=1:beta=0.5", 9.0)] + [row("lamb", 4.0)] * base
+    decided = Paired(difference=1.0, error=0.1, freedom=4, higher=True, seeds=5)
+    pairs = {
+        ("alto:alpha=1:beta=0.5", "lamb"): decided,
+        ("alto:alpha=-50:beta=0.99", "lamb"): replace(decided, error=9.0),
+    }
+    table = SimpleNamespace(rows=rows, metric=Metric("score", goal), pairs=pairs)
+    zero = 4.0 if base else 6.0
+    assert pictures._fields(table) == [
+        (-0.5, 0.99, -50.0, 3.0, sign * (3.0 - zero), ""),
+        (0.5, 0.5, 1.0, 9.0, sign * (9.0 - zero), "✓ " if base else ""),
+    ]

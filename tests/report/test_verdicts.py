@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from thalweg.records.metric import Metric
 from thalweg.report import words
 from thalweg.report.decisions import Difference, Outcome, Paired, correct, pool
 from thalweg.report.statistics import detectable, paired, power
+from thalweg.studies.claims import everywhere
 
 SCORE = Metric("score", "max")
 STEPS = Metric("steps to target", "min", unit="steps", low=0.0)
@@ -268,3 +270,15 @@ def test_pools_claim_falsely_no_more_often_than_the_level_says(spreads, n):
     assert few.freedom == pytest.approx(freedom[0])
     for level in (0.05, 0.0025):
         assert np.mean(2.0 * stats.t.sf(t, freedom) < level) < level
+
+
+def test_what_two_experiments_train_alike_counts_once_over_the_page():
+    def finding(*tests):
+        tables = [(SimpleNamespace(task="t", batch_size=size, steps=9), SCORE, one) for size, one in tests]
+        return SimpleNamespace(claim=SimpleNamespace(a="a", b="b"), found=tables)
+
+    few, many, other = pair(1.0, seeds=20), pair(2.0, seeds=30), pair(4.0, seeds=30)
+    first, second = finding((16, few), (32, other)), finding((16, many))
+    for own in ([first, second], [second, first]):
+        (found,) = everywhere(own)
+        assert (found.meet, found.found.difference) == (2, pytest.approx(3.0))

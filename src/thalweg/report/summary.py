@@ -183,6 +183,7 @@ class Machine:
 class Summary:
     """Everything a report shows.
 
+    ``trials``, ``studies`` and ``seeds`` are the most that a cell was to have, of all the same where ``alike``.
     ``comparisons`` is over how many all p-values and intervals of differences are corrected: pairs of all tables and
     pools, times ``looks``, how often the seeds were looked at.
     """
@@ -193,8 +194,10 @@ class Summary:
     looks: int
     reference: str | None
     trials: int
+    rounds: int
     studies: int
     seeds: int
+    alike: bool
     command: str
     created: str
     machines: tuple[Machine, ...]
@@ -239,8 +242,10 @@ def summarise(
         looks=looks,
         reference=reference,
         trials=max((cell.planned_trials for cell in cells), default=0),
+        rounds=max((cell.rounds for cell in cells), default=0),
         studies=max((cell.planned_studies for cell in cells), default=0),
         seeds=max((cell.planned_seeds for cell in cells), default=0),
+        alike=len({(cell.planned_trials, cell.planned_studies, cell.planned_seeds) for cell in cells}) < 2,
         command=command,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machines=_machines(found.runs),

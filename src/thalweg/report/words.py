@@ -171,8 +171,8 @@ def lead(pair: Difference, metric: Metric, *, unit: bool = True) -> str:
     '+0.50 nats (+0.22 to +0.78)'
     >>> lead(Difference(difference=-2.7, error=4.0, freedom=3, higher=False, ratio=True), Metric("loss", "min"))
     '×14.9 (not known within a factor of 10⁶)'
-    >>> lead(Difference(difference=-11.0, error=1.0, freedom=3, higher=False, order=(4, 0)), Metric("", "min"))
-    '+11 (no interval: some targets were missed)'
+    >>> lead(Difference(difference=-25 / 3, error=1.0, freedom=3, higher=False, order=(4, 0)), Metric("", "min"))
+    '+8.33 (no interval: some targets were missed)'
     """
     limits = _limits(pair, 1.0 if pair.higher else -1.0)
     mean, low, high = (f"×{text}" for text in limits) if pair.ratio else map(signed, limits)
@@ -195,6 +195,8 @@ def _limits(pair: Difference, sign: float) -> list[str]:
         values = values[:1] * 3
     if pair.ratio:
         return [short(math.exp(min(value, 700.0))) for value in values]
+    if pair.order is not None:
+        return [short(values[0])] * 3
     mean, low, high = together(values)
     wanted = f"{values[0]:.2g}"
     return [wanted if 1e-4 <= abs(values[0]) < 10.0 and len(wanted) > len(mean) else mean, low, high]

@@ -96,6 +96,11 @@ def findings_of(claims: Sequence[Claim], summary: Summary, margin: float | None 
 
 
 def _of(claim: Claim, summary: Summary, margin: float | None) -> Finding:
+    """One claim, tested in each table.
+
+    Steps to a target are not pooled: the longest runs would be nearly all of their mean, and a table in which a target
+    was missed would be left out for how it ended.
+    """
     found: list[Tested] = []
     untested = []
     for table in summary.tables:
@@ -109,12 +114,16 @@ def _of(claim: Claim, summary: Summary, margin: float | None) -> Finding:
             found.append((table, metric, replace(pair, left_out=_left_out(table, claim))))
         elif a and b:
             untested.append(_too_few(table, claim, a, b))
-    of_one = len({(metric.name, metric.unit) for _, metric, _ in found}) == 1
+    of_one = len({(metric.name, metric.unit) for _, metric, _ in found}) == 1 and claim.measure != "steps to target"
     return Finding(claim, tuple(found), tuple(untested), pool([pair for _, _, pair in found]) if of_one else None)
 
 
 def everywhere(findings: Sequence[Finding]) -> list[Everywhere]:
-    """The pools of optimizers that several claims compare by one metric, each table once."""
+    """The pools of optimizers that several claims compare by one metric, each table once.
+
+    Of two experiments that train the same task, batch size and length, the one with more seeds, or the first: trained
+    again from the same seeds it would be counted twice.
+    """
     met: dict[tuple[str, str, str, str], list[tuple[int, Tested]]] = {}
     for k, finding in enumerate(findings):
         a, b = finding.claim.a, finding.claim.b
@@ -124,8 +133,14 @@ def everywhere(findings: Sequence[Finding]) -> list[Everywhere]:
             one = (k, (table, metric, pair.reverse() if back in met else pair))
             met.setdefault(back if back in met else key, []).append(one)
     pools = []
-    for (a, b, _, _), own in met.items():
-        tables = {id(table): pair for _, (table, _, pair) in own}
+    for (a, b, name, _), own in met.items():
+        if name == STEPS.name:
+            continue
+        tables: dict[tuple[str, int, int], Paired] = {}
+        for _, (table, _, pair) in own:
+            place = table.task, table.batch_size, table.steps
+            if place not in tables or pair.seeds > tables[place].seeds:
+                tables[place] = pair
         found = pool(list(tables.values()))
         if found is not None and len({k for k, _ in own}) > 1:
             pools.append(Everywhere(a, b, own[0][1][1], len(tables), found))

@@ -79,7 +79,8 @@ class Page:
         )
         note = (
             "Means over tables of the mean paired differences, whatever their tasks and lengths: about these tables "
-            "and no others. Left out are tables with fewer than half as many seeds as one of them has."
+            "and no others. A task, batch size and length that two experiments train counts once, with the more seeds. "
+            "Left out are tables with fewer than half as many seeds as one of them has."
         )
         return Grid("Pooled over all experiments", ("optimizers", "difference (95 %)"), rows, (note,), prose=True)
 

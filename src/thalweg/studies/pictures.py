@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg.report import drawing, palette, words
+from thalweg.report.decisions import Outcome
 from thalweg.report.drawing import save
 from thalweg.studies.sections import Picture, short_names
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thalweg.report.summary import RankedTable, Row, Summary
+
+
+_EMPTY: dict[str, Any] = {"facecolor": "none", "edgecolor": palette.INK, "linewidth": 0.0, "alpha": 0.4, "zorder": 0}
 
 
 def draw(summary: Summary, folder: Path) -> tuple[Picture, ...]:
@@ -127,7 +131,7 @@ def _scaling(tables: list[RankedTable], by: str, path: Path) -> Picture:
     over, note = ("steps", "whether optimizers meet as training grows longer") if by == "steps" else (
         "batch sizes", "which optimizer holds up as the batch grows")  # fmt: skip
     return Picture(path, f"{metric.name[:1].upper()}{metric.name[1:]} over {over} on {tables[0].task}, mean and "
-                         f"95 % interval: note {note}.")  # fmt: skip
+                         f"95 % interval, each point from a search of its own: note {note}.")  # fmt: skip
 
 
 def _placed(table: RankedTable) -> Iterator[tuple[float, float, Row]]:
@@ -139,39 +143,66 @@ def _placed(table: RankedTable) -> Iterator[tuple[float, float, Row]]:
 
 
 def _heat_maps(tables: list[RankedTable], path: Path) -> Picture:
-    """The test metric over gain and β1, with α written in each field; LAMB is the line at gain 0."""
+    """What is gained over α = 0, over gain and β1, with α, the test metric and the verdict written in each field.
+
+    The colours, one scale for all tables, end at the best gain or the median distance, whichever is larger: a few
+    fields far below would take all. What was not run is hatched.
+    """
     figure = drawing.figure(6.2 * len(tables), 4.4)
-    for axes, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, strict=True):
-        placed = [(float(f"{alpha * (1.0 - beta):.1g}"), beta, alpha, row) for alpha, beta, row in _placed(table)]
-        gains, betas = sorted({p[0] for p in placed}), sorted({p[1] for p in placed})
-        values = np.full((len(betas), len(gains)), np.nan)
-        for gain, beta, _, row in placed:
-            if row.test is not None:
-                values[betas.index(beta), gains.index(gain)] = row.test.mean
-        image = axes.imshow(values, cmap="cividis" if table.metric.goal == "max" else "cividis_r", aspect="auto")
-        middle = (np.nanmin(values) + np.nanmax(values)) / 2.0
-        for gain, beta, alpha, row in placed:
-            if row.test is not None:
-                dark = (row.test.mean < middle) == (table.metric.goal == "max")
-                axes.text(
-                    gains.index(gain), betas.index(beta), f"α={alpha:g}\n{row.test.mean:.4g}", ha="center", va="center",
-                    fontsize=8, color="white" if dark else palette.ON_BRIGHT,
-                )  # fmt: skip
+    fields = [_fields(table) for table in tables]
+    gained = np.array([over for own in fields for *_, over, _ in own])
+    end = max(float(gained.max(initial=0.0)), float(np.median(abs(gained)))) or 1.0
+    for axes, table, own in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, fields, strict=True):
+        gains, betas = sorted({field[0] for field in own}), sorted({field[1] for field in own})
+        drawn = np.full((len(betas), len(gains)), np.nan)
+        for gain, beta, alpha, mean, over, mark in own:
+            x, y = gains.index(gain), betas.index(beta)
+            drawn[y, x] = over
+            axes.text(
+                x, y, f"α={alpha:g}\n{mark}{mean:.4g}", ha="center", va="center", fontsize=8,
+                color="white" if abs(over) > 0.6 * end else palette.ON_BRIGHT,
+            )  # fmt: skip
+        image = axes.imshow(drawn, cmap="PuOr_r", vmin=-end, vmax=end, aspect="auto", zorder=1)
+        axes.fill_between([-0.5, len(gains) - 0.5], -0.5, len(betas) - 0.5, hatch="//", **_EMPTY)
         axes.set_xticks(range(len(gains)), [f"{gain:g}" for gain in gains])
         axes.set_yticks(range(len(betas)), [f"{beta:g}" for beta in betas])
         axes.set(xlabel="gain α(1 - β1)", ylabel="β1", title=_heading(table))
-        figure.colorbar(image, ax=axes, label=words.labelled(table.metric.name, table.metric))
+    figure.colorbar(
+        image, ax=figure.axes, extend="min" if gained.min() < -end else "neither",
+        label=f"{tables[0].metric.name}, better than α = 0 ({words.points(tables[0].metric).strip()})",
+    )  # fmt: skip
     save(figure, path)
     return Picture(
         path,
         "The test metric over α and β1, with the learning rate tuned for each field: gains below 0 explore, the others "
-        "exploit. Note where the best field is at each batch size.",
+        "exploit. Orange is better than α = 0; ✓ and ✗ are decided, by the full report's correction; hatched was not "
+        "run.",
     )
 
 
+def _fields(table: RankedTable) -> list[tuple[float, float, float, float, float, str]]:
+    """Gain, β1, α, the mean test metric, by how much it is better than at α = 0 and whether that is decided.
+
+    Without α = 0 in the table it is the mean field that they are beside.
+    """
+    base, sign = _base(table), 1.0 if table.metric.goal == "max" else -1.0
+    known = [(alpha, beta, row.optimizer, row.test.mean) for alpha, beta, row in _placed(table) if row.test is not None]
+    zero = float(np.mean([mean for *_, mean in known])) if base is None or base.test is None else base.test.mean
+    found = []
+    for alpha, beta, name, mean in known:
+        pair = None if base is None else table.pairs.get((name, base.optimizer))
+        mark = "" if pair is None or pair.verdict not in (Outcome.BETTER, Outcome.WORSE) else words.mark(pair) + " "
+        found.append((float(f"{alpha * (1.0 - beta):.1g}"), beta, alpha, mean, sign * (mean - zero), mark))
+    return found
+
+
+def _base(table: RankedTable) -> Row | None:
+    """That of α = 0, which is LAMB."""
+    return next((row for row in table.rows if row.optimizer.split(":")[0] == "lamb" and row.test is not None), None)
+
+
 def _heading(table: RankedTable) -> str:
-    base = next((row for row in table.rows if row.optimizer.split(":")[0] == "lamb"), None)
-    title = f"{table.task}, batch {table.batch_size}"
+    title, base = f"{table.task}, batch {table.batch_size}", _base(table)
     if base is None or base.test is None:
         return title
     return f"{title} (LAMB, α = 0: {base.test.mean:.4g}{words.units(table.metric)})"
